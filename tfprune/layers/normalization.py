@@ -1,0 +1,178 @@
+"""Drop-in normalisation layers: masks, and statistics over the kept units only (contract M8).
+
+A unit of a normalised axis is kept while any of its weights (gamma, beta, scale) is. Removing a
+unit for good changes how many units a mean is taken over, so the masked layer must leave it out
+already. Each layer does so with the stock operation: the dropped inputs are replaced by what
+leaves the sums unchanged, and a factor `kept / all` corrects the count in epsilon and scale. With
+all units kept the factor is 1, and the result is the stock layer's bit for bit.
+"""
+
+import functools
+import math
+
+import keras
+from keras import ops
+
+from tfprune.layers.masked import Masked
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class BatchNormalization(Masked, keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` whose gamma and beta carry masks.
+
+    Its statistics are those of one channel each, so pruned channels do not touch the others.
+
+    Example:
+
+    >>> from tfprune import layers
+    >>> layer = layers.BatchNormalization()
+    >>> outputs = layer(keras.ops.ones((2, 4)))
+    >>> sorted(layer.trainable_masks)
+    ['beta', 'gamma']
+    """
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class LayerNormalization(Masked, keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` with masks; mean and variance are of the kept units.
+
+    A unit is dropped from the statistics when both its gamma and its beta are pruned. Its output
+    is then 0.
+
+    Example:
+
+    >>> import tfprune
+    >>> layer = tfprune.layers.LayerNormalization(name="norm")
+    >>> model = keras.Sequential([keras.Input((3,)), layer])
+    >>> tfprune.set_masks(model, "norm", "gamma", trainable=[0, 1])
+    >>> tfprune.set_masks(model, "norm", "beta", trainable=[0, 1])
+    >>> y = model(keras.ops.array([[1.0, 3.0, 100.0]]))
+    >>> [round(float(value), 2) for value in y[0]]
+    [-1.0, 1.0, 0.0]
+    """
+
+    def call(self, inputs):
+        """Normalises `inputs` over `axis`, counting the kept units only."""
+        if self.rms_scaling or not self.trainable_masks:
+            return super().call(inputs)
+        kept = _kept_units(self)
+        axes = _positive_axes(self.axis, inputs)
+        share = _share_of_kept(kept, axes=None)
+        outputs = ops.layer_normalization(
+            _with_dropped_at_mean(inputs, _along(kept, inputs, axes), axes),
+            _corrected(self.gamma, kept, share),
+            self.beta,
+            self.axis,
+            self.epsilon * share,
+        )
+        return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class RMSNormalization(Masked, keras.layers.RMSNormalization):
+    """`keras.layers.RMSNormalization` with masks; the mean square is of the kept units.
+
+    Example:
+
+    >>> import tfprune
+    >>> layer = tfprune.layers.RMSNormalization(name="norm")
+    >>> model = keras.Sequential([keras.Input((3,)), layer])
+    >>> tfprune.set_masks(model, "norm", "scale", trainable=[0, 1])
+    >>> y = model(keras.ops.array([[2.0, 2.0, 100.0]]))
+    >>> [round(float(value), 2) for value in y[0]]
+    [1.0, 1.0, 0.0]
+    """
+
+    def call(self, x):
+        """Normalises `x` over `axis`, counting the kept units only."""
+        kept = _kept_units(self)
+        share = _share_of_kept(kept, axes=None)
+        in_place = _along(kept, x, _positive_axes(self.axis, x))
+        return ops.rms_normalization(
+            ops.where(in_place, x, ops.zeros((), x.dtype)),
+            scale=_corrected(self.scale, kept, share),
+            axis=self.axis,
+            epsilon=self.epsilon * share,
+        )
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class GroupNormalization(Masked, keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` with masks; statistics are of each group's kept units.
+
+    Example:
+
+    >>> import tfprune
+    >>> layer = tfprune.layers.GroupNormalization(groups=1, name="norm")
+    >>> model = keras.Sequential([keras.Input((3,)), layer])
+    >>> tfprune.set_masks(model, "norm", "gamma", trainable=[0, 1])
+    >>> tfprune.set_masks(model, "norm", "beta", trainable=[0, 1])
+    >>> y = model(keras.ops.array([[1.0, 3.0, 100.0]]))
+    >>> [round(float(value), 2) for value in y[0]]
+    [-1.0, 1.0, 0.0]
+    """
+
+    def call(self, inputs):
+        """Normalises each group of channels, counting its kept units only."""
+        if not self.trainable_masks:
+            return super().call(inputs)
+        axis = self.axis % len(inputs.shape)
+        # Channels become (groups, channels in a group) at `axis` and `axis + 1`.
+        grouped = (self.groups, inputs.shape[axis] // self.groups)
+        in_place = [1] * axis + list(grouped) + [1] * (len(inputs.shape) - axis - 1)
+        shape = ops.shape(inputs)
+        x = ops.reshape(inputs, (*shape[:axis], *grouped, *shape[axis + 1 :]))
+        x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        kept = ops.reshape(_kept_units(self), in_place)
+        share = ops.cast(_share_of_kept(kept, axes=axis + 1), x.dtype)
+        axes = [a for a in range(1, len(in_place)) if a != axis]
+        x = _with_dropped_at_mean(x, kept, axes)
+        mean, variance = ops.moments(x, axes=axes, keepdims=True)
+        inverse = ops.rsqrt(variance + self.epsilon * share)
+        gamma = None if self.gamma is None else ops.reshape(self.gamma, in_place)
+        inverse = inverse * ops.cast(_corrected(gamma, kept, share), x.dtype)
+        shift = -mean * inverse
+        if self.beta is not None:
+            shift = shift + ops.cast(ops.reshape(self.beta, in_place), x.dtype)
+        outputs = ops.reshape(ops.cast(x * inverse + shift, inputs.dtype), shape)
+        return ops.cast(outputs, self.compute_dtype)
+
+
+def _kept_units(layer):
+    """Whether any weight of a unit is kept: a boolean tensor of the weights' shape."""
+    masks = [ops.convert_to_tensor(mask) for mask in layer.trainable_masks.values()]
+    return functools.reduce(ops.logical_or, masks)
+
+
+def _share_of_kept(kept, axes):
+    """Kept units over all units, along `axes`; not less than one unit, against division by 0."""
+    share = ops.mean(ops.cast(kept, "float32"), axis=axes, keepdims=axes is not None)
+    size = math.prod(kept.shape) if axes is None else kept.shape[axes]
+    return ops.maximum(share, 1.0 / size)
+
+
+def _positive_axes(axis, inputs):
+    axes = [axis] if isinstance(axis, int) else axis
+    return sorted(a % len(inputs.shape) for a in axes)
+
+
+def _along(kept, inputs, axes):
+    """`kept` shaped so that it broadcasts over `inputs`."""
+    shape = [1] * len(inputs.shape)
+    for axis, size in zip(axes, kept.shape, strict=True):
+        shape[axis] = size
+    return ops.reshape(kept, shape)
+
+
+def _with_dropped_at_mean(inputs, kept, axes):
+    """`inputs` with the dropped units at the mean of the kept: that is then the mean of all."""
+    counted = ops.broadcast_to(ops.cast(kept, inputs.dtype), ops.shape(inputs))
+    total = ops.sum(ops.where(kept, inputs, ops.zeros((), inputs.dtype)), axes, keepdims=True)
+    mean = total / ops.maximum(ops.sum(counted, axes, keepdims=True), 1)
+    return ops.where(kept, inputs, mean)
+
+
+def _corrected(scale, kept, share):
+    """The scale for `epsilon * share`: var + e = (share var + share e) / share."""
+    factor = ops.where(kept, ops.sqrt(share), ops.zeros((), share.dtype))
+    return factor if scale is None else ops.cast(scale, share.dtype) * factor

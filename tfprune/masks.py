@@ -1,0 +1,173 @@
+"""The masks of a model: the one door through which they change, and how many there are."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.layers import Masked
+
+
+def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=None):
+    """Sets the masks of one weight; this is the only way in which masks change.
+
+    What is pruned becomes 0. The optimizer's slots of every element whose state changes start
+    anew, so a regrown element starts at 0 without momentum. Nothing is retraced or recompiled.
+
+    Args:
+        model: The model which holds the layer.
+        layer: A layer of `tfprune.layers`, or its name.
+        weight: The weight's name in `layer.trainable_masks`, as `"kernel"`.
+        trainable: Which elements are kept; the others are pruned. A boolean array of the weight's
+            shape, or anything that indexes such an array (`numpy.s_[:, 3]`, `[0, 2]`, `True` for
+            all): the elements it picks are True, the others False. `None` leaves the mask.
+        frozen: Which elements keep their value bit for bit, given in the same way.
+        optimizer: The optimizer of a custom training loop; by default `model.optimizer`.
+
+    Raises:
+        ValueError: If there is no such layer or weight, the layer carries no masks, or a mask
+            does not fit the weight. Nothing is changed then.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((3,)), tfprune.layers.Dense(2, name="d")])
+    >>> tfprune.set_masks(model, "d", "kernel", frozen=np.s_[:, 0])  # freeze the first unit
+    >>> np.asarray(model.get_layer("d").frozen_masks["kernel"])[0]
+    array([ True, False])
+    """
+    layer = find_layer(model, layer)
+    mask = _mask_of(layer, weight)
+    pruned_before = ~np.asarray(mask.trainable)
+    frozen_before = np.asarray(mask.frozen)
+    kept_after = _as_mask(trainable, ~pruned_before, "trainable", layer, weight)
+    frozen_after = _as_mask(frozen, frozen_before, "frozen", layer, weight)
+    changed = (kept_after == pruned_before) | (frozen_after != frozen_before)
+    if not changed.any():
+        return
+    mask.set(kept_after, frozen_after)
+    optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+    if optimizer is not None:
+        _keras.reset_slots(optimizer, mask.weight, changed)
+
+
+def find_layer(model, layer):
+    """The layer of `model` that is meant by a layer or a name, nested models included."""
+    layers = _keras.all_layers(model)
+    if not isinstance(layer, str):
+        if any(layer is other for other in layers):
+            return layer
+        raise ValueError(
+            "Argument `layer` must be a layer of the model. "
+            f"Received: layer={getattr(layer, 'name', layer)!r}, model={model.name!r}."
+        )
+    found = [other for other in layers if other.name == layer]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"Argument `layer` names {len(found)} layers of the model; pass the layer itself. "
+            f"Received: layer={layer!r}."
+        )
+    names = ", ".join(repr(other.name) for other in masked_layers(model)[:20])
+    raise ValueError(
+        f"Argument `layer` must be a layer of the model. Received: layer={layer!r}. "
+        f"Layers that carry masks: {names or 'none; see `tfprune.prunable(model)`'}."
+    )
+
+
+def masked_layers(model):
+    """The layers of a model that carry masks, each once, in the model's order."""
+    return [layer for layer in _keras.all_layers(model) if isinstance(layer, Masked)]
+
+
+def _mask_of(layer, weight):
+    if not isinstance(layer, Masked):
+        inner = [sub.name for sub in _keras.all_layers(layer) if isinstance(sub, Masked)]
+        hint = (
+            f"Its sub-layers {inner} do: pass one of them."
+            if inner
+            else "Make the model prunable with `tfprune.prunable(model)` first."
+        )
+        raise ValueError(
+            f"The layer carries no masks. Received: layer={layer.name!r} "
+            f"({type(layer).__name__}). {hint}"
+        )
+    masks = layer.masks_by_name
+    if not layer.built:
+        raise ValueError(
+            f"The layer is not built, so it has no masks yet. Received: layer={layer.name!r}. "
+            "Call the model once or build it."
+        )
+    if weight not in masks:
+        raise ValueError(
+            f"Argument `weight` must be one of {sorted(masks)}. "
+            f"Received: weight={weight!r}, layer={layer.name!r}."
+        )
+    return masks[weight]
+
+
+def _as_mask(given, before, argument, layer, weight):
+    """The boolean array that `given` stands for."""
+    if given is None:
+        return before
+    if keras.ops.is_tensor(given) or isinstance(given, keras.Variable):
+        given = keras.ops.convert_to_numpy(given)
+    if isinstance(given, (list, np.ndarray)) and np.asarray(given).dtype == bool:
+        mask = np.asarray(given)
+        if mask.shape != before.shape:
+            raise ValueError(
+                f"Argument `{argument}` must be a boolean array of the weight's shape "
+                f"{before.shape}. Received: shape={mask.shape}, layer={layer.name!r}, "
+                f"weight={weight!r}."
+            )
+        return mask.copy()
+    if isinstance(given, np.ndarray) and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(
+            f"Argument `{argument}` must be a boolean array, indices or slices. "
+            f"Received: array of dtype {given.dtype}, layer={layer.name!r}, weight={weight!r}."
+        )
+    mask = np.zeros(before.shape, bool)
+    try:
+        mask[given] = True
+    except (IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Argument `{argument}` must index an array of the weight's shape {before.shape}. "
+            f"Received: {given!r} ({error}), layer={layer.name!r}, weight={weight!r}."
+        ) from error
+    return mask
+
+
+@dataclass(frozen=True)
+class MaskCounts:
+    """How many elements the masked weights of a model have, and how many are masked."""
+
+    elements: int
+    pruned: int
+    frozen: int
+
+    @property
+    def sparsity(self):
+        """The pruned share of all elements that carry masks."""
+        return self.pruned / self.elements if self.elements else 0.0
+
+
+def count_masks(model):
+    """Counts pruned and frozen elements over all masked weights of a model.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(2, name="d")])
+    >>> tfprune.set_masks(model, "d", "kernel", trainable=[0, 1])
+    >>> tfprune.masks.count_masks(model)
+    MaskCounts(elements=10, pruned=4, frozen=0)
+    """
+    masks = [mask for layer in masked_layers(model) for mask in layer.masks_by_name.values()]
+    return MaskCounts(
+        elements=sum(int(np.prod(mask.weight.shape)) for mask in masks),
+        pruned=sum(int(np.sum(~np.asarray(mask.trainable))) for mask in masks),
+        frozen=sum(int(np.sum(np.asarray(mask.frozen))) for mask in masks),
+    )
