@@ -15,6 +15,7 @@ import threading
 
 import keras
 import tensorflow as tf
+from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable
 
 _thread = threading.local()
@@ -236,3 +237,27 @@ def _slot_start(optimizer, attribute, weight):
     if attribute == "_accumulators":
         return optimizer.initial_accumulator_value
     return 0
+
+
+# The graph of a functional model ------------------------------------------------------------------
+
+
+def functional(model):
+    """The functional graph of a Functional or built Sequential model, else None."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if isinstance(model, Functional) else None
+
+
+def nodes(model):
+    """The calls of a functional graph in an order in which they can run, inputs left out.
+
+    Each node has `operation`, `outputs` and `arguments` with `args` and `kwargs`.
+    """
+    by_depth = model._nodes_by_depth
+    return [
+        node
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]

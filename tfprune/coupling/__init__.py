@@ -1,0 +1,1 @@
+"""Which units of a model are coupled: model -> trace -> labels -> units."""

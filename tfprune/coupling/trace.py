@@ -1,0 +1,117 @@
+"""A model as the list of its operations' calls, nested models flattened."""
+
+from dataclasses import dataclass, field
+
+import keras
+
+from tfprune import _keras
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A symbolic tensor between calls: `shape` with the batch axis, None where dynamic."""
+
+    shape: tuple
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of one operation (a layer called twice is two calls).
+
+    Attributes:
+        operation: The Keras layer or operation.
+        args, kwargs: What it was called with; `Tensor` where a tensor stands.
+        outputs: The tensors it makes.
+        parents: The nested models around the call, outermost first.
+    """
+
+    operation: keras.Operation
+    args: tuple
+    kwargs: dict
+    outputs: tuple
+    parents: tuple = ()
+
+    @property
+    def inputs(self):
+        """The tensors among the arguments, in order; the `mask` keyword is not data."""
+        data = {name: value for name, value in self.kwargs.items() if name != "mask"}
+        leaves = keras.tree.flatten([list(self.args), data])
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The calls of a model in an order in which they can run."""
+
+    inputs: tuple
+    outputs: tuple
+    calls: tuple = field(repr=False)
+
+
+def trace(model):
+    """Lists the calls of a model.
+
+    Args:
+        model: A Functional or built Sequential model.
+
+    Returns:
+        A `Trace`.
+
+    Raises:
+        ValueError: If the model has no graph, because it is subclassed or not built.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    >>> [(call.operation.name, call.outputs[0].shape) for call in trace(model).calls]
+    [('d', (None, 2))]
+    """
+    graph = _keras.functional(model)
+    if graph is None:
+        raise ValueError(_no_graph(model))
+    known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
+    calls = list(_calls(graph, known, parents=()))
+    return Trace(
+        inputs=tuple(known[id(tensor)] for tensor in graph.inputs),
+        outputs=tuple(known[id(tensor)] for tensor in graph.outputs),
+        calls=tuple(calls),
+    )
+
+
+def _no_graph(model):
+    if isinstance(model, keras.Sequential):
+        return (
+            "The Sequential model is not built, so its shapes are unknown. "
+            f"Received: model={model.name!r}. Add `keras.Input(shape)` first, or call the model "
+            "on data once."
+        )
+    return (
+        "The model has no graph of layers that can be read: it must be Functional or Sequential. "
+        f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). "
+        "Build it as `keras.Model(inputs, model.call(inputs))` with `inputs = keras.Input(...)`."
+    )
+
+
+def _calls(graph, known, parents):
+    for node in _keras.nodes(graph):
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: known.get(id(leaf), leaf),
+            (list(node.arguments.args), dict(node.arguments.kwargs)),
+        )
+        inner = _keras.functional(node.operation)
+        if inner is None:
+            outputs = tuple(_tensor(tensor) for tensor in node.outputs)
+            yield Call(node.operation, tuple(args), kwargs, outputs, parents)
+        else:
+            given = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Tensor)]
+            inner_known = {
+                id(tensor): outer for tensor, outer in zip(inner.inputs, given, strict=True)
+            }
+            yield from _calls(inner, inner_known, (*parents, node.operation))
+            outputs = tuple(inner_known[id(tensor)] for tensor in inner.outputs)
+        known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+
+
+def _tensor(keras_tensor):
+    return Tensor(tuple(keras_tensor.shape), keras.backend.standardize_dtype(keras_tensor.dtype))
