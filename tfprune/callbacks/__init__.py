@@ -1,0 +1,3 @@
+"""Callbacks that move masks while a model trains."""
+
+from tfprune.callbacks.scheduled import ScheduledCallback

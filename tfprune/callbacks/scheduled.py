@@ -1,0 +1,141 @@
+"""The base of callbacks which move masks on a schedule."""
+
+import keras
+
+from tfprune import schedules
+
+
+class ScheduledCallback(keras.callbacks.Callback):
+    """Calls `update(model, sparsity, optimizer)` at the steps at which a schedule says so.
+
+    What a model must look like follows from `optimizer.iterations` alone: it must have the
+    sparsity of the last update that was due. So the callback saves nothing. Where hooks run less
+    often than the optimizer steps (`steps_per_execution`), or training goes on after
+    `BackupAndRestore` or with a loaded model, an update that was missed is made up for at the next
+    hook; one that was made already is asked for again, and `update` must leave the masks as they
+    are then.
+
+    A subclass implements `update`, and `measure` for what goes into the logs.
+
+    Args:
+        schedule: A `tfprune.schedules.Schedule`, or what `tfprune.schedules.get` takes.
+        verbose: 0 is quiet, 1 prints a line for every update.
+
+    Example:
+
+    In a training loop of your own, call `after_step` once after each step, and once before the
+    first if the schedule begins at step 0:
+
+    >>> import tfprune
+    >>> from tfprune.callbacks import PruneWeights
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(2)])
+    >>> model.compile("sgd", "mse")
+    >>> callback = PruneWeights(tfprune.schedules.OneShot(0.5, step=2))
+    >>> for step in range(3):
+    ...     loss = model.train_on_batch(keras.ops.ones((1, 4)), keras.ops.ones((1, 2)))
+    ...     print(callback.after_step(model))
+    {'sparsity': 0.0}
+    {'sparsity': 0.5}
+    {'sparsity': 0.5}
+    """
+
+    def __init__(self, schedule, *, verbose=0):
+        super().__init__()
+        self.schedule = schedules.get(schedule)
+        self.verbose = verbose
+        self._forget()
+
+    def update(self, model, sparsity, optimizer):
+        """Brings `model` to `sparsity`; does nothing where it is there already.
+
+        Args:
+            model: The model that is trained.
+            sparsity: Float, what the schedule says.
+            optimizer: Its optimizer, to pass on to `tfprune.set_masks`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `update(model, sparsity, optimizer)`."
+        )
+
+    def measure(self, model):
+        """What goes into the logs: a dict of floats. Called at the start and after updates."""
+        return {}
+
+    def after_step(self, model, optimizer=None):
+        """Makes the update that is due, if any: the one call per step of a custom loop.
+
+        Args:
+            model: The model that is trained.
+            optimizer: Its optimizer; by default `model.optimizer`.
+
+        Returns:
+            The logs: a dict of floats, as `{"sparsity": 0.5}`.
+
+        Raises:
+            ValueError: If there is no optimizer to count the steps.
+        """
+        optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+        if optimizer is None:
+            raise ValueError(
+                "The steps are counted by the optimizer, and the model has none. Compile the "
+                "model, or pass `optimizer=...` to `after_step`. "
+                f"Received: model={getattr(model, 'name', model)!r}."
+            )
+        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        due = self.schedule.last_due(step)
+        if due is not None and due != self._last_update:
+            self.update(model, self.schedule(due), optimizer)
+            self._last_update = due
+            self._measured = self.measure(model)
+            if self.verbose:
+                print(_message(type(self).__name__, step, self._measured))
+        elif self._measured is None:
+            self._measured = self.measure(model)
+        return dict(self._measured)
+
+    def on_train_begin(self, logs=None):
+        """Makes the update of step 0, or of the step at which training goes on."""
+        self._forget()
+        self._log(logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Makes the update that is due."""
+        self._log(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds to the logs of the epoch, measured anew since others may have moved masks."""
+        self._measured = None
+        self._log(logs)
+
+    def _log(self, logs):
+        measured = self.after_step(self.model)
+        if logs is not None:
+            for name, value in measured.items():
+                logs[_free_name(name, logs)] = value
+
+    def _forget(self):
+        self._last_update = None
+        self._measured = None
+
+    def get_config(self):
+        """The arguments that make this callback again."""
+        return {"schedule": schedules.serialize(self.schedule), "verbose": self.verbose}
+
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**config)
+
+
+def _free_name(name, logs):
+    """`name`, or `name_1`, ... where a metric or another callback has taken it."""
+    taken, number = name, 0
+    while taken in logs:
+        number += 1
+        taken = f"{name}_{number}"
+    return taken
+
+
+def _message(callback, step, measured):
+    values = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+    return f"\n{callback}: step {step}: {values}"
