@@ -15,6 +15,7 @@ import threading
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.variables import AutocastScope
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable
 
@@ -27,10 +28,53 @@ _thread = threading.local()
 class MaskedVariable(keras.Variable):
     """A variable whose reads inside its layer's `call` stop the gradient of masked elements."""
 
+    as_in_checkpoint = None
+
     @property
     def value(self):
         read = getattr(_thread, "reads", {}).get(id(self))
         return super().value if read is None else self._maybe_autocast(read)
+
+    def _restore_from_tensors(self, restored_tensors):
+        # TensorFlow restores the weight before its mask or after, or a checkpoint without masks.
+        with unguarded():
+            restored = super()._restore_from_tensors(restored_tensors)
+            if tf.executing_eagerly() and not tf.reduce_all(self.kept):
+                self.as_in_checkpoint = tf.identity(raw(self))
+                self.zero_pruned(self.as_in_checkpoint)
+        return restored
+
+    def zero_pruned(self, value):
+        """Assigns `value` with zeros where the mask prunes."""
+        self.assign(tf.where(self.kept, value, _zero(value)))
+
+
+class MaskVariable(keras.Variable):
+    """A boolean variable that changes inside `unguarded` alone, so that nothing gets around it."""
+
+    prunes = None
+
+    def assign(self, value):
+        if not getattr(_thread, "unguarded", False):
+            raise ValueError(
+                "A mask cannot be assigned to, because the weight and the optimizer would not "
+                f"follow. Received: variable={self.path!r}. Use `tfprune.set_masks`."
+            )
+        return super().assign(value)
+
+    def _deferred_initialize(self):
+        super()._deferred_initialize()
+        if hasattr(self, "guards_when_made"):
+            guard(*self.guards_when_made, self)
+
+    def _restore_from_tensors(self, restored_tensors):
+        with unguarded():
+            restored = super()._restore_from_tensors(restored_tensors)
+            weight = self.prunes
+            if weight is not None and weight.as_in_checkpoint is not None:
+                weight.zero_pruned(weight.as_in_checkpoint)
+                weight.as_in_checkpoint = None
+        return restored
 
 
 @contextlib.contextmanager
@@ -49,6 +93,20 @@ def is_read_through(variable):
     return id(variable) in getattr(_thread, "reads", {})
 
 
+def uncast(variable):
+    """What `variable.value` gives outside of `reading`, in the dtype of the variable.
+
+    That is not `raw` in a stateless call, nor before a variable is made that Keras makes late.
+    """
+    with AutocastScope(None), reading({id(variable): None}):
+        return variable.value
+
+
+def is_guarded(variable):
+    """Whether `variable` carries masks already."""
+    return isinstance(variable, MaskedVariable)
+
+
 def raw(variable):
     """The `tf.Variable` under a Keras variable, without casts."""
     return variable._value
@@ -65,23 +123,49 @@ def unguarded():
         _thread.unguarded = before
 
 
-def guard(variable, live):
+def guard(variable, kept, live):
     """Makes `variable` a `MaskedVariable` into which nobody writes where `live` is False.
+
+    `kept` is False where the variable is 0, also after a TensorFlow checkpoint is restored.
 
     Optimizers, weight decay, moving averages, constraints, `set_weights` and the user all end in
     the assign methods of the `tf.Variable`; replacing those on the instance covers each of them,
     in each replica, and costs one selection a write.
     """
     variable.__class__ = MaskedVariable
+    variable.kept, kept.prunes = kept, variable
+    _divide_by_no_zero_in_adafactor()
+    if raw(live) is None:  # Built while Keras traces symbolically; it makes the variables later.
+        live.guards_when_made = variable, kept
+        return
     strategy = tf.distribute.get_strategy()
     pairs = zip(
-        strategy.experimental_local_results(variable._value),
-        strategy.experimental_local_results(live._value),
+        strategy.experimental_local_results(raw(variable)),
+        strategy.experimental_local_results(raw(live)),
         strict=True,
     )
     for component, live_component in pairs:
         for name, write in _GUARDED_WRITES.items():
             setattr(component, name, functools.partial(write, component, live_component))
+
+
+def _divide_by_no_zero_in_adafactor():
+    """Keeps Keras's Adafactor from turning a whole kernel into NaN, once any weight has masks.
+
+    Its second moment is an outer product of a row and a column factor. Where a whole row and a
+    whole column of the gradient are 0, as in a pruned unit with a pruned input, the product
+    underflows to 0 and the step is 0 / 0; its norm, by which all steps of the kernel are divided,
+    is NaN then. The step of a zero gradient is 0 whatever it is divided by, so 1 stands in. All
+    else that Adafactor assigns is positive: nothing changes where it did not fail.
+    """
+    if "assign" not in vars(keras.optimizers.Adafactor):
+        keras.optimizers.Adafactor.assign = _assign_positive
+
+
+def _assign_positive(optimizer, variable, value):
+    super(keras.optimizers.Adafactor, optimizer).assign(
+        variable, tf.where(value == 0, tf.ones_like(value), value)
+    )
 
 
 def _stock(component, name):
@@ -162,14 +246,13 @@ class SavedState(tf.__internal__.tracking.AutoTrackable, KerasSaveable):
         return "Operation"
 
 
-def remember_only(layer, attribute, state):
-    """Sets `layer.attribute = state` so that files keep it, though the layer is already built."""
-    setattr(layer, attribute, state)
-
-
 def own_trainable_variables(layer):
-    """The variables of a layer and its sub-layers that were made trainable, frozen ones too."""
-    return [variable for variable in layer.weights if variable._trainable]
+    """The weights of a layer and its sub-layers that were made trainable.
+
+    Those of a layer with `trainable=False` too: it may become trainable after it is built.
+    """
+    made = {id(v) for part in all_layers(layer) for v in part._trainable_variables}
+    return [variable for variable in layer.weights if id(variable) in made]
 
 
 def all_layers(layer):
@@ -261,3 +344,86 @@ def nodes(model):
         for node in by_depth[depth]
         if not node.is_input
     ]
+
+
+def operations(model):
+    """The operations of a Functional or Sequential model, layers and others, not of inner ones."""
+    return list(functional(model).operations)
+
+
+def all_operations(model):
+    """The operations of a model, of the models in it, and the layers inside layers."""
+    found = []
+    for operation in operations(model):
+        if functional(operation) is not None:
+            found.extend(all_operations(operation))
+        elif isinstance(operation, keras.layers.Layer):
+            found.extend(all_layers(operation))
+        else:
+            found.append(operation)
+    return found
+
+
+def graph_config(model):
+    """Class name and config of a model, that of the plain graph where it is a subclass."""
+    if isinstance(model, keras.Sequential):
+        return "Sequential", keras.Sequential.get_config(model)
+    if type(model) is not Functional:
+        model = keras.Model(model._inputs_struct, model._outputs_struct, name=model.name)
+    return "Functional", model.get_config()
+
+
+def layer_pairs(old, new):
+    """The layers of a model, each with its counterpart in a model rebuilt from its config."""
+    graph = functional(old)
+    if graph is None:
+        yield old, new
+        for ours, theirs in zip(old._layers, new._layers, strict=True):
+            yield from layer_pairs(ours, theirs)
+        return
+    counterparts = {operation.name: operation for operation in operations(new)}
+    for operation in graph.operations:
+        if isinstance(operation, keras.layers.Layer):
+            yield from layer_pairs(operation, counterparts[operation.name])
+
+
+def variable_pairs(old, new):
+    """The variables of a model, each with its counterpart; a variable the new one adds has none."""
+    seen = set()
+    for ours, theirs in layer_pairs(old, new):
+        if id(ours) in seen:
+            continue
+        seen.add(id(ours))
+        by_name = {variable.name: variable for variable in _own_variables(theirs)}
+        for variable in _own_variables(ours):
+            yield variable, by_name[variable.name]
+        for seed, other in zip(ours._seed_generators, theirs._seed_generators, strict=True):
+            yield seed.state, other.state
+
+
+def _own_variables(layer):
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+# Compile state ------------------------------------------------------------------------------------
+
+
+def compile_arguments(model):
+    """What `model.compile` was called with, the objects themselves; empty if it was not."""
+    if not model.compiled:
+        return {}
+    return dict(model._compile_config.config)
+
+
+def copy_optimizer_state(old, new, pairs, take):
+    """Copies slots, through `take(weight, value, slot name)`, and the counters."""
+    held = set()
+    for ours, theirs in pairs:
+        new_slots = {(name, i): slot for i, (_, name, slot) in enumerate(slots(new, theirs))}
+        for i, (_, name, slot) in enumerate(slots(old, ours)):
+            held |= {id(slot), id(new_slots[name, i])}
+            new_slots[name, i].assign(take(ours, keras.ops.convert_to_numpy(raw(slot)), name))
+    ours = [variable for variable in old.variables if id(variable) not in held]
+    theirs = [variable for variable in new.variables if id(variable) not in held]
+    for variable, other in zip(ours, theirs, strict=True):
+        other.assign(raw(variable))

@@ -34,7 +34,7 @@ from tfprune.layers.convolutional import (
     SeparableConv1D,
     SeparableConv2D,
 )
-from tfprune.layers.core import Dense, EinsumDense, Embedding
+from tfprune.layers.core import Dense, EinsumDense, Embedding, ReversibleEmbedding
 from tfprune.layers.masked import Masked
 from tfprune.layers.normalization import (
     BatchNormalization,

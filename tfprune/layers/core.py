@@ -51,3 +51,19 @@ class Embedding(Masked, keras.layers.Embedding):
     >>> sorted(layer.trainable_masks)
     ['embeddings']
     """
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class ReversibleEmbedding(Masked, keras.layers.ReversibleEmbedding):
+    """`keras.layers.ReversibleEmbedding` whose embeddings carries masks, both ways.
+
+    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+
+    Example:
+
+    >>> from tfprune import layers
+    >>> layer = layers.ReversibleEmbedding(10, 4)
+    >>> outputs = layer(keras.ops.zeros((2, 4), "int32"))
+    >>> sorted(layer.trainable_masks)
+    ['embeddings']
+    """

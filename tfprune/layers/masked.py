@@ -1,6 +1,7 @@
 """The mixin which gives a Keras layer its masks (contract M)."""
 
 import functools
+import math
 from types import MappingProxyType
 
 import keras
@@ -52,11 +53,9 @@ class Masked:
         return {} if state is None else state.by_name
 
     def load_own_variables(self, store):
-        """Loads the weights as they are in the file; its masks follow and are applied then."""
+        """Loads the weights as they are in the file, frozen ones too; masks are loaded next."""
         with _keras.unguarded():
             super().load_own_variables(store)
-        if "_weight_masks" in self.__dict__:
-            self._weight_masks.open_for_loading()
 
     def quantize(self, *args, **kwargs):
         """Masked layers cannot be quantized.
@@ -91,19 +90,21 @@ class WeightMask:
         self.trainable = _boolean(weight, name, "trainable_mask", "ones")
         self.frozen = _boolean(weight, name, "frozen_mask", "zeros")
         self.live = _boolean(weight, name, "live", "ones")
-        _keras.guard(weight, self.live)
+        _keras.guard(weight, self.trainable, self.live)
         if weight.regularizer is not None:
             weight.regularizer = MaskedRegularizer(weight.regularizer, weight, self.live)
 
     def read(self):
         """The weight as a tensor whose gradient is 0 in masked elements."""
-        return _keras.read_through(_keras.raw(self.weight), _keras.raw(self.live))
+        return _keras.read_through(_keras.uncast(self.weight), _keras.uncast(self.live))
 
     def set(self, trainable, frozen):
         """Writes both masks (NumPy arrays of the weight's shape) and zeroes what is pruned."""
-        self.trainable.assign(trainable)
-        self.frozen.assign(frozen)
-        self.live.assign(trainable & ~frozen)
+        with _keras.unguarded():
+            self.trainable.assign(trainable)
+            self.frozen.assign(frozen)
+            self.live.assign(trainable & ~frozen)
+        self.weight.as_in_checkpoint = None
         self.apply()
 
     def apply(self):
@@ -116,7 +117,7 @@ class WeightMask:
 
 
 def _boolean(weight, name, kind, initializer):
-    return keras.Variable(
+    return _keras.MaskVariable(
         initializer=initializer,
         shape=tuple(weight.shape),
         dtype="bool",
@@ -135,9 +136,10 @@ class MaskedRegularizer:
         self.live = live
 
     def __call__(self, value):
+        """The penalty of `value`, the weight or a tensor of its shape."""
         if value is self.weight:
-            value = _keras.raw(self.weight)
-        return self.regularizer(_keras.read_through(value, _keras.raw(self.live)))
+            value = _keras.uncast(self.weight)
+        return self.regularizer(_keras.read_through(value, _keras.uncast(self.live)))
 
 
 class LayerMasks(_keras.SavedState):
@@ -159,32 +161,39 @@ class LayerMasks(_keras.SavedState):
         store["masks"] = np.int32(len(self.by_name))
         for index, mask in enumerate(self.by_name.values()):
             trainable, frozen = np.asarray(mask.trainable), np.asarray(mask.frozen)
-            if not trainable.all():
+            if not trainable.all() or frozen.any():
+                store[f"shape_{index}"] = np.array(trainable.shape, "int32")
                 store[f"pruned_{index}"] = np.packbits(~trainable)
-            if frozen.any():
                 store[f"frozen_{index}"] = np.packbits(frozen)
 
     def load_own_variables(self, store):
         """Reads masks and applies them; a file of plain Keras weights leaves the masks standing."""
-        in_file = "masks" in store.keys()  # noqa: SIM118 (an h5 entry has keys() only)
-        for index, mask in enumerate(self.by_name.values()):
-            if in_file:
-                pruned = _unpack(store, f"pruned_{index}", mask.weight.shape)
-                mask.set(~pruned, _unpack(store, f"frozen_{index}", mask.weight.shape))
-            else:
-                mask.set(np.asarray(mask.trainable), np.asarray(mask.frozen))
-
-    def open_for_loading(self):
-        """Lets sub-layers, whose weights are loaded before the masks, be written."""
-        for mask in self.by_name.values():
-            mask.live.assign(np.ones(mask.live.shape, bool))
+        masks = list(self.by_name.values())
+        states = [(np.asarray(mask.trainable), np.asarray(mask.frozen)) for mask in masks]
+        try:
+            if "masks" in store.keys():  # noqa: SIM118 (an h5 entry has keys() only)
+                states = [_read_mask(store, index, mask) for index, mask in enumerate(masks)]
+        finally:  # The weights have been loaded already, as they are in the file.
+            for mask, state in zip(masks, states, strict=True):
+                mask.set(*state)
 
 
-def _unpack(store, key, shape):
-    if key not in store.keys():  # noqa: SIM118
-        return np.zeros(shape, bool)
-    size = int(np.prod(shape))
-    return np.unpackbits(np.asarray(store[key]), count=size).astype(bool).reshape(shape)
+def _read_mask(store, index, mask):
+    """The trainable and the frozen mask of a weight as they are in a file."""
+    shape = tuple(mask.weight.shape)
+    if f"shape_{index}" not in store.keys():  # noqa: SIM118
+        return np.ones(shape, bool), np.zeros(shape, bool)
+    stored_shape = tuple(int(size) for size in np.asarray(store[f"shape_{index}"]))
+    if stored_shape != shape:
+        raise ValueError(
+            f"The masks in the file must have the weight's shape {shape}. "
+            f"Received: shape={stored_shape}, weight={mask.weight.path!r}."
+        )
+    pruned, frozen = (
+        np.unpackbits(np.asarray(store[f"{kind}_{index}"]), count=math.prod(shape))
+        for kind in ("pruned", "frozen")
+    )
+    return ~pruned.astype(bool).reshape(shape), frozen.astype(bool).reshape(shape)
 
 
 def _with_masks_made(stock_build):
@@ -197,21 +206,37 @@ def _with_masks_made(stock_build):
 
 
 def _make_masks(layer):
+    """Makes masks for the weights which have none yet, those of sub-layers included."""
     if "_weight_masks" not in layer.__dict__:
         layer._weight_masks = LayerMasks()
-    known = {id(weight) for weight in layer.masked_weights.values()}
     variables = _keras.own_trainable_variables(layer)
     for name, weight in zip(_weight_names(layer, variables), variables, strict=True):
-        if id(weight) not in known and keras.backend.is_float_dtype(weight.dtype):
+        if not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype):
             layer._weight_masks.add(name, weight)
+    for part in _keras.all_layers(layer):
+        if not isinstance(part, Masked):
+            part.load_own_variables = _loading_as_in_file(part.load_own_variables)
 
 
 def _weight_names(layer, variables):
-    """`kernel` where that says which weight is meant, else `query/kernel`."""
-    names = [variable.name for variable in variables]
-    if len(set(names)) == len(names):
-        return names
-    return ["/".join(variable.path.split("/")[-2:]) for variable in variables]
+    """`kernel` where that says which weight is meant, else `query/kernel` or a longer path."""
+    paths = [variable.path.split("/") for variable in variables]
+    for length in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(path[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{'/'.join(path)}_{index}" for index, path in enumerate(paths)]
+
+
+def _loading_as_in_file(stock_load):
+    """Sub-layers load before the masks do; what is frozen now must not stand in their way."""
+
+    @functools.wraps(stock_load)
+    def load_own_variables(store):
+        with _keras.unguarded():
+            stock_load(store)
+
+    return load_own_variables
 
 
 def _with_masked_reads(stock_call):
