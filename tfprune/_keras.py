@@ -365,12 +365,20 @@ def all_operations(model):
 
 
 def graph_config(model):
-    """Class name and config of a model, that of the plain graph where it is a subclass."""
+    """A model as serialised, without weights; a subclass of Functional as its plain graph."""
     if isinstance(model, keras.Sequential):
-        return "Sequential", keras.Sequential.get_config(model)
-    if type(model) is not Functional:
-        model = keras.Model(model._inputs_struct, model._outputs_struct, name=model.name)
-    return "Functional", model.get_config()
+        cls, config = keras.Sequential, keras.Sequential.get_config(model)
+    else:
+        cls = Functional
+        if type(model) is not Functional:
+            model = keras.Model(model._inputs_struct, model._outputs_struct, name=model.name)
+        config = model.get_config()
+    return {
+        "module": cls.__module__,
+        "class_name": cls.__name__,
+        "config": config,
+        "registered_name": cls.__name__,
+    }
 
 
 def layer_pairs(old, new):
@@ -427,3 +435,13 @@ def copy_optimizer_state(old, new, pairs, take):
     theirs = [variable for variable in new.variables if id(variable) not in held]
     for variable, other in zip(ours, theirs, strict=True):
         other.assign(raw(variable))
+
+
+def count_weights(model):
+    """How many elements the weights of a model have."""
+    return int(sum(int(tf.size(raw(weight))) for weight in model.weights))
+
+
+def input_structure(model):
+    """The structure (tensor, list, dict) in which a model takes its inputs."""
+    return functional(model)._inputs_struct

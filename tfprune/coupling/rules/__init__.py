@@ -1,0 +1,12 @@
+"""One rule an operation, one file a family."""
+
+from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
+    channelwise,
+    linear,
+    normalization,
+    recurrent,
+    shape,
+)
+from tfprune.coupling.rules.base import Flow, Rule, rule, rule_of
+
+__all__ = ["Flow", "Rule", "rule", "rule_of"]

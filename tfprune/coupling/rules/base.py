@@ -1,0 +1,160 @@
+"""What a rule says of an operation, and the registry of rules.
+
+One operation, one rule. The rule is all that coupling, strip and rebuild know of the operation, so
+a new operation is one class. An operation without a rule pins what it touches.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfprune.coupling.labels import FIXED
+
+_RULES = {}
+
+
+class Rule:
+    """What the package must know of an operation. Override what the defaults do not say.
+
+    The defaults fit an operation that works on each element by itself and has no weights.
+    """
+
+    def label(self, call, inputs, labels):
+        """The labels of the outputs, given those of the inputs; notes weights and pins.
+
+        Args:
+            call: The `Call`.
+            inputs: The label array of each input tensor.
+            labels: The `Labels` to note things in.
+
+        Returns:
+            A label array for each output.
+        """
+        return [inputs[0]]
+
+    def constants(self, call, inputs):
+        """What each output position holds whatever the model's input is; NaN = not known.
+
+        Args:
+            call: The `Call`.
+            inputs: An array for each input tensor which broadcasts against its labels.
+
+        Returns:
+            An array for each output.
+        """
+        return [np.full_like(call_input, np.nan) for call_input in inputs[:1]]
+
+    def needs(self, call, flow):
+        """Which units the call needs, given which of its outputs are needed.
+
+        Args:
+            call: The `Call`.
+            flow: The `Flow` of the model: labels, constants and needed units of its tensors.
+
+        Returns:
+            A list of `Need`; an operation which moves data needs none, since the labels of its
+            inputs and outputs are the same.
+        """
+        return []
+
+    def folds(self, call, flow):
+        """What the weights become so that removed inputs which hold a constant are made up for.
+
+        Returns:
+            A dict from weight name to the array to add to it; the name `"bias"` is made if the
+            layer has none.
+        """
+        return {}
+
+    def resize(self, config, call, sizes):
+        """Edits the layer's config (a dict of constructor arguments) for the new sizes.
+
+        Args:
+            config: The arguments, to be changed in place.
+            call: A `Call` of the layer.
+            sizes: The `Sizes` after the change.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Need:
+    """The units among `labels` where `where` is True are needed; `reason` says by what."""
+
+    labels: np.ndarray
+    where: np.ndarray
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Labels, constants and needed units of every tensor while strip looks for dead units."""
+
+    tensor_labels: dict
+    tensor_constants: dict
+    roots: np.ndarray
+    needed: np.ndarray = field(repr=False)
+    called_once: frozenset = frozenset()
+
+    def labels(self, tensor):
+        """The label array of a tensor."""
+        return self.tensor_labels[tensor]
+
+    def constants(self, tensor):
+        """The constants of a tensor, of its labels' shape."""
+        labels = self.tensor_labels[tensor]
+        return np.broadcast_to(self.tensor_constants[tensor], labels.shape)
+
+    def is_needed(self, labels):
+        """For each label, whether its unit is needed."""
+        return self.needed[self.roots[labels]]
+
+    def can_fold(self, call):
+        """Whether the weights serve this call alone, so that its constants may go into them."""
+        return id(call.operation) in self.called_once
+
+
+def rule(*classes):
+    """Registers a rule class for operations: `@rule(keras.layers.Dense)`.
+
+    The rule of a class serves its subclasses which have none of their own.
+    """
+
+    def register(rule_class):
+        for operation_class in classes:
+            _RULES[operation_class] = rule_class()
+        return rule_class
+
+    return register
+
+
+def rule_of(operation):
+    """The rule for an operation: that of its class or the nearest base class, else pinning."""
+    for cls in type(operation).__mro__:
+        if cls in _RULES:
+            return _RULES[cls]
+    return _UNKNOWN
+
+
+class _Unknown(Rule):
+    def label(self, call, inputs, labels):
+        name, kind = call.operation.name, type(call.operation).__name__
+        reason = f"{name!r} ({kind}) has no rule"
+        for array in inputs:
+            labels.pin(array, reason)
+        return [fixed(tensor) for tensor in call.outputs]
+
+    def constants(self, call, inputs):
+        return [unknown(tensor) for tensor in call.outputs]
+
+
+_UNKNOWN = _Unknown()
+
+
+def fixed(tensor):
+    """The labels of a tensor without units."""
+    return np.full((1,) * (len(tensor.shape) - 1), FIXED)
+
+
+def unknown(tensor):
+    """The constants of a tensor of which nothing is known."""
+    return np.full((1,) * (len(tensor.shape) - 1), np.nan)

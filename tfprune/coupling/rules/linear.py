@@ -1,0 +1,224 @@
+"""Layers that multiply their input channels by a matrix: dense layers and convolutions."""
+
+import keras
+import numpy as np
+
+from tfprune.coupling.labels import along, placed
+from tfprune.coupling.rules.activations import is_elementwise, of_constant
+from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+
+
+class Linear(Rule):
+    """`outputs = activation(inputs @ matrix + bias)` over channels, at each place or window.
+
+    Subclasses say where the weights keep the channels, and what the matrix is.
+    """
+
+    def applies(self, layer):
+        """Whether the layer has the form; if not, its channels are pinned."""
+        return not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
+
+    def axis(self, layer, tensor):
+        """The channel axis, counted without the batch axis."""
+        return len(tensor.shape) - 2
+
+    def matrix(self, layer):
+        """Per input and output channel: whether they are connected, and the sum of the taps."""
+        raise NotImplementedError
+
+    def is_padded(self, layer):
+        """Whether windows reach over the border, where a constant is 0 and not itself."""
+        return False
+
+    def slices(self, layer, inputs, outputs, labels):
+        """Notes the weights of input and output channels."""
+        raise NotImplementedError
+
+    # What follows is the same for all of them.
+
+    def label(self, call, inputs, labels):
+        layer, (output,) = call.operation, call.outputs
+        incoming = along(inputs[0], self.axis(layer, call.inputs[0]))
+        if incoming is None or not self.applies(layer):
+            labels.pin(inputs[0], why_not(layer, incoming))
+            return [fixed(output)]
+        axis = self.axis(layer, output)
+        outgoing = labels.fresh(output.shape[axis + 1])
+        if not is_elementwise(layer.activation):
+            labels.pin(outgoing, f"the activation of {layer.name!r} joins its units")
+        self.slices(layer, incoming, outgoing, labels)
+        return [placed(outgoing, axis, len(output.shape) - 1)]
+
+    def constants(self, call, inputs):
+        layer, (output,) = call.operation, call.outputs
+        incoming = along(inputs[0], self.axis(layer, call.inputs[0]))
+        if incoming is None or not self.applies(layer):
+            return [unknown(output)]
+        connected, sums = self.matrix(layer)
+        incoming = np.broadcast_to(incoming, connected.shape[:1])
+        moves = np.isnan(incoming) | (self.is_padded(layer) & (incoming != 0))
+        known = ~connected[moves].any(axis=0)
+        value = np.where(moves, 0, incoming) @ sums + _value(layer.bias)
+        value = of_constant(layer.activation, np.where(known, value, np.nan), layer.compute_dtype)
+        return [placed(value, self.axis(layer, output), len(output.shape) - 1)]
+
+    def needs(self, call, flow):
+        layer = call.operation
+        parts = self._parts(call, flow)
+        if parts is None:
+            return []
+        labels, constants, connected, _, kept = parts
+        used = connected[:, kept].any(axis=1)
+        foldable = ~np.isnan(constants)
+        reason = f"{layer.name!r} uses it"
+        if self.is_padded(layer):
+            foldable &= constants == 0
+            reason += ", or pads around its constant"
+        elif not flow.can_fold(call):
+            foldable &= constants == 0
+        return [Need(labels, used & ~foldable, reason)]
+
+    def folds(self, call, flow):
+        parts = self._parts(call, flow)
+        if parts is None:
+            return {}
+        labels, constants, connected, sums, kept = parts
+        removed = ~flow.is_needed(labels) & connected[:, kept].any(axis=1)
+        if not (removed & (constants != 0)).any():
+            return {}
+        return {"bias": np.where(removed, constants, 0) @ sums}
+
+    def _parts(self, call, flow):
+        layer, tensor, (output,) = call.operation, call.inputs[0], call.outputs
+        axis = self.axis(layer, tensor)
+        labels = along(flow.labels(tensor), axis)
+        if labels is None or not self.applies(layer):
+            return None
+        connected, sums = self.matrix(layer)
+        labels = np.broadcast_to(labels, connected.shape[:1])
+        constants = np.broadcast_to(along(flow.constants(tensor), axis), labels.shape)
+        outgoing = along(flow.labels(output), self.axis(layer, output))
+        return labels, constants, connected, sums, flow.is_needed(outgoing)
+
+
+def why_not(layer, incoming):
+    """Why the channels of a layer which has a rule are pinned all the same."""
+    if incoming is None:
+        return f"units stand on several axes of the input of {layer.name!r}"
+    if layer.quantization_mode or getattr(layer, "lora_enabled", False):
+        return f"{layer.name!r} is quantized or has LoRA"
+    return f"{layer.name!r} has grouped channels"
+
+
+def _value(variable):
+    return 0.0 if variable is None else np.asarray(variable, "float64")
+
+
+@rule(keras.layers.Dense)
+class Dense(Linear):
+    """A dense layer: kernel of shape (inputs, units)."""
+
+    def matrix(self, layer):
+        """The kernel."""
+        kernel = _value(layer.kernel)
+        return kernel != 0, kernel
+
+    def slices(self, layer, inputs, outputs, labels):
+        """Kernel rows are inputs; columns and bias are units."""
+        labels.slice(layer, layer.kernel, 0, inputs)
+        labels.slice(layer, layer.kernel, 1, outputs, makes=True)
+        labels.slice(layer, layer.bias, 0, outputs, makes=True)
+
+    def resize(self, config, call, sizes):
+        """Sets `units`."""
+        config["units"] = sizes.of_weight(call.operation.kernel)[1]
+
+
+class _Windowed(Linear):
+    def axis(self, layer, tensor):
+        return 0 if layer.data_format == "channels_first" else len(tensor.shape) - 2
+
+    def is_padded(self, layer):
+        return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
+
+
+@rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+class Convolution(_Windowed):
+    """A convolution: kernel of shape (*window, inputs, filters)."""
+
+    def applies(self, layer):
+        """Not yet with groups."""
+        return super().applies(layer) and layer.groups == 1
+
+    def matrix(self, layer):
+        """Connected where any tap is not 0."""
+        kernel = _value(layer.kernel).reshape(-1, *layer.kernel.shape[-2:])
+        return (kernel != 0).any(axis=0), kernel.sum(axis=0)
+
+    def slices(self, layer, inputs, outputs, labels):
+        """The last two axes of the kernel; the bias."""
+        rank = len(layer.kernel.shape)
+        labels.slice(layer, layer.kernel, rank - 2, inputs)
+        labels.slice(layer, layer.kernel, rank - 1, outputs, makes=True)
+        labels.slice(layer, layer.bias, 0, outputs, makes=True)
+
+    def resize(self, config, call, sizes):
+        """Sets `filters`."""
+        config["filters"] = sizes.of_weight(call.operation.kernel)[-1]
+
+
+@rule(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+class TransposedConvolution(_Windowed):
+    """A transposed convolution: kernel of shape (*window, filters, inputs)."""
+
+    def matrix(self, layer):
+        """Connected where any tap is not 0."""
+        kernel = np.swapaxes(_value(layer.kernel), -1, -2)
+        kernel = kernel.reshape(-1, *kernel.shape[-2:])
+        return (kernel != 0).any(axis=0), kernel.sum(axis=0)
+
+    def is_padded(self, layer):
+        """Places of the output are reached by different taps, so a constant does not stay one."""
+        return True
+
+    def slices(self, layer, inputs, outputs, labels):
+        """The last two axes of the kernel; the bias."""
+        rank = len(layer.kernel.shape)
+        labels.slice(layer, layer.kernel, rank - 1, inputs)
+        labels.slice(layer, layer.kernel, rank - 2, outputs, makes=True)
+        labels.slice(layer, layer.bias, 0, outputs, makes=True)
+
+    def resize(self, config, call, sizes):
+        """Sets `filters`."""
+        config["filters"] = sizes.of_weight(call.operation.kernel)[-2]
+
+
+@rule(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+class SeparableConvolution(_Windowed):
+    """Depthwise taps (*window, inputs, multiplier), then a matrix (inputs x multiplier, filters).
+
+    A hidden channel goes with its input channel.
+    """
+
+    def matrix(self, layer):
+        """The depthwise taps times the pointwise matrix, per input channel."""
+        taps = _value(layer.depthwise_kernel)
+        taps = taps.reshape(-1, *taps.shape[-2:])
+        pointwise = _value(layer.pointwise_kernel)
+        pointwise = pointwise.reshape(*taps.shape[1:], pointwise.shape[-1])
+        connected = (taps != 0).any(axis=0)[..., None] & (pointwise != 0)
+        return connected.any(axis=1), (taps.sum(axis=0)[..., None] * pointwise).sum(axis=1)
+
+    def slices(self, layer, inputs, outputs, labels):
+        """Input channels stand in both kernels, hidden ones next to each other."""
+        depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
+        rank = len(depthwise.shape)
+        inputs = np.broadcast_to(inputs, (depthwise.shape[-2],))
+        labels.slice(layer, depthwise, rank - 2, inputs)
+        labels.slice(layer, pointwise, rank - 2, np.repeat(inputs, depthwise.shape[-1]))
+        labels.slice(layer, pointwise, rank - 1, outputs, makes=True)
+        labels.slice(layer, layer.bias, 0, outputs, makes=True)
+
+    def resize(self, config, call, sizes):
+        """Sets `filters`."""
+        config["filters"] = sizes.of_weight(call.operation.pointwise_kernel)[-1]

@@ -1,0 +1,147 @@
+"""Normalisation layers."""
+
+import keras
+import numpy as np
+
+from tfprune.coupling.labels import along, placed
+from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.linear import why_not
+from tfprune.layers import Masked
+
+
+def _float(variable, default):
+    return default if variable is None else np.asarray(variable, "float64")
+
+
+@rule(keras.layers.BatchNormalization)
+class BatchNormalization(Rule):
+    """Scales and shifts each channel by itself."""
+
+    def label(self, call, inputs, labels):
+        layer, array = call.operation, inputs[0]
+        channels = along(array, self._axis(call))
+        if channels is None:
+            labels.pin(array, why_not(layer, channels))
+            return [fixed(call.outputs[0])]
+        for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance):
+            labels.slice(layer, variable, 0, channels)
+        return [placed(np.broadcast_to(channels, self._size(call)), self._axis(call), array.ndim)]
+
+    def constants(self, call, inputs):
+        layer, values = call.operation, along(inputs[0], self._axis(call))
+        if values is None:
+            return [unknown(call.outputs[0])]
+        gamma, beta = _float(layer.gamma, 1.0), _float(layer.beta, 0.0)
+        mean, variance = _float(layer.moving_mean, 0.0), _float(layer.moving_variance, 1.0)
+        scale = np.broadcast_to(gamma / np.sqrt(variance + layer.epsilon), self._size(call))
+        values = np.where(scale == 0, 0.0, values)  # a silent channel holds beta
+        return [placed(scale * (values - mean) + beta, self._axis(call), inputs[0].ndim)]
+
+    def _axis(self, call):
+        axis = call.operation.axis
+        return axis - 1 if axis > 0 else len(call.inputs[0].shape) - 1 + axis
+
+    def _size(self, call):
+        return (call.inputs[0].shape[call.operation.axis],)
+
+
+class _OverUnits(Rule):
+    """Statistics over units: each unit that they count is needed by all others.
+
+    A layer of `tfprune.layers` counts the kept units only; a unit it leaves out gives 0.
+    """
+
+    def weights(self, layer):
+        """The weights along the normalised axes."""
+        raise NotImplementedError
+
+    def axes(self, call):
+        """The normalised axes, counted without the batch axis."""
+        axis, rank = call.operation.axis, len(call.inputs[0].shape)
+        return sorted(a % rank - 1 for a in ([axis] if isinstance(axis, int) else axis))
+
+    def label(self, call, inputs, labels):
+        layer, array = call.operation, inputs[0]
+        labelled = [axis for axis in range(array.ndim) if array.shape[axis] != 1]
+        axes = self.axes(call)
+        if len(labelled) > 1 or not set(labelled) <= set(axes) or not self.weights(layer):
+            labels.pin(array, f"{layer.name!r} normalises over units that its weights cannot name")
+            return [array]
+        for axis in labelled:
+            for variable in self.weights(layer):
+                labels.slice(layer, variable, axes.index(axis), along(array, axis))
+        return [array]
+
+    def constants(self, call, inputs):
+        """Only what the statistics leave out is known: it is 0."""
+        counted = self.counted(call, inputs[0].shape)
+        return [np.where(counted, np.nan, 0.0)]
+
+    def counted(self, call, shape):
+        """Which units the statistics count, in an array of the labels' shape."""
+        layer = call.operation
+        if not (isinstance(layer, Masked) and layer.trainable_masks):
+            return np.ones(shape, bool)
+        masks = [np.asarray(mask) for mask in layer.trainable_masks.values()]
+        kept = np.logical_or.reduce(masks)
+        full = [1] * len(shape)
+        for axis, size in zip(self.axes(call), kept.shape, strict=True):
+            full[axis] = size
+        kept = kept.reshape(full)
+        merged = tuple(a for a in range(len(shape)) if shape[a] == 1 and full[a] != 1)
+        return np.broadcast_to(kept.any(axis=merged, keepdims=True), shape)
+
+    def needs(self, call, flow):
+        array = flow.labels(call.inputs[0])
+        if not flow.is_needed(array).any():
+            return []
+        reason = f"{call.operation.name!r} counts it in its statistics"
+        return [Need(array, self.counted(call, array.shape), reason)]
+
+    def conflicts(self, call, flow):
+        """Units which the statistics leave out but which cannot be removed."""
+        array = flow.labels(call.inputs[0])
+        return flow.is_needed(array) & ~self.counted(call, array.shape)
+
+
+@rule(keras.layers.LayerNormalization)
+class LayerNormalization(_OverUnits):
+    """Mean and variance over units."""
+
+    def weights(self, layer):
+        """Gamma and beta, where the layer has them."""
+        return [weight for weight in (layer.gamma, layer.beta) if weight is not None]
+
+
+@rule(keras.layers.RMSNormalization)
+class RMSNormalization(_OverUnits):
+    """Mean square over units."""
+
+    def weights(self, layer):
+        """The scale."""
+        return [layer.scale]
+
+
+@rule(keras.layers.GroupNormalization)
+class GroupNormalization(_OverUnits):
+    """Mean and variance over each group of channels; groups go whole or lose equally many."""
+
+    def weights(self, layer):
+        """Gamma and beta, where the layer has them."""
+        return [weight for weight in (layer.gamma, layer.beta) if weight is not None]
+
+    def axes(self, call):
+        """The channel axis."""
+        return [call.operation.axis % len(call.inputs[0].shape) - 1]
+
+    def label(self, call, inputs, labels):
+        outputs = super().label(call, inputs, labels)
+        channels = along(inputs[0], self.axes(call)[0])
+        if channels is not None and channels.size > 1:
+            labels.group(call.operation, channels.reshape(call.operation.groups, -1))
+        return outputs
+
+    def resize(self, config, call, sizes):
+        """Sets `groups` to the number of groups of which any unit is left."""
+        channels = sizes.kept_labels(call.inputs[0], self.axes(call)[0])
+        config["groups"] = int(channels.reshape(call.operation.groups, -1).any(axis=1).sum())

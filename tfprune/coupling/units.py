@@ -1,0 +1,146 @@
+"""Coupled units: which slices of which weights go together."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfprune.coupling.labels import FIXED, Labels
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.trace import Trace, trace
+
+
+@dataclass(frozen=True, eq=False)
+class UnitSet:
+    """Units that the same layers make, such as the filters of one convolution.
+
+    Attributes:
+        layers: The layers that make the units.
+        units: The units, as numbers that `Coupling.units_of` gives for labels.
+        pinned: For each unit, the reason why it cannot go, or None.
+        groups: Units by group where only whole groups or equal counts can go, else None.
+    """
+
+    layers: tuple
+    units: np.ndarray
+    pinned: tuple
+    groups: np.ndarray | None = None
+
+    @property
+    def name(self):
+        """The names of the layers."""
+        return " + ".join(layer.name for layer in self.layers)
+
+    @property
+    def removable(self):
+        """Whether any unit of the set may go."""
+        return any(reason is None for reason in self.pinned)
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The units of a model.
+
+    Attributes:
+        trace: The calls of the model.
+        tensor_labels: The label array of each tensor of the trace.
+        slices: Where units stand in weights.
+        groupings: The constraints of groups.
+        roots: For each label its unit; labels of coupled positions have the same. 0 is fixed.
+        pins: For each unit that cannot go, the reason.
+        sets: The sets of units.
+    """
+
+    trace: Trace
+    tensor_labels: dict = field(repr=False)
+    slices: tuple = field(repr=False)
+    groupings: tuple = field(repr=False)
+    roots: np.ndarray = field(repr=False)
+    pins: dict = field(repr=False)
+    sets: tuple = ()
+
+    @property
+    def size(self):
+        """How many units there are, the fixed one counted."""
+        return int(self.roots.max()) + 1
+
+    def units_of(self, labels):
+        """The units of labels."""
+        return self.roots[labels]
+
+
+def couple(model):
+    """Finds the coupled units of a model.
+
+    Args:
+        model: A Functional or built Sequential model, masked or not.
+
+    Returns:
+        A `Coupling`.
+
+    Raises:
+        ValueError: If the model has no graph.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
+    >>> coupling = couple(model)
+    >>> [(unit_set.name, len(unit_set.units)) for unit_set in coupling.sets if unit_set.removable]
+    [('hidden', 4)]
+    """
+    traced = trace(model)
+    labels = Labels()
+    tensor_labels = {
+        tensor: np.full((1,) * (len(tensor.shape) - 1), FIXED) for tensor in traced.inputs
+    }
+    for call in traced.calls:
+        inputs = [tensor_labels[tensor] for tensor in call.inputs]
+        outputs = rule_of(call.operation).label(call, inputs, labels)
+        tensor_labels.update(zip(call.outputs, outputs, strict=True))
+    for tensor in traced.outputs:
+        labels.pin(tensor_labels[tensor], "it is an output of the model")
+    roots = labels.roots()
+    pins = {}
+    for pinned, reason in labels.pins:
+        for unit in np.unique(roots[pinned]).tolist():
+            pins.setdefault(unit, reason)
+    return Coupling(
+        trace=traced,
+        tensor_labels=tensor_labels,
+        slices=tuple(labels.slices),
+        groupings=tuple(labels.groupings),
+        roots=roots,
+        pins=pins,
+        sets=_sets(labels, roots, pins),
+    )
+
+
+def _sets(labels, roots, pins):
+    """Units with the same makers, in the order of the model."""
+    makers = {}
+    for piece in labels.slices:
+        if piece.makes:
+            for unit in np.unique(roots[piece.labels]).tolist():
+                makers.setdefault(unit, {})[id(piece.layer)] = piece.layer
+    makers.pop(FIXED, None)
+    members = {}
+    for unit, layers in makers.items():
+        members.setdefault(tuple(layers), (tuple(layers.values()), []))[1].append(unit)
+    return tuple(
+        UnitSet(
+            layers=layers,
+            units=np.array(units),
+            pinned=tuple(pins.get(unit) for unit in units),
+            groups=_groups(labels, roots, units),
+        )
+        for layers, units in members.values()
+    )
+
+
+def _groups(labels, roots, units):
+    for grouping in labels.groupings:
+        grouped = roots[grouping.labels]
+        if np.isin(grouped, units).all() and grouped.size == len(units):
+            return grouped
+    return None

@@ -1,0 +1,229 @@
+"""Masks and zeros -> dead units -> a smaller model, checked to compute the same (contract S).
+
+Dead-code elimination over the coupled units. First, forward: which positions hold the same number
+whatever the input is? Then, backward: which units does any output need? A layer needs the units
+that its kernel does not multiply by 0 on the way to a needed output, unless they hold a constant
+that can go into its bias. What nobody needs goes.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfprune import _keras
+from tfprune.check import check_equal
+from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules import Flow, rule_of
+from tfprune.coupling.units import couple
+from tfprune.rebuild import rebuild
+
+
+@dataclass(frozen=True)
+class KeptUnit:
+    """A unit which makes no use of its inputs and yet could not be removed."""
+
+    layer: str
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class StrippedLayer:
+    """The units of a layer before and after."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class StripReport:
+    """What `strip` removed, and what it could not.
+
+    Attributes:
+        layers: Every layer that makes units.
+        kept: The units that are masked or zero and had to stay, with the reason.
+        parameters: How many there were and are.
+        error: The largest difference between the outputs of the two models, over the largest
+            output; None if they were not compared.
+    """
+
+    layers: tuple
+    kept: tuple
+    parameters: tuple
+    error: float | None = field(default=None)
+
+    @property
+    def removed_units(self):
+        """How many units were removed."""
+        return sum(layer.before - layer.after for layer in self.layers)
+
+    def __str__(self):
+        lines = [f"{layer.name}: {layer.before} -> {layer.after} units" for layer in self.layers]
+        lines += [f"{u.layer}[{u.index}] stays: {u.reason}" for u in self.kept]
+        before, after = self.parameters
+        return "\n".join([*lines, f"parameters: {before:,} -> {after:,}"])
+
+
+def strip(model, *, check=True, return_report=False):
+    """Rebuilds a model without the units that have no effect.
+
+    A unit goes when masks, zeros and constants prove that it does nothing: its output reaches no
+    output of the model, or is a constant that the biases of its consumers can take over. It does
+    not matter how the zeros came about; the model need not carry masks at all.
+
+    Args:
+        model: A Functional or built Sequential model, of `tfprune.layers` or of stock layers. It
+            is not touched.
+        check: Whether to run both models on random inputs and compare before returning.
+        return_report: Whether to return a `StripReport` as well.
+
+    Returns:
+        The smaller model, of stock Keras layers only, with names, compile state and optimizer
+        slots kept; with `return_report=True`, the model and the report.
+
+    Raises:
+        ValueError: If the model cannot be rebuilt, with the layer and the reason.
+        RuntimeError: If the outputs differ, which would be a defect of this function.
+
+    Example:
+
+    >>> import keras
+    >>> import tfprune
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)),
+    ...     tfprune.layers.Dense(4, activation="relu", name="hidden"),
+    ...     tfprune.layers.Dense(2, name="logits")])
+    >>> tfprune.set_masks(model, "logits", "kernel", trainable=[0, 2])
+    >>> small, report = tfprune.strip(model, return_report=True)
+    >>> print(report)
+    hidden: 4 -> 2 units
+    logits: 2 -> 2 units
+    parameters: 26 -> 14
+    """
+    coupling = couple(model)
+    flow, reasons = _live_units(coupling)
+    _refuse_conflicts(coupling, flow)
+    additions = _folded(coupling, flow)
+    small = rebuild(model, coupling, flow.needed, additions)
+    error = check_equal(model, small, coupling.trace) if check else None
+    if not return_report:
+        return small
+    return small, _report(model, small, coupling, flow, reasons, error)
+
+
+def _live_units(coupling):
+    """The units that some output needs, and why each is: the fixed point from the outputs back."""
+    needed = np.zeros(coupling.size, bool)
+    needed[FIXED] = True
+    reasons = dict(coupling.pins)
+    needed[list(reasons)] = True
+    operations = [id(call.operation) for call in coupling.trace.calls]
+    flow = Flow(
+        tensor_labels=coupling.tensor_labels,
+        tensor_constants=_constants(coupling),
+        roots=coupling.roots,
+        needed=needed,
+        called_once=frozenset(o for o in operations if operations.count(o) == 1),
+    )
+    while True:
+        _close(coupling, flow, reasons)
+        if not _revive_one(coupling, flow, reasons):
+            return flow, reasons
+
+
+def _constants(coupling):
+    constants = {
+        tensor: np.full((1,) * (len(tensor.shape) - 1), np.nan) for tensor in coupling.trace.inputs
+    }
+    for call in coupling.trace.calls:
+        inputs = [constants[tensor] for tensor in call.inputs]
+        outputs = rule_of(call.operation).constants(call, inputs)
+        constants.update(zip(call.outputs, outputs, strict=True))
+    return constants
+
+
+def _close(coupling, flow, reasons):
+    """Marks what the needed units need, until nothing is added."""
+    changed = True
+    while changed:
+        changed = False
+        for call in reversed(coupling.trace.calls):
+            for need in rule_of(call.operation).needs(call, flow):
+                units = np.unique(coupling.roots[need.labels[need.where]])
+                added = units[~flow.needed[units]]
+                if added.size:
+                    changed = True
+                    flow.needed[added] = True
+                    reasons.update(dict.fromkeys(added.tolist(), need.reason))
+
+
+def _revive_one(coupling, flow, reasons):
+    """Keeps one unit in a layer that would be left without any; whether there was such a layer."""
+    for unit_set in coupling.sets:
+        if not flow.needed[unit_set.units].any():
+            unit = int(unit_set.units[0])
+            flow.needed[unit] = True
+            reasons[unit] = f"{unit_set.name!r} needs at least one unit"
+            return True
+    return False
+
+
+def _refuse_conflicts(coupling, flow):
+    for call in coupling.trace.calls:
+        rule = rule_of(call.operation)
+        conflict = getattr(rule, "conflicts", None)
+        if conflict is not None and conflict(call, flow).any():
+            raise ValueError(
+                "Cannot strip a model in which a normalisation leaves units out of its statistics "
+                "that cannot be removed. "
+                f"Received: layer={call.operation.name!r} ({type(call.operation).__name__}). "
+                "Prune whole units, with `tfprune.prune_units` or `PruneUnits`, or set its masks "
+                "with `tfprune.set_masks(model, layer, weight, trainable=True)`."
+            )
+
+
+def _folded(coupling, flow):
+    additions = {}
+    for call in coupling.trace.calls:
+        folds = rule_of(call.operation).folds(call, flow)
+        if folds:
+            additions[id(call.operation)] = folds
+    return additions
+
+
+def _report(model, small, coupling, flow, reasons, error):
+    layers, kept = {}, []
+    for piece in coupling.slices:
+        if not piece.makes or piece.layer.name in layers:
+            continue
+        units = _one_each(coupling.roots[piece.labels])
+        after = int(flow.needed[units].sum())
+        layers[piece.layer.name] = StrippedLayer(piece.layer.name, len(units), after)
+        silent = _silent_units(coupling, piece.layer)
+        for index, unit in enumerate(units.tolist()):
+            if unit in silent and flow.needed[unit]:
+                kept.append(KeptUnit(piece.layer.name, index, reasons[unit]))
+    return StripReport(
+        layers=tuple(layers.values()),
+        kept=tuple(kept),
+        parameters=(_keras.count_weights(model), _keras.count_weights(small)),
+        error=error,
+    )
+
+
+def _one_each(units):
+    """Units in the order in which they first stand: gates repeat them."""
+    return units[np.sort(np.unique(units, return_index=True)[1])]
+
+
+def _silent_units(coupling, layer):
+    """The units whose slices of every kernel of the layer are 0."""
+    silent = None
+    for piece in coupling.slices:
+        if piece.layer is layer and piece.makes and len(piece.variable.shape) > 1:
+            value = np.moveaxis(np.asarray(piece.variable), piece.axis, 0) != 0
+            loud = coupling.roots[piece.labels][value.reshape(len(value), -1).any(axis=1)]
+            quiet = set(coupling.roots[piece.labels].tolist()) - set(loud.tolist())
+            silent = quiet if silent is None else silent & quiet
+    return silent or set()
