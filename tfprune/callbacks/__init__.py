@@ -1,3 +1,6 @@
 """Callbacks that move masks while a model trains."""
 
+from tfprune.callbacks.prune_weights import PruneWeights
 from tfprune.callbacks.scheduled import ScheduledCallback
+
+__all__ = ["PruneWeights", "ScheduledCallback"]
