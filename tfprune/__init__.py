@@ -1,8 +1,10 @@
 """Masked training and real removal of neurons for Keras 3 models."""
 
-from tfprune import layers, masks
+from tfprune import callbacks, coupling, criteria, layers, masks, patterns, schedules
 from tfprune.convert import prunable
 from tfprune.masks import set_masks
+from tfprune.prune import prune_weights
 from tfprune.strip import strip
+from tfprune.unit_pruning import prune_units
 
 __version__ = "0.1.0"

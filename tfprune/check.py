@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.rules.recurrent import Embedding
 from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.recurrent import Embedding
 
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 

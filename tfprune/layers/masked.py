@@ -20,6 +20,9 @@ class Masked:
     constraint or `set_weights` pass masked elements by.
     """
 
+    observer = None
+    """What the outputs of each call pass through, where a criterion measures them."""
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # Wrapped, not overridden, because Keras reads the signatures of `build` and `call`.
@@ -245,6 +248,7 @@ def _with_masked_reads(stock_call):
         # Once a call, and outside the loops of recurrent layers, where it would cost a step each.
         masks = [m for m in self.masks_by_name.values() if not _keras.is_read_through(m.weight)]
         with _keras.reading({id(mask.weight): mask.read() for mask in masks}):
-            return stock_call(self, *args, **kwargs)
+            outputs = stock_call(self, *args, **kwargs)
+        return outputs if self.observer is None else self.observer(outputs)
 
     return call

@@ -1,0 +1,171 @@
+"""Prune units on a schedule while the model trains."""
+
+import keras
+
+from tfprune import schedules
+from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.criteria import units as criteria
+from tfprune.criteria.contribution import ActivationContribution
+from tfprune.prune import drawn_seed
+from tfprune.unit_pruning import PrunableUnits
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class PruneUnits(ScheduledCallback):
+    """Prunes whole units (neurons, filters) of each layer while the model trains.
+
+    A unit is masked with all that belongs to it, see `tfprune.prune_units`; `tfprune.strip` then
+    removes it for real. What is pruned stays so. `unit_sparsity` in the logs is the fraction of
+    units pruned.
+
+    Args:
+        target: The fraction of the units of each layer to prune. A `tfprune.schedules.Schedule`
+            says it for each step. A float is reached gradually (`PolynomialDecay` with ten
+            updates) over the first half of `fit`, whose other half is left to recover.
+        criterion: "magnitude", "random", "activation_contribution" (measured while the model
+            trains), or a callable; see `tfprune.criteria.units`.
+        only, exclude: Layers whose units may go, and whose stay; see `tfprune.prune_units`.
+        min_units: Integer, how many units each layer keeps at least.
+        seed: Integer, for criteria which draw.
+        verbose: 0 is quiet, 1 prints a line for every update.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tfprune
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)),
+    ...     tfprune.layers.Dense(8, activation="relu", name="hidden"),
+    ...     tfprune.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> history = model.fit(
+    ...     np.ones((32, 4)), np.ones((32, 1)), epochs=4, verbose=0,
+    ...     callbacks=[PruneUnits(0.5, criterion="activation_contribution")])
+    >>> history.history["unit_sparsity"][-1]
+    0.5
+    >>> tfprune.strip(model).get_layer("hidden").units
+    4
+    """
+
+    def __init__(
+        self,
+        target,
+        criterion="magnitude",
+        *,
+        only=None,
+        exclude=None,
+        min_units=1,
+        seed=None,
+        verbose=0,
+    ):
+        is_fraction = isinstance(target, (int, float)) and not isinstance(target, bool)
+        super().__init__(
+            schedules.Constant(target) if is_fraction else target,
+            verbose=verbose,
+        )
+        self.target = float(target) if is_fraction else self.schedule
+        self.criterion = criteria.get(criterion)
+        self.only = only
+        self.exclude = exclude
+        self.min_units = min_units
+        self.seed = seed
+        self._drawn = drawn_seed(seed, self.criterion)
+        self._units = None
+        self._is_planned = not is_fraction
+
+    def after_step(self, model, optimizer=None):
+        """Makes the update that is due: the one call per step of a custom loop.
+
+        In a loop of your own give a schedule as target, and call this once before the first step,
+        before the step function is traced: a criterion that is measured begins to measure then.
+        """
+        if not self._is_planned:
+            raise ValueError(
+                "A fraction as `target` is spread over `fit`; in a training loop of your own give "
+                f"a schedule. Received: target={self.target}. Try "
+                f"`tfprune.schedules.PolynomialDecay(0, {self.target}, begin_step, end_step)`."
+            )
+        self._prepare(model)
+        return super().after_step(model, optimizer)
+
+    def update(self, model, sparsity, optimizer):
+        """Prunes units so that each layer has the sparsity."""
+        dead = self._units.choose(sparsity, self.criterion, self._drawn)
+        self._units.mask(dead, optimizer)
+
+    def measure(self, model):
+        """The fraction of units that are pruned."""
+        counts = self._units.counts()
+        total = sum(count.units for count in counts)
+        return {"unit_sparsity": sum(count.pruned for count in counts) / total}
+
+    def on_train_begin(self, logs=None):
+        """Makes the update of step 0, or of the step at which training goes on."""
+        self._is_planned = isinstance(self.target, schedules.Schedule)
+        if not self._is_planned and not self.params.get("steps"):
+            raise ValueError(
+                "A fraction as `target` is spread over the steps of `fit`, but how many there are "
+                f"is not known. Received: target={self.target}, steps={self.params.get('steps')}. "
+                "Pass `steps_per_epoch` to `fit`, or a schedule as target."
+            )
+        self._prepare(self.model)
+        if isinstance(self.criterion, ActivationContribution):
+            self.model.make_train_function(force=True)
+        if self._is_planned:
+            super().on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Plans the updates, where a fraction is spread over `fit`.
+
+        Only now is the epoch known at which an interrupted training goes on.
+        """
+        if self._is_planned:
+            return
+        steps, epochs = self.params["steps"], self.params["epochs"]
+        start = max(
+            0, int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) - epoch * steps
+        )
+        half = max(1, steps * epochs // 2)
+        self.schedule = schedules.PolynomialDecay(
+            0.0, self.target, start, start + half, frequency=max(1, half // 10)
+        )
+        self._is_planned = True
+        super().on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        """Ends the measuring."""
+        if isinstance(self.criterion, ActivationContribution):
+            for layer, _, _ in self._units.layers():
+                self.criterion.detach(layer)
+            self.model.make_train_function(force=True)
+        self._units = None
+
+    def _prepare(self, model):
+        if self._units is not None and self._units.model is model:
+            return
+        self._units = PrunableUnits(
+            model, only=self.only, exclude=self.exclude, min_units=self.min_units
+        )
+        if isinstance(self.criterion, ActivationContribution):
+            for layer, units, axis in self._units.layers():
+                self.criterion.attach(layer, units, axis)
+
+    def get_config(self):
+        """The arguments that make this callback again; layers are named."""
+        return {
+            "target": self.target
+            if isinstance(self.target, float)
+            else schedules.serialize(self.schedule),
+            "criterion": criteria.serialize(self.criterion),
+            "only": _names(self.only),
+            "exclude": _names(self.exclude),
+            "min_units": self.min_units,
+            "seed": self.seed,
+            "verbose": self.verbose,
+        }
+
+
+def _names(layers):
+    if layers is None or callable(layers):
+        return layers
+    return [layer if isinstance(layer, str) else layer.name for layer in layers]

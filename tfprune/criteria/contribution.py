@@ -1,0 +1,161 @@
+"""What a unit contributes to the loss, measured while the model trains."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class ActivationContribution:
+    """How much the loss would change without a unit, to first order.
+
+    For the activations a of unit c, of shape (batch, *positions, units), and the loss L:
+
+        u_c = mean over the batch | mean over positions (a * dL/da) |
+
+    It is kept as a running average over training steps, `u <- (1 - w) u + w * new`, which begins
+    with the first value measured.
+
+    Args:
+        every: Integer, steps from one measurement to the next.
+        weight: Float above 0 and up to 1, the weight w of the new value.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)),
+    ...     tfprune.layers.Dense(3, activation="relu", name="hidden"),
+    ...     tfprune.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> criterion = ActivationContribution()
+    >>> criterion.attach(model.get_layer("hidden"), units=3, axis=-1)
+    >>> loss = model.train_on_batch(np.ones((8, 4)), np.zeros((8, 1)))
+    >>> criterion(model.get_layer("hidden")).shape
+    (3,)
+
+    Reference:
+        P. Molchanov, S. Tyree, T. Karras, T. Aila, J. Kautz, "Pruning Convolutional Neural
+        Networks for Resource Efficient Inference", https://arxiv.org/abs/1611.06440, equation 8.
+    """
+
+    def __init__(self, every=1, weight=0.1):
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"Argument `every` must be a positive integer. Received: {every!r}.")
+        if not 0 < weight <= 1:
+            raise ValueError(
+                f"Argument `weight` must be above 0 and at most 1. Received: {weight!r}."
+            )
+        self.every = every
+        self.weight = weight
+        self._observers = {}
+
+    def attach(self, layer, units, axis):
+        """Begins to measure the units of a layer of `tfprune.layers`.
+
+        Training functions that are traced already do not measure: make them anew.
+
+        Args:
+            layer: The layer.
+            units: How many units its output has.
+            axis: The axis of its output along which they stand.
+        """
+        observer = _Observer(layer.name, units, axis, self.every, self.weight)
+        self._observers[id(layer)] = observer
+        layer.observer = observer
+
+    def detach(self, layer):
+        """Ends the measuring of a layer; what was measured stays."""
+        layer.observer = None
+
+    def is_ready(self):
+        """Whether every layer it is attached to was measured at least once."""
+        return bool(self._observers) and all(
+            int(ops.convert_to_numpy(observer.calls)) > 0 for observer in self._observers.values()
+        )
+
+    def __call__(self, layer):
+        """The contributions of the units of a layer, an array of shape (units,).
+
+        Raises:
+            ValueError: If the layer was not measured yet.
+        """
+        observer = self._observers.get(id(layer))
+        if observer is None or not int(ops.convert_to_numpy(observer.calls)):
+            raise ValueError(
+                "The activation contribution is measured while the model trains, and this layer "
+                f"was not trained yet. Received: layer={layer.name!r}. Use "
+                "`tfprune.callbacks.PruneUnits` with a schedule that begins after step 0; in a "
+                "training loop of your own call its `after_step` before the first step."
+            )
+        return ops.convert_to_numpy(observer.average)
+
+    def get_config(self):
+        """The arguments that make this criterion again."""
+        return {"every": self.every, "weight": self.weight}
+
+    @classmethod
+    def from_config(cls, config):
+        """A criterion out of its `get_config()`."""
+        return cls(**config)
+
+
+class _Observer:
+    """Passes the output of a layer on, and looks at it when its gradient comes back."""
+
+    def __init__(self, name, units, axis, every, weight):
+        self.axis = axis
+        self.every = every
+        self.weight = weight
+        self.average = keras.Variable(
+            np.zeros(units, "float32"),
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+            name=f"{name}_contribution",
+        )
+        self.calls = keras.Variable(
+            0,
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+            name=f"{name}_calls",
+        )
+
+    def __call__(self, outputs):
+        if isinstance(outputs, (list, tuple)):  # a recurrent layer gives its states as well
+            return type(outputs)([self._watch(outputs[0]), *outputs[1:]])
+        return self._watch(outputs)
+
+    def _watch(self, activations):
+        @ops.custom_gradient
+        def watch(a):
+            def gradient(*upstreams, upstream=None):
+                upstream = upstreams[0] if upstream is None else upstream
+                self._record(a, upstream)
+                return upstream
+
+            return ops.copy(a), gradient
+
+        return watch(activations)
+
+    def _record(self, activations, gradients):
+        is_due = ops.equal(ops.mod(self.calls, self.every), 0)
+        average = ops.convert_to_tensor(self.average)
+        self.average.assign(
+            ops.cond(is_due, lambda: self._moved(average, activations, gradients), lambda: average)
+        )
+        self.calls.assign(self.calls + 1)
+
+    def _moved(self, average, activations, gradients):
+        product = ops.cast(activations, "float32") * ops.cast(gradients, "float32")
+        product = ops.moveaxis(product, self.axis, -1)
+        positions = list(range(1, len(product.shape) - 1))
+        if positions:
+            product = ops.mean(product, axis=positions)
+        new = ops.mean(ops.abs(product), axis=0)
+        weight = ops.where(ops.equal(self.calls, 0), 1.0, self.weight)
+        return (1 - weight) * average + weight * new

@@ -1,0 +1,155 @@
+"""Criteria for units: what a neuron or a filter of a layer is worth. Higher = keep.
+
+A criterion is a function which asks for what it needs by the names of its arguments, and returns
+one score for each unit of a layer:
+
+* `layer`: the layer that makes the units;
+* `weights`: its weights by name, each an array of shape (units, elements of a unit): the columns
+  of a kernel, the filters of a convolution, the gates of a recurrent unit;
+* `seed`: integers which differ from layer to layer and stay the same from update to update.
+
+>>> def smallest_weight(weights):
+...     return np.abs(weights["kernel"]).min(axis=1)
+>>> score(get(smallest_weight), None, {"kernel": np.array([[1.0, -2.0], [3.0, 4.0]])})
+array([1., 3.])
+"""
+
+import inspect
+
+import keras
+import numpy as np
+
+from tfprune.criteria.contribution import ActivationContribution
+
+
+def magnitude(weights):
+    """The length of a unit's weights: ||w||_2 over its kernels, plus |b|.
+
+    Args:
+        weights: Dict of arrays of shape (units, elements).
+
+    Returns:
+        An array of shape (units,).
+
+    Example:
+
+    >>> magnitude({"kernel": np.array([[3.0, 4.0], [0.0, 1.0]]), "bias": np.array([[-1.0], [0.0]])})
+    array([6., 1.])
+    """
+    kernels = [w for name, w in weights.items() if not name.endswith("bias")]
+    biases = [w for name, w in weights.items() if name.endswith("bias")]
+    length = np.sqrt(sum(np.square(w, dtype="float64").sum(axis=1) for w in kernels))
+    return length + sum(np.abs(b, dtype="float64").sum(axis=1) for b in biases)
+
+
+def random(layer, weights, seed=None):
+    """Uniform numbers from 0 to 1, the same at every update for the same seed.
+
+    Example:
+
+    >>> weights = {"kernel": np.ones((3, 2))}
+    >>> bool((random(None, weights, seed=7) == random(None, weights, seed=7)).all())
+    True
+    """
+    units = len(next(iter(weights.values())))
+    return np.random.default_rng(seed).random(units)
+
+
+_ALL = {
+    "magnitude": magnitude,
+    "random": random,
+    "activation_contribution": ActivationContribution,
+}
+
+
+def get(identifier):
+    """The criterion meant by a name, a callable, or the configuration of one.
+
+    Args:
+        identifier: "magnitude", "random", "activation_contribution", a callable as the module
+            describes it, or a serialised one.
+
+    Raises:
+        ValueError: If there is no such criterion, or it asks for something unknown.
+
+    Example:
+
+    >>> get("magnitude") is magnitude
+    True
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    criterion = _ALL.get(identifier) if isinstance(identifier, str) else identifier
+    if criterion is ActivationContribution:
+        criterion = ActivationContribution()
+    if not callable(criterion) or inspect.isclass(criterion):
+        raise ValueError(
+            f"Argument `criterion` must be one of {sorted(_ALL)} or a callable which scores the "
+            f"units of a layer. Received: criterion={identifier!r}."
+        )
+    unknown = set(_required(criterion)) - {"layer", "weights", "seed"}
+    if unknown:
+        raise ValueError(
+            "A criterion for units may ask for `layer`, `weights` and `seed`. "
+            f"Received: criterion={identifier!r}, which also requires {sorted(unknown)}."
+        )
+    return criterion
+
+
+def serialize(criterion):
+    """The name of a criterion of this module, or the configuration of another callable.
+
+    Example:
+
+    >>> serialize(magnitude)
+    'magnitude'
+    """
+    for name, known in _ALL.items():
+        if criterion is known:
+            return name
+    return keras.saving.serialize_keras_object(criterion)
+
+
+def score(criterion, layer, weights, seed=None):
+    """The scores of the units of one layer.
+
+    Args:
+        criterion: A callable, as `get` returns it.
+        layer: The layer.
+        weights: Its weights by name, as the module describes them.
+        seed: What a criterion that draws starts from.
+
+    Returns:
+        A float array of shape (units,).
+
+    Raises:
+        ValueError: If the scores are not one finite number for each unit.
+    """
+    offered = {"layer": layer, "weights": weights, "seed": seed}
+    asked = inspect.signature(criterion).parameters
+    scores = np.asarray(
+        criterion(**{name: value for name, value in offered.items() if name in asked}), "float64"
+    )
+    units = len(next(iter(weights.values())))
+    if scores.shape != (units,) or not np.isfinite(scores).all():
+        raise ValueError(
+            f"A criterion must return one finite score for each of the {units} units. "
+            f"Received: shape={scores.shape}, "
+            f"{np.count_nonzero(~np.isfinite(scores))} of them not finite, "
+            f"layer={getattr(layer, 'name', layer)!r}."
+        )
+    return scores
+
+
+def asks_for_seed(criterion):
+    """Whether a criterion has an argument named `seed`."""
+    return "seed" in inspect.signature(criterion).parameters
+
+
+def _required(criterion):
+    return [
+        name
+        for name, parameter in inspect.signature(criterion).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
