@@ -109,7 +109,7 @@ def select_weights(model, only=None, exclude=None):
     weights = [w for w in chosen if w not in excluded and w.variable.trainable]
     if not weights:
         raise ValueError(
-            "No weight is left to prune: those chosen are excluded, or their layers have "
+            "No weight is left to prune: the layers chosen have no kernels, are excluded, or have "
             f"`trainable=False`. Received: only={only!r}, exclude={exclude!r}, "
             f"model={model.name!r}."
         )
