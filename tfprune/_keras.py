@@ -15,6 +15,8 @@ import threading
 
 import keras
 import tensorflow as tf
+from keras.src import ops as raw_operations
+from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.backend.common.variables import AutocastScope
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable
@@ -445,3 +447,16 @@ def count_weights(model):
 def input_structure(model):
     """The structure (tensor, list, dict) in which a model takes its inputs."""
     return functional(model)._inputs_struct
+
+
+# Operations that Keras does not show --------------------------------------------------------------
+
+
+def raw_operation(name):
+    """The class of the operation behind a function of `keras.ops`: `Matmul`, `Einsum`."""
+    return getattr(raw_operations, name)
+
+
+def scaling_layers():
+    """The layers of `keras.applications` that only scale or drop, which Keras does not show."""
+    return (convnext.LayerScale, convnext.StochasticDepth, inception_resnet_v2.CustomScaleLayer)

@@ -1,0 +1,134 @@
+"""What a model costs: the parameters and multiply-accumulates of each of its calls."""
+
+import math
+from dataclasses import dataclass, field
+
+import keras
+
+from tfprune.coupling.macs import UncountedError, count, macs_of
+from tfprune.coupling.shapes import sized_inputs, walk
+
+__all__ = ["CallCost", "costs", "macs_of"]
+
+_MAKES_UNITS = (
+    keras.layers.Bidirectional,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.RNN,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+@dataclass(frozen=True)
+class CallCost:
+    """What one call of one layer or operation costs.
+
+    Attributes:
+        name: The layer's name, after those of the nested models around it: `"encoder/dense"`.
+        type: Its class name.
+        output_shape: The shape of its (first) output with the batch axis, None where dynamic.
+        units: The size of the output axis along which the layer makes units (neurons, filters,
+            features), None for layers that make none.
+        parameters: The elements of its weights, trainable or not; weights that an earlier call
+            used already count 0.
+        macs: Multiply-accumulates for one sample, None if they are not known.
+        reason: Why they are not known.
+        operation: The layer or operation itself.
+    """
+
+    name: str
+    type: str
+    output_shape: tuple
+    units: int | None
+    parameters: int
+    macs: int | None
+    reason: str | None = None
+    operation: keras.Operation = field(default=None, repr=False, compare=False)
+
+
+def costs(model, input_shapes=None):
+    """Counts the parameters and the multiply-accumulates (MACs) of every call of a model.
+
+    MACs are those of matrix products and convolutions at inference, for one sample; everything
+    else counts 0 (see `tfprune.coupling.macs` for the convention). A layer that is called twice
+    is listed twice: its parameters count once, its MACs each time. Where MACs cannot be told,
+    because a layer has no rule or a size is dynamic, they are None and `reason` says why; they
+    are never taken to be 0.
+
+    Args:
+        model: A Functional or built Sequential model; nested models are looked into.
+        input_shapes: The sizes to take for dynamic dimensions: the shape of the input without the
+            batch axis, as `(224, 224, 3)`; for several inputs a list, or a dict by input name.
+
+    Returns:
+        A tuple of `CallCost`, in the order in which the calls run.
+
+    Raises:
+        ValueError: If the model has no graph, or `input_shapes` does not fit its inputs.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8, 3)), keras.layers.Conv1D(4, 3, name="c")])
+    >>> costs(model)  # doctest: +NORMALIZE_WHITESPACE
+    (CallCost(name='c', type='Conv1D', output_shape=(None, 6, 4), units=4, parameters=40,
+     macs=216, reason=None),)
+    """
+    shapes = sized_inputs(model, input_shapes)
+    batches = [tensor.shape[0] or 1 for tensor in model.inputs]
+    inputs = [(batch, *shape) for batch, shape in zip(batches, shapes, strict=True)]
+    seen, found = set(), []
+    for call, known in walk(model, inputs):
+        macs, reason = _macs(call.operation, known, batches[0])
+        found.append(
+            CallCost(
+                name="/".join([part.name for part in (*call.parents, call.operation)]),
+                type=type(call.operation).__name__,
+                output_shape=call.outputs[0].shape,
+                units=_units(call),
+                parameters=_parameters(call.operation, seen),
+                macs=macs,
+                reason=reason,
+                operation=call.operation,
+            )
+        )
+    return tuple(found)
+
+
+def _macs(operation, shapes, batch):
+    try:
+        return count(operation, shapes) // batch, None
+    except UncountedError as error:
+        return None, str(error)
+
+
+def _parameters(operation, seen):
+    """The elements of the weights that are not in `seen`, to which they are added."""
+    if not isinstance(operation, keras.layers.Layer):
+        return 0
+    fresh = {id(weight): weight for weight in operation.weights if id(weight) not in seen}
+    seen.update(fresh)
+    return sum(math.prod(weight.shape) for weight in fresh.values())
+
+
+def _units(call):
+    layer = call.operation
+    made_by = layer.layer if isinstance(layer, keras.layers.Wrapper) else layer
+    if not isinstance(made_by, _MAKES_UNITS):
+        return None
+    filters = getattr(made_by, "filters", None)
+    if filters is not None:
+        return filters
+    is_first = getattr(made_by, "data_format", None) == "channels_first"
+    return call.outputs[0].shape[1 if is_first else -1]

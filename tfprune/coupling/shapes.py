@@ -1,0 +1,126 @@
+"""The shapes in a model when its inputs have given sizes: one `Shapes` a call."""
+
+import inspect
+from dataclasses import dataclass, field
+
+import keras
+
+from tfprune import _keras
+from tfprune.coupling.trace import Tensor, trace
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What an operation is called on: shapes as tuples with the batch axis, None = not known.
+
+    Attributes:
+        inputs: The shapes of all tensors among the arguments, in the order of the parameters.
+        outputs: The shapes of all outputs.
+        arguments: The arguments by parameter name, with a shape where a tensor stands.
+    """
+
+    inputs: tuple
+    outputs: tuple
+    arguments: dict = field(default_factory=dict)
+
+
+def sized_inputs(model, input_shapes=None):
+    """A shape without the batch axis for each input of a model, dynamic sizes filled in.
+
+    Args:
+        model: A Functional or built Sequential model.
+        input_shapes: What the dynamic dimensions are taken to be: the shape of the one input
+            without the batch axis, as `(224, 224, 3)`; for several inputs a list of shapes, or a
+            dict by input name.
+
+    Returns:
+        A tuple of shapes; None stands where a dimension is dynamic and nothing was given for it.
+
+    Raises:
+        ValueError: If the shapes given do not fit the model's inputs.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2)])
+    >>> sized_inputs(model), sized_inputs(model, (7, 3))
+    (((None, 3),), ((7, 3),))
+    """
+    inputs = trace(model).inputs
+    declared = [tensor.shape[1:] for tensor in inputs]
+    if input_shapes is None:
+        return tuple(declared)
+    given = _listed(model, input_shapes)
+    if len(given) != len(declared):
+        raise ValueError(_does_not_fit(f"one shape for each of {len(declared)} inputs", given))
+    for ours, theirs in zip(declared, given, strict=True):
+        fits = len(ours) == len(theirs) and all(
+            size is None or size == other for size, other in zip(ours, theirs, strict=True)
+        )
+        if not fits:
+            raise ValueError(_does_not_fit(f"shapes without the batch axis like {ours}", theirs))
+    return tuple(given)
+
+
+def _listed(model, input_shapes):
+    """The shapes as a list in the order of the model's inputs."""
+    if isinstance(input_shapes, dict):
+        names = [tensor.name for tensor in _keras.functional(model).inputs]
+        if set(names) != set(input_shapes):
+            raise ValueError(_does_not_fit(f"a dict with the keys {names}", input_shapes))
+        input_shapes = [input_shapes[name] for name in names]
+    elif all(size is None or isinstance(size, int) for size in input_shapes):
+        input_shapes = [input_shapes]
+    return [tuple(shape) for shape in input_shapes]
+
+
+def _does_not_fit(expected, given):
+    return f"Argument `input_shapes` must be {expected}. Received: {given}."
+
+
+def walk(model, input_shapes):
+    """The calls of a model with the shapes they work on when its inputs have the shapes given.
+
+    Shapes are derived anew rather than taken from the model, because in one that folds time into
+    the batch axis (`reshape(x, (-1, width))`) the number of rows is not that of samples.
+
+    Args:
+        model: A Functional or built Sequential model.
+        input_shapes: A shape with the batch axis for each input, None = not known.
+
+    Yields:
+        A `Call` and its `Shapes`.
+    """
+    traced = trace(model)
+    known = {
+        tensor: keras.KerasTensor(shape, dtype=tensor.dtype)
+        for tensor, shape in zip(traced.inputs, input_shapes, strict=True)
+    }
+    for call in traced.calls:
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: known.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf,
+            (list(call.args), call.kwargs),
+        )
+        outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+        known.update(zip(call.outputs, outputs, strict=True))
+        bound = inspect.signature(call.operation.call).bind(*args, **kwargs).arguments
+        tensors = [leaf for leaf in keras.tree.flatten(list(bound.values())) if _is_spec(leaf)]
+        yield (
+            call,
+            Shapes(
+                inputs=tuple(tuple(tensor.shape) for tensor in tensors),
+                outputs=tuple(tuple(output.shape) for output in outputs),
+                arguments={name: _shapes_in(value) for name, value in bound.items()},
+            ),
+        )
+
+
+def _is_spec(leaf):
+    return isinstance(leaf, keras.KerasTensor)
+
+
+def _shapes_in(argument):
+    if _is_spec(argument):
+        return tuple(argument.shape)
+    if isinstance(argument, (list, tuple)):
+        return [_shapes_in(item) for item in argument]
+    return argument
