@@ -119,12 +119,21 @@ def test_almost_everything_keeps_one_element(sparsity):
 
 def test_what_is_pruned_counts_as_lowest_and_a_living_zero_does_not():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(1, name="d", use_bias=False)])
-    model.get_layer("d").set_weights([np.array([[0.0], [1.0], [-2.0], [3.0]])])
-    tfprune.set_masks(model, "d", "kernel", trainable=[0, 1, 2])
+    model.get_layer("d").set_weights([np.array([[3.0], [1.0], [-2.0], [0.0]])])
+    tfprune.set_masks(model, "d", "kernel", trainable=[1, 2, 3])
     prune_weights(model, 0.25)
-    assert pruned(model, "d").ravel().tolist() == [False, False, False, True]
+    assert pruned(model, "d").ravel().tolist() == [True, False, False, False]
     prune_weights(model, 0.5)
     assert pruned(model, "d").ravel().tolist() == [True, False, False, True]
+
+
+def test_what_is_pruned_stays_so_under_a_criterion_that_likes_zeros():
+    model = mlp()
+    prune_weights(model, 0.3)
+    before = pruned(model, "first")
+    prune_weights(model, 0.6, lambda weight: -np.abs(weight))
+    assert pruned(model, "first").sum() == 36
+    assert pruned(model, "first")[before].all()
 
 
 def test_the_sparsity_never_falls():
