@@ -19,7 +19,7 @@ from tfprune.layers.activation import PReLU
 from tfprune.layers.attention import (
     AdditiveAttention,
     Attention,
-    GroupQueryAttention,
+    GroupedQueryAttention,
     MultiHeadAttention,
 )
 from tfprune.layers.convolutional import (
@@ -55,6 +55,7 @@ from tfprune.layers.recurrent import (
 )
 
 # Keras's other names for the same layers.
+GroupQueryAttention = GroupedQueryAttention
 Convolution1D, Convolution2D, Convolution3D = Conv1D, Conv2D, Conv3D
 Convolution1DTranspose, Convolution2DTranspose = Conv1DTranspose, Conv2DTranspose
 Convolution3DTranspose = Conv3DTranspose

@@ -24,7 +24,7 @@ class MultiHeadAttention(Masked, keras.layers.MultiHeadAttention):
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class GroupQueryAttention(Masked, keras.layers.GroupQueryAttention):
+class GroupedQueryAttention(Masked, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` whose projections carry masks.
 
     The weights are those of its four projections: `query/kernel` of shape

@@ -159,8 +159,8 @@ def _positive_axes(axis, inputs):
 def _along(kept, inputs, axes):
     """`kept` shaped so that it broadcasts over `inputs`."""
     shape = [1] * len(inputs.shape)
-    for axis, size in zip(axes, kept.shape, strict=True):
-        shape[axis] = size
+    for axis in axes:
+        shape[axis] = inputs.shape[axis]
     return ops.reshape(kept, shape)
 
 
