@@ -1,5 +1,6 @@
 """Masks for weights in one step: which weights, how many elements of each, which of them."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -192,11 +193,10 @@ def apply_masks(model, weights, masks, optimizer=None):
 
 def count_weights(weights):
     """`MaskCounts` over some weights."""
-    return MaskCounts(
-        elements=sum(weight.trainable_mask.size for weight in weights),
-        pruned=sum(int(np.count_nonzero(~weight.trainable_mask)) for weight in weights),
-        frozen=sum(int(np.count_nonzero(weight.frozen_mask)) for weight in weights),
-    )
+    kept = sum(int(np.count_nonzero(weight.trainable_mask)) for weight in weights)
+    elements = sum(math.prod(weight.variable.shape) for weight in weights)
+    frozen = sum(int(np.count_nonzero(weight.frozen_mask)) for weight in weights)
+    return MaskCounts(elements=elements, pruned=elements - kept, frozen=frozen)
 
 
 def drawn_seed(seed, criterion):
