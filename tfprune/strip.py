@@ -102,22 +102,26 @@ def strip(model, *, check=True, return_report=False):
     parameters: 26 -> 14
     """
     coupling = couple(model)
-    flow, reasons = _live_units(coupling)
+    flow, revived = _live_units(coupling)
     _refuse_conflicts(coupling, flow)
     additions = _folded(coupling, flow)
     small = rebuild(model, coupling, flow.needed, additions)
     error = check_equal(model, small, coupling.trace) if check else None
     if not return_report:
         return small
+    reasons = _reasons(coupling, flow, revived)
     return small, _report(model, small, coupling, flow, reasons, error)
 
 
 def _live_units(coupling):
-    """The units that some output needs, and why each is: the fixed point from the outputs back."""
+    """The units that some output needs, the fixed point from the outputs back.
+
+    Returns:
+        The `Flow`, and for the units kept lest a layer be left without any, the reason.
+    """
     needed = np.zeros(coupling.size, bool)
     needed[FIXED] = True
-    reasons = dict(coupling.pins)
-    needed[list(reasons)] = True
+    needed[list(coupling.pins)] = True
     operations = [id(call.operation) for call in coupling.trace.calls]
     flow = Flow(
         tensor_labels=coupling.tensor_labels,
@@ -126,10 +130,11 @@ def _live_units(coupling):
         needed=needed,
         called_once=frozenset(o for o in operations if operations.count(o) == 1),
     )
+    revived = {}
     while True:
-        _close(coupling, flow, reasons)
-        if not _revive_one(coupling, flow, reasons):
-            return flow, reasons
+        _close(coupling, flow)
+        if not _revive_one(coupling, flow, revived):
+            return flow, revived
 
 
 def _constants(coupling):
@@ -143,7 +148,7 @@ def _constants(coupling):
     return constants
 
 
-def _close(coupling, flow, reasons):
+def _close(coupling, flow):
     """Marks what the needed units need, until nothing is added."""
     changed = True
     while changed:
@@ -155,25 +160,38 @@ def _close(coupling, flow, reasons):
                 if added.size:
                     changed = True
                     flow.needed[added] = True
-                    reasons.update(dict.fromkeys(added.tolist(), need.reason))
 
 
-def _revive_one(coupling, flow, reasons):
+def _revive_one(coupling, flow, revived):
     """Keeps one unit in a layer that would be left without any; whether there was such a layer."""
     for unit_set in coupling.sets:
         if not flow.needed[unit_set.units].any():
-            unit = int(unit_set.units[0])
+            treated_as_gone = np.isin(unit_set.units, _left_out(coupling, flow))
+            unit = int(unit_set.units[np.argmin(treated_as_gone)])
             flow.needed[unit] = True
-            reasons[unit] = f"{unit_set.name!r} needs at least one unit"
+            revived[unit] = f"{unit_set.name!r} needs at least one unit"
             return True
     return False
 
 
+def _reasons(coupling, flow, revived):
+    """For each unit kept, all that keeps it."""
+    reasons = {unit: [reason] for unit, reason in {**revived, **coupling.pins}.items()}
+    for call in coupling.trace.calls:
+        for need in rule_of(call.operation).needs(call, flow):
+            for unit in np.unique(coupling.roots[need.labels[need.where]]).tolist():
+                reasons.setdefault(unit, []).append(need.reason)
+    return reasons
+
+
+def _left_out(coupling, flow):
+    calls = coupling.trace.calls
+    return coupling.roots[np.concatenate([rule_of(c.operation).left_out(c, flow) for c in calls])]
+
+
 def _refuse_conflicts(coupling, flow):
     for call in coupling.trace.calls:
-        rule = rule_of(call.operation)
-        conflict = getattr(rule, "conflicts", None)
-        if conflict is not None and conflict(call, flow).any():
+        if rule_of(call.operation).is_refused(call, flow):
             raise ValueError(
                 "Cannot strip a model in which a normalisation leaves units out of its statistics "
                 "that cannot be removed. "
@@ -203,7 +221,7 @@ def _report(model, small, coupling, flow, reasons, error):
         silent = _silent_units(coupling, piece.layer)
         for index, unit in enumerate(units.tolist()):
             if unit in silent and flow.needed[unit]:
-                kept.append(KeptUnit(piece.layer.name, index, reasons[unit]))
+                kept.append(KeptUnit(piece.layer.name, index, "; ".join(reasons[unit])))
     return StripReport(
         layers=tuple(layers.values()),
         kept=tuple(kept),

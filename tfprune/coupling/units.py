@@ -141,6 +141,7 @@ def _sets(labels, roots, pins):
 def _groups(labels, roots, units):
     for grouping in labels.groupings:
         grouped = roots[grouping.labels]
-        if np.isin(grouped, units).all() and grouped.size == len(units):
+        is_alone = grouped.shape[1] == 1  # a group of one unit goes whole by itself
+        if not is_alone and np.isin(grouped, units).all() and grouped.size == len(units):
             return grouped
     return None

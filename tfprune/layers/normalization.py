@@ -57,9 +57,9 @@ class LayerNormalization(Masked, keras.layers.LayerNormalization):
             return super().call(inputs)
         kept = _kept_units(self)
         axes = _positive_axes(self.axis, inputs)
-        share = _share_of_kept(kept, axes=None)
+        share = _share_of_kept(kept, inputs.dtype)
         outputs = ops.layer_normalization(
-            _with_dropped_at_mean(inputs, _along(kept, inputs, axes), axes),
+            _with_dropped_at_mean(inputs, _along(kept, inputs, axes), axes, share),
             _corrected(self.gamma, kept, share),
             self.beta,
             self.axis,
@@ -86,7 +86,7 @@ class RMSNormalization(Masked, keras.layers.RMSNormalization):
     def call(self, x):
         """Normalises `x` over `axis`, counting the kept units only."""
         kept = _kept_units(self)
-        share = _share_of_kept(kept, axes=None)
+        share = _share_of_kept(kept, x.dtype)
         in_place = _along(kept, x, _positive_axes(self.axis, x))
         return ops.rms_normalization(
             ops.where(in_place, x, ops.zeros((), x.dtype)),
@@ -124,9 +124,9 @@ class GroupNormalization(Masked, keras.layers.GroupNormalization):
         x = ops.reshape(inputs, (*shape[:axis], *grouped, *shape[axis + 1 :]))
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         kept = ops.reshape(_kept_units(self), in_place)
-        share = ops.cast(_share_of_kept(kept, axes=axis + 1), x.dtype)
+        share = _share_of_kept(kept, x.dtype, axis=axis + 1)
         axes = [a for a in range(1, len(in_place)) if a != axis]
-        x = _with_dropped_at_mean(x, kept, axes)
+        x = _with_dropped_at_mean(x, kept, axes, share)
         mean, variance = ops.moments(x, axes=axes, keepdims=True)
         inverse = ops.rsqrt(variance + self.epsilon * share)
         gamma = None if self.gamma is None else ops.reshape(self.gamma, in_place)
@@ -144,10 +144,11 @@ def _kept_units(layer):
     return functools.reduce(ops.logical_or, masks)
 
 
-def _share_of_kept(kept, axes):
-    """Kept units over all units, along `axes`; not less than one unit, against division by 0."""
-    share = ops.mean(ops.cast(kept, "float32"), axis=axes, keepdims=axes is not None)
-    size = math.prod(kept.shape) if axes is None else kept.shape[axes]
+def _share_of_kept(kept, dtype, axis=None):
+    """Kept units over all units, along `axis`; not less than one unit, against division by 0."""
+    dtype = keras.backend.result_type(dtype, "float32")
+    share = ops.mean(ops.cast(kept, dtype), axis=axis, keepdims=axis is not None)
+    size = math.prod(kept.shape) if axis is None else kept.shape[axis]
     return ops.maximum(share, 1.0 / size)
 
 
@@ -164,12 +165,11 @@ def _along(kept, inputs, axes):
     return ops.reshape(kept, shape)
 
 
-def _with_dropped_at_mean(inputs, kept, axes):
+def _with_dropped_at_mean(inputs, kept, axes, share):
     """`inputs` with the dropped units at the mean of the kept: that is then the mean of all."""
-    counted = ops.broadcast_to(ops.cast(kept, inputs.dtype), ops.shape(inputs))
-    total = ops.sum(ops.where(kept, inputs, ops.zeros((), inputs.dtype)), axes, keepdims=True)
-    mean = total / ops.maximum(ops.sum(counted, axes, keepdims=True), 1)
-    return ops.where(kept, inputs, mean)
+    zeros = ops.zeros((), share.dtype)
+    mean = ops.mean(ops.where(kept, ops.cast(inputs, share.dtype), zeros), axes, keepdims=True)
+    return ops.where(kept, inputs, ops.cast(mean / share, inputs.dtype))
 
 
 def _corrected(scale, kept, share):

@@ -66,6 +66,14 @@ class Rule:
         """
         return {}
 
+    def left_out(self, call, flow):
+        """The labels of units which the operation already treats as if they were gone."""
+        return np.empty(0, int)
+
+    def is_refused(self, call, flow):
+        """Whether the smaller operation could not compute the same; `strip` then refuses."""
+        return False
+
     def resize(self, config, call, sizes):
         """Edits the layer's config (a dict of constructor arguments) for the new sizes.
 

@@ -98,10 +98,19 @@ class _OverUnits(Rule):
         reason = f"{call.operation.name!r} counts it in its statistics"
         return [Need(array, self.counted(call, array.shape), reason)]
 
-    def conflicts(self, call, flow):
-        """Units which the statistics leave out but which cannot be removed."""
+    def left_out(self, call, flow):
+        """The labels of the units which the statistics leave out."""
         array = flow.labels(call.inputs[0])
-        return flow.is_needed(array) & ~self.counted(call, array.shape)
+        return array[~self.counted(call, array.shape)]
+
+    def is_refused(self, call, flow):
+        """Whether a unit that is left out would come back into the statistics.
+
+        Units that are left out give 0 whatever the statistics are, so they may stay by themselves.
+        """
+        array = flow.labels(call.inputs[0])
+        needed, counted = flow.is_needed(array), self.counted(call, array.shape)
+        return (needed & ~counted).any() and (needed & counted).any()
 
 
 @rule(keras.layers.LayerNormalization)

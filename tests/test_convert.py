@@ -1,0 +1,211 @@
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune.layers import Masked
+
+layers = keras.layers
+
+
+def small_cnn(**compile_arguments):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(3, 3, name="conv"),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(2, name="out"),
+        ]
+    )
+    model.compile(**{"optimizer": "adam", "loss": "mse", **compile_arguments})
+    return model
+
+
+def trained(model):
+    shape = model.input_shape[1:]
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(16, *shape)), draw.normal(size=(16, 2))
+    model.fit(x.astype("float32"), y.astype("float32"), verbose=0)
+    return x.astype("float32"), y.astype("float32")
+
+
+def arrays(variables):
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(arrays(ours), arrays(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_same_model_out_of_drop_in_layers():
+    model = small_cnn()
+    x, _ = trained(model)
+    masked = tfprune.prunable(model)
+    assert [type(layer) for layer in masked.layers] == [
+        tfprune.layers.Conv2D,
+        tfprune.layers.BatchNormalization,
+        layers.ReLU,
+        layers.Flatten,
+        tfprune.layers.Dense,
+    ]
+    assert [layer.name for layer in masked.layers] == [layer.name for layer in model.layers]
+    np.testing.assert_array_equal(model(x), masked(x))
+    assert_same(model.weights, masked.weights)
+
+
+def test_optimizer_state_goes_along_so_training_goes_on_alike():
+    model = small_cnn()
+    x, y = trained(model)
+    masked = tfprune.prunable(model)
+    assert_same(model.optimizer.variables, masked.optimizer.variables)
+    for each in (model, masked):
+        each.train_on_batch(x, y)
+    assert_same(model.weights, masked.weights)
+
+
+def test_the_model_given_is_not_touched():
+    model = small_cnn()
+    trained(model)
+    before = arrays([*model.weights, *model.optimizer.variables])
+    masked = tfprune.prunable(model)
+    masked.get_layer("out").kernel.assign(np.ones((48, 2)))
+    assert_same(before, [*model.weights, *model.optimizer.variables])
+    assert type(model.layers[0]) is layers.Conv2D
+
+
+def test_compile_state_is_kept():
+    model = small_cnn(
+        optimizer=keras.optimizers.SGD(0.3, momentum=0.9),
+        loss=keras.losses.Huber(delta=0.7),
+        metrics=["mae", keras.metrics.MeanSquaredError(name="mine")],
+        steps_per_execution=2,
+    )
+    x, y = trained(model)
+    masked = tfprune.prunable(model)
+    assert isinstance(masked.loss, keras.losses.Huber)
+    assert masked.optimizer is not model.optimizer
+    assert float(masked.optimizer.learning_rate) == pytest.approx(0.3)
+    assert masked.steps_per_execution == 2
+    kept = masked.evaluate(x, y, return_dict=True, verbose=0)
+    assert kept == pytest.approx(model.evaluate(x, y, return_dict=True, verbose=0))
+    assert "mine" in kept
+
+
+def test_a_loss_that_cannot_be_serialised_is_kept():
+    model = small_cnn(loss=lambda y, p: keras.ops.mean((y - p) ** 4))
+    x, y = trained(model)
+    assert tfprune.prunable(model).evaluate(x, y, verbose=0) == pytest.approx(
+        model.evaluate(x, y, verbose=0)
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, masked",
+    [
+        ({"only": ["conv"]}, {"conv"}),
+        ({"exclude": ["conv", "bn"]}, {"out"}),
+        ({"only": ["conv", "out"], "exclude": "out"}, {"conv"}),
+    ],
+)
+def test_only_and_exclude_choose_layers(arguments, masked):
+    model = tfprune.prunable(small_cnn(), **arguments)
+    assert {layer.name for layer in model.layers if isinstance(layer, Masked)} == masked
+
+
+def test_layers_themselves_can_be_given():
+    model = small_cnn()
+    masked = tfprune.prunable(model, only=[model.get_layer("conv")])
+    assert isinstance(masked.get_layer("conv"), Masked)
+    assert not isinstance(masked.get_layer("out"), Masked)
+
+
+def test_an_unknown_layer_is_named():
+    with pytest.raises(ValueError, match=r"`exclude`.*\['cnov'\]"):
+        tfprune.prunable(small_cnn(), exclude=["cnov"])
+
+
+def test_a_subclassed_model_says_what_to_do():
+    class Mine(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match=r"Functional or Sequential.*from tfprune import layers"):
+        tfprune.prunable(Mine())
+
+
+def test_a_subclass_of_functional_becomes_its_graph():
+    class Mine(keras.Model):
+        def __init__(self, width):
+            inputs = keras.Input((3,))
+            super().__init__(inputs, layers.Dense(width, name="d")(inputs))
+
+    model = Mine(2)
+    x = np.ones((2, 3))
+    masked = tfprune.prunable(model)
+    np.testing.assert_array_equal(model(x), masked(x))
+    assert isinstance(masked.get_layer("d"), Masked)
+
+
+def test_nested_models_wrappers_and_cells_are_converted_inside():
+    inner = keras.Sequential([keras.Input((5, 3)), layers.Dense(4, name="inside")], name="inner")
+    inputs = keras.Input((5, 3))
+    x = inner(inputs)
+    x = layers.Bidirectional(layers.LSTM(2, return_sequences=True), name="both")(x)
+    x = layers.TimeDistributed(layers.Dense(3), name="each")(x)
+    x = layers.RNN([layers.GRUCell(3), layers.LSTMCell(2)], name="cells")(x)
+    model = keras.Model(inputs, x)
+    masked = tfprune.prunable(model)
+    data = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    np.testing.assert_array_equal(model(data), masked(data))
+    assert isinstance(masked.get_layer("inner").get_layer("inside"), Masked)
+    both = masked.get_layer("both")
+    assert isinstance(both.forward_layer, Masked) and isinstance(both.backward_layer, Masked)
+    assert isinstance(masked.get_layer("each").layer, Masked)
+    assert all(isinstance(cell, Masked) for cell in masked.get_layer("cells").cell.cells)
+
+
+def test_several_inputs_and_outputs_keep_their_structure():
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    outputs = {"sum": layers.Dense(2)(a + b), "first": layers.Dense(1)(a)}
+    model = keras.Model({"b": b, "a": a}, outputs)
+    data = {"a": np.ones((2, 3), "float32"), "b": np.zeros((2, 3), "float32")}
+    masked = tfprune.prunable(model)
+    for name, value in model(data).items():
+        np.testing.assert_array_equal(value, masked(data)[name])
+
+
+class Doubling(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 2
+
+
+def tripled(x):
+    return x * 3
+
+
+def test_unregistered_custom_layers_and_functions_are_found():
+    model = keras.Sequential(
+        [keras.Input((3,)), Doubling(), layers.Dense(2, activation=tripled), layers.Lambda(tripled)]
+    )
+    x = np.ones((2, 3))
+    np.testing.assert_array_equal(model(x), tfprune.prunable(model)(x))
+
+
+def test_a_masked_model_stays_masked():
+    model = tfprune.prunable(small_cnn())
+    tfprune.set_masks(model, "out", "kernel", trainable=np.s_[:10], frozen=np.s_[:2])
+    again = tfprune.prunable(model)
+    assert tfprune.masks.count_masks(again) == tfprune.masks.count_masks(model)
+    assert tfprune.masks.count_masks(again).frozen == 4
+
+
+def test_trainable_flags_and_dtype_policies_are_kept():
+    model = small_cnn()
+    model.get_layer("bn").trainable = False
+    model.get_layer("conv").dtype_policy = "mixed_bfloat16"
+    masked = tfprune.prunable(model)
+    assert not masked.get_layer("bn").trainable
+    assert masked.get_layer("conv").compute_dtype == "bfloat16"
