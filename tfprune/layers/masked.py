@@ -213,22 +213,25 @@ def _make_masks(layer):
     if "_weight_masks" not in layer.__dict__:
         layer._weight_masks = LayerMasks()
     variables = _keras.own_trainable_variables(layer)
-    for name, weight in zip(_weight_names(layer, variables), variables, strict=True):
+    for weight in variables:
         if not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype):
-            layer._weight_masks.add(name, weight)
+            layer._weight_masks.add(_weight_name(layer, weight, variables), weight)
     for part in _keras.all_layers(layer):
         if not isinstance(part, Masked):
             part.load_own_variables = _loading_as_in_file(part.load_own_variables)
 
 
-def _weight_names(layer, variables):
-    """`kernel` where that says which weight is meant, else `query/kernel` or a longer path."""
-    paths = [variable.path.split("/") for variable in variables]
-    for length in range(1, max(map(len, paths), default=0) + 1):
-        names = ["/".join(path[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{'/'.join(path)}_{index}" for index, path in enumerate(paths)]
+def _weight_name(layer, weight, weights):
+    """The weight's own name, or `query/kernel` for one of a sub-layer that shares its name."""
+    path = weight.path.split("/")
+    others = [other.path.split("/") for other in weights if other is not weight]
+    is_own = path[-2:-1] == [layer.name]
+    for length in range(1, len(path) + 1):
+        name = "/".join(path[-length:])
+        is_clear = is_own or all(other[-length:] != path[-length:] for other in others)
+        if is_clear and name not in layer.masks_by_name:
+            return name
+    return f"{weight.path}_{len(layer.masks_by_name)}"
 
 
 def _loading_as_in_file(stock_load):
