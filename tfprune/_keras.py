@@ -460,3 +460,14 @@ def raw_operation(name):
 def scaling_layers():
     """The layers of `keras.applications` that only scale or drop, which Keras does not show."""
     return (convnext.LayerScale, convnext.StochasticDepth, inception_resnet_v2.CustomScaleLayer)
+
+
+# What is left out of files ------------------------------------------------------------------------
+
+
+def without_compile_state(model):
+    """A view of a model that shares all it has, but is not compiled and has no optimizer."""
+    view = object.__new__(type(model))
+    vars(view).update(vars(model))
+    vars(view).update(compiled=False, optimizer=None, _compile_metrics=None, _loss_tracker=None)
+    return view
