@@ -163,8 +163,11 @@ def _close(coupling, flow):
 
 
 def _revive_one(coupling, flow, revived):
-    """Keeps one unit in a layer that would be left without any; whether there was such a layer."""
-    for unit_set in coupling.sets:
+    """Keeps one unit in a layer that would be left without any; whether there was such a layer.
+
+    Layers near the outputs come first: what they keep may be all that those before them need.
+    """
+    for unit_set in reversed(coupling.sets):
         if not flow.needed[unit_set.units].any():
             treated_as_gone = np.isin(unit_set.units, _left_out(coupling, flow))
             unit = int(unit_set.units[np.argmin(treated_as_gone)])
