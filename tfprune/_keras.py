@@ -348,6 +348,11 @@ def nodes(model):
     ]
 
 
+def input_layers(graph):
+    """The input layers of a functional graph, in the order of its inputs."""
+    return [tensor._keras_history.operation for tensor in graph.inputs]
+
+
 def operations(model):
     """The operations of a Functional or Sequential model, layers and others, not of inner ones."""
     return list(functional(model).operations)

@@ -39,6 +39,14 @@ class Sizes:
             shape[axis] = len(indices)
         return tuple(shape)
 
+    def of_tensor(self, tensor):
+        """The new shape of a tensor, with the batch axis; None stays None."""
+        shape = list(tensor.shape)
+        for axis, size in enumerate(self.coupling.tensor_labels[tensor].shape):
+            if size != 1:
+                shape[axis + 1] = int(self.kept_labels(tensor, axis).sum())
+        return tuple(shape)
+
     def kept_labels(self, tensor, axis):
         """For each position along an axis of a tensor, whether it stays."""
         labels = np.moveaxis(self.coupling.tensor_labels[tensor], axis, 0)
@@ -83,6 +91,9 @@ def rebuild(model, coupling, kept, additions=None):
 
     def edit(config, operation):
         config = convert.to_stock(config)
+        if id(operation) in coupling.trace.entries:
+            shape = sizes.of_tensor(coupling.trace.entries[id(operation)])
+            return {**config, "config": {**config["config"], "batch_shape": shape}}
         call = calls.get(id(operation))
         if call is not None:
             arguments = dict(config["config"])
@@ -121,7 +132,7 @@ def _slot_axes(name, weight_rank, slot_rank):
     axes = list(range(weight_rank))
     if slot_rank == weight_rank:
         return axes
-    if slot_rank == weight_rank - 1:
+    if 0 < slot_rank == weight_rank - 1:
         axes.pop(-1 if name == "_r" else -2)
         return axes
     return []

@@ -42,11 +42,18 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The calls of a model in an order in which they can run."""
+    """The calls of a model in an order in which they can run.
+
+    Attributes:
+        inputs, outputs: The tensors of the model.
+        calls: The calls.
+        entries: For the input layers of nested models, by id, the tensor that is given to them.
+    """
 
     inputs: tuple
     outputs: tuple
     calls: tuple = field(repr=False)
+    entries: dict = field(repr=False)
 
 
 def trace(model):
@@ -71,11 +78,13 @@ def trace(model):
     if graph is None:
         raise ValueError(_no_graph(model))
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    calls = list(_calls(graph, known, parents=()))
+    entries = {}
+    calls = list(_calls(graph, known, (), entries))
     return Trace(
         inputs=tuple(known[id(tensor)] for tensor in graph.inputs),
         outputs=tuple(known[id(tensor)] for tensor in graph.outputs),
         calls=tuple(calls),
+        entries=entries,
     )
 
 
@@ -93,7 +102,7 @@ def _no_graph(model):
     )
 
 
-def _calls(graph, known, parents):
+def _calls(graph, known, parents, entries):
     for node in _keras.nodes(graph):
         args, kwargs = keras.tree.map_structure(
             lambda leaf: known.get(id(leaf), leaf),
@@ -108,7 +117,8 @@ def _calls(graph, known, parents):
             inner_known = {
                 id(tensor): outer for tensor, outer in zip(inner.inputs, given, strict=True)
             }
-            yield from _calls(inner, inner_known, (*parents, node.operation))
+            entries.update(zip(map(id, _keras.input_layers(inner)), given, strict=True))
+            yield from _calls(inner, inner_known, (*parents, node.operation), entries)
             outputs = tuple(inner_known[id(tensor)] for tensor in inner.outputs)
         known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
 

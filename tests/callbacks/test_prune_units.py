@@ -1,0 +1,191 @@
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune import layers, schedules
+from tfprune.callbacks import PruneUnits
+from tfprune.criteria.contribution import ActivationContribution
+
+
+def model(loss="mse", optimizer="adam", **compile_arguments):
+    made = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(8, activation="relu", name="a"),
+            layers.Dense(4, activation="relu", name="b"),
+            layers.Dense(1, name="out"),
+        ]
+    )
+    made.compile(optimizer, loss, **compile_arguments)
+    return made
+
+
+def data(count=32):
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(count, 3)).astype("f")
+    return x, x.sum(axis=1, keepdims=True)
+
+
+def pruned(made):
+    return [c.pruned for c in tfprune.unit_pruning.PrunableUnits(made).counts()]
+
+
+def fit(made, callback, epochs=4, **arguments):
+    return made.fit(
+        *data(), batch_size=4, epochs=epochs, verbose=0, callbacks=[callback], **arguments
+    )
+
+
+class Watch(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(sum(pruned(self.model)))
+
+
+def test_a_schedule_says_how_many_at_each_step():
+    made, watch = model(), Watch()
+    schedule = schedules.PolynomialDecay(0.0, 0.5, 2, 10, power=1, frequency=4)
+    made.fit(*data(), batch_size=4, epochs=2, verbose=0, callbacks=[PruneUnits(schedule), watch])
+    # 8 + 4 units: a quarter at step 6, half from step 10 on.
+    assert watch.seen == [0] * 5 + [3] * 4 + [6] * 7
+
+
+def test_a_fraction_is_reached_gradually_over_the_first_half_of_fit():
+    made, watch = model(), Watch()
+    made.fit(*data(), batch_size=4, epochs=4, verbose=0, callbacks=[PruneUnits(0.5), watch])
+    assert watch.seen[15:] == [6] * 17
+    assert 0 < watch.seen[2] < 6
+    assert watch.seen == sorted(watch.seen)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "activation_contribution"])
+def test_the_criteria_by_name(criterion):
+    made = model()
+    history = fit(made, PruneUnits(0.5, criterion, seed=0))
+    assert pruned(made) == [4, 2]
+    assert history.history["unit_sparsity"][-1] == 0.5
+    small = tfprune.strip(made)
+    assert (small.get_layer("a").units, small.get_layer("b").units) == (4, 2)
+    np.testing.assert_allclose(small(data()[0]), made(data()[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_contribution_finds_the_units_that_do_nothing():
+    made = model()
+    kernel = np.array(made.get_layer("b").kernel)
+    kernel[[1, 4, 6, 7]] = 0  # nobody listens to these
+    made.get_layer("b").kernel.assign(kernel)
+    made.optimizer.learning_rate = 0.0
+    fit(made, PruneUnits(schedules.OneShot(0.5, step=8), "activation_contribution", only=["a"]))
+    gone = ~np.asarray(made.get_layer("a").trainable_masks["bias"])
+    assert np.flatnonzero(gone).tolist() == [1, 4, 6, 7]
+
+
+def test_a_callable_criterion_scores_layers():
+    made = model()
+    fit(made, PruneUnits(0.5, lambda layer: np.arange(layer.units)))
+    assert (
+        np.asarray(made.get_layer("b").trainable_masks["bias"]).tolist() == [False] * 2 + [True] * 2
+    )
+
+
+def test_at_zero_training_is_plain_training_bit_for_bit():
+    plain, masked = model(), None
+    start = plain.get_weights()
+    keras.utils.set_random_seed(5)
+    plain.fit(*data(), batch_size=4, epochs=2, verbose=0)
+    masked = model()
+    masked.set_weights(start)
+    keras.utils.set_random_seed(5)
+    fit(masked, PruneUnits(0.0, "activation_contribution"), epochs=2)
+    for a, b in zip(plain.get_weights(), masked.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_measuring_ends_with_training():
+    made = model()
+    fit(made, PruneUnits(0.5, "activation_contribution"))
+    assert made.get_layer("a").observer is None
+
+
+def test_measuring_begins_though_the_model_was_trained_before():
+    made = model()
+    made.fit(*data(), verbose=0)
+    fit(made, PruneUnits(0.5, "activation_contribution"))
+    assert pruned(made) == [4, 2]
+
+
+@pytest.mark.parametrize("arguments", [{"steps_per_execution": 3}, {"jit_compile": True}])
+def test_coarser_hooks_and_compilation(arguments):
+    made = model(**arguments)
+    fit(made, PruneUnits(0.5, "activation_contribution"))
+    assert pruned(made) == [4, 2]
+
+
+def test_a_step_at_which_nothing_is_measured_yet_says_what_to_do():
+    with pytest.raises(ValueError, match="begins after step 0"):
+        fit(model(), PruneUnits(schedules.OneShot(0.5, step=0), "activation_contribution"))
+
+
+def test_a_loop_of_ones_own():
+    made = model()
+    callback = PruneUnits(schedules.OneShot(0.5, step=5), ActivationContribution(every=2))
+    callback.after_step(made)
+    for _ in range(6):
+        made.train_on_batch(*data())
+        logs = callback.after_step(made)
+    assert logs == {"unit_sparsity": 0.5}
+
+
+def test_a_fraction_needs_fit_or_a_schedule():
+    with pytest.raises(ValueError, match=r"give a schedule.*PolynomialDecay"):
+        PruneUnits(0.5).after_step(model())
+
+
+def test_training_goes_on_after_an_interruption(tmp_path):
+    """Stopped after two of four epochs and resumed by BackupAndRestore: the same masks."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    whole = model(optimizer=keras.optimizers.SGD(0.01))
+    start = whole.get_weights()
+    fit_arguments = {"batch_size": 4, "epochs": 4, "verbose": 0, "shuffle": False}
+    whole.fit(*data(), callbacks=[PruneUnits(0.5)], **fit_arguments)
+
+    def part(*more):
+        made = model(optimizer=keras.optimizers.SGD(0.01))
+        made.set_weights(start)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        made.fit(*data(), callbacks=[PruneUnits(0.5), backup, *more], **fit_arguments)
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        part(Stop())
+    resumed = part()
+    for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_config_round_trip():
+    made = PruneUnits(
+        schedules.OneShot(0.5, step=3),
+        ActivationContribution(every=2),
+        only=["a"],
+        min_units=2,
+        seed=4,
+        verbose=1,
+    )
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert again.get_config() == made.get_config()
+    assert again.schedule(3) == 0.5 and again.criterion.every == 2 and again.min_units == 2
+
+
+def test_an_unknown_layer_is_named():
+    with pytest.raises(ValueError, match="'nope'"):
+        fit(model(), PruneUnits(0.5, only=["nope"]))
