@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras.src import ops as raw_operations
 from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.backend.common.variables import AutocastScope
+from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable
 
@@ -476,3 +477,9 @@ def without_compile_state(model):
     vars(view).update(vars(model))
     vars(view).update(compiled=False, optimizer=None, _compile_metrics=None, _loss_tracker=None)
     return view
+
+
+def application_layers(*names):
+    """Layer classes which `keras.applications` keeps to itself, those that there are."""
+    modules = (convnext, inception_resnet_v2)
+    return [getattr(m, name) for m in modules for name in names if hasattr(m, name)]

@@ -24,6 +24,7 @@ class Call:
         args, kwargs: What it was called with; `Tensor` where a tensor stands.
         outputs: The tensors it makes.
         parents: The nested models around the call, outermost first.
+        memo: What rules work out of the weights once and look up while one analysis lasts.
     """
 
     operation: keras.Operation
@@ -31,6 +32,7 @@ class Call:
     kwargs: dict
     outputs: tuple
     parents: tuple = ()
+    memo: dict = field(default_factory=dict, repr=False)
 
     @property
     def inputs(self):

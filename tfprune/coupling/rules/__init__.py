@@ -2,6 +2,7 @@
 
 from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     channelwise,
+    joins,
     linear,
     normalization,
     recurrent,

@@ -54,7 +54,7 @@ class Linear(Rule):
         incoming = along(inputs[0], self.axis(layer, call.inputs[0]))
         if incoming is None or not self.applies(layer):
             return [unknown(output)]
-        connected, sums = self.matrix(layer)
+        connected, sums = self._matrix(call)
         incoming = np.broadcast_to(incoming, connected.shape[:1])
         moves = np.isnan(incoming) | (self.is_padded(layer) & (incoming != 0))
         known = ~connected[moves].any(axis=0)
@@ -88,13 +88,18 @@ class Linear(Rule):
             return {}
         return {"bias": np.where(removed, constants, 0) @ sums}
 
+    def _matrix(self, call):
+        if "matrix" not in call.memo:
+            call.memo["matrix"] = self.matrix(call.operation)
+        return call.memo["matrix"]
+
     def _parts(self, call, flow):
         layer, tensor, (output,) = call.operation, call.inputs[0], call.outputs
         axis = self.axis(layer, tensor)
         labels = along(flow.labels(tensor), axis)
         if labels is None or not self.applies(layer):
             return None
-        connected, sums = self.matrix(layer)
+        connected, sums = self._matrix(call)
         labels = np.broadcast_to(labels, connected.shape[:1])
         constants = np.broadcast_to(along(flow.constants(tensor), axis), labels.shape)
         outgoing = along(flow.labels(output), self.axis(layer, output))
@@ -120,7 +125,7 @@ class Dense(Linear):
 
     def matrix(self, layer):
         """The kernel."""
-        kernel = _value(layer.kernel)
+        kernel = np.asarray(layer.kernel)
         return kernel != 0, kernel
 
     def slices(self, layer, inputs, outputs, labels):
@@ -142,6 +147,11 @@ class _Windowed(Linear):
         return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
 
 
+def _over_taps(kernel):
+    taps = kernel.reshape(-1, *kernel.shape[-2:])
+    return (taps != 0).any(axis=0), taps.sum(axis=0, dtype="float64")
+
+
 @rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 class Convolution(_Windowed):
     """A convolution: kernel of shape (*window, inputs, filters)."""
@@ -152,8 +162,7 @@ class Convolution(_Windowed):
 
     def matrix(self, layer):
         """Connected where any tap is not 0."""
-        kernel = _value(layer.kernel).reshape(-1, *layer.kernel.shape[-2:])
-        return (kernel != 0).any(axis=0), kernel.sum(axis=0)
+        return _over_taps(np.asarray(layer.kernel))
 
     def slices(self, layer, inputs, outputs, labels):
         """The last two axes of the kernel; the bias."""
@@ -173,9 +182,7 @@ class TransposedConvolution(_Windowed):
 
     def matrix(self, layer):
         """Connected where any tap is not 0."""
-        kernel = np.swapaxes(_value(layer.kernel), -1, -2)
-        kernel = kernel.reshape(-1, *kernel.shape[-2:])
-        return (kernel != 0).any(axis=0), kernel.sum(axis=0)
+        return _over_taps(np.swapaxes(np.asarray(layer.kernel), -1, -2))
 
     def is_padded(self, layer):
         """Places of the output are reached by different taps, so a constant does not stay one."""

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
 from tfprune.coupling.rules.linear import why_not
@@ -154,3 +155,26 @@ class GroupNormalization(_OverUnits):
         """Sets `groups` to the number of groups of which any unit is left."""
         channels = sizes.kept_labels(call.inputs[0], self.axes(call)[0])
         config["groups"] = int(channels.reshape(call.operation.groups, -1).any(axis=1).sum())
+
+
+@rule(*_keras.application_layers("LayerScale"))
+class LayerScale(Rule):
+    """A factor for each channel: gamma of shape (channels,)."""
+
+    def label(self, call, inputs, labels):
+        layer, channels = call.operation, along(inputs[0], -1)
+        if channels is None:
+            labels.pin(inputs[0], why_not(layer, None))
+            return [fixed(call.outputs[0])]
+        labels.slice(layer, layer.gamma, 0, channels)
+        return [inputs[0]]
+
+    def constants(self, call, inputs):
+        if along(inputs[0], -1) is None:
+            return [unknown(call.outputs[0])]
+        gamma = np.asarray(call.operation.gamma, "float64")
+        return [np.where(gamma == 0, 0.0, inputs[0] * gamma)]
+
+    def resize(self, config, call, sizes):
+        """Sets `projection_dim`."""
+        config["projection_dim"] = sizes.of_weight(call.operation.gamma)[0]
