@@ -60,7 +60,9 @@ def relative_error(before, after, inputs):
 
 
 def _error_in_double(before, after, inputs):
-    def in_double(config, _):
+    def in_double(config, operation):
+        if not isinstance(operation, keras.layers.Layer):
+            return config
         return {**config, "config": {**config["config"], "dtype": "float64"}}
 
     copies = []
