@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.coupling.shapes import random_inputs, sized_inputs
 from tfprune.files import written_whole
 from tfprune.masks import masked_layers
 
@@ -235,10 +236,11 @@ def _check_saved_model(model, function, loaded):
                 "The SavedModel holds another value than the model. "
                 f"Received: variable={variable.name!r}, path of the model={model.name!r}."
             )
-    sample = _sample(model)
+    sizes = sized_inputs(model)
     changes = [op for op in _operation_types(function) if op.startswith(("Assign", "Random"))]
-    if sample is None or changes:
+    if changes or any(None in size for size in sizes):
         return
+    sample = random_inputs(model, sizes)
     expected = keras.tree.flatten(model(sample, training=False))
     outputs = keras.tree.flatten(loaded.serve(sample))
     names = _output_names(_keras.functional(model))
@@ -248,22 +250,6 @@ def _check_saved_model(model, function, loaded):
                 "The SavedModel does not compute what the model computes. "
                 f"Received: output={name!r}, {ours} from the model, {theirs} from the SavedModel."
             )
-
-
-def _sample(model):
-    """One random sample in the model's input structure, None if an input has a dynamic size."""
-    structure = _keras.input_structure(model)
-    if any(None in tensor.shape[1:] for tensor in keras.tree.flatten(structure)):
-        return None
-    random = np.random.default_rng(0)
-
-    def draw(tensor):
-        dtype, shape = tf.as_dtype(tensor.dtype), (tensor.shape[0] or 1, *tensor.shape[1:])
-        if dtype.is_floating:
-            return tf.constant(random.normal(size=shape), dtype)
-        return tf.fill(shape, "") if dtype == tf.string else tf.zeros(shape, dtype)
-
-    return keras.tree.map_structure(draw, structure)
 
 
 def _agree(ours, theirs):

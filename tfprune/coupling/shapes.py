@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass, field
 
 import keras
+import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.trace import Tensor, trace
@@ -75,6 +76,39 @@ def _listed(model, input_shapes):
 
 def _does_not_fit(expected, given):
     return f"Argument `input_shapes` must be {expected}. Received: {given}."
+
+
+def random_inputs(model, sizes, batch_size=1):
+    """Random samples in the structure in which a model takes its inputs.
+
+    Args:
+        model: A Functional or built Sequential model.
+        sizes: A shape without the batch axis for each input, nothing in it dynamic.
+        batch_size: How many samples, where the model does not fix it.
+
+    Returns:
+        Tensors of standard normal numbers; of zeros for integers, which every embedding has, and
+        of empty strings.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2)])
+    >>> random_inputs(model, sized_inputs(model, (7, 3)), batch_size=2).shape
+    TensorShape([2, 7, 3])
+    """
+    generator = np.random.default_rng(0)
+
+    def draw(tensor, size):
+        shape = (tensor.shape[0] or batch_size, *size)
+        if keras.backend.is_float_dtype(tensor.dtype):
+            values = generator.normal(size=shape)
+        else:
+            values = np.full(shape, "" if tensor.dtype == "string" else 0)
+        return keras.ops.convert_to_tensor(values, tensor.dtype)
+
+    structure = _keras.input_structure(model)
+    tensors = map(draw, keras.tree.flatten(structure), sizes)
+    return keras.tree.pack_sequence_as(structure, list(tensors))
 
 
 def walk(model, input_shapes):

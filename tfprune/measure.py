@@ -1,0 +1,189 @@
+"""What a model takes and gives, measured: bytes on disk, latency, metrics."""
+
+import pathlib
+import statistics
+import tempfile
+import time
+
+import keras
+import tensorflow as tf
+
+from tfprune import _keras, convert
+from tfprune.coupling.shapes import random_inputs, sized_inputs
+from tfprune.export import export
+from tfprune.masks import masked_layers
+
+_WARM_UP_CALLS = 5
+_LEAST_ROUNDS, _MOST_ROUNDS = 15, 300
+_SECONDS = 1.0
+
+
+def without_masks(model):
+    """The model made of stock layers with the same weights, zeros included; itself if it is so.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((3,)), tfprune.layers.Dense(2, name="d")])
+    >>> type(without_masks(model).get_layer("d")) is keras.layers.Dense
+    True
+    """
+    if not masked_layers(model):
+        return model
+    stock = convert.rebuilt(model, lambda config, _: convert.to_stock(config))
+    convert.copy_weights(model, stock)
+    return stock
+
+
+def bytes_on_disk(model, format="saved_model"):
+    """How many bytes a model takes when it is exported.
+
+    Args:
+        model: A model without masks.
+        format: `"saved_model"` (all files of the directory) or `"keras"`.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        ValueError: If the model cannot be exported.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(1000)])
+    >>> 404_000 <= bytes_on_disk(model) <= 440_000
+    True
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        name = "model.keras" if format == "keras" else "model"
+        path = export(model, pathlib.Path(directory) / name, format=format)
+        files = [path] if path.is_file() else path.rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def latency(models, batch_size=1, input_shapes=None):
+    """The median time of one call of each model, all of them in turns within one run.
+
+    Each model is called at inference through a `tf.function` of its own on random inputs, a few
+    times to warm up and then for about a second. A single number depends on the machine and what
+    else runs on it; the ratio of two that were measured in turns depends on it much less.
+
+    Args:
+        models: A list of Functional or built Sequential models that take the same inputs.
+        batch_size: How many samples one call takes.
+        input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`.
+
+    Returns:
+        A list of seconds, one a model.
+
+    Raises:
+        ValueError: If an input has a dynamic size which `input_shapes` does not give, or the model
+            fixes another batch size.
+
+    Example:
+
+    >>> small, large = (
+    ...     keras.Sequential([keras.Input((n,)), keras.layers.Dense(n)]) for n in (8, 2048)
+    ... )
+    >>> quick, slow = [latency([model], batch_size=32)[0] for model in (small, large)]
+    >>> quick < slow
+    True
+    """
+    calls = [_call(model, batch_size, input_shapes) for model in models]
+    for call in calls * _WARM_UP_CALLS:
+        call()
+    times = [[] for _ in calls]
+    started = time.perf_counter()
+    order = list(zip(calls, times, strict=True))
+    for round_ in range(_MOST_ROUNDS):
+        for call, found in order if round_ % 2 else reversed(order):
+            before = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - before)
+        if round_ >= _LEAST_ROUNDS and time.perf_counter() - started > _SECONDS:
+            break
+    return [statistics.median(found) for found in times]
+
+
+def _call(model, batch_size, input_shapes):
+    """A function without arguments that calls the model and waits for what it gives."""
+    sizes = sized_inputs(model, input_shapes)
+    if any(None in size for size in sizes):
+        raise ValueError(
+            "Argument `input_shapes` must be given for a model whose inputs have dynamic sizes. "
+            f"Received: model={model.name!r}, inputs of the sizes {sizes}."
+        )
+    inputs = random_inputs(model, sizes, batch_size)
+    if any(len(tensor) != batch_size for tensor in keras.tree.flatten(inputs)):
+        raise ValueError(
+            "Argument `batch_size` must be the one that the model fixes. "
+            f"Received: batch_size={batch_size}, model={model.name!r} of the input shapes "
+            f"{[tuple(tensor.shape) for tensor in model.inputs]}."
+        )
+    function = tf.function(lambda given: model(given, training=False), autograph=False)
+
+    def call():
+        for output in keras.tree.flatten(function(inputs)):
+            output.numpy()
+
+    return call
+
+
+def evaluate(model, data, metrics=None):
+    """The metrics of a model on data.
+
+    Args:
+        model: A Functional or built Sequential model.
+        data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches.
+        metrics: What `compile` takes as `metrics`; by default what the model was compiled with,
+            the loss included.
+
+    Returns:
+        A dict from name to float.
+
+    Raises:
+        ValueError: If `metrics` is not given and the model is not compiled, or `data` is of
+            another kind.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
+    >>> evaluate(model, (keras.ops.ones((4, 1)), keras.ops.ones((4, 1))), metrics=["mae"])
+    {'mae': 1.0}
+    """
+    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise ValueError(
+            "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a `keras.utils.PyDataset`, "
+            f"which can be gone through more than once. Received: data of type "
+            f"{type(data).__name__}."
+        )
+    if metrics is None and not model.compiled:
+        raise ValueError(
+            "Argument `metrics` must be given, because the model is not compiled. "
+            f"Received: model={model.name!r}, metrics=None. Pass `metrics=['accuracy']`, say."
+        )
+    if metrics is not None:
+        graph = _keras.functional(model)
+        model = WithoutLoss(graph.input, graph.output)
+        model.compile(metrics=metrics)
+    found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
+    return {name: float(value) for name, value in found.items() if name != "loss" or not metrics}
+
+
+class WithoutLoss(keras.Model):
+    """A second model over the layers of a model, so that its own compile state stays."""
+
+    def compute_loss(self, *args, **kwargs):
+        """Nothing, since metrics need no loss."""
+        return keras.ops.zeros(())
+
+
+def shapes_in(data):
+    """The shapes of the inputs in data, without the batch axis, in the structure they come in."""
+    if isinstance(data, tf.data.Dataset):
+        inputs = data.element_spec
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+    else:
+        inputs = data[0][0] if isinstance(data, keras.utils.PyDataset) else data[0]
+    return keras.tree.map_structure(lambda array: tuple(array.shape)[1:], inputs)
