@@ -18,7 +18,6 @@ import tensorflow as tf
 from keras.src import ops as raw_operations
 from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.backend.common.variables import AutocastScope
-from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable
 
@@ -463,9 +462,10 @@ def raw_operation(name):
     return getattr(raw_operations, name)
 
 
-def scaling_layers():
-    """The layers of `keras.applications` that only scale or drop, which Keras does not show."""
-    return (convnext.LayerScale, convnext.StochasticDepth, inception_resnet_v2.CustomScaleLayer)
+def application_layers(*names):
+    """Layer classes which `keras.applications` keeps to itself, those that there are."""
+    modules = (convnext, inception_resnet_v2)
+    return [getattr(m, name) for m in modules for name in names if hasattr(m, name)]
 
 
 # What is left out of files ------------------------------------------------------------------------
@@ -477,9 +477,3 @@ def without_compile_state(model):
     vars(view).update(vars(model))
     vars(view).update(compiled=False, optimizer=None, _compile_metrics=None, _loss_tracker=None)
     return view
-
-
-def application_layers(*names):
-    """Layer classes which `keras.applications` keeps to itself, those that there are."""
-    modules = (convnext, inception_resnet_v2)
-    return [getattr(m, name) for m in modules for name in names if hasattr(m, name)]

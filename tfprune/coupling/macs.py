@@ -321,7 +321,7 @@ def _shape(argument):
     keras.layers.RMSNormalization,
     keras.layers.Normalization,
     keras.layers.PReLU,
-    *_keras.scaling_layers(),
+    *_keras.application_layers("LayerScale", "StochasticDepth", "CustomScaleLayer"),
 )
 def _no_products(layer, shapes):
     return 0
