@@ -13,6 +13,21 @@ class Ratio:
     median: float
     lower_quartile: float
     upper_quartile: float
+    pairs: int
+
+    @property
+    def noise(self):
+        """Half the width of the median's 95% interval, 1.57 IQR / sqrt(pairs).
+
+        Reference: R. McGill, J. W. Tukey, W. A. Larsen, "Variations of box plots", 1978.
+        """
+        return 1.57 * (self.upper_quartile - self.lower_quartile) / self.pairs**0.5
+
+    def exceeds(self, limit):
+        """Whether the median is above a number, or another ratio's median, beyond the noise."""
+        if isinstance(limit, Ratio):
+            return self.median - limit.median > (self.noise**2 + limit.noise**2) ** 0.5
+        return self.median - limit > self.noise
 
     def __str__(self):
         return f"{self.median:.2f} ({self.lower_quartile:.2f}-{self.upper_quartile:.2f})"
@@ -57,4 +72,4 @@ def ratio(times, other_times, *, turns=1):
     complete = len(times) // turns * turns
     times, other_times = (t[:complete].reshape(-1, turns).mean(1) for t in (times, other_times))
     lower, median, upper = np.quantile(times / other_times, [0.25, 0.5, 0.75])
-    return Ratio(float(median), float(lower), float(upper))
+    return Ratio(float(median), float(lower), float(upper), len(times))
