@@ -1,0 +1,159 @@
+"""The command `tfprune`: reads its arguments, then hands over to `tfprune.cli`.
+
+It stands beside the package and not in it, since importing any module of `tfprune` imports
+TensorFlow, which takes seconds and writes to the terminal. Help, the version and mistakes in
+arguments should not wait for that, and what TensorFlow writes can only be held back from outside.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: The arguments, by default those of the process.
+
+    Returns:
+        The exit code: 0, 1 if the work failed, 2 for bad input.
+    """
+    arguments = parse(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _native_log_held_back():
+        from tfprune import cli
+
+    return cli.run(arguments)
+
+
+def parse(argv=None):
+    """The arguments as an `argparse.Namespace`; leaves with exit code 2 where they are bad."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    return arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message):
+        """Leaves with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def _parser():
+    parser = _Parser("tfprune", description="Remove neurons from Keras 3 models.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_demo(commands)
+    _add_inspect(commands)
+    _add_strip(commands)
+    return parser
+
+
+def _add_demo(commands):
+    about = "Train a small network on handwritten digits, prune it, strip it and measure it."
+    parser = commands.add_parser("demo", help=about, description=about)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("tfprune-demo"),
+        metavar="DIR",
+        help="where the models and the plot go (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target",
+        type=_fraction,
+        default=0.5,
+        metavar="FRACTION",
+        help="the fraction of units to remove (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        help="of the split, the weights and the order of the data (default: %(default)s)",
+    )
+
+
+def _add_inspect(commands):
+    about = "Print the layers of a model: parameters, multiply-accumulates, sparsity."
+    parser = commands.add_parser("inspect", help=about, description=about)
+    _add_model(parser)
+
+
+def _add_strip(commands):
+    about = "Rebuild a model without the units that have no effect, and save it."
+    parser = commands.add_parser("strip", help=about, description=about)
+    _add_model(parser)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="where the new model goes")
+    parser.add_argument(
+        "--format",
+        choices=("saved_model", "keras"),
+        help="of the new model (default: keras where OUT ends with .keras, else saved_model)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+
+def _add_model(parser):
+    parser.add_argument("model", type=Path, metavar="MODEL.keras", help="a saved Keras model")
+    parser.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="load Python lambdas too: they can run any code, so trust where the file comes from",
+    )
+
+
+class _Version(argparse.Action):
+    """Prints the version; only looks it up when asked, as that reads the disk."""
+
+    def __call__(self, parser, *_):
+        """Leaves with exit code 0."""
+        print(f"tfprune {importlib.metadata.version('tfprune')}")
+        parser.exit()
+
+
+def _fraction(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, not {text!r}")
+    return value
+
+
+def _seed(text):
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2**32 - 1, not {text!r}")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _native_log_held_back():
+    """Keeps TensorFlow's first messages off the terminal, unless the import fails.
+
+    Some are written while its libraries load, whatever TF_CPP_MIN_LOG_LEVEL says, and straight to
+    file descriptor 2, so that descriptor has to point elsewhere meanwhile.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(terminal, log.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
