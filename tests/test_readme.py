@@ -1,0 +1,36 @@
+"""The README's Python examples run, in their order, as one program."""
+
+import re
+from pathlib import Path
+
+import keras
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(
+    r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.DOTALL + re.MULTILINE
+)
+
+
+def test_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "readme"}
+    for number, example in enumerate(EXAMPLES):
+        exec(compile(example, f"README.md, example {number}", "exec"), names)
+
+    small, images, labels = names["small"], names["x_test"], names["y_test"]
+    assert [layer.units for layer in small.layers] == [128, 128, 10]
+    assert abs(names["history"].history["sparsity"][-1] - 0.8) < 1e-3
+    assert keras.ops.convert_to_numpy(names["cnn"].get_layer("conv").kernel)[..., 5].any() == 0
+    dense, pruned = (names[n].evaluate(images, labels, verbose=0)[1] for n in ("model", "small"))
+    assert pruned >= dense - 0.02
+    assert names["outputs"]["digit"].shape == (5, 10)
+
+
+def test_the_example_of_the_notebook_is_the_readme_s():
+    import nbformat
+
+    path = README.parent / "notebooks/01_quickstart.ipynb"
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    in_notebook = "\n".join(cells).splitlines()
+    adapted = [line for line in EXAMPLES[0].splitlines() if line not in in_notebook]
+    assert all("epochs=" in line or "export(" in line or not line for line in adapted)
