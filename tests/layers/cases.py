@@ -101,6 +101,7 @@ CASES = [
     _case("LayerNormalization", shape=(5, 4), scale=False),
     _case("LayerNormalization", shape=(5, 4), center=False),
     _case("LayerNormalization", shape=(5, 4), scale=False, center=False),
+    _case("LayerNormalization", shape=(5, 4), rms_scaling=True),
     _case("LayerNormalization", shape=(4,), dtype="mixed_float16"),
     _case("LayerNormalization", shape=(4,), dtype="float64"),
     _case("RMSNormalization", shape=(4,)),

@@ -240,13 +240,14 @@ def test_weights_file_replaces_other_masks_and_frozen_values(case, tmp_path):
 
 
 @by_case
-def test_plain_weights_load_and_masks_set_before_stay(case, tmp_path):
+@pytest.mark.parametrize("file", ["plain.weights.h5", "plain.keras"])
+def test_plain_weights_load_and_masks_set_before_stay(case, file, tmp_path):
     stock, masked = model_of(case, keras.layers), model_of(case, layers)
     stock.set_weights([w + np.asarray(1, w.dtype) for w in stock.get_weights()])
     marks = prune_some(masked)
     before = masks_of(masked)
-    stock.save_weights(tmp_path / "plain.weights.h5")
-    masked.load_weights(tmp_path / "plain.weights.h5")
+    (stock.save if file.endswith(".keras") else stock.save_weights)(tmp_path / file)
+    masked.load_weights(tmp_path / file)
     pruned = {id(weight): pruned for weight, pruned, *_ in marks}
     for weight, truth in zip(masked.weights, stock.get_weights(), strict=True):
         truth = np.where(pruned.get(id(weight), False), np.zeros((), truth.dtype), truth)
@@ -264,12 +265,14 @@ def test_masked_weights_load_into_the_stock_model(case, tmp_path):
 
 
 @by_class
-def test_quantize_is_refused(drop_in):
-    case = one_of(drop_in)
-    layer = case.make(layers)
-    case.call(layer, case.inputs())
-    with pytest.raises(NotImplementedError, match="strip"):
-        layer.quantize("int8")
+def test_quantize_is_refused_by_the_layer_and_by_its_model(drop_in):
+    model = model_of(one_of(drop_in), layers)
+    before = [np.asarray(weight) for weight in model.weights]
+    with pytest.raises(ValueError, match=r"Cannot quantize.*strip"):
+        masked_parts(model)[0].quantize("int8")
+    with pytest.raises(ValueError, match=r"Cannot quantize.*strip"):
+        model.quantize("int8", type_check=False)
+    np.testing.assert_equal([np.asarray(weight) for weight in model.weights], before)
 
 
 @pytest.mark.parametrize("name", ["Dense", "EinsumDense", "Embedding", "Conv2D"])
@@ -277,5 +280,12 @@ def test_lora_is_refused(name):
     case = next(case for case in CASES if case.layer == name)
     layer = case.make(layers)
     case.call(layer, case.inputs())
-    with pytest.raises(NotImplementedError, match="LoRA"):
+    with pytest.raises(ValueError, match="LoRA"):
         layer.enable_lora(2)
+
+
+def test_lora_is_refused_by_the_projections_of_an_attention_layer():
+    layer = layers.MultiHeadAttention(2, 3)
+    layer(np.ones((1, 5, 4)), np.ones((1, 5, 4)))
+    with pytest.raises(ValueError, match="LoRA"):
+        layer.query_dense.enable_lora(2)

@@ -36,6 +36,7 @@ CASES = [
     ("LayerNormalization", {"center": False}, (3, 7), -1),
     ("LayerNormalization", {"scale": False}, (3, 7), -1),
     ("LayerNormalization", {"axis": 1}, (3, 7, 4), 1),
+    ("LayerNormalization", {"rms_scaling": True}, (3, 7), -1),
     ("RMSNormalization", {}, (3, 7), -1),
     ("RMSNormalization", {"epsilon": 0.5}, (3, 4, 7), -1),
     ("BatchNormalization", {}, (5, 7), -1),

@@ -64,25 +64,34 @@ class Masked:
         """Masked layers cannot be quantized.
 
         Raises:
-            NotImplementedError: Always; strip the model first.
+            ValueError: Always; strip the model first. `model.quantize` raises it too, where it
+                would pass a layer by that is only not implemented.
         """
-        raise NotImplementedError(
-            "Cannot quantize a layer that carries masks. "
-            f"Received: layer={self.name!r} ({type(self).__name__}). "
-            "Strip the model with `tfprune.strip(model)` and quantize the result."
-        )
+        _refuse_quantization(self)
 
     def enable_lora(self, *args, **kwargs):
         """Masked layers take no LoRA: its product would fill pruned elements again.
 
         Raises:
-            NotImplementedError: Always; strip the model first.
+            ValueError: Always; strip the model first.
         """
-        raise NotImplementedError(
-            "Cannot enable LoRA on a layer that carries masks, because the low-rank product is "
-            f"not 0 where an element is pruned. Received: layer={self.name!r} "
-            f"({type(self).__name__}). Strip the model with `tfprune.strip(model)` first."
-        )
+        _refuse_lora(self)
+
+
+def _refuse_quantization(layer, *args, **kwargs):
+    raise ValueError(
+        "Cannot quantize a layer that carries masks. "
+        f"Received: layer={layer.name!r} ({type(layer).__name__}). "
+        "Strip the model with `tfprune.strip(model)` and quantize the result."
+    )
+
+
+def _refuse_lora(layer, *args, **kwargs):
+    raise ValueError(
+        "Cannot enable LoRA on a layer that carries masks, because the low-rank product is "
+        f"not 0 where an element is pruned. Received: layer={layer.name!r} "
+        f"({type(layer).__name__}). Strip the model with `tfprune.strip(model)` first."
+    )
 
 
 class WeightMask:
@@ -219,6 +228,8 @@ def _make_masks(layer):
     for part in _keras.all_layers(layer):
         if not isinstance(part, Masked):
             part.load_own_variables = _loading_as_in_file(part.load_own_variables)
+            part.quantize = functools.partial(_refuse_quantization, part)
+            part.enable_lora = functools.partial(_refuse_lora, part)
 
 
 def _weight_name(layer, weight, weights):

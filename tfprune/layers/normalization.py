@@ -53,7 +53,7 @@ class LayerNormalization(Masked, keras.layers.LayerNormalization):
 
     def call(self, inputs):
         """Normalises `inputs` over `axis`, counting the kept units only."""
-        if self.rms_scaling or not self.trainable_masks:
+        if not self.trainable_masks:
             return super().call(inputs)
         kept = _kept_units(self)
         axes = _positive_axes(self.axis, inputs)
@@ -64,6 +64,7 @@ class LayerNormalization(Masked, keras.layers.LayerNormalization):
             self.beta,
             self.axis,
             self.epsilon * share,
+            rms_scaling=self.rms_scaling,
         )
         return ops.cast(outputs, self.compute_dtype)
 
