@@ -337,15 +337,19 @@ def functional(model):
 def nodes(model):
     """The calls of a functional graph in an order in which they can run, inputs left out.
 
-    Each node has `operation`, `outputs` and `arguments` with `args` and `kwargs`.
+    Returns:
+        Pairs of a node, which has `operation`, `outputs` and `arguments` with `args` and `kwargs`,
+        and its place among the `inbound_nodes` in the config of its operation.
     """
     by_depth = model._nodes_by_depth
-    return [
-        node
-        for depth in sorted(by_depth, reverse=True)
-        for node in by_depth[depth]
-        if not node.is_input
-    ]
+    ordered = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    inside = {id(node) for node in ordered}
+    places = {
+        id(node): place
+        for operation in model.operations
+        for place, node in enumerate(n for n in operation._inbound_nodes if id(n) in inside)
+    }
+    return [(node, places[id(node)]) for node in ordered if not node.is_input]
 
 
 def input_layers(graph):

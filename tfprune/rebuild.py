@@ -87,20 +87,23 @@ def rebuild(model, coupling, kept, additions=None):
     additions = additions or {}
     sizes = Sizes(coupling, kept)
     selections = sizes.selections
-    calls = {id(call.operation): call for call in reversed(coupling.trace.calls)}
+    calls = {}
+    for call in coupling.trace.calls:
+        calls.setdefault(id(call.operation), []).append(call)
 
     def edit(config, operation):
         config = convert.to_stock(config)
         if id(operation) in coupling.trace.entries:
-            shape = sizes.of_tensor(coupling.trace.entries[id(operation)])
+            shape = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
             return {**config, "config": {**config["config"], "batch_shape": shape}}
-        call = calls.get(id(operation))
-        if call is not None:
+        if id(operation) in calls:
             arguments = dict(config["config"])
-            rule_of(operation).resize(arguments, call, sizes)
+            rule_of(operation).resize(arguments, calls[id(operation)][0], sizes)
             if "bias" in additions.get(id(operation), {}):
                 arguments["use_bias"] = True
             config = {**config, "config": arguments}
+            for call in calls[id(operation)] if "inbound_nodes" in config else []:
+                rule_of(operation).rewrite(config["inbound_nodes"][call.place], call, sizes)
         return config
 
     added = _additions_by_variable(model, additions)

@@ -24,6 +24,7 @@ class Call:
         args, kwargs: What it was called with; `Tensor` where a tensor stands.
         outputs: The tensors it makes.
         parents: The nested models around the call, outermost first.
+        place: Which of the `inbound_nodes` in the operation's config it is.
         memo: What rules work out of the weights once and look up while one analysis lasts.
     """
 
@@ -32,6 +33,7 @@ class Call:
     kwargs: dict
     outputs: tuple
     parents: tuple = ()
+    place: int = 0
     memo: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -49,7 +51,8 @@ class Trace:
     Attributes:
         inputs, outputs: The tensors of the model.
         calls: The calls.
-        entries: For the input layers of nested models, by id, the tensor that is given to them.
+        entries: For the input layers of nested models, by id, the tensors that are given to them,
+            one for each call of the model.
     """
 
     inputs: tuple
@@ -105,7 +108,7 @@ def _no_graph(model):
 
 
 def _calls(graph, known, parents, entries):
-    for node in _keras.nodes(graph):
+    for node, place in _keras.nodes(graph):
         args, kwargs = keras.tree.map_structure(
             lambda leaf: known.get(id(leaf), leaf),
             (list(node.arguments.args), dict(node.arguments.kwargs)),
@@ -113,13 +116,14 @@ def _calls(graph, known, parents, entries):
         inner = _keras.functional(node.operation)
         if inner is None:
             outputs = tuple(_tensor(tensor) for tensor in node.outputs)
-            yield Call(node.operation, tuple(args), kwargs, outputs, parents)
+            yield Call(node.operation, tuple(args), kwargs, outputs, parents, place)
         else:
             given = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Tensor)]
             inner_known = {
                 id(tensor): outer for tensor, outer in zip(inner.inputs, given, strict=True)
             }
-            entries.update(zip(map(id, _keras.input_layers(inner)), given, strict=True))
+            for layer, tensor in zip(_keras.input_layers(inner), given, strict=True):
+                entries.setdefault(id(layer), []).append(tensor)
             yield from _calls(inner, inner_known, (*parents, node.operation), entries)
             outputs = tuple(inner_known[id(tensor)] for tensor in inner.outputs)
         known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})

@@ -98,6 +98,7 @@ def couple(model):
         inputs = [tensor_labels[tensor] for tensor in call.inputs]
         outputs = rule_of(call.operation).label(call, inputs, labels)
         tensor_labels.update(zip(call.outputs, outputs, strict=True))
+    _tie_repeated_calls(traced, tensor_labels, labels)
     for tensor in traced.outputs:
         labels.pin(tensor_labels[tensor], "it is an output of the model")
     roots = labels.roots()
@@ -114,6 +115,27 @@ def couple(model):
         pins=pins,
         sets=_sets(labels, roots, pins),
     )
+
+
+def _tie_repeated_calls(traced, tensor_labels, labels):
+    """What has one size in its config must get equal units in each of its calls."""
+    for tensors in traced.entries.values():
+        for tensor in tensors[1:]:
+            ours, theirs = tensor_labels[tensors[0]], tensor_labels[tensor]
+            labels.unite(ours, theirs, "a shared model is also called on fixed channels")
+    first = {}
+    for call in traced.calls:
+        if not rule_of(call.operation).has_sizes:
+            continue
+        known = first.setdefault(id(call.operation), call)
+        for ours, theirs in (
+            zip(known.inputs, call.inputs, strict=True) if known is not call else ()
+        ):
+            labels.unite(
+                tensor_labels[ours],
+                tensor_labels[theirs],
+                f"{call.operation.name!r} is also called on fixed channels",
+            )
 
 
 def _sets(labels, roots, pins):

@@ -83,6 +83,20 @@ class Rule:
             sizes: The `Sizes` after the change.
         """
 
+    def rewrite(self, node, call, sizes):
+        """Edits what a call is given besides tensors, such as the bounds of a slice.
+
+        Args:
+            node: The call as serialised, a dict of `args` and `kwargs`, to be changed in place.
+            call: The `Call`.
+            sizes: The `Sizes` after the change.
+        """
+
+    @property
+    def has_sizes(self):
+        """Whether an operation with this rule must have the same sizes in each of its calls."""
+        return type(self).resize is not Rule.resize
+
 
 @dataclass(frozen=True, eq=False)
 class Need:
