@@ -2,8 +2,10 @@
 
 from tfprune import callbacks, coupling, criteria, layers, masks, patterns, schedules
 from tfprune.convert import prunable
+from tfprune.export import export
 from tfprune.masks import set_masks
 from tfprune.prune import prune_weights
+from tfprune.report import compare, inspect
 from tfprune.strip import strip
 from tfprune.unit_pruning import prune_units
 
