@@ -209,3 +209,21 @@ def test_trainable_flags_and_dtype_policies_are_kept():
     masked = tfprune.prunable(model)
     assert not masked.get_layer("bn").trainable
     assert masked.get_layer("conv").compute_dtype == "bfloat16"
+
+
+def test_weights_without_names_go_to_their_counterparts():
+    class Unnamed(keras.layers.Layer):
+        def build(self, shape):
+            self.scales = [self.add_weight(shape=(shape[-1],)) for _ in range(3)]
+
+        def call(self, inputs):
+            return inputs * self.scales[0] + self.scales[1] - self.scales[2]
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Unnamed()(inputs)))
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    x = np.ones((2, 4))
+    for value in range(3):
+        model.layers[1].scales[value].assign(np.arange(4) + value)
+    np.testing.assert_array_equal(tfprune.prunable(model)(x), model(x))

@@ -413,11 +413,16 @@ def variable_pairs(old, new):
         if id(ours) in seen:
             continue
         seen.add(id(ours))
-        by_name = {variable.name: variable for variable in _own_variables(theirs)}
-        for variable in _own_variables(ours):
-            yield variable, by_name[variable.name]
+        yield from _own_pairs(_own_variables(ours), _own_variables(theirs))
         for seed, other in zip(ours._seed_generators, theirs._seed_generators, strict=True):
             yield seed.state, other.state
+
+
+def _own_pairs(ours, theirs):
+    # By place, because weights without a name are numbered anew, and names may come twice.
+    if len(theirs) > len(ours):
+        theirs = [variable for variable in theirs if variable.name != "bias"]
+    return zip(ours, theirs, strict=True)
 
 
 def _own_variables(layer):
