@@ -1,9 +1,9 @@
 """Masked training and real removal of neurons for Keras 3 models."""
 
 from tfprune import callbacks, coupling, criteria, layers, masks, patterns, schedules
-from tfprune.convert import prunable
 from tfprune.export import export
 from tfprune.masks import set_masks
+from tfprune.prunable import prunable
 from tfprune.prune import prune_weights
 from tfprune.report import compare, inspect
 from tfprune.strip import strip

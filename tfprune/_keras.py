@@ -458,6 +458,36 @@ def count_weights(model):
     return int(sum(int(tf.size(raw(weight))) for weight in model.weights))
 
 
+def output_structure(model):
+    """The structure (tensor, list, dict) in which a model gives its outputs."""
+    return functional(model)._outputs_struct
+
+
+def is_symbolic(value):
+    """Whether a value is a symbolic tensor of Keras."""
+    return isinstance(value, keras.KerasTensor)
+
+
+def operations_between(inputs, outputs):
+    """The operations between symbolic tensors; None if some take variables or outside tensors."""
+    found, seen, stack = {}, {id(tensor) for tensor in inputs}, list(outputs)
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        operation, index, _ = tensor._keras_history
+        if operation is None or isinstance(operation, keras.layers.InputLayer):
+            return None
+        node = operation._inbound_nodes[index]
+        leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
+        if any(isinstance(leaf, (keras.Variable, tf.Variable, tf.Tensor)) for leaf in leaves):
+            return None
+        found[id(operation)] = operation
+        stack.extend(node.arguments.keras_tensors)
+    return list(found.values())
+
+
 def input_structure(model):
     """The structure (tensor, list, dict) in which a model takes its inputs."""
     return functional(model)._inputs_struct

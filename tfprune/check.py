@@ -37,7 +37,8 @@ def check_equal(before, after, trace, batch_size=4):
     precision = _lowest_precision(before)
     allowed = TOLERANCE[precision]
     if error > allowed and precision == "float32":
-        error, allowed = _error_in_double(before, after, inputs), IN_DOUBLE_PRECISION
+        copies = [convert.in_double_precision(model) for model in (before, after)]
+        error, allowed = relative_error(*copies, inputs), IN_DOUBLE_PRECISION
     if not error <= allowed:
         raise RuntimeError(
             "The stripped model does not compute what the model computes. "
@@ -57,19 +58,6 @@ def relative_error(before, after, inputs):
     """
     ours, theirs = _outputs(before, inputs), _outputs(after, inputs)
     return max(_error(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def _error_in_double(before, after, inputs):
-    def in_double(config, operation):
-        if not isinstance(operation, keras.layers.Layer):
-            return config
-        return {**config, "config": {**config["config"], "dtype": "float64"}}
-
-    copies = []
-    for model in (before, after):
-        copies.append(convert.rebuilt(model, in_double))
-        convert.copy_weights(model, copies[-1])
-    return relative_error(*copies, inputs)
 
 
 def _lowest_precision(model):

@@ -1,4 +1,4 @@
-"""Stock layers to drop-in layers and back: the same model, by way of its config."""
+"""The same model out of other layers, by way of its config: stock, drop-in, double precision."""
 
 import inspect
 
@@ -10,77 +10,7 @@ from tfprune.layers import DROP_INS
 _DROP_IN_NAMES = {stock.__name__: drop_in for stock, drop_in in DROP_INS.items()}
 
 
-def prunable(model, *, only=None, exclude=None):
-    """The same model made of layers that carry masks.
-
-    Weights, compile state and optimizer slots are kept; the model given is not touched.
-
-    Args:
-        model: A Functional or built Sequential model, nested ones included.
-        only: Layers or names of layers to convert; by default all that have a drop-in class.
-        exclude: Layers or names of layers to leave as they are.
-
-    Returns:
-        A new model of the same kind.
-
-    Raises:
-        ValueError: If the model is subclassed, or a layer named is not in it.
-
-    Example:
-
-    >>> import tfprune
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
-    >>> masked = tfprune.prunable(model)
-    >>> sorted(masked.get_layer("d").trainable_masks)
-    ['bias', 'kernel']
-    """
-    _check_graph(model)
-    names = {layer.name for layer in _keras.all_layers(model)}
-    only = names if only is None else _named(only, names, "only")
-    exclude = set() if exclude is None else _named(exclude, names, "exclude")
-
-    def edit(config, operation):
-        if operation.name in only and operation.name not in exclude:
-            return _to_drop_in(config, exclude)
-        return config
-
-    new = rebuilt(model, edit)
-    copy_weights(model, new)
-    copy_compile_state(model, new)
-    return new
-
-
-def _check_graph(model):
-    if _keras.functional(model) is not None:
-        return
-    if isinstance(model, keras.Sequential):
-        raise ValueError(
-            "The Sequential model is not built, so its shapes are unknown. "
-            f"Received: model={model.name!r}. Add `keras.Input(shape)` first, or call the model "
-            "on data once."
-        )
-    raise ValueError(
-        "Argument `model` must be a Functional or Sequential model, whose layers can be exchanged. "
-        f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). Either use "
-        "`from tfprune import layers` where the model makes its layers, or build a Functional one: "
-        "`inputs = keras.Input(shape)`, `keras.Model(inputs, model.call(inputs))`."
-    )
-
-
-def _named(layers, names, argument):
-    if isinstance(layers, (str, keras.layers.Layer)):
-        layers = [layers]
-    chosen = {layer if isinstance(layer, str) else layer.name for layer in layers}
-    unknown = sorted(chosen - names)
-    if unknown:
-        raise ValueError(
-            f"Argument `{argument}` must hold layers of the model or their names. "
-            f"Received: {unknown}. The model has: {sorted(names)}."
-        )
-    return chosen
-
-
-def _to_drop_in(config, exclude=()):
+def to_drop_in(config, exclude=()):
     """A serialised layer with its class, and those of the layers in it, exchanged."""
     if config.get("class_name") in _DROP_IN_NAMES and config.get("module") == "keras.layers":
         if config["config"].get("name") in exclude:
@@ -88,7 +18,7 @@ def _to_drop_in(config, exclude=()):
         drop_in = _DROP_IN_NAMES[config["class_name"]]
         names = {"module": drop_in.__module__, "registered_name": f"tfprune>{drop_in.__name__}"}
         config = {**config, **names}
-    return _in_nested(config, lambda inner: _to_drop_in(inner, exclude))
+    return _in_nested(config, lambda inner: to_drop_in(inner, exclude))
 
 
 def to_stock(config):
@@ -112,6 +42,19 @@ def _in_nested(config, convert):
         return value
 
     return {**config, "config": {name: visit(value) for name, value in arguments.items()}}
+
+
+def in_double_precision(model):
+    """The model in float64, with the same weights, where rounding hides nothing."""
+
+    def edit(config, operation):
+        if not isinstance(operation, keras.layers.Layer):
+            return config
+        return {**config, "config": {**config["config"], "dtype": "float64"}}
+
+    copy = rebuilt(model, edit)
+    copy_weights(model, copy)
+    return copy
 
 
 # A model from its edited config -----------------------------------------------------------------

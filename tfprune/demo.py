@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfprune import demo_plot
 from tfprune.callbacks import PruneUnits
-from tfprune.convert import prunable
+from tfprune.prunable import prunable
 from tfprune.export import export
 from tfprune.report import compare
 from tfprune.schedules import PolynomialDecay

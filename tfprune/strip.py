@@ -15,6 +15,7 @@ from tfprune.check import check_equal
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.units import couple
+from tfprune.opening import opened
 from tfprune.rebuild import rebuild
 
 
@@ -70,7 +71,8 @@ def strip(model, *, check=True, return_report=False):
 
     A unit goes when masks, zeros and constants prove that it does nothing: its output reaches no
     output of the model, or is a constant that the biases of its consumers can take over. It does
-    not matter how the zeros came about; the model need not carry masks at all.
+    not matter how the zeros came about; the model need not carry masks at all. Composite layers
+    are replaced by what is in them (`tfprune.opening`).
 
     Args:
         model: A Functional or built Sequential model, of `tfprune.layers` or of stock layers. It
@@ -101,11 +103,12 @@ def strip(model, *, check=True, return_report=False):
     logits: 2 -> 2 units
     parameters: 26 -> 14
     """
-    coupling = couple(model)
+    open_model = opened(model)
+    coupling = couple(open_model)
     flow, revived = _live_units(coupling)
     _refuse_conflicts(coupling, flow)
     additions = _folded(coupling, flow)
-    small = rebuild(model, coupling, flow.needed, additions)
+    small = rebuild(open_model, coupling, flow.needed, additions)
     error = check_equal(model, small, coupling.trace) if check else None
     if not return_report:
         return small

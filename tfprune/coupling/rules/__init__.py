@@ -8,6 +8,6 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     recurrent,
     shape,
 )
-from tfprune.coupling.rules.base import Flow, Rule, rule, rule_of
+from tfprune.coupling.rules.base import Flow, Rule, has_rule, rule, rule_of
 
-__all__ = ["Flow", "Rule", "rule", "rule_of"]
+__all__ = ["Flow", "Rule", "has_rule", "rule", "rule_of"]

@@ -157,6 +157,11 @@ def rule_of(operation):
     return _UNKNOWN
 
 
+def has_rule(operation):
+    """Whether there is a rule for an operation."""
+    return rule_of(operation) is not _UNKNOWN
+
+
 class _Unknown(Rule):
     def label(self, call, inputs, labels):
         name, kind = call.operation.name, type(call.operation).__name__

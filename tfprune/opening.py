@@ -1,0 +1,168 @@
+"""Composite layers opened: a layer made of layers becomes the graph of what its `call` does."""
+
+import keras
+
+from tfprune import _keras, convert
+from tfprune.coupling.rules import has_rule
+
+
+def opened(model):
+    """The same model with its composite layers replaced by what is in them.
+
+    A composite layer is one without a rule that has layers inside, such as a transformer block
+    written as a `keras.layers.Layer`. Its `call` is run on symbolic tensors; where that works and
+    needs no weights but those of its sub-layers, the graph it leaves stands in its place. The
+    sub-layers are named after it: `block_attention` for `attention` in `block`.
+
+    Args:
+        model: A Functional or built Sequential model. It is not touched.
+
+    Returns:
+        A new Functional model with the same weights, compile state and slots; `model` itself if
+        nothing in it can be opened.
+
+    Example:
+
+    >>> class Block(keras.layers.Layer):
+    ...     def __init__(self, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.wide = keras.layers.Dense(8, activation="relu", name="wide")
+    ...         self.narrow = keras.layers.Dense(4, name="narrow")
+    ...     def build(self, shape):
+    ...         self.wide.build(shape)
+    ...         self.narrow.build((*shape[:-1], 8))
+    ...     def call(self, inputs):
+    ...         return inputs + self.narrow(self.wide(inputs))
+    >>> model = keras.Sequential([keras.Input((4,)), Block(name="block")])
+    >>> [layer.name for layer in opened(model).layers][1:]
+    ['block_wide', 'block_narrow']
+    """
+    if _keras.functional(model) is None or not any(map(is_composite, _graph_operations(model))):
+        return model
+    copy = convert.rebuilt(model, lambda config, _: config)
+    convert.copy_weights(model, copy)
+    flat, was_opened = _Opening(copy).run()
+    if not was_opened:
+        return model
+    convert.copy_compile_state(model, copy)
+    if copy.compiled:
+        flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
+    return flat
+
+
+def is_composite(operation):
+    """Whether an operation is a layer made of layers, not Keras's own, without a rule."""
+    is_layer = isinstance(operation, keras.layers.Layer) and _keras.functional(operation) is None
+    if not is_layer or has_rule(operation) or len(_keras.all_layers(operation)) == 1:
+        return False
+    return type(operation).__module__.split(".")[0] not in ("keras", "tfprune")
+
+
+def _graph_operations(model):
+    for operation in _keras.operations(model):
+        if _keras.functional(operation) is not None:
+            yield from _graph_operations(operation)
+        else:
+            yield operation
+
+
+class _Opening:
+    """One run through a graph that puts what is in composite layers in their places."""
+
+    def __init__(self, model):
+        self.model = model
+        self.graph = _keras.functional(model)
+        self.names = {operation.name for operation in _graph_operations(model)}
+        self.was_opened = False
+
+    def run(self):
+        """The flat model, and whether anything was opened."""
+        inputs = [
+            keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
+            for tensor, layer in zip(
+                self.graph.inputs, _keras.input_layers(self.graph), strict=True
+            )
+        ]
+        outputs = self._through(self.graph, inputs)
+        flat = keras.Model(
+            keras.tree.pack_sequence_as(_keras.input_structure(self.model), inputs),
+            keras.tree.pack_sequence_as(_keras.output_structure(self.model), outputs),
+            name=self.model.name,
+        )
+        return flat, self.was_opened
+
+    def _through(self, graph, inputs):
+        known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
+        for node, _ in _keras.nodes(graph):
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: known.get(id(leaf), leaf),
+                (list(node.arguments.args), dict(node.arguments.kwargs)),
+            )
+            outputs = keras.tree.flatten(self._call(node.operation, args, kwargs))
+            known.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
+        return [known[id(tensor)] for tensor in graph.outputs]
+
+    def _call(self, operation, args, kwargs):
+        inner = _keras.functional(operation)
+        if inner is not None and any(map(is_composite, _graph_operations(operation))):
+            given = [leaf for leaf in keras.tree.flatten(args) if _keras.is_symbolic(leaf)]
+            return self._through(inner, given)
+        if is_composite(operation):
+            outputs = self._open(operation, args, kwargs)
+            if outputs is not None:
+                return outputs
+        return operation(*args, **kwargs)
+
+    def _open(self, layer, args, kwargs):
+        """What a composite layer makes of symbolic tensors, as a graph; None if that fails."""
+        fresh = keras.tree.map_structure(_placeholder, (args, kwargs))
+        fresh[1].pop("training", None)
+        try:
+            outputs = layer.call(*fresh[0], **fresh[1])
+        except Exception:  # the layer's own code may fail on symbolic tensors in any way
+            return None
+        flat_outputs = keras.tree.flatten(outputs)
+        if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
+            return None
+        placeholders = [leaf for leaf in keras.tree.flatten(fresh) if _keras.is_symbolic(leaf)]
+        operations = _keras.operations_between(placeholders, flat_outputs)
+        if operations is None or not _covers(operations, layer):
+            return None
+        self._rename(layer, operations)
+        self.was_opened = True
+        given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if _keras.is_symbolic(leaf)]
+        inside = keras.Model(placeholders, flat_outputs)
+        return self._through(inside, [_cast(tensor, layer) for tensor in given])
+
+    def _rename(self, layer, operations):
+        for operation in operations:
+            wanted = f"{layer.name}_{operation.name}"
+            name, number = wanted, 0
+            while name in self.names:
+                number += 1
+                name = f"{wanted}_{number}"
+            self.names.add(name)
+            operation.name = name
+
+
+def _placeholder(leaf):
+    if _keras.is_symbolic(leaf):
+        return keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype)
+    return leaf
+
+
+def _cast(tensor, layer):
+    """The input as the layer would get it, cast to the precision in which it computes."""
+    is_float = keras.backend.is_float_dtype(tensor.dtype)
+    if is_float and layer.autocast and tensor.dtype != layer.compute_dtype:
+        return keras.ops.cast(tensor, layer.compute_dtype)
+    return tensor
+
+
+def _covers(operations, layer):
+    """Whether a graph holds all weights of the layer by way of layers, and none as constants."""
+    held = set()
+    for operation in operations:
+        if isinstance(operation, keras.layers.Layer):
+            held |= {id(variable) for variable in operation.weights}
+    return all(id(variable) in held for variable in layer.weights)
