@@ -227,3 +227,12 @@ def test_weights_without_names_go_to_their_counterparts():
     for value in range(3):
         model.layers[1].scales[value].assign(np.arange(4) + value)
     np.testing.assert_array_equal(tfprune.prunable(model)(x), model(x))
+
+
+def test_what_a_normalisation_learned_from_data_goes_along():
+    learned = layers.Normalization()
+    learned.adapt(np.random.default_rng(0).normal(5.0, 3.0, size=(50, 4)))
+    model = keras.Sequential([keras.Input((4,)), learned, layers.Dense(2)])
+    x = np.ones((2, 4))
+    np.testing.assert_array_equal(tfprune.prunable(model)(x), model(x))
+    np.testing.assert_array_equal(tfprune.strip(model)(x), model(x))

@@ -132,6 +132,9 @@ def copy_weights(old, new, take=_unchanged):
     """
     for ours, theirs in _keras.variable_pairs(old, new):
         theirs.assign(take(ours, keras.ops.convert_to_numpy(_keras.raw(ours))))
+    for _, theirs in _keras.layer_pairs(old, new):
+        if isinstance(theirs, keras.layers.Normalization):
+            theirs.finalize_state()  # it computes with a copy of what it learned
     for ours, theirs in _layer_pairs_with_masks(old, new):
         for name, mask in ours.masks_by_name.items():
             values = (mask.trainable, mask.frozen)
