@@ -144,9 +144,7 @@ def test_training_goes_on_with_the_same_slots():
 
 def test_mixed_precision_is_that_of_the_block():
     keras.config.set_dtype_policy("mixed_float16")
-    block = Block(name="a")
-    keras.config.set_dtype_policy("float32")
-    model = model_of(block)
+    model = model_of(Block(name="a"))
     np.testing.assert_allclose(opened(model)(data()), model(data()), rtol=1e-2, atol=1e-2)
 
 

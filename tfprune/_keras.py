@@ -282,15 +282,23 @@ def slots(optimizer, weight):
     for part in _optimizer_parts(optimizer):
         indices = getattr(part, "_trainable_variables_indices", {})
         index = indices.get(part._var_key(weight)) if part.built else None
-        if index is None:
-            continue
-        for attribute, values in vars(part).items():
-            if attribute in ("_variables", "_trainable_variables"):
-                continue
-            is_slots = isinstance(values, list) and len(values) == len(indices)
-            if is_slots and isinstance(values[index], keras.Variable):
-                found.append((part, attribute, values[index]))
+        if index is not None:
+            found += [(part, name, s[index]) for name, s in _slot_lists(part) if is_slot(s[index])]
     return found
+
+
+def _slot_lists(optimizer):
+    """The list attributes of an optimizer with a place for each trainable variable."""
+    size = len(getattr(optimizer, "_trainable_variables_indices", {}))
+    for name, values in vars(optimizer).items():
+        is_state = name not in ("_variables", "_trainable_variables")
+        if is_state and isinstance(values, list) and len(values) == size:
+            yield name, values
+
+
+def is_slot(value):
+    """Whether a value is a variable, and not the None of a weight without a slot."""
+    return isinstance(value, keras.Variable)
 
 
 def _optimizer_parts(optimizer):
@@ -392,6 +400,11 @@ def graph_config(model):
     }
 
 
+def is_functional_config(config):
+    """Whether a serialised operation is a nested Functional model."""
+    return config.get("class_name") == Functional.__name__ and "layers" in config["config"]
+
+
 def layer_pairs(old, new):
     """The layers of a model, each with its counterpart in a model rebuilt from its config."""
     graph = functional(old)
@@ -402,7 +415,7 @@ def layer_pairs(old, new):
         return
     counterparts = {operation.name: operation for operation in operations(new)}
     for operation in graph.operations:
-        if isinstance(operation, keras.layers.Layer):
+        if isinstance(operation, keras.layers.Layer) and operation.name in counterparts:
             yield from layer_pairs(operation, counterparts[operation.name])
 
 
@@ -441,16 +454,23 @@ def compile_arguments(model):
 
 def copy_optimizer_state(old, new, pairs, take):
     """Copies slots, through `take(weight, value, slot name)`, and the counters."""
-    held = set()
     for ours, theirs in pairs:
         new_slots = {(name, i): slot for i, (_, name, slot) in enumerate(slots(new, theirs))}
         for i, (_, name, slot) in enumerate(slots(old, ours)):
-            held |= {id(slot), id(new_slots[name, i])}
             new_slots[name, i].assign(take(ours, keras.ops.convert_to_numpy(raw(slot)), name))
-    ours = [variable for variable in old.variables if id(variable) not in held]
-    theirs = [variable for variable in new.variables if id(variable) not in held]
-    for variable, other in zip(ours, theirs, strict=True):
-        other.assign(raw(variable))
+    for ours, theirs in zip(_counters(old), _counters(new), strict=True):
+        theirs.assign(raw(ours))
+
+
+def _counters(optimizer):
+    """What an optimizer holds besides slots: the step, the learning rate, a loss scale."""
+    held = {
+        id(slot)
+        for part in _optimizer_parts(optimizer)
+        for _, values in _slot_lists(part)
+        for slot in values
+    }
+    return [variable for variable in optimizer.variables if id(variable) not in held]
 
 
 def count_weights(model):

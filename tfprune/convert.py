@@ -5,6 +5,7 @@ import inspect
 import keras
 
 from tfprune import _keras
+from tfprune.cut import cut
 from tfprune.layers import DROP_INS
 
 _DROP_IN_NAMES = {stock.__name__: drop_in for stock, drop_in in DROP_INS.items()}
@@ -60,24 +61,26 @@ def in_double_precision(model):
 # A model from its edited config -----------------------------------------------------------------
 
 
-def rebuilt(model, edit):
+def rebuilt(model, edit, dropped=None):
     """A new model from the config of a model, every layer's part passed through `edit`.
 
     Args:
         model: A Functional or built Sequential model.
         edit: Function of a serialised operation and the operation; returns the new serialised
             operation. Not called for nested models, but for what is in them.
+        dropped: Dict from a call, as the names of the nested models around it, its operation's
+            name and its place, to the places of the inputs it does without.
 
     Returns:
         The new model with fresh weights.
     """
-    config = _edited(model, edit)
+    config = _edited(model, edit, dropped or {})
     return keras.saving.deserialize_keras_object(
         config, custom_objects=_custom_objects(model), safe_mode=False
     )
 
 
-def _edited(model, edit):
+def _edited(model, edit, dropped, path=()):
     """The serialised model with all its operations edited."""
     serialised = _keras.graph_config(model)
     config = serialised["config"]
@@ -89,12 +92,14 @@ def _edited(model, edit):
             layers.append(_without_shapes(layer_config))
         elif _keras.functional(operation) is not None:
             outer = {k: v for k, v in layer_config.items() if k in ("name", "inbound_nodes")}
-            layers.append({**_edited(operation, edit), **outer})
+            inner = _edited(operation, edit, dropped, (*path, operation.name))
+            layers.append({**inner, **outer})
         else:
             layers.append(edit(_without_shapes(layer_config), operation))
     config = {**config, "layers": layers}
     config.pop("build_input_shape", None)
-    return {**serialised, "config": config}
+    here = {key[-2:]: places for key, places in dropped.items() if key[:-2] == path}
+    return {**serialised, "config": cut(config, here) if here else config}
 
 
 def _without_shapes(config):

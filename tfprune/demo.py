@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfprune import demo_plot
 from tfprune.callbacks import PruneUnits
-from tfprune.prunable import prunable
 from tfprune.export import export
+from tfprune.prunable import prunable
 from tfprune.report import compare
 from tfprune.schedules import PolynomialDecay
 from tfprune.strip import strip

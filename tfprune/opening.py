@@ -41,13 +41,12 @@ def opened(model):
         return model
     copy = convert.rebuilt(model, lambda config, _: config)
     convert.copy_weights(model, copy)
-    flat, was_opened = _Opening(copy).run()
-    if not was_opened:
+    opening = _Opening(copy)
+    flat = opening.run()
+    if not opening.was_opened:
         return model
     convert.copy_compile_state(model, copy)
-    if copy.compiled:
-        flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
-    return flat
+    return _recompiled(flat, copy)
 
 
 def is_composite(operation):
@@ -66,8 +65,15 @@ def _graph_operations(model):
             yield operation
 
 
+def _recompiled(flat, model):
+    """Compiles a graph of the layers of `model` as that is, with its very optimizer."""
+    if model.compiled:
+        flat.compile(**{**_keras.compile_arguments(model), "optimizer": model.optimizer})
+    return flat
+
+
 class _Opening:
-    """One run through a graph that puts what is in composite layers in their places."""
+    """Runs through the graph of a model again and puts in what is in composite layers."""
 
     def __init__(self, model):
         self.model = model
@@ -76,7 +82,7 @@ class _Opening:
         self.was_opened = False
 
     def run(self):
-        """The flat model, and whether anything was opened."""
+        """The flat model, of the layers of the old one."""
         inputs = [
             keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
             for tensor, layer in zip(
@@ -84,12 +90,11 @@ class _Opening:
             )
         ]
         outputs = self._through(self.graph, inputs)
-        flat = keras.Model(
+        return keras.Model(
             keras.tree.pack_sequence_as(_keras.input_structure(self.model), inputs),
             keras.tree.pack_sequence_as(_keras.output_structure(self.model), outputs),
             name=self.model.name,
         )
-        return flat, self.was_opened
 
     def _through(self, graph, inputs):
         known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
@@ -105,13 +110,9 @@ class _Opening:
     def _call(self, operation, args, kwargs):
         inner = _keras.functional(operation)
         if inner is not None and any(map(is_composite, _graph_operations(operation))):
-            given = [leaf for leaf in keras.tree.flatten(args) if _keras.is_symbolic(leaf)]
-            return self._through(inner, given)
-        if is_composite(operation):
-            outputs = self._open(operation, args, kwargs)
-            if outputs is not None:
-                return outputs
-        return operation(*args, **kwargs)
+            return self._through(inner, _symbolic(args))
+        outputs = self._open(operation, args, kwargs) if is_composite(operation) else None
+        return operation(*args, **kwargs) if outputs is None else outputs
 
     def _open(self, layer, args, kwargs):
         """What a composite layer makes of symbolic tensors, as a graph; None if that fails."""
@@ -124,15 +125,15 @@ class _Opening:
         flat_outputs = keras.tree.flatten(outputs)
         if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
             return None
-        placeholders = [leaf for leaf in keras.tree.flatten(fresh) if _keras.is_symbolic(leaf)]
+        placeholders = _symbolic(fresh)
         operations = _keras.operations_between(placeholders, flat_outputs)
         if operations is None or not _covers(operations, layer):
             return None
         self._rename(layer, operations)
         self.was_opened = True
-        given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if _keras.is_symbolic(leaf)]
         inside = keras.Model(placeholders, flat_outputs)
-        return self._through(inside, [_cast(tensor, layer) for tensor in given])
+        given = [_cast(tensor, layer) for tensor in _symbolic((args, kwargs))]
+        return self._through(inside, given)
 
     def _rename(self, layer, operations):
         for operation in operations:
@@ -143,6 +144,10 @@ class _Opening:
                 name = f"{wanted}_{number}"
             self.names.add(name)
             operation.name = name
+
+
+def _symbolic(structure):
+    return [leaf for leaf in keras.tree.flatten(structure) if _keras.is_symbolic(leaf)]
 
 
 def _placeholder(leaf):

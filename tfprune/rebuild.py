@@ -24,19 +24,31 @@ class Sizes:
 
     @functools.cached_property
     def selections(self):
-        """For each variable, by id, the kept indices along each axis that changes."""
-        selections = {}
+        """For each variable, by id, the kept indices along each axis that changes.
+
+        They are one-dimensional; where units differ along other axes too they have the variable's
+        axes and stand last, for arrays that are cut along the axes before.
+        """
+        selections, uneven = {}, []
         for piece in self.coupling.slices:
             stays = self.kept[self.coupling.roots[piece.labels]]
-            if not stays.all():
+            if stays.ndim > 1:
+                uneven.append((piece, stays))
+            elif not stays.all():
                 selections.setdefault(id(piece.variable), {})[piece.axis] = np.flatnonzero(stays)
+        for piece, stays in uneven:
+            chosen = selections.setdefault(id(piece.variable), {})
+            for axis, indices in chosen.items():
+                stays = np.take(stays, indices, axis) if stays.shape[axis] != 1 else stays
+            if not stays.all():
+                chosen[piece.axis] = _kept_first(stays, piece)
         return selections
 
     def of_weight(self, variable):
         """The new shape of a variable."""
         shape = list(variable.shape)
         for axis, indices in self.selections.get(id(variable), {}).items():
-            shape[axis] = len(indices)
+            shape[axis] = indices.shape[axis] if indices.ndim > 1 else len(indices)
         return tuple(shape)
 
     def of_tensor(self, tensor):
@@ -55,7 +67,19 @@ class Sizes:
         return np.broadcast_to(self.kept[self.coupling.roots[labels]], (size,))
 
 
-def rebuild(model, coupling, kept, additions=None):
+def _kept_first(stays, piece):
+    """The indices along an axis of what stays, equally many at each place of the other axes."""
+    counts = np.unique(stays.sum(axis=piece.axis))
+    if len(counts) != 1:
+        raise ValueError(
+            "The groups of a layer must keep equally many channels. "
+            f"Received: layer={piece.layer.name!r}, channels kept={counts.tolist()}."
+        )
+    indices = np.argsort(~stays, axis=piece.axis, kind="stable")
+    return np.take(indices, range(counts[0]), axis=piece.axis)
+
+
+def rebuild(model, coupling, kept, folds=None, dropped=None):
     """A new model of stock layers with the kept units only.
 
     Weights are gathered, the compile state and the optimizer's slots go along. The model given is
@@ -65,8 +89,9 @@ def rebuild(model, coupling, kept, additions=None):
         model: A Functional or built Sequential model.
         coupling: Its units, from `tfprune.coupling.couple(model)`.
         kept: Boolean array over units: which stay. Unit 0, what is fixed, must.
-        additions: For layers, by id, a dict from weight name to the array (of the old shape) that
-            is added to the weight first. The name `"bias"` is made where a layer has none.
+        folds: For operations, by id, a list of `tfprune.coupling.rules.base.Fold`: what is added
+            to their biases first.
+        dropped: Dict from a `Call` to the places of the inputs that it does without.
 
     Returns:
         The new model.
@@ -84,7 +109,7 @@ def rebuild(model, coupling, kept, additions=None):
     >>> rebuild(model, coupling, kept).get_layer("hidden").kernel.shape
     TensorShape([3, 1])
     """
-    additions = additions or {}
+    folds = folds or {}
     sizes = Sizes(coupling, kept)
     selections = sizes.selections
     calls = {}
@@ -99,35 +124,62 @@ def rebuild(model, coupling, kept, additions=None):
         if id(operation) in calls:
             arguments = dict(config["config"])
             rule_of(operation).resize(arguments, calls[id(operation)][0], sizes)
-            if "bias" in additions.get(id(operation), {}):
-                arguments["use_bias"] = True
+            if any(fold.layer.bias is None for fold in folds.get(id(operation), [])):
+                rule_of(operation).add_bias(arguments, calls[id(operation)][0])
             config = {**config, "config": arguments}
             for call in calls[id(operation)] if "inbound_nodes" in config else []:
                 rule_of(operation).rewrite(config["inbound_nodes"][call.place], call, sizes)
         return config
 
-    added = _additions_by_variable(model, additions)
+    added = {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
+    factors = _factors(calls, sizes)
 
     def take(variable, value):
-        value = (value + added.get(id(variable), 0)).astype(value.dtype)
-        return _gathered(value, selections.get(id(variable), {}))
+        new_value = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
+        return _gathered(new_value.astype(value.dtype), selections.get(id(variable), {}))
 
     def take_slot(variable, value, name):
         axes = _slot_axes(name, len(variable.shape), value.ndim)
         chosen = selections.get(id(variable), {})
-        return _gathered(value, {axes.index(a): i for a, i in chosen.items() if a in axes})
+        return _gathered(
+            value, {axes.index(a): _on(axes, i) for a, i in chosen.items() if a in axes}
+        )
 
-    new = convert.rebuilt(model, edit)
+    new = convert.rebuilt(model, edit, {_key(call): gone for call, gone in (dropped or {}).items()})
     convert.copy_weights(model, new, take)
-    _fill_made_biases(model, new, sizes, additions)
+    _fill_made_biases(model, new, sizes, folds)
     convert.copy_compile_state(model, new, take_slot)
     return new
 
 
+def _factors(calls, sizes):
+    pairs = [
+        pair
+        for each in calls.values()
+        for pair in rule_of(each[0].operation).factors(each[0], sizes)
+    ]
+    return {id(variable): factor for variable, factor in pairs}
+
+
+def _key(call):
+    return (*(parent.name for parent in call.parents), call.operation.name, call.place)
+
+
 def _gathered(value, indices_by_axis):
     for axis, indices in indices_by_axis.items():
-        value = np.take(value, indices, axis=axis)
+        if indices.ndim > 1:
+            value = np.take_along_axis(value, indices, axis)
+        else:
+            value = np.take(value, indices, axis)
     return value
+
+
+def _on(axes, indices):
+    """Indices for a slot which lacks axes of its weight: those at the first place of these."""
+    if indices.ndim == 1:
+        return indices
+    lacking = tuple(axis for axis in range(indices.ndim) if axis not in axes)
+    return np.take(indices, 0, axis=lacking[0]) if lacking else indices
 
 
 def _slot_axes(name, weight_rank, slot_rank):
@@ -141,20 +193,13 @@ def _slot_axes(name, weight_rank, slot_rank):
     return []
 
 
-def _bias_of(layer):
-    return getattr(getattr(layer, "cell", layer), "bias", None)
-
-
-def _additions_by_variable(model, additions):
-    layers = {id(layer): layer for layer in _keras.all_layers(model)}
-    biases = {key: _bias_of(layers[key]) for key in additions}
-    return {id(bias): additions[key]["bias"] for key, bias in biases.items() if bias is not None}
-
-
-def _fill_made_biases(model, new, sizes, additions):
+def _fill_made_biases(model, new, sizes, folds):
     """Gives the biases that the new model makes their values, cut as the layer's units are."""
+    made = {id(f.layer): f for each in folds.values() for f in each if f.layer.bias is None}
     for ours, theirs in _keras.layer_pairs(model, new):
-        if id(ours) in additions and _bias_of(ours) is None:
-            makes = [p for p in sizes.coupling.slices if p.layer is ours and p.makes][0]
-            stays = np.flatnonzero(sizes.kept[sizes.coupling.roots[makes.labels]])
-            _bias_of(theirs).assign(np.take(additions[id(ours)]["bias"], stays, axis=-1))
+        if id(ours) in made:
+            value = made[id(ours)].values
+            for axis, labels in enumerate(made[id(ours)].labels):
+                stays = np.flatnonzero(sizes.kept[sizes.coupling.roots[labels]])
+                value = np.take(value, stays, axis)
+            theirs.bias.assign(value)

@@ -6,15 +6,18 @@ that its kernel does not multiply by 0 on the way to a needed output, unless the
 that can go into its bias. What nobody needs goes.
 """
 
+import dataclasses
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfprune import _keras
 from tfprune.check import check_equal
+from tfprune.coupling.groups import even_out
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
-from tfprune.coupling.units import couple
+from tfprune.coupling.units import couple, unit_name
 from tfprune.opening import opened
 from tfprune.rebuild import rebuild
 
@@ -105,10 +108,9 @@ def strip(model, *, check=True, return_report=False):
     """
     open_model = opened(model)
     coupling = couple(open_model)
-    flow, revived = _live_units(coupling)
-    _refuse_conflicts(coupling, flow)
-    additions = _folded(coupling, flow)
-    small = rebuild(open_model, coupling, flow.needed, additions)
+    flow, revived, dropped = _live_units(coupling)
+    _refuse_conflicts(flow)
+    small = rebuild(open_model, coupling, flow.needed, _folded(flow), dropped)
     error = check_equal(model, small, coupling.trace) if check else None
     if not return_report:
         return small
@@ -120,24 +122,38 @@ def _live_units(coupling):
     """The units that some output needs, the fixed point from the outputs back.
 
     Returns:
-        The `Flow`, and for the units kept lest a layer be left without any, the reason.
+        The `Flow` with the calls that some output needs; for units kept lest a layer be left
+        without any, the reason; and for calls that can do without some inputs, their places.
     """
+    constants = _constants(coupling)
+    calls, before = coupling.trace.calls, None
+    while calls != before:
+        before, flow = calls, _start(coupling, constants, calls)
+        _close(coupling, flow)
+        calls = _reachable(coupling.trace, _dropped(coupling.trace, flow))
+    revived = {}
+    while _even_out(coupling, flow, revived) or _revive_one(coupling, flow, revived):
+        _close(coupling, flow)
+        # What is kept may need inputs again that could be dropped before.
+        calls = _reachable(coupling.trace, _dropped(coupling.trace, flow))
+        flow = dataclasses.replace(flow, calls=calls)
+        _close(coupling, flow)
+    return flow, revived, _dropped(coupling.trace, flow)
+
+
+def _start(coupling, constants, calls):
     needed = np.zeros(coupling.size, bool)
     needed[FIXED] = True
     needed[list(coupling.pins)] = True
     operations = [id(call.operation) for call in coupling.trace.calls]
-    flow = Flow(
+    return Flow(
         tensor_labels=coupling.tensor_labels,
-        tensor_constants=_constants(coupling),
+        tensor_constants=constants,
         roots=coupling.roots,
         needed=needed,
         called_once=frozenset(o for o in operations if operations.count(o) == 1),
+        calls=calls,
     )
-    revived = {}
-    while True:
-        _close(coupling, flow)
-        if not _revive_one(coupling, flow, revived):
-            return flow, revived
 
 
 def _constants(coupling):
@@ -156,7 +172,7 @@ def _close(coupling, flow):
     changed = True
     while changed:
         changed = False
-        for call in reversed(coupling.trace.calls):
+        for call in reversed(flow.calls):
             for need in rule_of(call.operation).needs(call, flow):
                 units = np.unique(coupling.roots[need.labels[need.where]])
                 added = units[~flow.needed[units]]
@@ -165,13 +181,53 @@ def _close(coupling, flow):
                     flow.needed[added] = True
 
 
+def _dropped(trace, flow):
+    """For each call that can do without some of its inputs, their places."""
+    serves = Counter((id(call.operation), call.place) for call in trace.calls)
+    bound = {tensor for outputs in trace.siblings for tensor in outputs}
+    dropped = {}
+    for call in flow.calls:
+        places = rule_of(call.operation).drops(call, flow)
+        # Not the outputs of models which have others, nor calls in models that are called twice.
+        is_bound = bound.intersection(call.inputs[place] for place in places)
+        if places and not is_bound and serves[id(call.operation), call.place] == 1:
+            dropped[call] = places
+    return dropped
+
+
+def _reachable(trace, dropped):
+    """The calls that an output of the model still needs when inputs are dropped."""
+    wanted, before = set(trace.outputs), None
+    while wanted != before:
+        before = set(wanted)
+        for outputs in trace.siblings:
+            wanted.update(outputs if wanted.intersection(outputs) else ())
+        for call in reversed(trace.calls):
+            if wanted.intersection(call.outputs):
+                gone = dropped.get(call, ())
+                wanted.update(t for place, t in enumerate(call.inputs) if place not in gone)
+                wanted.update(call.masks)
+    return tuple(call for call in trace.calls if wanted.intersection(call.outputs))
+
+
+def _even_out(coupling, flow, revived):
+    """Keeps units so that groups have equal counts; whether there were any to keep."""
+    used = {id(call.operation) for call in flow.calls}
+    groupings = [grouping for grouping in coupling.groupings if id(grouping.layer) in used]
+    added = even_out(groupings, coupling.roots, flow.needed, last=_left_out(coupling, flow))
+    revived.update(added)
+    return bool(added)
+
+
 def _revive_one(coupling, flow, revived):
     """Keeps one unit in a layer that would be left without any; whether there was such a layer.
 
     Layers near the outputs come first: what they keep may be all that those before them need.
     """
+    used = {id(call.operation) for call in flow.calls}
     for unit_set in reversed(coupling.sets):
-        if not flow.needed[unit_set.units].any():
+        is_used = any(id(layer) in used for layer in unit_set.layers)
+        if is_used and not flow.needed[unit_set.units].any():
             treated_as_gone = np.isin(unit_set.units, _left_out(coupling, flow))
             unit = int(unit_set.units[np.argmin(treated_as_gone)])
             flow.needed[unit] = True
@@ -183,7 +239,7 @@ def _revive_one(coupling, flow, revived):
 def _reasons(coupling, flow, revived):
     """For each unit kept, all that keeps it."""
     reasons = {unit: [reason] for unit, reason in {**revived, **coupling.pins}.items()}
-    for call in coupling.trace.calls:
+    for call in flow.calls:
         for need in rule_of(call.operation).needs(call, flow):
             for unit in np.unique(coupling.roots[need.labels[need.where]]).tolist():
                 reasons.setdefault(unit, []).append(need.reason)
@@ -191,12 +247,12 @@ def _reasons(coupling, flow, revived):
 
 
 def _left_out(coupling, flow):
-    calls = coupling.trace.calls
-    return coupling.roots[np.concatenate([rule_of(c.operation).left_out(c, flow) for c in calls])]
+    left_out = [rule_of(call.operation).left_out(call, flow) for call in flow.calls]
+    return coupling.roots[np.concatenate([np.empty(0, int), *left_out])]
 
 
-def _refuse_conflicts(coupling, flow):
-    for call in coupling.trace.calls:
+def _refuse_conflicts(flow):
+    for call in flow.calls:
         if rule_of(call.operation).is_refused(call, flow):
             raise ValueError(
                 "Cannot strip a model in which a normalisation leaves units out of its statistics "
@@ -207,9 +263,9 @@ def _refuse_conflicts(coupling, flow):
             )
 
 
-def _folded(coupling, flow):
+def _folded(flow):
     additions = {}
-    for call in coupling.trace.calls:
+    for call in flow.calls:
         folds = rule_of(call.operation).folds(call, flow)
         if folds:
             additions[id(call.operation)] = folds
@@ -218,16 +274,18 @@ def _folded(coupling, flow):
 
 def _report(model, small, coupling, flow, reasons, error):
     layers, kept = {}, []
+    used = {id(call.operation) for call in flow.calls}
     for piece in coupling.slices:
-        if not piece.makes or piece.layer.name in layers:
+        name = unit_name(piece.layer, piece.family)
+        if not piece.makes or name in layers:
             continue
         units = _one_each(coupling.roots[piece.labels])
-        after = int(flow.needed[units].sum())
-        layers[piece.layer.name] = StrippedLayer(piece.layer.name, len(units), after)
-        silent = _silent_units(coupling, piece.layer)
+        after = int(flow.needed[units].sum()) if id(piece.layer) in used else 0
+        layers[name] = StrippedLayer(name, len(units), after)
+        silent = _silent_units(coupling, piece.layer, piece.family)
         for index, unit in enumerate(units.tolist()):
-            if unit in silent and flow.needed[unit]:
-                kept.append(KeptUnit(piece.layer.name, index, "; ".join(reasons[unit])))
+            if after and unit in silent and flow.needed[unit]:
+                kept.append(KeptUnit(name, index, "; ".join(reasons[unit])))
     return StripReport(
         layers=tuple(layers.values()),
         kept=tuple(kept),
@@ -241,11 +299,12 @@ def _one_each(units):
     return units[np.sort(np.unique(units, return_index=True)[1])]
 
 
-def _silent_units(coupling, layer):
+def _silent_units(coupling, layer, family):
     """The units whose slices of every kernel of the layer are 0."""
     silent = None
     for piece in coupling.slices:
-        if piece.layer is layer and piece.makes and len(piece.variable.shape) > 1:
+        is_made = piece.layer is layer and piece.family == family and piece.makes
+        if is_made and len(piece.variable.shape) > 1:
             value = np.moveaxis(np.asarray(piece.variable), piece.axis, 0) != 0
             loud = coupling.roots[piece.labels][value.reshape(len(value), -1).any(axis=1)]
             quiet = set(coupling.roots[piece.labels].tolist()) - set(loud.tolist())

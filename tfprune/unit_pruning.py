@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune.coupling.groups import choose_evenly, even_sides, linked
 from tfprune.coupling.units import couple
 from tfprune.criteria import units as criteria
 from tfprune.layers import Masked
@@ -105,7 +106,7 @@ class PrunableUnits:
             if s.removable
             and any(is_chosen(layer) for layer in s.layers)
             and not any(is_excluded(layer) for layer in s.layers)
-            and all(isinstance(layer, Masked) and layer.trainable for layer in s.layers)
+            and self._is_masked(s)
         ]
         if not self.sets:
             raise ValueError(
@@ -116,10 +117,22 @@ class PrunableUnits:
                 "Make the model prunable with `tfprune.prunable(model)`."
             )
 
+    def _is_masked(self, unit_set):
+        """Whether every weight that makes the units of a set carries a mask and is trainable."""
+        makers = set(zip(map(id, unit_set.layers), unit_set.families, strict=True))
+        made = {id(p.variable) for p in self.coupling.slices if p.makes and _maker(p) in makers}
+        trainable = {id(p.variable) for p, layer, _ in self._masked if layer.trainable}
+        return made <= trainable
+
     def layers(self):
-        """The layers that make the units, each with the axis of its output they stand along."""
+        """The layers whose outputs show the units, each with the axis they stand along."""
         found = {}
-        makers = {id(layer) for unit_set in self.sets for layer in unit_set.layers}
+        makers = {
+            id(layer)
+            for unit_set in self.sets
+            for layer, family in zip(unit_set.layers, unit_set.families, strict=True)
+            if family is None and isinstance(layer, Masked)
+        }
         for call in self.coupling.trace.calls:
             if id(call.operation) in makers and id(call.operation) not in found:
                 labels = self.coupling.tensor_labels[call.outputs[0]]
@@ -142,17 +155,23 @@ class PrunableUnits:
             raise ValueError(f"Argument `target` must be from 0 to 1. Received: target={target!r}.")
         pruned, frozen = self._pruned(), self._frozen()
         dead = pruned.copy()
-        for place, unit_set in enumerate(self.sets):
-            if (
-                self._count(unit_set, target) * _group_count(unit_set)
-                <= pruned[unit_set.units].sum()
-            ):
+        places = {id(unit_set): place for place, unit_set in enumerate(self.sets)}
+        for sets, sides in linked(self.sets, even_sides(self.coupling, pruned)):
+            counts = [self._count(s, target) * _group_count(s) for s in sets]
+            before = [pruned[s.units].sum() for s in sets]
+            if all(count <= already for count, already in zip(counts, before, strict=True)):
                 continue
-            scores = self._scores(unit_set, criterion, [seed or 0, place])
-            held = frozen[unit_set.units] | np.array([r is not None for r in unit_set.pinned])
-            scores = np.where(held, np.inf, scores)
-            scores = np.where(pruned[unit_set.units], -np.inf, scores)
-            dead[_lowest(unit_set, scores, self._count(unit_set, target))] = True
+            scores = np.full(self.coupling.size, np.inf)
+            for unit_set in sets:
+                seeds = [seed or 0, places[id(unit_set)]]
+                free = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]
+                found = self._scores(unit_set, criterion, seeds)
+                scores[unit_set.units] = np.where(free, found, np.inf)
+            scores[pruned] = -np.inf
+            if len(sets) > 1 or len(sides) > 1 or (sides and sets[0].groups is None):
+                dead |= _evenly(sets, sides, scores, np.maximum(counts, before))
+            else:
+                dead[_lowest(sets[0], scores[sets[0].units], self._count(sets[0], target))] = True
         return dead
 
     def _count(self, unit_set, target):
@@ -169,7 +188,7 @@ class PrunableUnits:
             _, _, mask = masks.setdefault(
                 key, (layer, name, np.array(np.asarray(layer.trainable_masks[name])))
             )
-            np.moveaxis(mask, piece.axis, 0)[gone] = False
+            mask[piece.spread(gone)] = False
         for layer, name, mask in masks.values():
             set_masks(self.model, layer, name, trainable=mask, optimizer=optimizer)
 
@@ -185,42 +204,72 @@ class PrunableUnits:
         made = np.zeros(self.coupling.size, bool)
         for piece, layer, name in self._masked:
             if piece.makes:
-                mask = np.moveaxis(np.asarray(layer.trainable_masks[name]), piece.axis, 0)
                 units = self.coupling.roots[piece.labels]
                 made[units] = True
-                pruned[units[mask.reshape(len(mask), -1).any(axis=1)]] = False
+                pruned[piece.spread(units)[np.asarray(layer.trainable_masks[name])]] = False
         return pruned & made
 
     def _frozen(self):
         """Units of which any slice has a frozen element."""
         frozen = np.zeros(self.coupling.size, bool)
         for piece, layer, name in self._masked:
-            mask = np.moveaxis(np.asarray(layer.frozen_masks[name]), piece.axis, 0)
-            units = self.coupling.roots[piece.labels]
-            frozen[units[mask.reshape(len(mask), -1).any(axis=1)]] = True
+            units = piece.spread(self.coupling.roots[piece.labels])
+            frozen[units[np.asarray(layer.frozen_masks[name])]] = True
         return frozen
 
     def _scores(self, unit_set, criterion, seed):
         """The scores of a set: the sum over the layers that make it."""
         total = np.zeros(len(unit_set.units))
-        for layer in unit_set.layers:
-            units, weights = self._by_unit(layer)
-            scores = criteria.score(criterion, layer, weights, seed)
+        for layer, family in zip(unit_set.layers, unit_set.families, strict=True):
+            units, weights = self._by_unit(layer, family)
+            scores = criteria.score(criterion, layer, weights, seed, family)
             members = np.isin(units, unit_set.units)
             total[_places(units[members], unit_set.units)] += scores[members]
         return total
 
-    def _by_unit(self, layer):
+    def _by_unit(self, layer, family):
         """The units a layer makes, in order, and its weights with a row for each."""
         units, weights = None, {}
-        for piece, owner, name in self._masked:
-            if owner is layer and piece.makes:
+        for piece, _, name in self._masked:
+            if piece.makes and _maker(piece) == (id(layer), family):
                 roots = self.coupling.roots[piece.labels]
                 units = roots[np.sort(np.unique(roots, return_index=True)[1])]
                 rows = np.moveaxis(np.asarray(piece.variable), piece.axis, 0)
-                by_unit = np.argsort(_places(roots, units), kind="stable")
-                weights[name] = rows[by_unit].reshape(len(units), -1)
+                weights[name] = _rows_of(rows.reshape(len(rows), -1), _places(roots, units))
         return units, weights
+
+
+def _maker(piece):
+    return id(piece.layer), piece.family
+
+
+def _rows_of(rows, places):
+    """The rows of each unit side by side; units which have fewer than others are filled with 0."""
+    counts = np.bincount(places)
+    filled = np.zeros((len(counts), counts.max(), rows.shape[1]), rows.dtype)
+    by_unit = np.argsort(places, kind="stable")
+    within = np.concatenate([np.arange(count) for count in counts])
+    filled[places[by_unit], within] = rows[by_unit]
+    return filled.reshape(len(counts), -1)
+
+
+def _evenly(sets, sides, scores, counts):
+    """The units to prune, over all units, of sets that must lose equally many in each group."""
+    units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
+    caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
+    rows = [_places(side.ravel(), units).reshape(side.shape) for side in sides]
+    chosen = choose_evenly(scores[units], caps, rows)
+    if chosen is None:
+        raise ValueError(
+            "Units that are pruned already, frozen, pinned or excluded leave no choice in which "
+            "all groups lose equally many. "
+            f"Received: layers={[s.name for s in sets]}, units to prune={list(map(int, counts))}. "
+            "Leave these layers out with `exclude`, or take their masks off with "
+            "`tfprune.set_masks(model, layer, weight, trainable=True)`."
+        )
+    dead = np.zeros(len(scores), bool)
+    dead[units[chosen]] = True
+    return dead
 
 
 def _group_count(unit_set):

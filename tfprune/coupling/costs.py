@@ -85,12 +85,9 @@ def costs(model, input_shapes=None):
     (CallCost(name='c', type='Conv1D', output_shape=(None, 6, 4), units=4, parameters=40,
      macs=216, reason=None),)
     """
-    shapes = sized_inputs(model, input_shapes)
-    batches = [tensor.shape[0] or 1 for tensor in model.inputs]
-    inputs = [(batch, *shape) for batch, shape in zip(batches, shapes, strict=True)]
     seen, found = set(), []
-    for call, known in walk(model, inputs):
-        macs, reason = _macs(call.operation, known, batches[0])
+    for call, known, batch in sized_calls(model, input_shapes):
+        macs, reason = macs_of_call(call.operation, known, batch)
         found.append(
             CallCost(
                 name="/".join([part.name for part in (*call.parents, call.operation)]),
@@ -106,7 +103,17 @@ def costs(model, input_shapes=None):
     return tuple(found)
 
 
-def _macs(operation, shapes, batch):
+def sized_calls(model, input_shapes=None):
+    """The calls of a model, the `Shapes` they work on and the batch size these are for."""
+    shapes = sized_inputs(model, input_shapes)
+    batches = [tensor.shape[0] or 1 for tensor in model.inputs]
+    inputs = [(batch, *shape) for batch, shape in zip(batches, shapes, strict=True)]
+    for call, known in walk(model, inputs):
+        yield call, known, batches[0]
+
+
+def macs_of_call(operation, shapes, batch):
+    """The MACs of a call for one sample and None, or None and the reason why."""
     try:
         return count(operation, shapes) // batch, None
     except UncountedError as error:

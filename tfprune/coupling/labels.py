@@ -5,6 +5,7 @@ label does not change has size 1. Equal labels are one unit; `unite` makes two l
 Operations which only move data are applied to the labels themselves.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,12 @@ FIXED = 0
 class Slice:
     """Along `axis` of `variable` of `layer`, index `i` belongs to the unit `labels[i]`.
 
-    `makes` tells whether the layer makes these units (its output), or goes along with them.
+    Attributes:
+        layer, variable, axis: Where the units stand.
+        labels: One label for each index; where they differ along other axes too, as the input
+            channels do from group to group of filters, an array with the variable's axes.
+        makes: Whether the layer makes these units (its output), or goes along with them.
+        family: What the units are called where the layer makes several kinds, else None.
     """
 
     layer: object
@@ -27,17 +33,29 @@ class Slice:
     axis: int
     labels: np.ndarray
     makes: bool = False
+    family: str | None = None
+
+    def spread(self, values):
+        """An array with a value for each label, as a view of the variable's shape."""
+        rank = len(self.variable.shape)
+        full = values if values.ndim == rank else placed(values, self.axis, rank)
+        return np.broadcast_to(full, self.variable.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """A constraint: of the units `labels[group]`, all go, or as many as in the other groups.
+    """A constraint on counts: groups that stay keep equally many units on each side.
 
-    `labels` has the shape (groups, units in a group).
+    Attributes:
+        layer: The layer that asks for it.
+        sides: Label arrays of shape (groups, units in a group), each with its own count: the input
+            channels and the filters of a grouped convolution.
+        whole: Whether a group may go, with all its units on every side.
     """
 
     layer: object
-    labels: np.ndarray
+    sides: tuple
+    whole: bool = True
 
 
 class Labels:
@@ -50,6 +68,7 @@ class Labels:
         self.pins = []
         self._edges = []
         self._placed = {}
+        self._owners = []
 
     def fresh(self, size):
         """`size` labels that nobody has yet."""
@@ -75,23 +94,39 @@ class Labels:
         if labels.size:
             self.pins.append((labels, reason))
 
-    def slice(self, layer, variable, axis, labels, makes=False):
+    def slice(self, layer, variable, axis, labels, *, makes=False, family=None):
         """Says that the units `labels` stand along `axis` of `variable`; None is passed over.
 
-        A layer called again has other labels for the same weights: those are united.
+        A layer called again has other labels for the same weights: those are united. See `Slice`
+        for the arguments.
         """
         if variable is None:
             return
-        labels = np.broadcast_to(labels, (variable.shape[axis],))
+        if np.ndim(labels) < 2:
+            labels = np.broadcast_to(labels, (variable.shape[axis],))
         known = self._placed.setdefault((id(variable), axis), labels)
+        if self._owners:
+            layer, family = self._owners[0][0], self._family(family)
         if known is labels:
-            self.slices.append(Slice(layer, variable, axis, labels, makes))
+            self.slices.append(Slice(layer, variable, axis, labels, makes, family))
         else:
             self.unite(known, labels, f"{layer.name!r} is also called on fixed channels")
 
-    def group(self, layer, labels):
-        """Says that units may go by whole groups, or equal counts a group only."""
-        self.groupings.append(Grouping(layer, labels))
+    def group(self, layer, *sides, whole=True):
+        """Says that units may go by whole groups, or equal counts a group only: see `Grouping`."""
+        layer = self._owners[0][0] if self._owners else layer
+        self.groupings.append(Grouping(layer, sides, whole))
+
+    @contextlib.contextmanager
+    def inside(self, layer, family=None):
+        """Notes what is said of layers inside `layer` as its own, as the units `family` of it."""
+        self._owners.append((layer, family))
+        yield
+        self._owners.pop()
+
+    def _family(self, family):
+        names = [name for _, name in self._owners if name is not None]
+        return "/".join(names if family is None else [*names, family]) or None
 
     def roots(self):
         """For each label a number which equal labels share; that of `FIXED` is 0."""

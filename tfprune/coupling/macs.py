@@ -64,7 +64,7 @@ def count(operation, shapes):
     """
     if _keras.functional(operation) is not None:
         return sum(count(call.operation, inner) for call, inner in walk(operation, shapes.inputs))
-    for cls in type(operation).__mro__:
+    for cls in operation.__class__.__mro__:  # not `type`: a stand-in has the class of its layer
         if cls in _RULES:
             return _RULES[cls](operation, shapes)
     if not isinstance(operation, keras.layers.Layer) or _is_plain(operation):
@@ -77,7 +77,7 @@ def count(operation, shapes):
 
 def _is_plain(layer):
     """Whether it is one of Keras's own layers without weights: reshapes, activations, pools..."""
-    own = [cls for cls in type(layer).__mro__ if cls in _KERAS_LAYERS]
+    own = [cls for cls in layer.__class__.__mro__ if cls in _KERAS_LAYERS]
     return own[0] not in (keras.layers.Layer, keras.layers.Wrapper) and not layer.weights
 
 
@@ -196,17 +196,18 @@ def _bidirectional(layer, shapes):
 
 @macs_of(keras.layers.TimeDistributed)
 def _time_distributed(layer, shapes):
-    batch, steps, *features = shapes.inputs[0]
-    return _of_inner(layer.layer, (product(batch, steps), *features))
+    calls = product(*shapes.inputs[0][:2])
+    inner, outer = ((calls, *shape[2:]) for shape in (shapes.inputs[0], shapes.outputs[0]))
+    return count(layer.layer, Shapes((inner,), (outer,)))
 
 
 @macs_of(keras.layers.SpectralNormalization)
 def _spectral_normalization(layer, shapes):
-    return _of_inner(layer.layer, shapes.inputs[0])
+    return count(layer.layer, Shapes(shapes.inputs[:1], shapes.outputs))
 
 
 def _of_inner(layer, shape):
-    """The MACs of a layer inside a layer, called on one tensor."""
+    """The MACs of a recurrent layer or cell inside a layer, called on one tensor."""
     if hasattr(layer, "state_size") and not isinstance(layer, keras.layers.RNN):  # a cell
         return count(layer, Shapes((shape,), ()))
     outputs = keras.tree.flatten(layer.compute_output_spec(keras.KerasTensor(shape)))

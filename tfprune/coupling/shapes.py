@@ -131,30 +131,40 @@ def walk(model, input_shapes):
     }
     for call in traced.calls:
         args, kwargs = keras.tree.map_structure(
-            lambda leaf: known.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf,
+            lambda leaf: known.get(leaf, leaf) if _is_tensor(leaf) else leaf,
             (list(call.args), call.kwargs),
         )
         outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
         known.update(zip(call.outputs, outputs, strict=True))
-        bound = inspect.signature(call.operation.call).bind(*args, **kwargs).arguments
-        tensors = [leaf for leaf in keras.tree.flatten(list(bound.values())) if _is_spec(leaf)]
-        yield (
-            call,
-            Shapes(
-                inputs=tuple(tuple(tensor.shape) for tensor in tensors),
-                outputs=tuple(tuple(output.shape) for output in outputs),
-                arguments={name: _shapes_in(value) for name, value in bound.items()},
-            ),
-        )
+        yield call, shapes_of(call, lambda tensor: tuple(known[tensor].shape))
 
 
-def _is_spec(leaf):
-    return isinstance(leaf, keras.KerasTensor)
+def shapes_of(call, size):
+    """The shapes a call works on.
+
+    Args:
+        call: A `Call`.
+        size: Function from a `Tensor` to its shape with the batch axis, None = not known.
+
+    Returns:
+        A `Shapes`.
+    """
+    bound = inspect.signature(call.operation.call).bind(*call.args, **call.kwargs).arguments
+    tensors = [leaf for leaf in keras.tree.flatten(list(bound.values())) if _is_tensor(leaf)]
+    return Shapes(
+        inputs=tuple(map(size, tensors)),
+        outputs=tuple(map(size, call.outputs)),
+        arguments={name: _sized(value, size) for name, value in bound.items()},
+    )
 
 
-def _shapes_in(argument):
-    if _is_spec(argument):
-        return tuple(argument.shape)
+def _is_tensor(leaf):
+    return isinstance(leaf, Tensor)
+
+
+def _sized(argument, size):
+    if _is_tensor(argument):
+        return size(argument)
     if isinstance(argument, (list, tuple)):
-        return [_shapes_in(item) for item in argument]
+        return [_sized(item, size) for item in argument]
     return argument

@@ -37,6 +37,12 @@ class Call:
     memo: dict = field(default_factory=dict, repr=False)
 
     @property
+    def masks(self):
+        """The tensors that mask time steps."""
+        leaves = keras.tree.flatten(self.kwargs.get("mask"))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+    @property
     def inputs(self):
         """The tensors among the arguments, in order; the `mask` keyword is not data."""
         data = {name: value for name, value in self.kwargs.items() if name != "mask"}
@@ -53,12 +59,14 @@ class Trace:
         calls: The calls.
         entries: For the input layers of nested models, by id, the tensors that are given to them,
             one for each call of the model.
+        siblings: The outputs of each call of a nested model that has several.
     """
 
     inputs: tuple
     outputs: tuple
     calls: tuple = field(repr=False)
     entries: dict = field(repr=False)
+    siblings: tuple = field(repr=False)
 
 
 def trace(model):
@@ -83,13 +91,14 @@ def trace(model):
     if graph is None:
         raise ValueError(_no_graph(model))
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    entries = {}
-    calls = list(_calls(graph, known, (), entries))
+    entries, siblings = {}, []
+    calls = list(_calls(graph, known, (), entries, siblings))
     return Trace(
         inputs=tuple(known[id(tensor)] for tensor in graph.inputs),
         outputs=tuple(known[id(tensor)] for tensor in graph.outputs),
         calls=tuple(calls),
         entries=entries,
+        siblings=tuple(siblings),
     )
 
 
@@ -107,7 +116,7 @@ def _no_graph(model):
     )
 
 
-def _calls(graph, known, parents, entries):
+def _calls(graph, known, parents, entries, siblings):
     for node, place in _keras.nodes(graph):
         args, kwargs = keras.tree.map_structure(
             lambda leaf: known.get(id(leaf), leaf),
@@ -124,8 +133,10 @@ def _calls(graph, known, parents, entries):
             }
             for layer, tensor in zip(_keras.input_layers(inner), given, strict=True):
                 entries.setdefault(id(layer), []).append(tensor)
-            yield from _calls(inner, inner_known, (*parents, node.operation), entries)
+            yield from _calls(inner, inner_known, (*parents, node.operation), entries, siblings)
             outputs = tuple(inner_known[id(tensor)] for tensor in inner.outputs)
+            if len(outputs) > 1:
+                siblings.append(outputs)
         known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
 
 

@@ -18,22 +18,29 @@ class UnitSet:
         units: The units, as numbers that `Coupling.units_of` gives for labels.
         pinned: For each unit, the reason why it cannot go, or None.
         groups: Units by group where only whole groups or equal counts can go, else None.
+        families: For each layer what it calls these units, None for what its output shows.
     """
 
     layers: tuple
     units: np.ndarray
     pinned: tuple
     groups: np.ndarray | None = None
+    families: tuple = ()
 
     @property
     def name(self):
-        """The names of the layers."""
-        return " + ".join(layer.name for layer in self.layers)
+        """The names of the layers, with those of the families: `"attention/heads"`."""
+        return " + ".join(map(unit_name, self.layers, self.families))
 
     @property
     def removable(self):
         """Whether any unit of the set may go."""
         return any(reason is None for reason in self.pinned)
+
+
+def unit_name(layer, family):
+    """What units of a layer are called in reports."""
+    return layer.name if family is None else f"{layer.name}/{family}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +151,8 @@ def _sets(labels, roots, pins):
     for piece in labels.slices:
         if piece.makes:
             for unit in np.unique(roots[piece.labels]).tolist():
-                makers.setdefault(unit, {})[id(piece.layer)] = piece.layer
+                key = (id(piece.layer), piece.family)
+                makers.setdefault(unit, {})[key] = piece.layer
     makers.pop(FIXED, None)
     members = {}
     for unit, layers in makers.items():
@@ -155,15 +163,17 @@ def _sets(labels, roots, pins):
             units=np.array(units),
             pinned=tuple(pins.get(unit) for unit in units),
             groups=_groups(labels, roots, units),
+            families=tuple(family for _, family in keys),
         )
-        for layers, units in members.values()
+        for keys, (layers, units) in members.items()
     )
 
 
 def _groups(labels, roots, units):
     for grouping in labels.groupings:
-        grouped = roots[grouping.labels]
-        is_alone = grouped.shape[1] == 1  # a group of one unit goes whole by itself
-        if not is_alone and np.isin(grouped, units).all() and grouped.size == len(units):
-            return grouped
+        for side in grouping.sides:
+            grouped = roots[side]
+            is_alone = grouped.shape[1] == 1  # a group of one unit goes whole by itself
+            if not is_alone and np.isin(grouped, units).all() and grouped.size == len(units):
+                return grouped
     return None

@@ -13,6 +13,9 @@ class ActivationContribution:
 
         u_c = mean over the batch | mean over positions (a * dL/da) |
 
+    Units that the output of a layer does not show, such as the heads of an attention, are scored by
+    magnitude among themselves.
+
     It is kept as a running average over training steps, `u <- (1 - w) u + w * new`, which begins
     with the first value measured.
 

@@ -110,14 +110,18 @@ def serialize(criterion):
     return keras.saving.serialize_keras_object(criterion)
 
 
-def score(criterion, layer, weights, seed=None):
+def score(criterion, layer, weights, seed=None, family=None):
     """The scores of the units of one layer.
+
+    A criterion that is measured knows what the layer's output shows. Units inside the layer, such
+    as the heads of an attention, are scored by `magnitude` then.
 
     Args:
         criterion: A callable, as `get` returns it.
         layer: The layer.
         weights: Its weights by name, as the module describes them.
         seed: What a criterion that draws starts from.
+        family: What the layer calls these units if its output does not show them, else None.
 
     Returns:
         A float array of shape (units,).
@@ -125,6 +129,8 @@ def score(criterion, layer, weights, seed=None):
     Raises:
         ValueError: If the scores are not one finite number for each unit.
     """
+    if family is not None and isinstance(criterion, ActivationContribution):
+        criterion = magnitude
     offered = {"layer": layer, "weights": weights, "seed": seed}
     asked = inspect.signature(criterion).parameters
     scores = np.asarray(

@@ -58,13 +58,16 @@ class Rule:
         return []
 
     def folds(self, call, flow):
-        """What the weights become so that removed inputs which hold a constant are made up for.
+        """What biases become so that removed inputs which hold a constant are made up for.
 
         Returns:
-            A dict from weight name to the array to add to it; the name `"bias"` is made if the
-            layer has none.
+            A list of `Fold`.
         """
-        return {}
+        return []
+
+    def drops(self, call, flow):
+        """The places of the inputs without which the call gives the same; not all of them."""
+        return ()
 
     def left_out(self, call, flow):
         """The labels of units which the operation already treats as if they were gone."""
@@ -82,6 +85,18 @@ class Rule:
             call: A `Call` of the layer.
             sizes: The `Sizes` after the change.
         """
+
+    def add_bias(self, config, call):
+        """Edits the layer's config so that it gets the biases that `folds` asks for."""
+        config["use_bias"] = True
+
+    def factors(self, call, sizes):
+        """Factors by which weights must grow where an operation scales by its own size.
+
+        Returns:
+            A list of pairs of a variable and a number.
+        """
+        return []
 
     def rewrite(self, node, call, sizes):
         """Edits what a call is given besides tensors, such as the bounds of a slice.
@@ -108,14 +123,34 @@ class Need:
 
 
 @dataclass(frozen=True, eq=False)
+class Fold:
+    """What is added to a bias because inputs that held constants were removed.
+
+    Attributes:
+        layer: The layer, or layer inside a layer, with the attribute `bias`; if that is None, one
+            is made, see `Rule.add_bias`.
+        values: An array of the bias's shape before anything was removed.
+        labels: For each axis of the bias, the labels along it.
+    """
+
+    layer: object
+    values: np.ndarray
+    labels: tuple
+
+
+@dataclass(frozen=True, eq=False)
 class Flow:
-    """Labels, constants and needed units of every tensor while strip looks for dead units."""
+    """Labels, constants and needed units of every tensor while strip looks for dead units.
+
+    `calls` are those that an output of the model needs at all.
+    """
 
     tensor_labels: dict
     tensor_constants: dict
     roots: np.ndarray
     needed: np.ndarray = field(repr=False)
     called_once: frozenset = frozenset()
+    calls: tuple = ()
 
     def labels(self, tensor):
         """The label array of a tensor."""

@@ -55,10 +55,21 @@ def _first_unit(ours, theirs):
 
 @rule(keras.layers.Add)
 class Add(Join):
-    """A sum."""
+    """A sum, which can do without terms that are 0."""
 
     def combine(self, arrays):
         return functools.reduce(np.add, arrays)
+
+    def drops(self, call, flow):
+        (output,) = call.outputs
+        needed = flow.is_needed(flow.labels(output))
+        full = [place for place, tensor in enumerate(call.inputs) if tensor.shape == output.shape]
+        silent = [
+            place
+            for place in full
+            if not (needed & (flow.constants(call.inputs[place]) != 0)).any()
+        ]
+        return tuple(silent[len(silent) == len(full) :])
 
 
 @rule(keras.layers.Subtract)
@@ -125,6 +136,14 @@ class Concatenate(Rule):
     def constants(self, call, inputs):
         joined = self._side_by_side(call, inputs)
         return [unknown(call.outputs[0]) if joined is None else joined]
+
+    def drops(self, call, flow):
+        dead = [
+            place
+            for place, tensor in enumerate(call.inputs)
+            if not flow.is_needed(flow.labels(tensor)).any()
+        ]
+        return tuple(dead[len(dead) == len(call.inputs) :])
 
     def _side_by_side(self, call, arrays):
         rank = len(call.outputs[0].shape)

@@ -5,7 +5,7 @@ import numpy as np
 
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
-from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown
 
 
 class Linear(Rule):
@@ -81,12 +81,14 @@ class Linear(Rule):
     def folds(self, call, flow):
         parts = self._parts(call, flow)
         if parts is None:
-            return {}
+            return []
         labels, constants, connected, sums, kept = parts
         removed = ~flow.is_needed(labels) & connected[:, kept].any(axis=1)
         if not (removed & (constants != 0)).any():
-            return {}
-        return {"bias": np.where(removed, constants, 0) @ sums}
+            return []
+        output = call.outputs[0]
+        outgoing = along(flow.labels(output), self.axis(call.operation, output))
+        return [Fold(call.operation, np.where(removed, constants, 0) @ sums, (outgoing,))]
 
     def _matrix(self, call):
         if "matrix" not in call.memo:

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from tfprune.coupling.labels import along
+from tfprune.coupling.labels import FIXED, along
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
-from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown
 
 
 class _Recurrent(Rule):
@@ -93,13 +93,16 @@ class _Recurrent(Rule):
     def folds(self, call, flow):
         parts = self._parts(call, flow)
         if parts is None:
-            return {}
-        labels, constants, kernel, _, _, _, kept = parts
+            return []
+        labels, constants, kernel, units, _, _, kept = parts
         removed = ~flow.is_needed(labels) & (kernel[:, kept] != 0).any(axis=(1, 2))
         if not (removed & (constants != 0)).any():
-            return {}
+            return []
         by_unit = np.einsum("i,iug->gu", np.where(removed, constants, 0), kernel)
-        return {"bias": self.bias_shaped(call.operation.cell, by_unit.reshape(-1))}
+        values = self.bias_shaped(call.operation.cell, by_unit.reshape(-1))
+        gated = np.tile(units, self.gates)
+        all_labels = (gated,) if values.ndim == 1 else (np.full(2, FIXED), gated)
+        return [Fold(call.operation.cell, values, all_labels)]
 
     def bias_shaped(self, cell, gated):
         """An addition to the input bias in the shape of the layer's bias."""

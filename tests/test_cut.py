@@ -1,0 +1,149 @@
+"""Branches whose units all die go as a whole."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+
+layers = keras.layers
+
+
+def residual(join=layers.Add, **compile_arguments):
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, activation="relu", name="stem")(inputs)
+    branch = layers.Dense(5, activation="relu", name="inner")(x)
+    branch = layers.Dense(6, name="branch")(branch)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(join(name="join")([x, branch])))
+    if compile_arguments:
+        model.compile(**compile_arguments)
+    return model
+
+
+def zero(model, layer, weight="kernel", rows=slice(None)):
+    variable = getattr(model.get_layer(layer), weight)
+    value = np.array(variable)
+    value[rows] = 0
+    variable.assign(value)
+
+
+def data(shape=(8, 4)):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def names(model):
+    return [layer.name for layer in model.layers]
+
+
+def test_a_residual_branch_that_adds_zero_goes_and_so_does_the_sum():
+    model = residual()
+    zero(model, "branch")
+    small, report = tfprune.strip(model, return_report=True)
+    assert names(small)[1:] == ["stem", "out"]
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5)
+    assert {layer.name: layer.after for layer in report.layers} == {
+        "stem": 6,
+        "inner": 0,
+        "branch": 0,
+        "out": 2,
+    }
+
+
+def test_a_branch_that_adds_a_constant_stays():
+    model = residual()
+    zero(model, "branch")
+    model.get_layer("branch").bias.assign(np.ones(6))
+    small = tfprune.strip(model)
+    assert {"inner", "branch"} <= set(names(small))
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5)
+
+
+def test_a_product_with_zero_is_no_sum():
+    model = residual(layers.Multiply)
+    zero(model, "branch")
+    small = tfprune.strip(model)
+    np.testing.assert_allclose(small(data()), model(data()), atol=1e-6)
+
+
+def test_a_concatenated_branch_that_nobody_uses_goes():
+    model = residual(layers.Concatenate)
+    zero(model, "out", rows=slice(6, 12))
+    small = tfprune.strip(model)
+    assert names(small)[1:] == ["stem", "out"]
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5)
+
+
+def test_of_three_branches_two_are_left():
+    inputs = keras.Input((4,))
+    parts = [layers.Dense(3, name=name)(inputs) for name in "abc"]
+    model = keras.Model(inputs, layers.Dense(2, name="out")(layers.Concatenate(name="cat")(parts)))
+    zero(model, "out", rows=slice(3, 6))
+    small = tfprune.strip(model)
+    assert "b" not in names(small) and "cat" in names(small)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
+def test_where_all_branches_are_dead_one_keeps_a_unit():
+    model = residual(layers.Concatenate)
+    zero(model, "out")
+    small = tfprune.strip(model)
+    np.testing.assert_allclose(small(data()), model(data()), atol=1e-6)
+    assert small.count_params() < 20
+
+
+def test_slots_and_compile_state_survive_the_cut():
+    model = residual(optimizer="adam", loss="mse")
+    x, y = data(), np.ones((8, 2))
+    model.train_on_batch(x, y)
+    zero(model, "branch")
+    zero(model, "branch", "bias")
+    small = tfprune.strip(model)
+    assert int(small.optimizer.iterations) == 1
+    ours = {v.path: np.array(v) for v in model.optimizer.variables}
+    for variable in small.optimizer.variables:
+        np.testing.assert_array_equal(variable, ours[variable.path])
+    small.train_on_batch(x, y)
+
+
+def test_a_nested_model_in_a_dead_branch_goes():
+    inputs = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="in")], name="inner")
+    both = layers.Concatenate()([layers.Dense(3, name="a")(inputs), inner(inputs)])
+    model = keras.Model(inputs, layers.Dense(2, name="out")(both))
+    zero(model, "out", rows=slice(3, 6))
+    small = tfprune.strip(model)
+    assert "inner" not in names(small)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_inside_a_nested_model_goes():
+    inner = residual()
+    zero(inner, "branch")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(inner(inputs)))
+    small = tfprune.strip(model)
+    (nested,) = [layer for layer in small.layers if isinstance(layer, keras.Model)]
+    assert "branch" not in names(nested)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_model_that_is_called_twice_keeps_what_one_call_needs(times):
+    inner = residual()
+    zero(inner, "branch")
+    inputs = keras.Input((4,))
+    outputs = [inner(inputs) for _ in range(times)]
+    x = layers.Concatenate()(outputs) if times > 1 else outputs[0]
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    np.testing.assert_allclose(tfprune.strip(model)(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_that_another_output_uses_stays():
+    inputs = keras.Input((4,))
+    a, b = layers.Dense(3, name="a")(inputs), layers.Dense(3, name="b")(inputs)
+    out = layers.Dense(2, name="out")(layers.Concatenate()([a, b]))
+    model = keras.Model(inputs, [out, layers.Dense(1, name="other")(b)])
+    zero(model, "out", rows=slice(3, 6))
+    small = tfprune.strip(model)
+    for ours, theirs in zip(model(data()), small(data()), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
