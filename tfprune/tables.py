@@ -19,7 +19,7 @@ class Printable:
         return Group(*self.tables())
 
     def __str__(self):
-        console = Console(file=io.StringIO())
+        console = Console(file=io.StringIO(), force_terminal=False, force_jupyter=False)
         console.print(self)
         lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
         return "\n".join(lines).strip("\n")
