@@ -12,7 +12,8 @@ import tfprune
 PACKAGE = Path(tfprune.__file__).parent
 LAYOUT = """
 _keras files schedules patterns layers masks cut convert coupling criteria prune unit_pruning
-opening prunable check rebuild strip callbacks tables export measure report demo_plot demo cli
+opening prunable check rebuild savings strip callbacks tables explain_plot explain export measure
+report demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

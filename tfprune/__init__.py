@@ -1,6 +1,7 @@
 """Masked training and real removal of neurons for Keras 3 models."""
 
 from tfprune import callbacks, coupling, criteria, layers, masks, patterns, schedules
+from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
