@@ -521,6 +521,11 @@ def raw_operation(name):
     return getattr(raw_operations, name)
 
 
+def operation_classes(*names):
+    """The classes of raw operations, those that this version of Keras has."""
+    return [getattr(raw_operations, name) for name in names if hasattr(raw_operations, name)]
+
+
 def application_layers(*names):
     """Layer classes which `keras.applications` keeps to itself, those that there are."""
     modules = (convnext, inception_resnet_v2)

@@ -1,11 +1,16 @@
 """One rule an operation, one file a family."""
 
 from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
+    arithmetic,
     channelwise,
+    indexing,
     joins,
     linear,
+    movement,
     normalization,
+    products,
     recurrent,
+    reductions,
     shape,
 )
 from tfprune.coupling.rules.base import Flow, Rule, has_rule, rule, rule_of

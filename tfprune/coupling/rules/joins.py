@@ -1,64 +1,20 @@
 """Operations that join several tensors: element by element, or side by side."""
 
-import functools
-
 import keras
 import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED
-from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
-
-
-class Join(Rule):
-    """Element by element over tensors that broadcast: units that meet are coupled."""
-
-    def combine(self, arrays):
-        """What becomes of constants; NaN where any of them is not known."""
-        raise NotImplementedError
-
-    def label(self, call, inputs, labels):
-        name, (output,) = call.operation.name, call.outputs
-        if any(len(tensor.shape) != len(output.shape) for tensor in call.inputs):
-            for array in inputs:
-                labels.pin(array, f"{name!r} joins tensors of different ranks")
-            return [fixed(output)]
-        joined = []
-        for tensor, array in zip(call.inputs, inputs, strict=True):
-            if _is_spread(tensor, output, inputs):
-                # It meets all units of an axis: coupling it would tie them all to one another.
-                labels.pin(array, f"{name!r} spreads it over other units")
-            else:
-                joined.append(array)
-        for array in joined[1:]:
-            labels.unite(joined[0], array, f"{name!r} joins it with fixed channels")
-        shape = np.broadcast_shapes(*(array.shape for array in joined))
-        return [np.broadcast_to(functools.reduce(_first_unit, joined), shape)]
-
-    def constants(self, call, inputs):
-        if any(len(tensor.shape) != len(call.outputs[0].shape) for tensor in call.inputs):
-            return [unknown(call.outputs[0])]
-        return [self.combine(np.broadcast_arrays(*inputs))]
-
-
-def _is_spread(tensor, output, inputs):
-    """Whether a tensor has one position along an axis where other operands have units."""
-    return any(
-        size == 1 and full != 1 and any(array.shape[axis] != 1 for array in inputs)
-        for axis, (size, full) in enumerate(zip(tensor.shape[1:], output.shape[1:], strict=True))
-    )
-
-
-def _first_unit(ours, theirs):
-    return np.where(ours == FIXED, theirs, ours)
+from tfprune.coupling.rules.arithmetic import Elementwise
+from tfprune.coupling.rules.base import rule
+from tfprune.coupling.rules.blocks import expanded
+from tfprune.coupling.rules.moving import Moving
+from tfprune.coupling.trace import Tensor
 
 
 @rule(keras.layers.Add)
-class Add(Join):
+class Add(Elementwise):
     """A sum, which can do without terms that are 0."""
-
-    def combine(self, arrays):
-        return functools.reduce(np.add, arrays)
 
     def drops(self, call, flow):
         (output,) = call.outputs
@@ -72,70 +28,71 @@ class Add(Join):
         return tuple(silent[len(silent) == len(full) :])
 
 
-@rule(keras.layers.Subtract)
-class Subtract(Join):
-    """A difference."""
-
-    def combine(self, arrays):
-        return functools.reduce(np.subtract, arrays)
-
-
-@rule(keras.layers.Average)
-class Average(Join):
-    """A mean."""
-
-    def combine(self, arrays):
-        return functools.reduce(np.add, arrays) / len(arrays)
+@rule(
+    keras.layers.Subtract,
+    keras.layers.Average,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    *_keras.application_layers("CustomScaleLayer"),
+)
+class Merge(Elementwise):
+    """A difference, a mean, the largest, the smallest, a scaled sum."""
 
 
-@rule(keras.layers.Maximum)
-class Maximum(Join):
-    """The largest."""
+class _SideBySide(Moving):
+    """Several tensors or arrays, one after the other along an axis."""
 
-    def combine(self, arrays):
-        return functools.reduce(np.maximum, arrays)
+    def tie(self, call, arrays, labels):
+        """Along an axis of unknown size, all of them must have the same units."""
+        parts = self._parts(call, arrays, lambda number: FIXED)
+        if self._is_dynamic(call):
+            for part in parts[1:]:
+                labels.unite(parts[0], part, f"{call.operation.name!r} joins it with other units")
+
+    def moved(self, call, arrays, number):
+        axis, parts = self.joined_along(call), self._parts(call, arrays, number)
+        common = np.broadcast_shapes(*(self._other_axes(part.shape, axis) for part in parts))
+        parts = [
+            np.broadcast_to(part, (*common[:axis], part.shape[axis], *common[axis + 1 :]))
+            for part in parts
+        ]
+        if not self._is_dynamic(call):
+            return [np.concatenate(parts, axis)]
+        is_same = np.logical_and.reduce([part == parts[0] for part in parts])
+        return [parts[0] if parts[0].dtype.kind == "i" else np.where(is_same, parts[0], np.nan)]
+
+    def joined_along(self, call):
+        return call.operation.axis % len(call.outputs[0].shape)
+
+    def _other_axes(self, shape, axis):
+        return (*shape[:axis], 1, *shape[axis + 1 :])
+
+    def _is_dynamic(self, call):
+        return (
+            self.joined_along(call) == 0 or call.outputs[0].shape[self.joined_along(call)] is None
+        )
+
+    def _given(self, call):
+        return call.args[0] if call.args else next(iter(call.kwargs.values()))
+
+    def _parts(self, call, arrays, number):
+        """An array for each part, of full size along the axis unless that is dynamic."""
+        by_tensor, axis = dict(zip(call.inputs, arrays, strict=True)), self.joined_along(call)
+        parts = []
+        for given in self._given(call):
+            if isinstance(given, Tensor):
+                part = by_tensor[given]
+            else:
+                part = np.vectorize(number, otypes=[type(number(0.0))])(np.asarray(given, float))
+            parts.append(
+                part if self._is_dynamic(call) else expanded(part, axis, given.shape[axis])
+            )
+        return parts
 
 
-@rule(keras.layers.Minimum)
-class Minimum(Join):
-    """The smallest."""
-
-    def combine(self, arrays):
-        return functools.reduce(np.minimum, arrays)
-
-
-@rule(keras.layers.Multiply)
-class Multiply(Join):
-    """A product: 0 wherever any factor is."""
-
-    def combine(self, arrays):
-        product = functools.reduce(np.multiply, arrays)
-        return np.where(functools.reduce(np.logical_or, [a == 0 for a in arrays]), 0.0, product)
-
-
-@rule(*_keras.application_layers("CustomScaleLayer"))
-class ScaledAdd(Join):
-    """`x + scale * y`."""
-
-    def combine(self, arrays):
-        return arrays[0] + np.where(arrays[1] == 0, 0.0, np.nan)
-
-
-@rule(keras.layers.Concatenate)
-class Concatenate(Rule):
+@rule(keras.layers.Concatenate, *_keras.operation_classes("Concatenate"))
+class Concatenate(_SideBySide):
     """Side by side along an axis."""
-
-    def label(self, call, inputs, labels):
-        joined = self._side_by_side(call, inputs)
-        if joined is None:
-            for array in inputs:
-                labels.pin(array, f"{call.operation.name!r} joins along an axis of unknown size")
-            return [fixed(call.outputs[0])]
-        return [joined]
-
-    def constants(self, call, inputs):
-        joined = self._side_by_side(call, inputs)
-        return [unknown(call.outputs[0]) if joined is None else joined]
 
     def drops(self, call, flow):
         dead = [
@@ -145,19 +102,18 @@ class Concatenate(Rule):
         ]
         return tuple(dead[len(dead) == len(call.inputs) :])
 
-    def _side_by_side(self, call, arrays):
-        rank = len(call.outputs[0].shape)
-        axis = call.operation.axis % rank - 1
-        if axis < 0 or any(tensor.shape[axis + 1] is None for tensor in call.inputs):
-            return None
-        others = [tuple(1 if i == axis else s for i, s in enumerate(a.shape)) for a in arrays]
-        common = np.broadcast_shapes(*others)
-        return np.concatenate(
-            [
-                np.broadcast_to(
-                    array, tuple(t.shape[i + 1] if i == axis else s for i, s in enumerate(common))
-                )
-                for t, array in zip(call.inputs, arrays, strict=True)
-            ],
-            axis=axis,
-        )
+
+@rule(*_keras.operation_classes("Stack"))
+class Stack(_SideBySide):
+    """Side by side along a new axis."""
+
+    def _parts(self, call, arrays, number):
+        axis = self.joined_along(call)
+        arrays = [np.expand_dims(array, axis) for array in arrays]
+        by_tensor = dict(zip(call.inputs, arrays, strict=True))
+        return [by_tensor[given] for given in self._given(call)]
+
+    def refusal(self, call, arrays):
+        if not all(isinstance(given, Tensor) for given in self._given(call)):
+            return f"{call.operation.name!r} stacks it with numbers"
+        return None

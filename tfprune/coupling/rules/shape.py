@@ -1,109 +1,231 @@
-"""Operations that only move data: they are applied to the labels themselves."""
+"""The same positions in other axes: reshape, transpose, new axes and axes of size 1."""
 
 import keras
 import numpy as np
 
-from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
+from tfprune import _keras
+from tfprune.coupling.rules.base import rule
+from tfprune.coupling.rules.blocks import kept_along
+from tfprune.coupling.rules.moving import Moving
 
 
-@rule(keras.layers.Flatten)
-class Flatten(Rule):
-    """One axis in place of all, channels last whatever the data format."""
-
-    def label(self, call, inputs, labels):
-        array = inputs[0]
-        moved = self._moved(call, array)
-        if moved is None:
-            labels.pin(array, f"{call.operation.name!r} flattens axes of unknown size")
-            return [fixed(call.outputs[0])]
-        return [moved]
-
-    def constants(self, call, inputs):
-        moved = self._moved(call, inputs[0])
-        return [unknown(call.outputs[0]) if moved is None else moved]
-
-    def _moved(self, call, array):
-        shape = call.inputs[0].shape[1:]
-        if array.size == 1:
-            return array.reshape(1)
-        if None in shape:
-            return None
-        full = np.broadcast_to(array, shape)
-        if call.operation.data_format == "channels_first" and len(shape) > 1:
-            full = np.moveaxis(full, 0, -1)
-        return full.reshape(-1)
-
-
-@rule(keras.layers.Reshape)
-class Reshape(Rule):
-    """The same positions in other axes.
+class _Reshaping(Moving):
+    """Runs of axes with equal products are matched; units on axes that match nothing are pinned.
 
     Where units end up on several axes, all but the last are tied: what goes must leave a block.
     """
 
-    def label(self, call, inputs, labels):
-        array, output = inputs[0], call.outputs[0]
-        moved = self._moved(call, array)
-        if moved is None:
-            labels.pin(array, f"{call.operation.name!r} reshapes axes of unknown size")
-            return [fixed(output)]
-        moved = _shrunk(moved)
-        varying = [axis for axis, size in enumerate(moved.shape) if size != 1]
-        if len(varying) > 1:
-            last = varying[-1]
-            first = moved[tuple(slice(None) if a == last else slice(1) for a in range(moved.ndim))]
-            labels.unite(moved, first, f"{call.operation.name!r} splits fixed channels")
-            return [first]
-        return [moved]
+    def shapes(self, call):
+        """The shapes before and after with the batch axis, and whether that stays by itself."""
+        raise NotImplementedError
 
-    def constants(self, call, inputs):
-        moved = self._moved(call, inputs[0])
-        return [unknown(call.outputs[0]) if moved is None else moved]
+    def refusal(self, call, arrays):
+        if reshaped(arrays[0], *self.shapes(call)) is None:
+            return f"{call.operation.name!r} reshapes axes of unknown size"
+        return None
+
+    def moved(self, call, arrays, number):
+        return [reshaped(arrays[0], *self.shapes(call))]
+
+
+def reshaped(array, before, after, keeps_batch):
+    """A label array in another shape.
+
+    Args:
+        array: An array with the batch axis and size 1 along axes where nothing changes.
+        before, after: Shapes with the batch axis, None where dynamic.
+        keeps_batch: Whether the first axis is known to stay by itself.
+
+    Returns:
+        The array, or None if it changes along axes that cannot be matched.
+    """
+    expanded, target = list(array.shape), []
+    for ours, theirs in _matched(before, after, keeps_batch):
+        changes = any(array.shape[axis] != 1 for axis in ours)
+        if changes and None in [
+            *(before[axis] for axis in ours),
+            *(after[axis] for axis in theirs),
+        ]:
+            return None
+        for axis in ours:
+            expanded[axis] = before[axis] if changes else 1
+        target += [after[axis] if changes else 1 for axis in theirs]
+    return np.broadcast_to(array, expanded).reshape(target)
+
+
+def _matched(before, after, keeps_batch):
+    """Runs of axes that hold the same positions: pairs of axes before and after, in order."""
+    start = (1, 1) if keeps_batch else (0, 0)
+    front, (i, j) = [], start
+    back, (last_i, last_j) = [], (len(before), len(after))
+    while run := _run(before[i:last_i][::-1], after[j:last_j][::-1]):
+        last_i, last_j = last_i - run[0], last_j - run[1]
+        back.append((range(last_i, last_i + run[0]), range(last_j, last_j + run[1])))
+    while run := _run(before[i:last_i], after[j:last_j]):
+        front.append((range(i, i + run[0]), range(j, j + run[1])))
+        i, j = i + run[0], j + run[1]
+    batch = [(range(1), range(1))] if keeps_batch else []
+    return [*batch, *front, (range(i, last_i), range(j, last_j)), *back[::-1]]
+
+
+def _run(before, after):
+    """How many axes on either side, from the first, have the same product; None if unknown."""
+    if not before or not after or before[0] is None or after[0] is None:
+        return None
+    ours, theirs = before[0], after[0]
+    i = j = 1
+    while ours != theirs:
+        if ours < theirs:
+            if i == len(before) or before[i] is None:
+                return None
+            ours, i = ours * before[i], i + 1
+        else:
+            if j == len(after) or after[j] is None:
+                return None
+            theirs, j = theirs * after[j], j + 1
+    return i, j
+
+
+def changed_sizes(given, tensor, sizes):
+    """A target shape with the batch axis for the new sizes; -1 stays."""
+    new = sizes.of_tensor(tensor)
+    return tuple(
+        size if before == after or size in (-1, None) else after
+        for size, before, after in zip(given, tensor.shape, new, strict=True)
+    )
+
+
+@rule(keras.layers.Flatten)
+class Flatten(_Reshaping):
+    """One axis in place of all, channels last whatever the data format."""
+
+    def shapes(self, call):
+        shape = call.inputs[0].shape
+        if self._is_channels_first(call):
+            shape = (shape[0], *shape[2:], shape[1])
+        return shape, call.outputs[0].shape, True
+
+    def refusal(self, call, arrays):
+        return super().refusal(call, self._last(call, arrays))
+
+    def moved(self, call, arrays, number):
+        return super().moved(call, self._last(call, arrays), number)
+
+    def _last(self, call, arrays):
+        return [np.moveaxis(a, 1, -1) if self._is_channels_first(call) else a for a in arrays]
+
+    def _is_channels_first(self, call):
+        is_first = call.operation.data_format == "channels_first"
+        return is_first and len(call.inputs[0].shape) > 2
+
+
+@rule(keras.layers.Reshape)
+class Reshape(_Reshaping):
+    """The same positions in other axes, for each example."""
+
+    def shapes(self, call):
+        return call.inputs[0].shape, call.outputs[0].shape, True
 
     def resize(self, config, call, sizes):
         """Sets the sizes of `target_shape` that change."""
-        new = sizes.of_tensor(call.outputs[0])[1:]
-        old = call.outputs[0].shape[1:]
-        config["target_shape"] = tuple(
-            given if before == after else after
-            for given, before, after in zip(config["target_shape"], old, new, strict=True)
-        )
-
-    def _moved(self, call, array):
-        before, after = call.inputs[0].shape[1:], call.outputs[0].shape[1:]
-        if array.size == 1:
-            return array.reshape((1,) * len(after))
-        if None in before or None in after:
-            return None
-        return np.broadcast_to(array, before).reshape(after)
+        given = (None, *config["target_shape"])
+        config["target_shape"] = changed_sizes(given, call.outputs[0], sizes)[1:]
 
 
-def _shrunk(array):
-    """Axes along which nothing changes get size 1."""
-    for axis in range(array.ndim):
-        first = array.take([0], axis=axis)
-        if (array == first).all():
-            array = first
-    return array
+@rule(*_keras.operation_classes("Reshape"))
+class ReshapeOperation(_Reshaping):
+    """The same positions in other axes, that of the batch among them."""
+
+    def shapes(self, call):
+        return call.inputs[0].shape, call.outputs[0].shape, False
+
+    def resize(self, config, call, sizes):
+        """Sets the sizes of `newshape` that change."""
+        given = config["newshape"]
+        if not isinstance(given, int):
+            config["newshape"] = changed_sizes(given, call.outputs[0], sizes)
+
+
+@rule(*_keras.operation_classes("Ravel"))
+class Ravel(_Reshaping):
+    """One axis in place of all, that of the batch too."""
+
+    def shapes(self, call):
+        return call.inputs[0].shape, call.outputs[0].shape, False
 
 
 @rule(keras.layers.Permute)
-class Permute(Rule):
+class Permute(Moving):
+    """The axes in another order, but for that of the batch."""
+
+    def moved(self, call, arrays, number):
+        return [np.transpose(arrays[0], (0, *call.operation.dims))]
+
+
+@rule(*_keras.operation_classes("Transpose"))
+class Transpose(Moving):
     """The axes in another order."""
 
-    def label(self, call, inputs, labels):
-        return [np.transpose(inputs[0], [d - 1 for d in call.operation.dims])]
+    def moved(self, call, arrays, number):
+        return [np.transpose(arrays[0], call.operation.axes)]
 
-    def constants(self, call, inputs):
-        return [np.transpose(inputs[0], [d - 1 for d in call.operation.dims])]
+
+@rule(*_keras.operation_classes("Swapaxes"))
+class Swapaxes(Moving):
+    """Two axes in each other's place."""
+
+    def moved(self, call, arrays, number):
+        return [np.swapaxes(arrays[0], call.operation.axis1, call.operation.axis2)]
+
+
+@rule(*_keras.operation_classes("Moveaxis"))
+class Moveaxis(Moving):
+    """Some axes in other places."""
+
+    def moved(self, call, arrays, number):
+        return [np.moveaxis(arrays[0], call.operation.source, call.operation.destination)]
+
+
+@rule(*_keras.operation_classes("ExpandDims"))
+class ExpandDims(Moving):
+    """A new axis of size 1."""
+
+    def moved(self, call, arrays, number):
+        return [np.expand_dims(arrays[0], call.operation.axis)]
+
+
+@rule(*_keras.operation_classes("Squeeze"))
+class Squeeze(Moving):
+    """Without axes of size 1."""
+
+    def moved(self, call, arrays, number):
+        axis, shape = call.operation.axis, call.inputs[0].shape
+        if axis is None:
+            axis = tuple(i for i, size in enumerate(shape) if size == 1)
+        return [np.squeeze(arrays[0], axis=tuple(axis) if isinstance(axis, list) else axis)]
 
 
 @rule(keras.layers.RepeatVector)
-class RepeatVector(Rule):
+class RepeatVector(Moving):
     """A vector at each of several steps."""
 
-    def label(self, call, inputs, labels):
-        return [inputs[0][None]]
+    def moved(self, call, arrays, number):
+        return [arrays[0][:, None]]
 
-    def constants(self, call, inputs):
-        return [inputs[0][None]]
+
+@rule(*_keras.operation_classes("BroadcastTo"))
+class BroadcastTo(Moving):
+    """The same positions again and again along axes of size 1 and new ones in front."""
+
+    def moved(self, call, arrays, number):
+        rank = len(call.outputs[0].shape)
+        return [arrays[0].reshape((1,) * (rank - arrays[0].ndim) + arrays[0].shape)]
+
+    def resize(self, config, call, sizes):
+        """Sets the sizes of `shape` that change."""
+        shape, (output,) = list(config["shape"]), call.outputs
+        for axis in range(len(shape)):
+            kept = kept_along(sizes, output, axis)
+            if kept is not None:
+                shape[axis] = int(kept.sum())
+        config["shape"] = tuple(shape)

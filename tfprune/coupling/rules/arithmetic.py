@@ -1,0 +1,265 @@
+"""Operations that work on each element by itself: one tensor, several, or tensors and numbers.
+
+Tensors and arrays broadcast against each other from the last axis. Units that meet are coupled. An
+operand that is spread over units, as a gate of one channel, is none of them and cannot go.
+"""
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
+from tfprune.coupling.rules.blocks import block, cut, fit, kept_along, shrunk, whole, without_first
+from tfprune.coupling.trace import Tensor
+
+
+class Elementwise(Rule):
+    """A continuous function of the elements that meet."""
+
+    def label(self, call, inputs, labels):
+        name, (output,) = call.operation.name, call.outputs
+        arrays = [whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        reason = self.refusal(call)
+        joined = None if reason else labels_of_joined(call, arrays, labels)
+        if joined is not None:
+            joined = without_first(output, block(labels, joined, f"{name!r} joins other units"))
+            reason = f"{name!r} moves its units to the batch axis"
+        if joined is None:
+            for array in arrays:
+                labels.pin(array, reason)
+            return [fixed(output)]
+        call.memo["shape"] = joined.shape
+        return [joined]
+
+    def refusal(self, call):
+        """Why units are pinned whatever they are, or None."""
+
+    def constants(self, call, inputs):
+        (output,) = call.outputs
+        if "shape" not in call.memo:
+            return [unknown(output)]
+        arrays = {t: whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)}
+        operands = [
+            arrays[o] if isinstance(o, Tensor) else np.asarray(o, "float64")
+            for o in _operands(call)
+        ]
+        values = self.combine(call, arrays, operands)
+        values = np.where(np.isfinite(values), values, np.nan)
+        return [fit(values, (1, *call.memo["shape"]))[0] if output.shape else values]
+
+    def combine(self, call, arrays, operands):
+        """What becomes of constants; NaN where it is not known.
+
+        Args:
+            call: The `Call`.
+            arrays: For each input tensor its constants, with the batch axis.
+            operands: All that broadcasts, in order: these arrays, and those among the arguments.
+        """
+        known = ~np.isnan(sum(np.where(np.isnan(o), o, 0.0) for o in operands))
+        if not known.any():
+            return np.where(known, 0.0, np.nan)
+
+        def value(leaf):
+            return np.nan_to_num(arrays[leaf], nan=1.0) if isinstance(leaf, Tensor) else leaf
+
+        data = {name: argument for name, argument in call.kwargs.items() if name != "mask"}
+        args, kwargs = keras.tree.map_structure(value, (list(call.args), data))
+        values = np.asarray(call.operation.call(*args, **kwargs), "float64")
+        return np.where(known, values, np.nan)
+
+    def rewrite(self, node, call, sizes):
+        """Cuts the arrays among the arguments."""
+        if "shape" in call.memo:
+            edit_arguments(
+                node, call, lambda given, serialised: _cut(given, serialised, call, sizes)
+            )
+
+
+def labels_of_joined(call, arrays, labels):
+    """Unites the labels that meet in an element-wise operation.
+
+    Args:
+        call: The `Call`, with one output.
+        arrays: The label array of each input tensor, with the batch axis.
+        labels: The `Labels` to note ties in.
+
+    Returns:
+        The label array of the output, with the batch axis; None if every operand is spread over
+        units of another.
+    """
+    name, (output,) = call.operation.name, call.outputs
+    rank = len(output.shape)
+    operands = [
+        (lengthened(t.shape, rank), array.reshape(lengthened(array.shape, rank)))
+        for t, array in zip(call.inputs, arrays, strict=True)
+    ]
+    is_labelled = np.any([np.array(array.shape) != 1 for _, array in operands], axis=0)
+    joined = []
+    for shape, array in operands:
+        is_spread = any(
+            size == 1 and full != 1 and has_units
+            for size, full, has_units in zip(shape, output.shape, is_labelled, strict=True)
+        )
+        if is_spread:
+            # It meets all units of an axis: coupling it would tie them all to one another.
+            labels.pin(array, f"{name!r} spreads it over other units")
+        else:
+            joined.append(array)
+    if not joined:
+        return None
+    result = joined[0]
+    for array in joined[1:]:
+        labels.unite(result, array, f"{name!r} joins it with fixed channels")
+        result = np.where(result == FIXED, array, result)
+    return shrunk(result)
+
+
+def lengthened(shape, rank):
+    """A shape with axes of size 1 in front, as broadcasting sees it."""
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def edit_arguments(node, call, edit):
+    """Replaces the arguments of a serialised call by `edit(argument, serialised)`."""
+    node["args"] = tuple(map(edit, call.args, node["args"]))
+    node["kwargs"] = {k: edit(call.kwargs.get(k), v) for k, v in node["kwargs"].items()}
+
+
+def _cut(argument, serialised, call, sizes):
+    if isinstance(argument, (Tensor, list, tuple)) or np.ndim(argument) == 0:
+        return serialised
+    (output,), shape = call.outputs, np.shape(argument)
+    kept = {
+        axis: kept_along(sizes, output, axis + len(output.shape) - len(shape))
+        for axis in range(len(shape))
+        if shape[axis] != 1
+    }
+    return cut(serialised, {axis: stays for axis, stays in kept.items() if stays is not None})
+
+
+def _operands(call):
+    for argument in [*call.args, *(v for name, v in call.kwargs.items() if name != "mask")]:
+        if isinstance(argument, (list, tuple)):
+            yield from argument
+        elif isinstance(argument, Tensor) or not isinstance(argument, (str, type(None))):
+            yield argument
+
+
+@rule(
+    *_keras.operation_classes(
+        *"Add Subtract Maximum Minimum Fmax Fmin Arctan2 Hypot Logaddexp Logaddexp2 Power".split(),
+        *"Absolute Abs Fabs Negative Square Sqrt Rsqrt Cbrt Reciprocal Exp Exp2 Expm1".split(),
+        *"Log Log1p Log2 Log10 Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh Tanh".split(),
+        *"Arcsinh Arccosh Arctanh Sinc Deg2rad Rad2deg Erf Erfc Erfinv I0".split(),
+        *"Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu".split(),
+        *"Squareplus LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu".split(),
+        *"TanhShrink HardTanh Copy StopGradient ConvertToTensor".split(),
+    )
+)
+class Continuous(Elementwise):
+    """Functions of one operand or more whose values in double and single precision agree."""
+
+
+@rule(keras.layers.Multiply, *_keras.operation_classes("Multiply"))
+class Product(Elementwise):
+    """A product: 0 wherever any factor is."""
+
+    def combine(self, call, arrays, operands):
+        is_zero = np.logical_or.reduce(np.broadcast_arrays(*[o == 0 for o in operands]))
+        return np.where(is_zero, 0.0, super().combine(call, arrays, operands))
+
+
+@rule(*_keras.operation_classes("Divide", "TrueDivide", "DivideNoNan"))
+class Quotient(Elementwise):
+    """A quotient: 0 wherever the numerator is; what is divided by is taken not to be 0."""
+
+    def combine(self, call, arrays, operands):
+        is_zero = (operands[0] == 0) & (operands[1] != 0)
+        return np.where(is_zero, 0.0, super().combine(call, arrays, operands))
+
+
+@rule(
+    *_keras.operation_classes(
+        *"Sign Signbit Floor Ceil Round Trunc Heaviside Mod Fmod FloorDivide Nextafter".split(),
+        *"Greater GreaterEqual Less LessEqual Equal NotEqual Isclose".split(),
+        *"Isnan Isinf Isfinite Isneginf Isposinf Isreal NanToNum".split(),
+        *"LogicalAnd LogicalOr LogicalXor LogicalNot Gcd Lcm Ldexp".split(),
+        *"BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitwiseInvert".split(),
+        *"BitwiseLeftShift BitwiseRightShift LeftShift RightShift".split(),
+        *"Threshold HardShrink SaturateCast".split(),
+    )
+)
+class Step(Elementwise):
+    """Functions that jump, so that the value at a rounded constant cannot be told."""
+
+    def combine(self, call, arrays, operands):
+        return np.full(np.broadcast_shapes(*(o.shape for o in operands)), np.nan)
+
+
+@rule(*_keras.operation_classes("Cast"))
+class Cast(Elementwise):
+    """The same numbers in another type; whole numbers jump."""
+
+    def combine(self, call, arrays, operands):
+        types = (call.inputs[0].dtype, call.outputs[0].dtype)
+        is_close = all("float" in dtype for dtype in types)
+        return operands[0] if is_close else np.full_like(operands[0], np.nan)
+
+
+@rule(*_keras.operation_classes("Clip"))
+class Clip(Elementwise):
+    """The nearest number between two bounds."""
+
+    def refusal(self, call):
+        if np.ndim(call.operation.x_min) or np.ndim(call.operation.x_max):
+            return f"{call.operation.name!r} has bounds for each unit"
+        return None
+
+
+@rule(*_keras.operation_classes("Where"))
+class Where(Elementwise):
+    """One of two operands, by a condition; a constant where both hold the same."""
+
+    def refusal(self, call):
+        if len(list(_operands(call))) != 3:
+            return f"{call.operation.name!r} counts where it holds"
+        return None
+
+    def combine(self, call, arrays, operands):
+        _, one, other = np.broadcast_arrays(*operands)
+        return np.where(one == other, one, np.nan)
+
+
+@rule(*_keras.operation_classes("ZerosLike", "OnesLike", "FullLike"))
+class Filled(Elementwise):
+    """The same number everywhere, in the shape of a tensor."""
+
+    def combine(self, call, arrays, operands):
+        known = [np.zeros_like(operands[0]), *operands[1:]]
+        arrays = {tensor: np.zeros_like(array) for tensor, array in arrays.items()}
+        return super().combine(call, arrays, known)
+
+
+@rule(*_keras.operation_classes("Glu"))
+class GatedLinearUnit(Elementwise):
+    """`a * sigmoid(b)` of the two halves a and b along an axis; a unit has a place in both."""
+
+    def label(self, call, inputs, labels):
+        array = whole(call.inputs[0], inputs[0])
+        axis = call.operation.axis % array.ndim
+        value, gate = _halves(array, axis)
+        labels.unite(value, gate, f"{call.operation.name!r} gates it with fixed channels")
+        if axis == 0:
+            return [inputs[0]]
+        call.memo["shape"] = value.shape[1:]
+        return [value[0]]
+
+    def combine(self, call, arrays, operands):
+        value, gate = _halves(operands[0], call.operation.axis % operands[0].ndim)
+        return np.where(value == 0, 0.0, value / (1 + np.exp(-gate)))
+
+
+def _halves(array, axis):
+    size = array.shape[axis]
+    return (array, array) if size == 1 else np.split(array, 2, axis)

@@ -1,0 +1,206 @@
+"""Parts of a tensor: slices and indices, chosen places, pieces along an axis."""
+
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.rules.base import rule
+from tfprune.coupling.rules.blocks import kept_along, replaced
+from tfprune.coupling.rules.moving import Moving
+from tfprune.coupling.trace import Tensor
+
+
+@rule(*_keras.operation_classes("GetItem"))
+class GetItem(Moving):
+    """`x[key]` with slices, indices, new axes and an ellipsis."""
+
+    def refusal(self, call, arrays):
+        name = call.operation.name
+        if len(call.args) != 2 or not all(map(_is_plain, _entries(call))):
+            return f"{name!r} takes places that are not known beforehand"
+        for entry, axis in _by_axis(call):
+            if axis is None or arrays[0].shape[axis] == 1 or not isinstance(entry, slice):
+                continue
+            start, stop, step = entry.indices(call.inputs[0].shape[axis])
+            if step < -1:
+                return f"{name!r} takes every {-step}th of its units, from the last"
+            if not range(start, stop, step):
+                return f"{name!r} takes none of its units"
+        return None
+
+    def tie(self, call, arrays, labels):
+        """An index picks one unit, which must stay; units between the steps of a slice go along."""
+        name = call.operation.name
+        for entry, axis in _by_axis(call):
+            if axis is None or arrays[0].shape[axis] == 1:
+                continue
+            units = np.moveaxis(arrays[0], axis, 0)
+            if not isinstance(entry, slice):
+                labels.pin(units[entry], f"{name!r} picks it by its index")
+            elif (entry.step or 1) > 1:
+                for first in range(0, len(units), entry.step):
+                    steps = units[first : first + entry.step]
+                    labels.unite(steps, steps[:1], f"{name!r} steps over fixed channels")
+
+    def moved(self, call, arrays, number):
+        key = []
+        for entry, axis in _by_axis(call):
+            if axis is not None and arrays[0].shape[axis] == 1:
+                entry = slice(None) if isinstance(entry, slice) else 0
+            key.append(entry)
+        return [arrays[0][tuple(key)]]
+
+    def rewrite(self, node, call, sizes):
+        """Moves indices and the bounds of slices to where the units stand then."""
+        tensor, written = node["args"]
+        is_several = isinstance(call.args[1], (tuple, list))
+        new, axis = [], 0
+        for entry, serialised in zip(
+            _entries(call), written if is_several else (written,), strict=True
+        ):
+            kept = None
+            if entry is Ellipsis:
+                axis += _skipped(call)
+            elif entry is not None:
+                kept, axis = kept_along(sizes, call.inputs[0], axis), axis + 1
+            new.append(serialised if kept is None else _moved_entry(entry, kept))
+        node["args"] = (tensor, tuple(new) if is_several else new[0])
+
+
+def _entries(call):
+    key = call.args[1]
+    return tuple(key) if isinstance(key, (tuple, list)) else (key,)
+
+
+def _is_plain(entry):
+    if isinstance(entry, slice):
+        bounds = (entry.start, entry.stop, entry.step)
+        return all(bound is None or _is_index(bound) for bound in bounds)
+    return entry is None or entry is Ellipsis or _is_index(entry)
+
+
+def _is_index(entry):
+    return isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
+
+
+def _skipped(call):
+    """How many axes the ellipsis of a key stands for."""
+    taken = sum(entry is not None and entry is not Ellipsis for entry in _entries(call))
+    return len(call.inputs[0].shape) - taken
+
+
+def _by_axis(call):
+    """The entries of a key, the ellipsis and the end written out, each with its axis or None."""
+    axis, entries = 0, _entries(call)
+    if not any(entry is Ellipsis for entry in entries):
+        entries = (*entries, Ellipsis)
+    for entry in entries:
+        if entry is None:
+            yield None, None
+        elif entry is Ellipsis:
+            for _ in range(_skipped(call)):
+                yield slice(None), axis
+                axis += 1
+        else:
+            yield entry, axis
+            axis += 1
+
+
+def _moved_entry(entry, kept):
+    """An index or a slice (as Keras serialises it) among the kept units."""
+    before = np.concatenate([[0], np.cumsum(kept)])  # how many are kept before each index
+    if not isinstance(entry, slice):
+        return int(before[entry % len(kept)])
+    start, stop, step = entry.indices(len(kept))
+    if step > 0:
+        first = start - start % step  # whole steps go, so the place within a step stays
+        start, stop = before[first] + start % step, before[stop]
+    else:
+        start, stop = before[start + 1] - 1, before[stop + 1] - 1
+    stop = None if stop < 0 else int(stop)
+    config = {"start": int(start), "stop": stop, "step": entry.step}
+    return {"class_name": "__slice__", "config": config}
+
+
+@rule(*_keras.operation_classes("Take"))
+class Take(Moving):
+    """The places along an axis that an array of indices names."""
+
+    def refusal(self, call, arrays):
+        name = call.operation.name
+        if not isinstance(call.args[0], Tensor) or isinstance(call.args[1], Tensor):
+            return f"{name!r} takes places that are not known beforehand"
+        if call.operation.axis is None:
+            return f"{name!r} takes places of all axes at once"
+        return None
+
+    def tie(self, call, arrays, labels):
+        axis, indices = self._of(call)
+        if indices.ndim == 0 and arrays[0].shape[axis] != 1:
+            picked = arrays[0].take(indices, axis=axis)
+            labels.pin(picked, f"{call.operation.name!r} picks it by its index")
+
+    def moved(self, call, arrays, number):
+        axis, indices = self._of(call)
+        if arrays[0].shape[axis] == 1:
+            indices = np.zeros((1,) * indices.ndim, int)
+        return [np.take(arrays[0], indices, axis=axis)]
+
+    def rewrite(self, node, call, sizes):
+        """Counts the indices among the kept units."""
+        axis, indices = self._of(call)
+        kept = kept_along(sizes, call.inputs[0], axis)
+        if kept is None:
+            return
+        indices = (np.cumsum(kept) - 1)[indices]
+        for place in range(indices.ndim):
+            stays = kept_along(sizes, call.outputs[0], axis + place)
+            if stays is not None:
+                indices = np.compress(stays, indices, axis=place)
+        tensor, serialised = node["args"]
+        node["args"] = (tensor, replaced(serialised, indices))
+
+    def _of(self, call):
+        axis = call.operation.axis % len(call.inputs[0].shape)
+        indices = np.asarray(call.args[1], int)
+        return axis, indices % (call.inputs[0].shape[axis] or 1)
+
+
+@rule(*_keras.operation_classes("Split"))
+class Split(Moving):
+    """Pieces along an axis, equally long or between given places."""
+
+    def moved(self, call, arrays, number):
+        array, axis = arrays[0], self._axis(call)
+        if array.shape[axis] == 1:
+            return [array] * len(call.outputs)
+        return np.split(array, self._places(call), axis)
+
+    def resize(self, config, call, sizes):
+        """Sets `indices_or_sections` to the places between the pieces that are left."""
+        kept = kept_along(sizes, call.inputs[0], self._axis(call))
+        if kept is not None and not kept.all():
+            before = np.concatenate([[0], np.cumsum(kept)])
+            config["indices_or_sections"] = before[self._places(call)].tolist()
+
+    def _axis(self, call):
+        return call.operation.axis % len(call.inputs[0].shape)
+
+    def _places(self, call):
+        lengths = [tensor.shape[self._axis(call)] for tensor in call.outputs]
+        return np.cumsum(lengths)[:-1]
+
+
+@rule(*_keras.operation_classes("Unstack"))
+class Unstack(Moving):
+    """Every place along an axis by itself."""
+
+    def refusal(self, call, arrays):
+        if arrays[0].shape[self._axis(call)] != 1:
+            return f"{call.operation.name!r} takes each of its units by itself"
+        return None
+
+    def moved(self, call, arrays, number):
+        return [np.take(arrays[0], 0, axis=self._axis(call))] * len(call.outputs)
+
+    def _axis(self, call):
+        return call.operation.axis % len(call.inputs[0].shape)

@@ -1,0 +1,69 @@
+"""What all operations share that only move data: they are applied to the labels themselves."""
+
+from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules.base import Rule, fixed, unknown
+from tfprune.coupling.rules.blocks import block, fit, whole, without_first
+
+
+class Moving(Rule):
+    """Every position of the outputs is a position of an input, or a number."""
+
+    def refusal(self, call, arrays):
+        """Why the units cannot be followed, given label arrays with the batch axis; or None."""
+
+    def tie(self, call, arrays, labels):
+        """Notes which units must go together so that the smaller operation can be written."""
+
+    def moved(self, call, arrays, number):
+        """The outputs, given labels or constants.
+
+        Args:
+            call: The `Call`.
+            arrays: An array for each input, with the batch axis and size 1 where nothing changes.
+            number: What stands where the operation puts a number: a function of the number.
+
+        Returns:
+            An array for each output.
+        """
+        raise NotImplementedError
+
+    def joined_along(self, call):
+        """The axis of the output along which several inputs follow one another, or None."""
+
+    # What follows is the same for all of them.
+
+    def label(self, call, inputs, labels):
+        name = call.operation.name
+        arrays = [whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        reason = self.refusal(call, arrays)
+        outputs = None
+        if reason is None:
+            self.tie(call, arrays, labels)
+            reason = f"{name!r} moves it among fixed channels"
+            outputs = [
+                block(labels, array, reason, self.joined_along(call))
+                for array in self.moved(call, arrays, lambda number: FIXED)
+            ]
+            outputs = list(map(without_first, call.outputs, outputs))
+            reason = f"{name!r} moves its units to the batch axis"
+        if outputs is None or any(array is None for array in outputs):
+            for array in arrays:
+                labels.pin(array, reason)
+            return [fixed(tensor) for tensor in call.outputs]
+        call.memo["shapes"] = [array.shape for array in outputs]
+        return outputs
+
+    def constants(self, call, inputs):
+        if "shapes" not in call.memo:
+            return [unknown(tensor) for tensor in call.outputs]
+        arrays = [whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        outputs = self.moved(call, arrays, lambda number: number)
+        return [
+            fit(array, (1, *shape))[0] if tensor.shape else array
+            for tensor, array, shape in zip(call.outputs, outputs, call.memo["shapes"], strict=True)
+        ]
+
+
+def argument(call, place, name, default=None):
+    """An argument of a call, wherever it stands."""
+    return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)

@@ -1,0 +1,203 @@
+"""Operations over whole axes: sums and means, and those which keep the axis, as softmax.
+
+Over axes without units they pass units on. Over units, most of them count each: those are pinned.
+A sum can do without a unit that is 0, a product without one that is 1.
+"""
+
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.blocks import unit_axis, whole, without_first
+
+
+class AlongAxis(Rule):
+    """Mixes the positions of some axes and keeps these axes, as softmax."""
+
+    keeps_zero = False
+
+    def axes(self, call):
+        """The axes that are mixed, counted with the batch axis."""
+        axis, rank = call.operation.axis, len(call.inputs[0].shape)
+        return [a % rank for a in (range(rank) if axis is None else np.atleast_1d(axis))]
+
+    def label(self, call, inputs, labels):
+        array = whole(call.inputs[0], inputs[0])
+        is_moved = len(call.outputs[0].shape) != array.ndim
+        if self._is_over_units(call, inputs[0]) or is_moved:
+            labels.pin(array, f"{call.operation.name!r} joins its units")
+            return [fixed(tensor) for tensor in call.outputs]
+        return [inputs[0]] * len(call.outputs)
+
+    def constants(self, call, inputs):
+        return [unknown(tensor) for tensor in call.outputs]
+
+    def _is_over_units(self, call, array):
+        return unit_axis(whole(call.inputs[0], array)) in self.axes(call)
+
+
+@rule(
+    *_keras.operation_classes(
+        *"Softmax LogSoftmax Sparsemax Cumsum Cumprod Nancumsum Nancumprod Sort Argsort".split(),
+        *"Argpartition Diff".split(),
+    )
+)
+class Mixing(AlongAxis):
+    """What becomes of a position depends on all others along the axes."""
+
+
+@rule(*_keras.operation_classes("Normalize"))
+class Normalize(AlongAxis):
+    """Division by the norm along an axis, to which units that are 0 add nothing."""
+
+    def label(self, call, inputs, labels):
+        return [inputs[0]]
+
+    def constants(self, call, inputs):
+        return [np.where(inputs[0] == 0, 0.0, np.nan)]
+
+    def needs(self, call, flow):
+        array = flow.labels(call.inputs[0])
+        if not self._is_over_units(call, array):
+            return []
+        where = flow.constants(call.inputs[0]) != 0
+        return [Need(array, where, f"{call.operation.name!r} counts it in the norm")]
+
+
+class Reduction(Rule):
+    """One number in place of all along some axes."""
+
+    neutral = None
+    """The constant of units that the result does not depend on, or None if there is none."""
+
+    def over(self, values, axes, sizes):
+        """The result for constants.
+
+        Args:
+            values: Constants with the batch axis.
+            axes: The axes that are reduced.
+            sizes: Per axis, how often each of the values along it stands there; NaN = not known.
+
+        Returns:
+            An array with size 1 along the axes.
+        """
+        return np.full([1 if a in axes else n for a, n in enumerate(values.shape)], np.nan)
+
+    def label(self, call, inputs, labels):
+        array, (output,) = whole(call.inputs[0], inputs[0]), call.outputs
+        name, axes = call.operation.name, self.axes(call)
+        if unit_axis(array) in axes:
+            if not self.can_drop(call):
+                labels.pin(array, f"{name!r} counts each of its units")
+            call.memo["over units"] = True
+            return [fixed(output)]
+        passed = without_first(output, self._reduced(call, array))
+        if passed is None:
+            labels.pin(array, f"{name!r} moves its units to the batch axis")
+            return [fixed(output)]
+        return [passed]
+
+    def axes(self, call):
+        """The axes that are reduced, counted with the batch axis."""
+        axis, rank = call.operation.axis, len(call.inputs[0].shape)
+        return tuple(a % rank for a in (range(rank) if axis is None else np.atleast_1d(axis)))
+
+    def can_drop(self, call):
+        """Whether units that hold the neutral constant may go."""
+        return self.neutral is not None
+
+    def constants(self, call, inputs):
+        array, (output,) = whole(call.inputs[0], inputs[0]), call.outputs
+        axes, shape = self.axes(call), call.inputs[0].shape
+        sizes = {a: 1 if array.shape[a] != 1 else shape[a] or np.nan for a in axes}
+        result = without_first(output, self._reduced(call, self.over(array, axes, sizes)))
+        return [unknown(output) if result is None else result]
+
+    def needs(self, call, flow):
+        if "over units" not in call.memo or not self.can_drop(call):
+            return []
+        where = flow.constants(call.inputs[0]) != self.neutral
+        reason = f"{call.operation.name!r} runs over it"
+        return [Need(flow.labels(call.inputs[0]), where, reason)]
+
+    def _reduced(self, call, array):
+        """Without the axes that are reduced, or with size 1 there."""
+        axes = self.axes(call)
+        first = array[tuple(slice(1) if a in axes else slice(None) for a in range(array.ndim))]
+        return first if len(call.outputs[0].shape) == array.ndim else np.squeeze(first, axes)
+
+
+@rule(*_keras.operation_classes("Sum"))
+class Sum(Reduction):
+    """A sum, which does not depend on units that are 0."""
+
+    neutral = 0.0
+
+    def over(self, values, axes, sizes):
+        total = values.sum(axis=axes, keepdims=True)
+        return np.where(total == 0, 0.0, total * np.prod(list(sizes.values())))
+
+
+@rule(*_keras.operation_classes("Mean"))
+class Mean(Reduction):
+    """A mean, which divides by how many there are."""
+
+    def over(self, values, axes, sizes):
+        return values.mean(axis=axes, keepdims=True)
+
+
+@rule(*_keras.operation_classes("Max", "Amax"))
+class Max(Reduction):
+    """The largest."""
+
+    def over(self, values, axes, sizes):
+        return values.max(axis=axes, keepdims=True)
+
+    def constants(self, call, inputs):
+        if getattr(call.operation, "initial", None) is not None:
+            return [unknown(call.outputs[0])]
+        return super().constants(call, inputs)
+
+
+@rule(*_keras.operation_classes("Min", "Amin"))
+class Min(Max):
+    """The smallest."""
+
+    def over(self, values, axes, sizes):
+        return values.min(axis=axes, keepdims=True)
+
+
+@rule(*_keras.operation_classes("Prod"))
+class Product(Reduction):
+    """A product, which does not depend on units that are 1."""
+
+    neutral = 1.0
+
+
+@rule(*_keras.operation_classes("CountNonzero", "Any"))
+class CountNonzero(Reduction):
+    """How many are not 0, or whether any is."""
+
+    neutral = 0.0
+
+
+@rule(*_keras.operation_classes("Norm"))
+class Norm(Reduction):
+    """A norm of a vector: the p-th root of a sum of powers, or the largest."""
+
+    neutral = 0.0
+
+    def can_drop(self, call):
+        order = call.operation.ord
+        is_vector = len(self.axes(call)) == 1
+        return order in (None, "fro") or (is_vector and order != "nuc" and order > 0)
+
+
+@rule(
+    *_keras.operation_classes(
+        *"Var Std Argmax Argmin All Median Ptp Logsumexp Average Nanmax Nanmin".split(),
+        *"Nanmean Nanmedian Nanprod Nanstd Nansum Nanvar Nanargmax Nanargmin Trapezoid".split(),
+    )
+)
+class Statistic(Reduction):
+    """Whatever depends on how many units there are, or on their order."""
