@@ -526,6 +526,11 @@ def operation_classes(*names):
     return [getattr(raw_operations, name) for name in names if hasattr(raw_operations, name)]
 
 
+def attention_projections(layer):
+    """The projections of an attention layer by name: query, key, value, attention_output, gate."""
+    return {part.name: part for part in layer._layers if isinstance(part, keras.layers.EinsumDense)}
+
+
 def application_layers(*names):
     """Layer classes which `keras.applications` keeps to itself, those that there are."""
     modules = (convnext, inception_resnet_v2)

@@ -8,7 +8,12 @@ from tfprune import _keras
 from tfprune.cut import cut
 from tfprune.layers import DROP_INS
 
-_DROP_IN_NAMES = {stock.__name__: drop_in for stock, drop_in in DROP_INS.items()}
+_DROP_IN_NAMES = {
+    name: DROP_INS[stock]
+    for name, stock in vars(keras.layers).items()
+    if isinstance(stock, type) and stock in DROP_INS
+}
+_STOCK_NAMES = {drop_in.__name__: name for name, drop_in in reversed(_DROP_IN_NAMES.items())}
 
 
 def to_drop_in(config, exclude=()):
@@ -17,15 +22,20 @@ def to_drop_in(config, exclude=()):
         if config["config"].get("name") in exclude:
             return config
         drop_in = _DROP_IN_NAMES[config["class_name"]]
-        names = {"module": drop_in.__module__, "registered_name": f"tfprune>{drop_in.__name__}"}
-        config = {**config, **names}
+        config = {
+            **config,
+            "module": drop_in.__module__,
+            "class_name": drop_in.__name__,
+            "registered_name": f"tfprune>{drop_in.__name__}",
+        }
     return _in_nested(config, lambda inner: to_drop_in(inner, exclude))
 
 
 def to_stock(config):
     """A serialised layer with drop-in classes, its own and those in it, made stock again."""
     if str(config.get("registered_name")).startswith("tfprune>"):
-        config = {**config, "module": "keras.layers", "registered_name": None}
+        name = _STOCK_NAMES[config["class_name"]]
+        config = {**config, "module": "keras.layers", "class_name": name, "registered_name": None}
     return _in_nested(config, to_stock)
 
 

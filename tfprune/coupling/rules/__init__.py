@@ -2,6 +2,7 @@
 
 from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     arithmetic,
+    attention,
     channelwise,
     indexing,
     joins,
