@@ -220,20 +220,32 @@ def _even_out(coupling, flow, revived):
 
 
 def _revive_one(coupling, flow, revived):
-    """Keeps one unit in a layer that would be left without any; whether there was such a layer.
+    """Keeps one unit of what would be left without any; whether there was such a thing.
 
     Layers near the outputs come first: what they keep may be all that those before them need.
+    Then tensors, such as a slice of a layer's output, since few operations work on none.
     """
     used = {id(call.operation) for call in flow.calls}
-    for unit_set in reversed(coupling.sets):
-        is_used = any(id(layer) in used for layer in unit_set.layers)
-        if is_used and not flow.needed[unit_set.units].any():
-            treated_as_gone = np.isin(unit_set.units, _left_out(coupling, flow))
-            unit = int(unit_set.units[np.argmin(treated_as_gone)])
-            flow.needed[unit] = True
-            revived[unit] = f"{unit_set.name!r} needs at least one unit"
-            return True
-    return False
+    emptied = [
+        (unit_set.name, unit_set.units)
+        for unit_set in reversed(coupling.sets)
+        if any(id(layer) in used for layer in unit_set.layers)
+        and not flow.needed[unit_set.units].any()
+    ]
+    if not emptied:
+        dropped = _dropped(coupling.trace, flow)
+        emptied = [
+            (call.operation.name, np.unique(coupling.roots[flow.labels(tensor)]))
+            for call in reversed(flow.calls)
+            for place, tensor in enumerate(call.inputs)
+            if place not in dropped.get(call, ()) and not flow.is_needed(flow.labels(tensor)).any()
+        ]
+    for name, units in emptied[:1]:
+        treated_as_gone = np.isin(units, _left_out(coupling, flow))
+        unit = int(units[np.argmin(treated_as_gone)])
+        flow.needed[unit] = True
+        revived[unit] = f"{name!r} needs at least one unit"
+    return bool(emptied)
 
 
 def _reasons(coupling, flow, revived):
