@@ -1,0 +1,319 @@
+"""What strip takes, and what it gives: over Keras's own build of the same model.
+
+Half of the units of well-known architectures are masked at random. Then, in turns within one run:
+Keras builds the model, `couple` finds its coupled units, `strip` runs without its check (analysis
+and rebuild: at most 3 times the build) and with it, `rebuild` runs alone. Beside it the peer,
+Torch-Pruning, traces an equal ResNet-50 and DenseNet-121 and prunes half of their units at random.
+At last the pay-off: the latency of the small model over the dense one, beside the ratio of MACs.
+
+    python benchmarks/strip.py [--fast] [--out FILE]
+
+Torch and Torch-Pruning come with `pip install 'tfprune[benchmark]'`; without them the peer is left
+out.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from _timing import interleaved, ratio
+from rich.console import Console
+from rich.table import Table
+
+import tfprune
+from tfprune.coupling import couple
+from tfprune.coupling.costs import costs
+from tfprune.criteria import units as criteria
+from tfprune.measure import without_masks
+from tfprune.rebuild import rebuild
+from tfprune.unit_pruning import PrunableUnits
+
+ARCHITECTURES = ("ResNet50", "DenseNet121", "EfficientNetB0", "NASNetMobile", "ConvNeXtTiny")
+PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}
+SIZE = 64
+BOUND = 3.0
+BATCHES = (1, 32)
+STATUS = Path("/proc/self/status")
+
+
+def build(name):
+    make = getattr(keras.applications, name)
+    return make(weights=None, input_shape=(SIZE, SIZE, 3))
+
+
+def masked(name):
+    """A model with half of its units masked at random, its coupling, and which units stay."""
+    model = tfprune.prunable(build(name))
+    units = PrunableUnits(model)
+    dead = units.choose(0.5, criteria.get("random"), seed=0)
+    units.mask(dead)
+    return model, units.coupling, ~dead
+
+
+def peer_modules():
+    """Torch, Torch-Pruning and the models, or None where they are not installed."""
+    try:
+        import torch
+        import torch_models
+        import torch_pruning
+    except ImportError:
+        return None
+    return torch, torch_pruning, torch_models
+
+
+def peer_pruner(name, modules):
+    """A function that prunes the next of a stock of equal torch models, and the stock."""
+    torch, torch_pruning, torch_models = modules
+    make = getattr(torch_models, PEER[name])
+    stock, done = [], []
+
+    def prune():
+        model = stock.pop()
+        torch_pruning.pruner.BasePruner(
+            model,
+            torch.zeros(1, 3, SIZE, SIZE),
+            importance=torch_pruning.importance.RandomImportance(),
+            pruning_ratio=0.5,
+            ignored_layers=[model[-1]],
+        ).step()
+        done[:] = [model]
+
+    return make, prune, stock, done
+
+
+def elements(torch_model):
+    """The elements of all weights, those of batch norms that are no parameters included."""
+    state = torch_model.state_dict().items()
+    return sum(value.numel() for key, value in state if "num_batches" not in key)
+
+
+# Time and memory ---------------------------------------------------------------------------------
+
+
+def memory_peak(run):
+    """How many MB the process grows by at most while a function runs, None if not on Linux."""
+    if not STATUS.exists():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what was freed before is used again, and not seen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key):
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1])
+
+
+def work(name, rounds, modules):
+    """Times in seconds and peaks of memory in MB of everything that is done to one model."""
+    model, coupling, kept = masked(name)
+    runs = {
+        "build": lambda: build(name),
+        "couple": lambda: couple(model),
+        "rebuild": lambda: rebuild(model, coupling, kept),
+        "strip without check": lambda: tfprune.strip(model, check=False),
+        "strip": lambda: tfprune.strip(model),
+    }
+    if modules and name in PEER:
+        make, prune, stock, _ = peer_pruner(name, modules)
+        stock += [make().eval() for _ in range(rounds + 2)]
+        assert elements(stock[0]) == model.count_params() == build(name).count_params()
+        runs |= {"torch build": lambda: make().eval(), "torch-pruning": prune}
+    memory = {key: memory_peak(run) for key, run in runs.items()}
+    times = interleaved(runs, rounds=rounds, repeats=1)
+    against = {
+        key: ratio(times[key], times["torch build" if key == "torch-pruning" else "build"])
+        for key in times
+        if key not in ("build", "torch build")
+    }
+    result = {
+        "parameters": int(model.count_params()),
+        "seconds": {key: float(np.median(value)) for key, value in times.items()},
+        "over_build": against,
+        "memory_mb": memory,
+        "holds": not against["strip without check"].exceeds(BOUND),
+    }
+    if "torch-pruning" in times:
+        result["over_torch_pruning"] = ratio(times["strip without check"], times["torch-pruning"])
+    return result
+
+
+# Pay-off -----------------------------------------------------------------------------------------
+
+
+def payoff(name, rounds, modules):
+    """Latency of the small model over the dense one, and their MACs."""
+    model, _, _ = masked(name)
+    dense, small = without_masks(model), tfprune.strip(model)
+    macs = [sum(call.macs for call in costs(each)) for each in (dense, small)]
+    result = {
+        "macs": macs,
+        "macs_ratio": macs[1] / macs[0],
+        "parameters_ratio": small.count_params() / dense.count_params(),
+    }
+    runs = {"dense": called(dense), "small": called(small)}
+    if modules and name in PEER:
+        make, prune, stock, done = peer_pruner(name, modules)
+        stock.append(make().eval())
+        prune()
+        runs |= {"torch dense": torch_called(make().eval(), modules[0])}
+        runs |= {"torch small": torch_called(done[0], modules[0])}
+        result["torch_parameters_ratio"] = elements(done[0]) / elements(make())
+    for batch in BATCHES:
+        at_batch = {key: run(batch) for key, run in runs.items()}
+        times = interleaved(at_batch, rounds=rounds, repeats=1 if batch > 1 else 4, warm_up=3)
+        result[f"latency_{batch}"] = {
+            "milliseconds": {key: float(np.median(value) * 1e3) for key, value in times.items()},
+            "ratio": ratio(times["small"], times["dense"]),
+        }
+        if "torch small" in times:
+            torch_ratio = ratio(times["torch small"], times["torch dense"])
+            result[f"latency_{batch}"]["torch_ratio"] = torch_ratio
+    return result
+
+
+def called(model):
+    """For a batch size, a function that calls a model through `tf.function`."""
+    traced = tf.function(lambda x: model(x, training=False))
+
+    def at(batch):
+        x = tf.random.normal((batch, SIZE, SIZE, 3))
+        return lambda: traced(x).numpy()
+
+    return at
+
+
+def torch_called(model, torch):
+    def at(batch):
+        x = torch.randn(batch, 3, SIZE, SIZE)
+
+        def run():
+            with torch.inference_mode():
+                model(x)
+
+        return run
+
+    return at
+
+
+# Results -----------------------------------------------------------------------------------------
+
+
+def work_table(results):
+    rows = Table(title="Strip over Keras's own build: median of pairs (quartiles); memory: peak MB")
+    columns = ("couple", "rebuild", "strip without check", "strip")
+    for column in ("Model", "build", *columns, f"<= {BOUND:g}", "MB build", "MB strip"):
+        rows.add_column(column)
+    for name, result in results.items():
+        rows.add_row(
+            name,
+            f"{result['seconds']['build']:.2f} s",
+            *(str(result["over_build"][column]) for column in columns),
+            "holds" if result["holds"] else "FAILS",
+            *(_megabytes(result["memory_mb"][key]) for key in ("build", "strip")),
+        )
+    return rows
+
+
+def peer_table(results):
+    rows = Table(title="Analysis and removal, beside Torch-Pruning on an equal model")
+    names = ("Model", "tfprune", "Torch-Pruning", "ratio", "over their builds", "MB", "MB torch")
+    for column in names:
+        rows.add_column(column)
+    for name, result in results.items():
+        if "over_torch_pruning" in result:
+            ours, theirs = "strip without check", "torch-pruning"
+            medians = [result["over_build"][key].median for key in (ours, theirs)]
+            rows.add_row(
+                name,
+                f"{result['seconds'][ours]:.2f} s",
+                f"{result['seconds'][theirs]:.2f} s",
+                str(result["over_torch_pruning"]),
+                " / ".join(f"{median:.2f}" for median in medians),
+                *(_megabytes(result["memory_mb"][key]) for key in (ours, theirs)),
+            )
+    return rows
+
+
+def payoff_table(results):
+    rows = Table(title="The small model over the dense one")
+    latencies = [f"latency, batch {batch}" for batch in BATCHES]
+    for column in ("Model", "parameters", "MACs", *latencies, *(f"torch, {b}" for b in BATCHES)):
+        rows.add_column(column)
+    for name, result in results.items():
+        found = [result[f"latency_{batch}"] for batch in BATCHES]
+        rows.add_row(
+            name,
+            f"{result['parameters_ratio']:.2f}",
+            f"{result['macs_ratio']:.2f}",
+            *(str(latency["ratio"]) for latency in found),
+            *(str(latency.get("torch_ratio", "")) for latency in found),
+        )
+    return rows
+
+
+def _megabytes(value):
+    return "" if value is None else f"{value:.0f}"
+
+
+def versions(modules):
+    found = {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "tfprune": tfprune.__version__,
+    }
+    if modules:
+        found |= {"torch": modules[0].__version__, "torch-pruning": modules[1].__version__}
+    return {"python": platform.python_version(), "processors": os.cpu_count(), **found}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fast", action="store_true", help="few rounds: to see that it runs")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", default=ARCHITECTURES, metavar="MODEL")
+    default = Path(__file__).parent / "results" / "strip.json"
+    parser.add_argument("--out", type=Path, default=default)
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.fast else arguments.rounds
+
+    console, modules = Console(width=150), peer_modules()
+    works, payoffs = {}, {}
+    for name in arguments.only:
+        with console.status(name):
+            works[name] = work(name, rounds, modules)
+            payoffs[name] = payoff(name, 2 * rounds, modules)
+        keras.backend.clear_session()
+        gc.collect()
+    console.print(work_table(works))
+    if modules:
+        console.print(peer_table(works))
+    console.print(payoff_table(payoffs))
+    content = {
+        "machine": versions(modules),
+        "rounds": rounds,
+        "input_shape": [SIZE, SIZE, 3],
+        "bound": BOUND,
+        "work": works,
+        "payoff": payoffs,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+    console.print(f"Written to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
