@@ -298,8 +298,8 @@ def _title(explanation):
     removable = sum(one.removable for one in explanation.sets)
     joined = sum(len(one.layers) > 1 for one in explanation.sets)
     return (
-        f"{explanation.name}: {count(removable)} of {count(units)} units can go; of "
-        f"{len(explanation.sets)} sets {joined} are made by several layers"
+        f"{explanation.name}: {count(removable)} of {count(units)} units can go; "
+        f"{len(explanation.sets)} sets, {joined} of them made by several layers"
     )
 
 
