@@ -34,6 +34,10 @@ class Linear(Rule):
         """Notes the weights of input and output channels."""
         raise NotImplementedError
 
+    def made(self, layer, incoming, size, labels):
+        """The labels of the output channels."""
+        return labels.fresh(size)
+
     # What follows is the same for all of them.
 
     def label(self, call, inputs, labels):
@@ -43,7 +47,7 @@ class Linear(Rule):
             labels.pin(inputs[0], why_not(layer, incoming))
             return [fixed(output)]
         axis = self.axis(layer, output)
-        outgoing = labels.fresh(output.shape[axis + 1])
+        outgoing = self.made(layer, incoming, output.shape[axis + 1], labels)
         if not is_elementwise(layer.activation):
             labels.pin(outgoing, f"the activation of {layer.name!r} joins its units")
         self.slices(layer, incoming, outgoing, labels)
@@ -112,9 +116,7 @@ def why_not(layer, incoming):
     """Why the channels of a layer which has a rule are pinned all the same."""
     if incoming is None:
         return f"units stand on several axes of the input of {layer.name!r}"
-    if layer.quantization_mode or getattr(layer, "lora_enabled", False):
-        return f"{layer.name!r} is quantized or has LoRA"
-    return f"{layer.name!r} has grouped channels"
+    return f"{layer.name!r} is quantized or has LoRA"
 
 
 def _value(variable):
@@ -154,28 +156,55 @@ def _over_taps(kernel):
     return (taps != 0).any(axis=0), taps.sum(axis=0, dtype="float64")
 
 
+def _blocks(matrix, groups):
+    """(rows of a group, columns of all) -> (rows of all, columns of all), 0 between groups."""
+    rows, columns = matrix.shape[0], matrix.shape[1] // groups
+    full = np.zeros((groups, rows, groups, columns), matrix.dtype)
+    each = np.arange(groups)
+    full[each, :, each] = matrix.reshape(rows, groups, columns).swapaxes(0, 1)
+    return full.reshape(groups * rows, groups * columns)
+
+
 @rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 class Convolution(_Windowed):
-    """A convolution: kernel of shape (*window, inputs, filters)."""
-
-    def applies(self, layer):
-        """Not yet with groups."""
-        return super().applies(layer) and layer.groups == 1
+    """A convolution: kernel of shape (*window, inputs of a group, filters of all groups)."""
 
     def matrix(self, layer):
-        """Connected where any tap is not 0."""
-        return _over_taps(np.asarray(layer.kernel))
+        """Connected where any tap is not 0, in blocks along the diagonal if there are groups."""
+        connected, sums = _over_taps(np.asarray(layer.kernel))
+        return _blocks(connected, layer.groups), _blocks(sums, layer.groups)
+
+    def made(self, layer, incoming, size, labels):
+        """Filters of a group with one input channel go together with it, as in a depthwise one."""
+        if layer.groups > 1 and layer.kernel.shape[-2] == 1:
+            return np.repeat(np.broadcast_to(incoming, (layer.groups,)), size // layer.groups)
+        return super().made(layer, incoming, size, labels)
 
     def slices(self, layer, inputs, outputs, labels):
         """The last two axes of the kernel; the bias."""
-        rank = len(layer.kernel.shape)
-        labels.slice(layer, layer.kernel, rank - 2, inputs)
-        labels.slice(layer, layer.kernel, rank - 1, outputs, makes=True)
-        labels.slice(layer, layer.bias, 0, outputs, makes=True)
+        rank, is_shared = len(layer.kernel.shape), layer.kernel.shape[-2] > 1
+        if layer.groups == 1:
+            labels.slice(layer, layer.kernel, rank - 2, inputs)
+        elif is_shared:
+            self._group_slices(layer, inputs, outputs, labels)
+        labels.slice(layer, layer.kernel, rank - 1, outputs, makes=layer.groups == 1 or is_shared)
+        labels.slice(layer, layer.bias, 0, outputs, makes=layer.groups == 1 or is_shared)
+
+    def _group_slices(self, layer, inputs, outputs, labels):
+        """Row r of filter f is channel r of the group of f; groups keep equal counts."""
+        *window, rows, filters = layer.kernel.shape
+        inputs = np.broadcast_to(inputs, (rows * layer.groups,)).reshape(layer.groups, rows)
+        by_filter = np.repeat(inputs, filters // layer.groups, axis=0).T
+        by_filter = by_filter.reshape(*(1 for _ in window), rows, filters)
+        labels.slice(layer, layer.kernel, len(window), by_filter)
+        labels.group(layer, inputs, outputs.reshape(layer.groups, -1))
 
     def resize(self, config, call, sizes):
-        """Sets `filters`."""
-        config["filters"] = sizes.of_weight(call.operation.kernel)[-1]
+        """Sets `filters`, and `groups` to the number of groups of which any filter is left."""
+        layer, (output,) = call.operation, call.outputs
+        config["filters"] = sizes.of_weight(layer.kernel)[-1]
+        stays = sizes.kept_labels(output, self.axis(layer, output)).reshape(layer.groups, -1)
+        config["groups"] = int(stays.any(axis=1).sum())
 
 
 @rule(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
