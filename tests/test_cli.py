@@ -136,7 +136,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("command", ["inspect", "strip"])
+@pytest.mark.parametrize("command", ["explain", "inspect", "strip"])
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_bad_models_are_refused_in_one_line(make, command, tmp_path, capsys):
     path, why = make(tmp_path)
@@ -210,6 +210,19 @@ def test_strip_writes_keras_files_and_overwrites_them(saved, tmp_path):
     small = keras.models.load_model(out)
     assert small.get_layer("hidden").units == 4
     assert type(small.get_layer("hidden")) is keras.layers.Dense
+
+
+def test_explain_prints_the_coupled_units_and_draws_them(saved, tmp_path, capsys):
+    picture = tmp_path / "model.svg"
+    assert main(["explain", str(saved[1]), "--plot", str(picture)]) == 0
+    assert "logits kernel[0]" in capsys.readouterr().out
+    assert "hidden" in picture.read_text()
+
+
+def test_explain_says_what_it_cannot_draw(saved, tmp_path, capsys):
+    assert main(["explain", str(saved[1]), "--plot", str(tmp_path / "model.doc")]) == 2
+    assert "Give another file" in capsys.readouterr().err
+    assert not (tmp_path / "model.doc").exists()
 
 
 def test_inspect_prints_the_layers(saved, capsys):

@@ -9,6 +9,7 @@ import keras
 from rich.console import Console
 
 from tfprune import demo, report
+from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.strip import strip
 from tfprune_cli import parse
@@ -52,9 +53,9 @@ def run(arguments):
     Returns:
         The exit code: 0, 1 if the work failed, 2 for bad input, of which one line on stderr tells.
     """
-    command = {"demo": _demo, "inspect": _inspect, "strip": _strip}[arguments.command]
+    commands = {"demo": _demo, "explain": _explain, "inspect": _inspect, "strip": _strip}
     try:
-        return command(arguments)
+        return commands[arguments.command](arguments)
     except InputError as error:
         print(f"tfprune {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -81,6 +82,27 @@ def _inspect(arguments):
     except ValueError as error:
         raise InputError(_one_line(error)) from error
     Console().print(found)
+    return 0
+
+
+def _explain(arguments):
+    model = _load(arguments)
+    try:
+        found = explain(model)
+    except ValueError as error:
+        raise InputError(_one_line(error)) from error
+    Console().print(found)
+    if arguments.plot is not None:
+        try:
+            found.plot(arguments.plot)
+        except ImportError as error:
+            raise InputError(_one_line(error)) from error
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot draw {arguments.plot}: {_one_line(error)}. Give another file, .png, .svg "
+                "or .pdf, with --plot."
+            ) from error
+        print(f"wrote {arguments.plot}")
     return 0
 
 

@@ -54,6 +54,7 @@ def _parser():
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_demo(commands)
+    _add_explain(commands)
     _add_inspect(commands)
     _add_strip(commands)
     return parser
@@ -81,6 +82,15 @@ def _add_demo(commands):
         type=_seed,
         default=0,
         help="of the split, the weights and the order of the data (default: %(default)s)",
+    )
+
+
+def _add_explain(commands):
+    about = "Print which units of a model are coupled, what each carries, and what cannot go."
+    parser = commands.add_parser("explain", help=about, description=about)
+    _add_model(parser)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the graph too: .png, .svg or .pdf"
     )
 
 
