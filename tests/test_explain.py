@@ -47,7 +47,23 @@ def shared():
     return keras.Model(inputs, L.Dense(2)(dense(dense(x))))
 
 
+def attending():
+    x = inputs = keras.Input((5, 6))
+    x = L.Dense(6, name="width")(x)
+    x = L.Add()([x, L.MultiHeadAttention(3, 4, name="attention")(x, x)])
+    return keras.Model(inputs, L.Dense(2)(x))
+
+
+def sliced():
+    x = inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(6, 3, name="conv")(x)
+    left, right = L.Conv2D(2, 1, name="left")(x[..., :2]), L.Conv2D(3, 1, name="right")(x[..., 2:])
+    return keras.Model(inputs, [L.Flatten()(left), L.Flatten()(right)])
+
+
 MODELS = {
+    "attention": attending,
+    "sliced": sliced,
     "dense": lambda: chain((3,), L.Dense(6), L.Dense(4), L.Dense(2)),
     "residual": residual,
     "concatenated": concatenated,
@@ -112,6 +128,22 @@ def test_a_flattened_channel_takes_all_its_rows():
     narrow = explain(keras.Model(inputs, L.Dense(2)(x))).sets[0]
     assert narrow.parameters.least == narrow.parameters.most == 27 + 1 + 36 * 2
     assert [str(p) for p in narrow.places if p.layer != "conv"] == ["kernel[0]×36"]
+
+
+def test_units_that_different_layers_read_save_differently():
+    found = explain(sliced()).sets[0]
+    assert (found.units, found.removable) == (6, 6)
+    assert (found.parameters.least, found.parameters.most) == (28 + 2, 28 + 3)
+    assert str(found.macs) == f"{16 * 29} to {16 * 30}"
+
+
+def test_groups_with_equal_counts_go_together():
+    model = chain((4, 4, 4), L.Conv2D(8, 1), L.Conv2D(6, 3, groups=2, name="g"), L.Conv2D(1, 1))
+    before, grouped, _ = explain(model).sets
+    assert (before.at_once, grouped.at_once) == (2, 2)
+    assert grouped.parameters.least == 2 * (9 * 4 + 1) + 2
+    assert before.parameters.least == 2 * (4 + 1) + 9 * 6
+    assert "equal counts" in before.constraint
 
 
 def test_a_set_names_the_layers_that_make_units_and_those_that_follow():

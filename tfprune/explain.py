@@ -163,7 +163,8 @@ class Explanation(Printable):
     def _set_table(self):
         columns = ("units of", "go along in"), ("units", "can go", "parameters", "MACs")
         notes = [f"{s.name}: {s.constraint}" for s in self.sets if s.constraint]
-        notes.append("parameters, MACs: what one unit less saves")
+        together = ", or those that go at once," if notes else ""
+        notes.append(f"parameters, MACs: what one unit less{together} saves")
         rows = table(*columns, self.name, (*notes, *self.notes))
         for one in self.sets:
             rows.add_row(
