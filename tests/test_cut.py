@@ -49,6 +49,17 @@ def test_a_residual_branch_that_adds_zero_goes_and_so_does_the_sum():
     }
 
 
+def test_a_raw_sum_goes_too():
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, activation="relu", name="stem")(inputs)
+    x = x + layers.Dense(6, name="branch")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    zero(model, "branch")
+    small = tfprune.strip(model)
+    assert [operation.name for operation in small.operations][1:] == ["stem", "out"]
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
 def test_a_branch_that_adds_a_constant_stays():
     model = residual()
     zero(model, "branch")

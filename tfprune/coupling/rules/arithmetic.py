@@ -148,7 +148,7 @@ def _operands(call):
 
 @rule(
     *_keras.operation_classes(
-        *"Add Subtract Maximum Minimum Fmax Fmin Arctan2 Hypot Logaddexp Logaddexp2 Power".split(),
+        *"Subtract Maximum Minimum Fmax Fmin Arctan2 Hypot Logaddexp Logaddexp2 Power".split(),
         *"Absolute Abs Fabs Negative Square Sqrt Rsqrt Cbrt Reciprocal Exp Exp2 Expm1".split(),
         *"Log Log1p Log2 Log10 Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh Tanh".split(),
         *"Arcsinh Arccosh Arctanh Sinc Deg2rad Rad2deg Erf Erfc Erfinv I0".split(),

@@ -12,7 +12,7 @@ from tfprune.coupling.rules.moving import Moving
 from tfprune.coupling.trace import Tensor
 
 
-@rule(keras.layers.Add)
+@rule(keras.layers.Add, *_keras.operation_classes("Add"))
 class Add(Elementwise):
     """A sum, which can do without terms that are 0."""
 
