@@ -125,8 +125,10 @@ def _custom_objects(model):
         for value in [operation, *vars(operation).values()]:
             named = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
             module = getattr(named, "__module__", "")
-            if not module.startswith(("keras.", "tensorflow.", "builtins", "tfprune.", "numpy")):
-                found[getattr(named, "__name__", "")] = named
+            is_known = module.startswith(("keras.", "tensorflow.", "builtins", "numpy"))
+            name = getattr(named, "__name__", "")
+            if not is_known and keras.saving.get_registered_name(named) == name:
+                found[name] = named
     return found
 
 

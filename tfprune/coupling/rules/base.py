@@ -173,7 +173,37 @@ class Flow:
 def rule(*classes):
     """Registers a rule class for operations: `@rule(keras.layers.Dense)`.
 
-    The rule of a class serves its subclasses which have none of their own.
+    The rule of a class serves its subclasses which have none of their own. A custom layer without
+    a rule, which cannot be opened either, pins what it touches; a rule teaches it.
+
+    Args:
+        *classes: Layer or operation classes.
+
+    Returns:
+        A decorator for a subclass of `Rule`.
+
+    Example:
+
+    A layer with a factor for each channel, which goes when the channel goes:
+
+    >>> import keras
+    >>> import tfprune
+    >>> class Scale(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+    ...     def call(self, inputs):
+    ...         return inputs * self.factor
+    >>> @tfprune.coupling.rule(Scale)
+    ... class ScaleRule(tfprune.coupling.Rule):
+    ...     def label(self, call, inputs, labels):
+    ...         channels = tfprune.coupling.along(inputs[0], -1)
+    ...         labels.slice(call.operation, call.operation.factor, 0, channels)
+    ...         return [inputs[0]]
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)), tfprune.layers.Dense(4), Scale(), tfprune.layers.Dense(1)])
+    >>> counts = tfprune.prune_units(model, 0.5)
+    >>> tfprune.strip(model).layers[1].factor.shape
+    TensorShape([2])
     """
 
     def register(rule_class):
