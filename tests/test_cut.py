@@ -138,6 +138,23 @@ def test_a_branch_inside_a_nested_model_goes():
     np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("is_output", [True, False])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_nested_functional_model_stays_where_a_branch_around_it_goes(times, is_output):
+    inputs = keras.Input((4,))
+    nested_input = keras.Input((4,))
+    nested = keras.Model(nested_input, layers.Dense(4)(nested_input), name="nested")
+    x = layers.Concatenate()([layers.Dense(3, name="a")(inputs), layers.Dense(3, name="b")(inputs)])
+    x = layers.Dense(4, name="joined")(x)
+    for _ in range(times):
+        x = nested(x)
+    model = keras.Model(inputs, x if is_output else layers.Dense(2)(x))
+    zero(model, "joined", rows=slice(3, 6))
+    small = tfprune.strip(model)
+    assert "b" not in names(small) and "nested" in names(small)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_model_that_is_called_twice_keeps_what_one_call_needs(times):
     inner = residual()

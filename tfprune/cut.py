@@ -22,7 +22,7 @@ def cut(config, dropped):
     return {
         **config,
         "layers": [layer for layer in layers if layer is not None],
-        "output_layers": _map_ends(config["output_layers"], graph.moved),
+        "output_layers": _map_ends(config["output_layers"], graph.moved_end),
     }
 
 
@@ -31,7 +31,7 @@ class _Graph:
 
     def __init__(self, config, dropped):
         self.layers = {layer["name"]: layer for layer in config["layers"]}
-        # The first node of a nested Functional model links its own input to its output.
+        # Inputs and outputs of the whole count the calls of a nested Functional model from 1.
         self.first = {n: int(_keras.is_functional_config(c)) for n, c in self.layers.items()}
         self.dropped = dropped
         self.aliases = {}
@@ -40,8 +40,8 @@ class _Graph:
             if len(left) == 1:
                 self.aliases[name, place] = left[0]
         self.needed = set()
-        _map_ends(config["output_layers"], self._need)
-        _map_ends(config["input_layers"], self._need)
+        _map_ends(config["output_layers"], self._need_end)
+        _map_ends(config["input_layers"], self._need_end)
 
     def _inputs(self, name, place):
         node = self.layers[name]["inbound_nodes"][place]
@@ -49,30 +49,35 @@ class _Graph:
 
     def _source(self, history):
         """Where a tensor comes from when calls with one input left are gone."""
-        name, index, tensor = history
-        while (name, index - self.first[name]) in self.aliases:
-            name, index, tensor = self.aliases[name, index - self.first[name]]
-        return name, index, tensor
+        name, place, tensor = history
+        while (name, place) in self.aliases:
+            name, place, tensor = self.aliases[name, place]
+        return name, place, tensor
 
-    def _need(self, history):
-        stack = [history]
+    def _need_end(self, end):
+        name, index, tensor = end
+        stack = [(name, index - self.first[name], tensor)]
         while stack:
-            name, index, _ = self._source(stack.pop())
-            place = index - self.first[name]
+            name, place, _ = self._source(stack.pop())
             if (name, place) not in self.needed:
                 self.needed.add((name, place))
                 if self.layers[name]["inbound_nodes"]:
                     gone = self.dropped.get((name, place), ())
                     inputs = enumerate(self._inputs(name, place))
                     stack.extend(history for i, history in inputs if i not in gone)
-        return list(history)
+        return list(end)
 
     def moved(self, history):
-        """The name, index and tensor of what stands in the place of a tensor."""
-        name, index, tensor = self._source(history)
-        place = index - self.first[name]
+        """The name, place and tensor of what stands in the place of a tensor."""
+        name, place, tensor = self._source(history)
         before = sum((name, other) in self.needed for other in range(place))
-        return [name, self.first[name] + before, tensor]
+        return [name, before, tensor]
+
+    def moved_end(self, end):
+        """The same for an output of the whole."""
+        name, index, tensor = end
+        name, place, tensor = self.moved((name, index - self.first[name], tensor))
+        return [name, self.first[name] + place, tensor]
 
     def without_unneeded(self, layer):
         """The config of a layer with the calls that are needed; None if there are none."""
