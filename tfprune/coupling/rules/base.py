@@ -157,9 +157,13 @@ class Flow:
         return self.tensor_labels[tensor]
 
     def constants(self, tensor):
-        """The constants of a tensor, of its labels' shape."""
-        labels = self.tensor_labels[tensor]
-        return np.broadcast_to(self.tensor_constants[tensor], labels.shape)
+        """The constants of a tensor, of its labels' shape; NaN where a unit holds several."""
+        labels, array = self.tensor_labels[tensor], self.tensor_constants[tensor]
+        pairs = zip(labels.shape, array.shape, strict=True)
+        merged = tuple(axis for axis, (ours, theirs) in enumerate(pairs) if ours == 1 < theirs)
+        first = array.min(axis=merged, keepdims=True)  # NaN if any is
+        array = np.where(first == array.max(axis=merged, keepdims=True), first, np.nan)
+        return np.broadcast_to(array, labels.shape)
 
     def is_needed(self, labels):
         """For each label, whether its unit is needed."""
