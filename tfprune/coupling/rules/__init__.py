@@ -12,6 +12,7 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     products,
     recurrent,
     reductions,
+    scaling,
     shape,
 )
 from tfprune.coupling.rules.base import Flow, Rule, has_rule, rule, rule_of
