@@ -106,6 +106,14 @@ class TestSeries:
 
         assert with_masks(around(split_and_merged, shape=(None, None, 3))) == 4
 
+    def test_numbers_around_other_axes_end_a_constant_unless_they_are_the_same(self):
+        def padded(x):
+            return ops.pad(x, [(0, 0), (1, 1), (0, 0)], constant_values=0.5)
+
+        assert with_constants(around(padded)) == 8
+        assert with_constants(around(padded), equal=True) == 6  # sigmoid(0)
+        assert with_masks(around(padded)) == 4
+
     def test_a_slice_that_would_be_empty_keeps_one_unit(self):
         model = around(lambda x: [x[..., :3], x[..., 3:]])
         zero(model.layers[-2].kernel, 0, [0, 1, 2])
