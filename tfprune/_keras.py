@@ -429,6 +429,7 @@ def variable_pairs(old, new):
         yield from _own_pairs(_own_variables(ours), _own_variables(theirs))
         for seed, other in zip(ours._seed_generators, theirs._seed_generators, strict=True):
             yield seed.state, other.state
+        yield from zip(_states(ours), _states(theirs), strict=True)
 
 
 def _own_pairs(ours, theirs):
@@ -436,6 +437,16 @@ def _own_pairs(ours, theirs):
     if len(theirs) > len(ours):
         theirs = [variable for variable in theirs if variable.name != "bias"]
     return zip(ours, theirs, strict=True)
+
+
+def recurrent_states(model):
+    """What stateful recurrent layers remember; Keras does not count it as weights."""
+    return [state for layer in all_layers(model) for state in _states(layer)]
+
+
+def _states(layer):
+    is_stateful = isinstance(layer, keras.layers.RNN) and layer.stateful
+    return keras.tree.flatten(layer.states) if is_stateful and layer.states else []
 
 
 def _own_variables(layer):

@@ -5,7 +5,7 @@ import numpy as np
 
 from tfprune import _keras, convert
 from tfprune.coupling.rules import rule_of
-from tfprune.coupling.rules.recurrent import Embedding
+from tfprune.coupling.rules.embedding import Embedding
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """The relative difference that is allowed, by the lowest precision a model computes in."""
@@ -66,7 +66,10 @@ def _lowest_precision(model):
 
 
 def _random_input(trace, tensor, batch_size, seed):
-    shape = [batch_size, *(16 if size is None else size for size in tensor.shape[1:])]
+    shape = [
+        tensor.shape[0] or batch_size,
+        *(16 if size is None else size for size in tensor.shape[1:]),
+    ]
     generator = np.random.default_rng(seed)
     rows = [
         call.operation.input_dim
@@ -82,7 +85,10 @@ def _random_input(trace, tensor, batch_size, seed):
 
 def _outputs(model, inputs):
     structure = keras.tree.pack_sequence_as(_keras.input_structure(model), inputs)
+    states = [(state, np.array(state)) for state in _keras.recurrent_states(model)]
     outputs = keras.tree.flatten(model(structure, training=False))
+    for state, value in states:
+        state.assign(value)
     return [keras.ops.convert_to_numpy(keras.ops.cast(output, "float64")) for output in outputs]
 
 

@@ -59,13 +59,19 @@ def in_double_precision(model):
     """The model in float64, with the same weights, where rounding hides nothing."""
 
     def edit(config, operation):
-        if not isinstance(operation, keras.layers.Layer):
-            return config
-        return {**config, "config": {**config["config"], "dtype": "float64"}}
+        is_layer = isinstance(operation, keras.layers.Layer)
+        return _in_double_precision(config) if is_layer else config
 
     copy = rebuilt(model, edit)
     copy_weights(model, copy)
     return copy
+
+
+def _in_double_precision(config):
+    """A serialised layer and the layers in it, in float64."""
+    if "dtype" in (config["config"] or {}):
+        config = {**config, "config": {**config["config"], "dtype": "float64"}}
+    return _in_nested(config, _in_double_precision)
 
 
 # A model from its edited config -----------------------------------------------------------------

@@ -4,6 +4,8 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     arithmetic,
     attention,
     channelwise,
+    einsum,
+    embedding,
     indexing,
     joins,
     linear,
@@ -14,6 +16,7 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     reductions,
     scaling,
     shape,
+    wrappers,
 )
 from tfprune.coupling.rules.base import Flow, Rule, has_rule, rule, rule_of
 

@@ -18,16 +18,27 @@ class Linear(Rule):
         """Whether the layer has the form; if not, its channels are pinned."""
         return not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
 
-    def axis(self, layer, tensor):
-        """The channel axis, counted without the batch axis."""
-        return len(tensor.shape) - 2
+    def why_not(self, layer, incoming):
+        """Why the channels are pinned."""
+        return why_not(layer, incoming)
+
+    def axes(self, call):
+        """The channel axes of input and output, counted without the batch axis."""
+        return len(call.inputs[0].shape) - 2, len(call.outputs[0].shape) - 2
+
+    def bias(self, layer):
+        """The bias of each output channel; NaN where it differs within the channel."""
+        return _value(layer.bias)
 
     def matrix(self, layer):
         """Per input and output channel: whether they are connected, and the sum of the taps."""
         raise NotImplementedError
 
     def is_padded(self, layer):
-        """Whether windows reach over the border, where a constant is 0 and not itself."""
+        """Whether a constant other than 0 gives different places of a channel different values.
+
+        Windows that reach over the border do: there a constant is 0 and not itself.
+        """
         return False
 
     def slices(self, layer, inputs, outputs, labels):
@@ -42,11 +53,11 @@ class Linear(Rule):
 
     def label(self, call, inputs, labels):
         layer, (output,) = call.operation, call.outputs
-        incoming = along(inputs[0], self.axis(layer, call.inputs[0]))
+        before, axis = self.axes(call)
+        incoming = along(inputs[0], before)
         if incoming is None or not self.applies(layer):
-            labels.pin(inputs[0], why_not(layer, incoming))
+            labels.pin(inputs[0], self.why_not(layer, incoming))
             return [fixed(output)]
-        axis = self.axis(layer, output)
         outgoing = self.made(layer, incoming, output.shape[axis + 1], labels)
         if not is_elementwise(layer.activation):
             labels.pin(outgoing, f"the activation of {layer.name!r} joins its units")
@@ -55,16 +66,17 @@ class Linear(Rule):
 
     def constants(self, call, inputs):
         layer, (output,) = call.operation, call.outputs
-        incoming = along(inputs[0], self.axis(layer, call.inputs[0]))
+        before, axis = self.axes(call)
+        incoming = along(inputs[0], before)
         if incoming is None or not self.applies(layer):
             return [unknown(output)]
         connected, sums = self._matrix(call)
         incoming = np.broadcast_to(incoming, connected.shape[:1])
         moves = np.isnan(incoming) | (self.is_padded(layer) & (incoming != 0))
         known = ~connected[moves].any(axis=0)
-        value = np.where(moves, 0, incoming) @ sums + _value(layer.bias)
+        value = np.where(moves, 0, incoming) @ sums + self.bias(layer)
         value = of_constant(layer.activation, np.where(known, value, np.nan), layer.compute_dtype)
-        return [placed(value, self.axis(layer, output), len(output.shape) - 1)]
+        return [placed(value, axis, len(output.shape) - 1)]
 
     def needs(self, call, flow):
         layer = call.operation
@@ -90,8 +102,7 @@ class Linear(Rule):
         removed = ~flow.is_needed(labels) & connected[:, kept].any(axis=1)
         if not (removed & (constants != 0)).any():
             return []
-        output = call.outputs[0]
-        outgoing = along(flow.labels(output), self.axis(call.operation, output))
+        outgoing = along(flow.labels(call.outputs[0]), self.axes(call)[1])
         return [Fold(call.operation, np.where(removed, constants, 0) @ sums, (outgoing,))]
 
     def _matrix(self, call):
@@ -101,14 +112,14 @@ class Linear(Rule):
 
     def _parts(self, call, flow):
         layer, tensor, (output,) = call.operation, call.inputs[0], call.outputs
-        axis = self.axis(layer, tensor)
-        labels = along(flow.labels(tensor), axis)
+        before, after = self.axes(call)
+        labels = along(flow.labels(tensor), before)
         if labels is None or not self.applies(layer):
             return None
         connected, sums = self._matrix(call)
         labels = np.broadcast_to(labels, connected.shape[:1])
-        constants = np.broadcast_to(along(flow.constants(tensor), axis), labels.shape)
-        outgoing = along(flow.labels(output), self.axis(layer, output))
+        constants = np.broadcast_to(along(flow.constants(tensor), before), labels.shape)
+        outgoing = along(flow.labels(output), after)
         return labels, constants, connected, sums, flow.is_needed(outgoing)
 
 
@@ -144,8 +155,8 @@ class Dense(Linear):
 
 
 class _Windowed(Linear):
-    def axis(self, layer, tensor):
-        return 0 if layer.data_format == "channels_first" else len(tensor.shape) - 2
+    def axes(self, call):
+        return (0, 0) if call.operation.data_format == "channels_first" else super().axes(call)
 
     def is_padded(self, layer):
         return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
@@ -203,7 +214,7 @@ class Convolution(_Windowed):
         """Sets `filters`, and `groups` to the number of groups of which any filter is left."""
         layer, (output,) = call.operation, call.outputs
         config["filters"] = sizes.of_weight(layer.kernel)[-1]
-        stays = sizes.kept_labels(output, self.axis(layer, output)).reshape(layer.groups, -1)
+        stays = sizes.kept_labels(output, self.axes(call)[1]).reshape(layer.groups, -1)
         config["groups"] = int(stays.any(axis=1).sum())
 
 

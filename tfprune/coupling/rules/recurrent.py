@@ -3,36 +3,49 @@
 import keras
 import numpy as np
 
-from tfprune.coupling.labels import FIXED, along
+from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown
+from tfprune.layers import DROP_INS
 
 
 class _Recurrent(Rule):
-    """Kernels of shape (inputs, gates x units) and (units, gates x units)."""
+    """Kernels of shape (*window, inputs, gates x units) and (*window, units, gates x units)."""
 
     gates = 1
     candidate = 0  # the gate which proposes the new state
 
+    def axis(self, layer):
+        """The channel axis of inputs, outputs and states, counted from the end."""
+        return -1
+
+    def is_padded(self, layer):
+        """Whether windows over the inputs reach over the border."""
+        return False
+
+    # What follows is the same for all of them.
+
     def label(self, call, inputs, labels):
-        layer = call.operation
-        incoming = along(inputs[0], 1)
+        layer, cell = call.operation, call.operation.cell
+        incoming = along(inputs[0], self.axis(layer))
+        states = [along(state, self.axis(layer)) for state in inputs[1:]]
         pinned = self._pinned(call)
-        if incoming is None or pinned:
+        if incoming is None or any(state is None for state in states) or pinned:
             for array in inputs:
                 labels.pin(array, pinned or f"units stand on several axes before {layer.name!r}")
             return [fixed(tensor) for tensor in call.outputs]
-        units = labels.fresh(layer.units)
+        rank = len(cell.kernel.shape)
+        units = labels.fresh(cell.recurrent_kernel.shape[-2])
         gated = np.tile(units, self.gates)
-        labels.slice(layer, layer.cell.kernel, 0, incoming)
-        labels.slice(layer, layer.cell.kernel, 1, gated, makes=True)
-        labels.slice(layer, layer.cell.recurrent_kernel, 0, units)
-        labels.slice(layer, layer.cell.recurrent_kernel, 1, gated, makes=True)
-        if layer.cell.bias is not None:
-            labels.slice(layer, layer.cell.bias, len(layer.cell.bias.shape) - 1, gated, makes=True)
-        for state in inputs[1:]:
+        labels.slice(layer, cell.kernel, rank - 2, incoming)
+        labels.slice(layer, cell.kernel, rank - 1, gated, makes=True)
+        labels.slice(layer, cell.recurrent_kernel, rank - 2, units)
+        labels.slice(layer, cell.recurrent_kernel, rank - 1, gated, makes=True)
+        if cell.bias is not None:
+            labels.slice(layer, cell.bias, len(cell.bias.shape) - 1, gated, makes=True)
+        for state in states:
             labels.unite(state, units, f"{layer.name!r} starts from a fixed state")
-        return [_placed(units, tensor) for tensor in call.outputs]
+        return [self._placed(call, units, tensor) for tensor in call.outputs]
 
     def _pinned(self, call):
         cell, name = call.operation.cell, call.operation.name
@@ -45,26 +58,30 @@ class _Recurrent(Rule):
 
     def constants(self, call, inputs):
         layer = call.operation
-        incoming = along(inputs[0], 1)
+        incoming = along(inputs[0], self.axis(layer))
         if incoming is None or self._pinned(call) or len(call.inputs) > 1:
             return [unknown(tensor) for tensor in call.outputs]
-        values = self.unit_constants(layer.cell, self._incoming(layer, incoming))
+        if self.is_padded(layer):
+            incoming = np.where(incoming == 0, 0, np.nan)
+        values = self._unit_constants(call, incoming)
         if call.kwargs.get("mask") is not None:  # a masked first step gives the start, 0
             values = np.where(values == 0, values, np.nan)
-        return [_placed(values, tensor) for tensor in call.outputs]
+        return [self._placed(call, values, tensor) for tensor in call.outputs]
 
-    def unit_constants(self, cell, incoming):
+    def _unit_constants(self, call, incoming):
         """The constant that each unit holds at every step, or NaN.
 
         A unit whose proposal is always 0 stays at its start, which is 0, whatever its gates do.
         """
-        units = cell.units
+        (connected, sums), (fed_back, _) = self._by_unit(call)
+        gate = (..., self.candidate)
+        incoming = np.broadcast_to(incoming, connected.shape[:1])
+        is_open = np.isnan(incoming)
+        silent = ~connected[gate][is_open].any(axis=0) & ~fed_back[gate].any(axis=0)
+        proposal = np.where(is_open, 0, incoming) @ sums[gate]
+        units = sums.shape[1]
         columns = slice(self.candidate * units, (self.candidate + 1) * units)
-        kernel = np.asarray(cell.kernel, "float64")[:, columns]
-        recurrent = np.asarray(cell.recurrent_kernel, "float64")[:, columns]
-        silent = ~(kernel[np.isnan(incoming)] != 0).any(axis=0) & ~(recurrent != 0).any(axis=0)
-        proposal = np.nan_to_num(incoming) @ kernel
-        return self.from_proposal(cell, silent, proposal, columns)
+        return self.from_proposal(call.operation.cell, silent, proposal, columns)
 
     def from_proposal(self, cell, silent, proposal, columns):
         """Zero where the proposal, biases and activations are; NaN elsewhere."""
@@ -73,18 +90,16 @@ class _Recurrent(Rule):
         at_zero = of_constant(cell.activation, np.zeros(1), cell.compute_dtype)
         return np.where(quiet & (at_zero == 0), 0.0, np.nan)
 
-    def _incoming(self, layer, incoming):
-        return np.broadcast_to(incoming, (layer.cell.kernel.shape[0],))
-
     def needs(self, call, flow):
         parts = self._parts(call, flow)
         if parts is None:
             return []
-        labels, constants, kernel, units, recurrent, held, kept = parts
-        name = call.operation.name
-        foldable = (constants == 0) | (~np.isnan(constants) & flow.can_fold(call))
-        used = (kernel[:, kept] != 0).any(axis=(1, 2)) & ~foldable
-        fed_back = (recurrent[:, kept] != 0).any(axis=(1, 2)) & (held != 0)
+        labels, constants, units, held, kept = parts
+        name, (kernel, recurrent) = call.operation.name, self._by_unit(call)
+        can_fold = flow.can_fold(call) and not self.is_padded(call.operation)
+        foldable = (constants == 0) | (~np.isnan(constants) & can_fold)
+        used = kernel[0][:, kept].any(axis=(1, 2)) & ~foldable
+        fed_back = recurrent[0][:, kept].any(axis=(1, 2)) & (held != 0)
         return [
             Need(labels, used, f"{name!r} uses it"),
             Need(units, fed_back, f"{name!r} feeds it back into its other units"),
@@ -94,11 +109,12 @@ class _Recurrent(Rule):
         parts = self._parts(call, flow)
         if parts is None:
             return []
-        labels, constants, kernel, units, _, _, kept = parts
-        removed = ~flow.is_needed(labels) & (kernel[:, kept] != 0).any(axis=(1, 2))
+        labels, constants, units, _, kept = parts
+        connected, sums = self._by_unit(call)[0]
+        removed = ~flow.is_needed(labels) & connected[:, kept].any(axis=(1, 2))
         if not (removed & (constants != 0)).any():
             return []
-        by_unit = np.einsum("i,iug->gu", np.where(removed, constants, 0), kernel)
+        by_unit = np.einsum("i,iug->gu", np.where(removed, constants, 0), sums)
         values = self.bias_shaped(call.operation.cell, by_unit.reshape(-1))
         gated = np.tile(units, self.gates)
         all_labels = (gated,) if values.ndim == 1 else (np.full(2, FIXED), gated)
@@ -108,31 +124,41 @@ class _Recurrent(Rule):
         """An addition to the input bias in the shape of the layer's bias."""
         return gated
 
+    def _by_unit(self, call):
+        """Of both kernels: what is connected, and sums of taps; (rows, units, gates)."""
+        if "by_unit" not in call.memo:
+            cell = call.operation.cell
+            call.memo["by_unit"] = [
+                self._split(np.asarray(variable, "float64"))
+                for variable in (cell.kernel, cell.recurrent_kernel)
+            ]
+        return call.memo["by_unit"]
+
+    def _split(self, kernel):
+        taps = kernel.reshape(-1, kernel.shape[-2], self.gates, kernel.shape[-1] // self.gates)
+        taps = taps.swapaxes(2, 3)
+        return (taps != 0).any(axis=0), taps.sum(axis=0)
+
     def _parts(self, call, flow):
-        layer = call.operation
-        labels = along(flow.labels(call.inputs[0]), 1)
-        units = along(flow.labels(call.outputs[0]), -1)
+        """Labels and constants of inputs; labels, constants and need of units."""
+        axis = self.axis(call.operation)
+        labels = along(flow.labels(call.inputs[0]), axis)
+        units = along(flow.labels(call.outputs[0]), axis)
         if labels is None or self._pinned(call):
             return None
-        cell, size = layer.cell, layer.units
+        rows, size = call.operation.cell.kernel.shape[-2], call.operation.cell.kernel.shape[-1]
+        labels = np.broadcast_to(labels, (rows,))
+        constants = np.broadcast_to(along(flow.constants(call.inputs[0]), axis), (rows,))
+        units = np.broadcast_to(units, (size // self.gates,))
+        held = np.broadcast_to(along(flow.constants(call.outputs[0]), axis), units.shape)
+        return labels, constants, units, held, flow.is_needed(units)
 
-        def by_unit(variable):  # (rows, gates x units) -> (rows, units, gates)
-            array = np.asarray(variable, "float64")
-            return array.reshape(len(array), self.gates, size).swapaxes(1, 2)
-
-        kernel, recurrent = by_unit(cell.kernel), by_unit(cell.recurrent_kernel)
-        labels = np.broadcast_to(labels, kernel.shape[:1])
-        constants = np.broadcast_to(along(flow.constants(call.inputs[0]), 1), labels.shape)
-        held = along(flow.constants(call.outputs[0]), -1)
-        return labels, constants, kernel, units, recurrent, held, flow.is_needed(units)
+    def _placed(self, call, units, tensor):
+        return placed(units, self.axis(call.operation), len(tensor.shape) - 1)
 
     def resize(self, config, call, sizes):
         """Sets `units`."""
-        config["units"] = sizes.of_weight(call.operation.cell.recurrent_kernel)[0]
-
-
-def _placed(units, tensor):
-    return np.asarray(units).reshape((1,) * (len(tensor.shape) - 2) + (-1,))
+        config["units"] = sizes.of_weight(call.operation.cell.recurrent_kernel)[-2]
 
 
 @rule(keras.layers.SimpleRNN)
@@ -164,23 +190,62 @@ class GRU(_Recurrent):
         return np.stack([gated, np.zeros_like(gated)]) if cell.reset_after else gated
 
 
-@rule(keras.layers.Embedding)
-class Embedding(Rule):
-    """Rows by index: embeddings of shape (rows, units)."""
+@rule(keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
+class ConvLSTM(LSTM):
+    """An LSTM whose products are convolutions; units are filters."""
 
-    def label(self, call, inputs, labels):
-        layer, output = call.operation, call.outputs[0]
-        if layer.quantization_mode or getattr(layer, "lora_enabled", False):
-            return [fixed(output)]
-        units = labels.fresh(layer.output_dim)
-        labels.slice(layer, layer.embeddings, 1, units, makes=True)
-        return [_placed(units, output)]
+    def axis(self, layer):
+        """Channels stand first or last among the axes of a position."""
+        return -1 if layer.data_format == "channels_last" else -1 - len(layer.kernel_size)
 
-    def constants(self, call, inputs):
-        table = np.asarray(call.operation.embeddings, "float64")
-        values = np.where((table == table[:1]).all(axis=0), table[0], np.nan)
-        return [_placed(values, call.outputs[0])]
+    def is_padded(self, layer):
+        """Whether windows over the inputs reach over the border."""
+        return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
 
     def resize(self, config, call, sizes):
-        """Sets `output_dim`."""
-        config["output_dim"] = sizes.of_weight(call.operation.embeddings)[1]
+        """Sets `filters`."""
+        config["filters"] = sizes.of_weight(call.operation.cell.recurrent_kernel)[-2]
+
+
+_OF_CELLS = {
+    keras.layers.SimpleRNNCell: SimpleRNN(),
+    keras.layers.LSTMCell: LSTM(),
+    keras.layers.GRUCell: GRU(),
+}
+_OF_CELLS.update({DROP_INS[cell]: of_cell for cell, of_cell in _OF_CELLS.items()})
+
+
+@rule(keras.layers.RNN)
+class OverCell(Rule):
+    """A cell at every step: as the layer with the same cell, if the cell is one of Keras's own."""
+
+    def label(self, call, inputs, labels):
+        layer = call.operation
+        if type(layer.cell) in _OF_CELLS:
+            return _OF_CELLS[type(layer.cell)].label(call, inputs, labels)
+        for array in inputs:
+            labels.pin(array, f"{layer.name!r} has a cell without a rule: {layer.cell.name!r}")
+        return [fixed(tensor) for tensor in call.outputs]
+
+    def constants(self, call, inputs):
+        if type(call.operation.cell) in _OF_CELLS:
+            return _OF_CELLS[type(call.operation.cell)].constants(call, inputs)
+        return [unknown(tensor) for tensor in call.outputs]
+
+    def needs(self, call, flow):
+        of_cell = _OF_CELLS.get(type(call.operation.cell))
+        return of_cell.needs(call, flow) if of_cell else []
+
+    def folds(self, call, flow):
+        of_cell = _OF_CELLS.get(type(call.operation.cell))
+        return of_cell.folds(call, flow) if of_cell else []
+
+    def add_bias(self, config, call):
+        """Sets `use_bias` of the cell."""
+        config["cell"]["config"]["use_bias"] = True
+
+    def resize(self, config, call, sizes):
+        """Sets `units` of the cell."""
+        of_cell = _OF_CELLS.get(type(call.operation.cell))
+        if of_cell:
+            of_cell.resize(config["cell"]["config"], call, sizes)

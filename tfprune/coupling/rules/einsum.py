@@ -1,0 +1,163 @@
+"""Dense layers by an equation, such as `abc,cde->abde`."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules.base import Fold, rule
+from tfprune.coupling.rules.linear import Linear
+
+
+@dataclass(frozen=True)
+class _Equation:
+    """The letters of an equation.
+
+    Attributes:
+        inputs, kernel, outputs: The letters of each; an ellipsis is left out.
+        is_left: Whether an ellipsis stands before them, so that they are counted from the end.
+        contracted: The last letter of the inputs that is summed over with the kernel, or None.
+        made: The last letter of the outputs that only the kernel has, or None.
+        is_plain: Whether the kernel is a matrix of these two, and nothing else is summed over.
+    """
+
+    inputs: str
+    kernel: str
+    outputs: str
+    is_left: bool
+    contracted: str | None
+    made: str | None
+    is_plain: bool
+
+    @classmethod
+    def of(cls, equation):
+        """Reads `...ab,bc->...ac`."""
+        left, outputs = equation.replace(" ", "").split("->")
+        inputs, kernel = left.split(",")
+        is_left = inputs.startswith("...")
+        inputs, outputs = inputs.replace("...", ""), outputs.replace("...", "")
+        contracted = [a for a in inputs if a in kernel and a not in outputs]
+        made = [a for a in outputs if a in kernel and a not in inputs]
+        is_summed = any(a not in kernel and a not in outputs for a in inputs)
+        return cls(
+            inputs=inputs,
+            kernel=kernel,
+            outputs=outputs,
+            is_left=is_left,
+            contracted=contracted[-1] if contracted else None,
+            made=made[-1] if made else None,
+            is_plain=len(kernel) == 2 and not is_summed,
+        )
+
+    def axis(self, letters, letter, rank):
+        """The axis of a letter in a tensor, counted without the batch axis."""
+        place = letters.index(letter)
+        return place - len(letters) + rank - 1 if self.is_left else place - 1
+
+
+@rule(keras.layers.EinsumDense)
+class EinsumDense(Linear):
+    """Units are those of the last axis that the kernel makes; the last contracted axis uses units.
+
+    Where the kernel has other axes too, the other indices along them are parts of a unit.
+    """
+
+    def applies(self, layer):
+        """Whether the equation sums over an axis of the inputs and makes one of the outputs."""
+        equation = _Equation.of(layer.equation)
+        return super().applies(layer) and equation.contracted and equation.made
+
+    def why_not(self, layer, incoming):
+        """Why the units are pinned."""
+        equation = _Equation.of(layer.equation)
+        if equation.contracted and equation.made:
+            return super().why_not(layer, incoming)
+        return f"the equation of {layer.name!r} does not make units out of others"
+
+    def axes(self, call):
+        """Where the contracted and the made letter stand."""
+        equation = _Equation.of(call.operation.equation)
+        pairs = (
+            (equation.inputs, equation.contracted, call.inputs[0]),
+            (equation.outputs, equation.made, call.outputs[0]),
+        )
+        return tuple(
+            equation.axis(letters, letter, len(tensor.shape)) if letter else -1
+            for letters, letter, tensor in pairs
+        )
+
+    def is_padded(self, layer):
+        """Whether the kernel has other axes, or the bias lacks the units'."""
+        equation = _Equation.of(layer.equation)
+        has_bias_axis = layer.bias is None or equation.made in layer.bias_axes
+        return not (equation.is_plain and has_bias_axis)
+
+    def matrix(self, layer):
+        """Connected where any index along the other axes is not 0."""
+        equation, kernel = _Equation.of(layer.equation), np.asarray(layer.kernel)
+        axes = [equation.kernel.index(a) for a in (equation.contracted, equation.made)]
+        kernel = np.moveaxis(kernel, axes, (0, 1))
+        kernel = kernel.reshape(*kernel.shape[:2], -1)
+        return (kernel != 0).any(axis=2), kernel.sum(axis=2, dtype="float64")
+
+    def bias(self, layer):
+        """The bias of each unit where it is one number."""
+        equation = _Equation.of(layer.equation)
+        size = layer.kernel.shape[equation.kernel.index(equation.made)]
+        if layer.bias is None:
+            return np.zeros(size)
+        rows = np.asarray(layer.bias, "float64")
+        if equation.made in layer.bias_axes:
+            rows = np.moveaxis(rows, self._bias_axis(layer), 0).reshape(size, -1)
+        else:
+            rows = np.broadcast_to(rows.reshape(1, -1), (size, rows.size))
+        return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
+
+    def slices(self, layer, inputs, outputs, labels):
+        """One axis of the kernel for each, and that of the bias if it has it."""
+        equation = _Equation.of(layer.equation)
+        labels.slice(layer, layer.kernel, equation.kernel.index(equation.contracted), inputs)
+        made = equation.kernel.index(equation.made)
+        labels.slice(layer, layer.kernel, made, outputs, makes=True)
+        if layer.bias is not None and equation.made in layer.bias_axes:
+            labels.slice(layer, layer.bias, self._bias_axis(layer), outputs, makes=True)
+
+    def folds(self, call, flow):
+        return [self._shaped(call, fold) for fold in super().folds(call, flow)]
+
+    def _shaped(self, call, fold):
+        """The addition in the shape of the bias, made with an axis for the units first."""
+        layer, size = call.operation, len(fold.values)
+        if layer.bias is None:
+            axis, shape = 0, [1] * (len(call.outputs[0].shape) - 1 - self.axes(call)[1])
+        else:
+            axis, shape = self._bias_axis(layer), list(layer.bias.shape)
+        single = [size if a == axis else 1 for a in range(len(shape))]
+        values = np.broadcast_to(fold.values.reshape(single), np.maximum(shape, single))
+        labels = [np.full(length, FIXED) for length in values.shape]
+        labels[axis] = fold.labels[0]
+        return Fold(layer, values, tuple(labels))
+
+    def add_bias(self, config, call):
+        """Sets `bias_axes`."""
+        config["bias_axes"] = _Equation.of(call.operation.equation).made
+
+    def resize(self, config, call, sizes):
+        """Sets the size in `output_shape`, which leaves the batch axis or an ellipsis out."""
+        layer = call.operation
+        equation = _Equation.of(layer.equation)
+        if not equation.made:
+            return
+        place = equation.outputs.index(equation.made) - (not equation.is_left)
+        size = sizes.of_weight(layer.kernel)[equation.kernel.index(equation.made)]
+        shape = config["output_shape"]
+        shape = [shape] if isinstance(shape, int) else list(shape)
+        shape[place] = size
+        config["output_shape"] = tuple(shape)
+
+    def _bias_axis(self, layer):
+        """The axis of the units in the bias, whose axes begin with the first of `bias_axes`."""
+        equation = _Equation.of(layer.equation)
+        first = min(equation.outputs.index(letter) for letter in layer.bias_axes)
+        return equation.outputs.index(equation.made) - first

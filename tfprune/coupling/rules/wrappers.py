@@ -1,0 +1,228 @@
+"""Layers around layers: the same at every time step; forwards and backwards."""
+
+import dataclasses
+import inspect
+from collections import ChainMap
+
+import keras
+import numpy as np
+
+from tfprune.coupling.labels import FIXED, along, placed
+from tfprune.coupling.rules.base import Rule, fixed, rule, rule_of, unknown
+from tfprune.coupling.trace import Call, Tensor
+
+
+def _flow_inside(flow, call, tensor_labels, tensor_constants, layers):
+    """The flow for calls of layers inside the layer that was called."""
+    return dataclasses.replace(
+        flow,
+        tensor_labels=ChainMap(tensor_labels, flow.tensor_labels),
+        tensor_constants=ChainMap(tensor_constants, flow.tensor_constants),
+        called_once=frozenset(map(id, layers)) if flow.can_fold(call) else frozenset(),
+    )
+
+
+def _without_time(tensor):
+    return Tensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype)
+
+
+@rule(keras.layers.TimeDistributed)
+class TimeDistributed(Rule):
+    """A layer at every time step: what its own rule says, with one more axis."""
+
+    def label(self, call, inputs, labels):
+        (array,) = inputs
+        if array.shape[0] != 1:
+            labels.pin(array, f"{call.operation.name!r} takes units for time steps")
+            return [fixed(tensor) for tensor in call.outputs]
+        inner = self._inner(call)
+        with labels.inside(call.operation):
+            outputs = rule_of(inner.operation).label(inner, [array[0]], labels)
+        return [output[None] for output in outputs]
+
+    def constants(self, call, inputs):
+        (array,) = inputs
+        if array.shape[0] != 1:
+            return [unknown(tensor) for tensor in call.outputs]
+        inner = self._inner(call)
+        outputs = rule_of(inner.operation).constants(inner, [array[0]])
+        return [output[None] for output in outputs]
+
+    def needs(self, call, flow):
+        return self._inside("needs", call, flow, [])
+
+    def folds(self, call, flow):
+        return self._inside("folds", call, flow, [])
+
+    def left_out(self, call, flow):
+        """The labels of units which the layer inside treats as if they were gone."""
+        return self._inside("left_out", call, flow, super().left_out(call, flow))
+
+    def is_refused(self, call, flow):
+        """Whether the layer inside could not compute the same when smaller."""
+        return self._inside("is_refused", call, flow, False)
+
+    def _inside(self, method, call, flow, otherwise):
+        """What a method of the rule of the layer inside says."""
+        if flow.labels(call.inputs[0]).shape[0] != 1:
+            return otherwise
+        inner = self._inner(call)
+        pairs = list(zip(inner.inputs + inner.outputs, call.inputs + call.outputs, strict=True))
+        labels = {ours: flow.labels(theirs)[0] for ours, theirs in pairs}
+        constants = {ours: flow.constants(theirs)[0] for ours, theirs in pairs}
+        within = _flow_inside(flow, call, labels, constants, [inner.operation])
+        return getattr(rule_of(inner.operation), method)(inner, within)
+
+    def _inner(self, call):
+        if "inner" not in call.memo:
+            layer, kwargs = call.operation.layer, {}
+            if "mask" in inspect.signature(layer.call).parameters and call.kwargs.get("mask"):
+                kwargs["mask"] = call.kwargs["mask"]
+            inputs, outputs = (tuple(map(_without_time, t)) for t in (call.inputs, call.outputs))
+            call.memo["inner"] = Call(layer, inputs, kwargs, outputs)
+        return call.memo["inner"]
+
+    def add_bias(self, config, call):
+        """Gives the layer inside a bias."""
+        inner = self._inner(call)
+        rule_of(inner.operation).add_bias(config["layer"]["config"], inner)
+
+    def factors(self, call, sizes):
+        """Those of the layer inside."""
+        inner = self._inner(call)
+        return rule_of(inner.operation).factors(inner, self._sizes_inside(call, sizes))
+
+    def resize(self, config, call, sizes):
+        """Resizes the layer inside."""
+        inner = self._inner(call)
+        within = self._sizes_inside(call, sizes)
+        rule_of(inner.operation).resize(config["layer"]["config"], inner, within)
+
+    def _sizes_inside(self, call, sizes):
+        inner, known = self._inner(call), sizes.coupling.tensor_labels
+        pairs = zip(inner.inputs + inner.outputs, call.inputs + call.outputs, strict=True)
+        labels = ChainMap({ours: known[theirs][0] for ours, theirs in pairs}, known)
+        coupling = dataclasses.replace(sizes.coupling, tensor_labels=labels)
+        return dataclasses.replace(sizes, coupling=coupling)
+
+
+_MERGES = {
+    "concat": lambda a, b, axis: np.concatenate([a, b], axis),
+    "sum": lambda a, b, axis: a + b,
+    "ave": lambda a, b, axis: (a + b) / 2,
+    "mul": lambda a, b, axis: np.where((a == 0) | (b == 0), 0.0, a * b),
+}
+
+
+@rule(keras.layers.Bidirectional)
+class Bidirectional(Rule):
+    """A recurrent layer and one that runs backwards, merged.
+
+    Side by side both must keep equally many units, because Keras takes the width of one to be that
+    of the other. Merged by a sum or a product, their units are coupled.
+    """
+
+    def label(self, call, inputs, labels):
+        layer, found = call.operation, []
+        known = dict(zip(call.inputs, inputs, strict=True))
+        inner = self._inner(call)
+        for family, each in zip(("forward", "backward"), inner, strict=True):
+            arrays = [known[tensor] for tensor in each.inputs]
+            with labels.inside(layer, family):
+                found.append(rule_of(each.operation).label(each, arrays, labels))
+        for each, arrays in zip(inner, found, strict=True):
+            call.memo.update({("labels", t): a for t, a in zip(each.outputs, arrays, strict=True)})
+        if any(along(arrays[0], -1) is None for arrays in found):
+            for arrays in found:
+                labels.pin(arrays[0], f"{layer.name!r} merges along an axis without units")
+            return [fixed(tensor) for tensor in call.outputs]
+        forward, backward = (
+            np.broadcast_to(along(arrays[0], -1), each.outputs[0].shape[-1:])
+            for each, arrays in zip(inner, found, strict=True)
+        )
+        if layer.merge_mode not in ("concat", None):
+            labels.unite(forward, backward, f"{layer.name!r} merges it with fixed units")
+        elif (forward != FIXED).all() and (backward != FIXED).all():
+            labels.group(layer, np.stack([forward, backward]), whole=False)
+        if layer.merge_mode == "concat":
+            forward = np.concatenate([forward, backward])
+        states = [*found[0][1:], *found[1][1:]]
+        first = placed(forward, -1, found[0][0].ndim)
+        return [first, *([found[1][0]] if layer.merge_mode is None else []), *states]
+
+    def constants(self, call, inputs):
+        layer, found = call.operation, []
+        known = dict(zip(call.inputs, inputs, strict=True))
+        for each in self._inner(call):
+            arrays = [known[tensor] for tensor in each.inputs]
+            found.append(rule_of(each.operation).constants(each, arrays))
+            pairs = zip(each.outputs, found[-1], strict=True)
+            call.memo.update({("constants", tensor): array for tensor, array in pairs})
+        outputs = [found[0][0], found[1][0]]
+        if layer.merge_mode is not None:
+            sizes = [each.outputs[0].shape[-1] for each in self._inner(call)]
+            both = [
+                np.broadcast_to(array, (*array.shape[:-1], size))
+                for array, size in zip(outputs, sizes, strict=True)
+            ]
+            outputs = [_MERGES[layer.merge_mode](*both, -1)]
+        return [*outputs, *found[0][1:], *found[1][1:]]
+
+    def needs(self, call, flow):
+        within = self._flow(call, flow)
+        return [
+            n for each in self._inner(call) for n in rule_of(each.operation).needs(each, within)
+        ]
+
+    def folds(self, call, flow):
+        within = self._flow(call, flow)
+        return [
+            f for each in self._inner(call) for f in rule_of(each.operation).folds(each, within)
+        ]
+
+    def _flow(self, call, flow):
+        inner = self._inner(call)
+        labels, constants = (
+            {tensor: call.memo[kind, tensor] for each in inner for tensor in each.outputs}
+            for kind in ("labels", "constants")
+        )
+        return _flow_inside(flow, call, labels, constants, [each.operation for each in inner])
+
+    def _inner(self, call):
+        """The calls of both layers, with half of the initial states each."""
+        if "inner" not in call.memo:
+            layer, (sequences, *states) = call.operation, call.inputs
+            count = 2 if layer.merge_mode is None else 1
+            output, made = call.outputs[0], call.outputs[count:]
+            if layer.merge_mode == "concat":
+                output = Tensor((*output.shape[:-1], output.shape[-1] // 2), output.dtype)
+            halves = [
+                (states[: len(states) // 2], made[: len(made) // 2]),
+                (states[len(states) // 2 :], made[len(made) // 2 :]),
+            ]
+            kwargs = {name: value for name, value in call.kwargs.items() if name == "mask"}
+            call.memo["inner"] = [
+                Call(inside, (sequences, *starts), kwargs, (_copy(output), *map(_copy, ends)))
+                for inside, (starts, ends) in zip(
+                    (layer.forward_layer, layer.backward_layer), halves, strict=True
+                )
+            ]
+        return call.memo["inner"]
+
+    def add_bias(self, config, call):
+        """Gives both layers biases."""
+        for each, arguments in self._configs(config, call):
+            rule_of(each.operation).add_bias(arguments, each)
+
+    def resize(self, config, call, sizes):
+        """Resizes both layers."""
+        for each, arguments in self._configs(config, call):
+            rule_of(each.operation).resize(arguments, each, sizes)
+
+    def _configs(self, config, call):
+        names = ("layer", "backward_layer")
+        return zip(self._inner(call), (config[name]["config"] for name in names), strict=True)
+
+
+def _copy(tensor):
+    return Tensor(tensor.shape, tensor.dtype)
