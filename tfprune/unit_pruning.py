@@ -259,6 +259,10 @@ def _evenly(sets, sides, scores, counts):
     caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
     rows = [_places(side.ravel(), units).reshape(side.shape) for side in sides]
     chosen = choose_evenly(scores[units], caps, rows)
+    if chosen is None:  # where one set has lost more already, those tied to it must follow
+        most = max(count / len(s.units) for s, count in zip(sets, counts, strict=True))
+        caps = [(members, most * members.sum()) for members, _ in caps]
+        chosen = choose_evenly(scores[units], caps, rows)
     if chosen is None:
         raise ValueError(
             "Units that are pruned already, frozen, pinned or excluded leave no choice in which "

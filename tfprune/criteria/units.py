@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from tfprune.criteria.contribution import ActivationContribution
+from tfprune.layers import Masked
 
 
 def magnitude(weights):
@@ -113,8 +114,8 @@ def serialize(criterion):
 def score(criterion, layer, weights, seed=None, family=None):
     """The scores of the units of one layer.
 
-    A criterion that is measured knows what the layer's output shows. Units inside the layer, such
-    as the heads of an attention, are scored by `magnitude` then.
+    A criterion that is measured knows what the output of a masked layer shows. Units inside a
+    layer, such as the heads of an attention or the cell of a wrapper, are scored by `magnitude`.
 
     Args:
         criterion: A callable, as `get` returns it.
@@ -129,7 +130,8 @@ def score(criterion, layer, weights, seed=None, family=None):
     Raises:
         ValueError: If the scores are not one finite number for each unit.
     """
-    if family is not None and isinstance(criterion, ActivationContribution):
+    is_shown = family is None and isinstance(layer, Masked)
+    if isinstance(criterion, ActivationContribution) and not is_shown:
         criterion = magnitude
     offered = {"layer": layer, "weights": weights, "seed": seed}
     asked = inspect.signature(criterion).parameters

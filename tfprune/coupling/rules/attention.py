@@ -291,7 +291,8 @@ def _note_slices(layer, incoming, inside, outgoing, labels):
     parts = _keras.attention_projections(layer)
     heads, key_heads, key_dims, value_dims = inside
     query, value, key = incoming
-    shared = "heads" if key_heads is heads else "key_value_heads"
+    # Shared heads of keys follow the heads that use them: they go when the last of those does.
+    shared = "heads" if key_heads is heads else None
     for kind, inputs, rows, family, columns, dims in (
         ("query", query, heads, "heads", key_dims, "key_dims"),
         ("key", key, key_heads, shared, key_dims, "key_dims"),
@@ -301,9 +302,9 @@ def _note_slices(layer, incoming, inside, outgoing, labels):
         if kind in parts:
             part = parts[kind]
             labels.slice(layer, part.kernel, 0, inputs)
-            labels.slice(layer, part.kernel, 1, rows, makes=True, family=family)
+            labels.slice(layer, part.kernel, 1, rows, makes=family is not None, family=family)
             labels.slice(layer, part.kernel, 2, columns, makes=True, family=dims)
-            labels.slice(layer, part.bias, 0, rows, makes=True, family=family)
+            labels.slice(layer, part.bias, 0, rows, makes=family is not None, family=family)
             labels.slice(layer, part.bias, 1, columns, makes=True, family=dims)
     last = _last(parts)
     labels.slice(layer, last.kernel, 0, heads)
