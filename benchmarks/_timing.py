@@ -33,7 +33,7 @@ class Ratio:
         return f"{self.median:.2f} ({self.lower_quartile:.2f}-{self.upper_quartile:.2f})"
 
 
-def interleaved(contenders, *, rounds, repeats, warm_up=1):
+def interleaved(contenders, *, rounds, repeats, warm_up=1, prepare=None):
     """Times functions in turn: in each round every contender runs `repeats` times in a row.
 
     Args:
@@ -43,6 +43,7 @@ def interleaved(contenders, *, rounds, repeats, warm_up=1):
             follows the same one.
         repeats: Calls of a function in one turn.
         warm_up: Turns that are not counted.
+        prepare: Called before each turn, off the clock.
 
     Returns:
         Dict from name to an array of `rounds` times, in seconds a call.
@@ -52,6 +53,8 @@ def interleaved(contenders, *, rounds, repeats, warm_up=1):
     for index in range(-warm_up, rounds):
         for name in names if index % 2 else reversed(names):
             run = contenders[name]
+            if prepare is not None:
+                prepare()
             start = time.perf_counter()
             for _ in range(repeats):
                 run()

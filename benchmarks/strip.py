@@ -13,11 +13,13 @@ out.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import os
 import platform
+import resource
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,7 +45,6 @@ PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}
 SIZE = 64
 BOUND = 3.0
 BATCHES = (1, 32)
-STATUS = Path("/proc/self/status")
 
 
 def build(name):
@@ -100,21 +101,37 @@ def elements(torch_model):
 # Time and memory ---------------------------------------------------------------------------------
 
 
-def memory_peak(run):
-    """How many MB the process grows by at most while a function runs, None if not on Linux."""
-    if not STATUS.exists():
-        return None
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else what was freed before is used again, and not seen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmRSS")
-    run()
-    return (_status("VmHWM") - before) / 1024
+def memory_peak(name, stage):
+    """By how many MB a process grows, from its imports on, until a stage of the work is done.
+
+    A process of its own, because TensorFlow keeps memory for later use: in one where much was done
+    before, a stage takes none.
+    """
+    command = [sys.executable, __file__, "--peak", name, stage]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
-def _status(key):
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1])
+def print_peak(name, stage):
+    modules = peer_modules()
+    before = _largest_so_far()
+    if stage.startswith("torch"):
+        make, prune, stock, _ = peer_pruner(name, modules)
+        stock.append(make().eval())
+        if stage == "torch-pruning":
+            prune()
+    elif stage == "build":
+        build(name)
+    else:
+        model, _, _ = masked(name)
+        if stage != "mask":
+            tfprune.strip(model, check=stage == "strip")
+    print(_largest_so_far() - before)
+
+
+def _largest_so_far():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def work(name, rounds, modules):
@@ -129,11 +146,14 @@ def work(name, rounds, modules):
     }
     if modules and name in PEER:
         make, prune, stock, _ = peer_pruner(name, modules)
-        stock += [make().eval() for _ in range(rounds + 2)]
+        stock += [make().eval() for _ in range(rounds + 1)]
         assert elements(stock[0]) == model.count_params() == build(name).count_params()
         runs |= {"torch build": lambda: make().eval(), "torch-pruning": prune}
-    memory = {key: memory_peak(run) for key, run in runs.items()}
-    times = interleaved(runs, rounds=rounds, repeats=1)
+    # Models leave cycles behind; whoever comes next should not pay for collecting them.
+    times = interleaved(runs, rounds=rounds, repeats=1, prepare=gc.collect)
+    stages = ["build", "mask", "strip without check", "strip"]
+    stages += ["torch build", "torch-pruning"] if "torch-pruning" in times else []
+    memory = {stage: memory_peak(name, stage) for stage in stages}
     against = {
         key: ratio(times[key], times["torch build" if key == "torch-pruning" else "build"])
         for key in times
@@ -213,9 +233,11 @@ def torch_called(model, torch):
 
 
 def work_table(results):
-    rows = Table(title="Strip over Keras's own build: median of pairs (quartiles); memory: peak MB")
+    rows = Table(
+        title="Strip over Keras's own build: median of pairs (quartiles); memory: peak of a process"
+    )
     columns = ("couple", "rebuild", "strip without check", "strip")
-    for column in ("Model", "build", *columns, f"<= {BOUND:g}", "MB build", "MB strip"):
+    for column in ("Model", "build", *columns, f"<= {BOUND:g}", "MB: build", "mask", "strip"):
         rows.add_column(column)
     for name, result in results.items():
         rows.add_row(
@@ -223,7 +245,7 @@ def work_table(results):
             f"{result['seconds']['build']:.2f} s",
             *(str(result["over_build"][column]) for column in columns),
             "holds" if result["holds"] else "FAILS",
-            *(_megabytes(result["memory_mb"][key]) for key in ("build", "strip")),
+            *(f"{result['memory_mb'][key]:.0f}" for key in ("build", "mask", "strip")),
         )
     return rows
 
@@ -243,7 +265,7 @@ def peer_table(results):
                 f"{result['seconds'][theirs]:.2f} s",
                 str(result["over_torch_pruning"]),
                 " / ".join(f"{median:.2f}" for median in medians),
-                *(_megabytes(result["memory_mb"][key]) for key in (ours, theirs)),
+                *(f"{result['memory_mb'][key]:.0f}" for key in (ours, theirs)),
             )
     return rows
 
@@ -265,10 +287,6 @@ def payoff_table(results):
     return rows
 
 
-def _megabytes(value):
-    return "" if value is None else f"{value:.0f}"
-
-
 def versions(modules):
     found = {
         "tensorflow": tf.__version__,
@@ -287,7 +305,11 @@ def main():
     parser.add_argument("--only", nargs="+", default=ARCHITECTURES, metavar="MODEL")
     default = Path(__file__).parent / "results" / "strip.json"
     parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--peak", nargs=2, metavar=("MODEL", "STAGE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.peak:
+        print_peak(*arguments.peak)
+        return
     rounds = 2 if arguments.fast else arguments.rounds
 
     console, modules = Console(width=150), peer_modules()
