@@ -7,7 +7,7 @@ layers = keras.layers
 
 
 def sets(model):
-    return {s.name: (len(s.units), {r for r in s.pinned}) for s in couple(model).sets}
+    return {s.name: (len(s.units), set(s.pinned)) for s in couple(model).sets}
 
 
 def pieces(model, name):
