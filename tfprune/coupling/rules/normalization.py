@@ -151,6 +151,47 @@ class GroupNormalization(_OverUnits):
             labels.group(call.operation, channels.reshape(call.operation.groups, -1))
         return outputs
 
+    def constants(self, call, inputs):
+        """Zero where the statistics leave it out; beta where a whole group is 0."""
+        (outputs,) = super().constants(call, inputs)
+        axis = self.axes(call)[0]
+        values, found = along(inputs[0], axis), along(outputs, axis)
+        if values is None or found is None or not isinstance(call.operation.groups, int):
+            return [outputs]
+        size = call.inputs[0].shape[axis + 1]
+        values, found = np.broadcast_to(values, size), np.broadcast_to(found, size)
+        is_zero = (values.reshape(call.operation.groups, -1) == 0).all(axis=1)
+        is_zero = np.repeat(is_zero, size // len(is_zero)) & np.isnan(found)
+        beta = np.broadcast_to(_float(call.operation.beta, 0.0), size)
+        return [placed(np.where(is_zero, beta, found), axis, inputs[0].ndim)]
+
+    def needs(self, call, flow):
+        parts = self._by_group(call, flow)
+        if parts is None:
+            return super().needs(call, flow)
+        channels, counted, needed = parts
+        reason = f"{call.operation.name!r} counts it in the statistics of its group"
+        return [Need(channels, counted & needed.any(axis=1, keepdims=True), reason)]
+
+    def is_refused(self, call, flow):
+        """Whether a unit that is left out would come back into the statistics of its group."""
+        parts = self._by_group(call, flow)
+        if parts is None:
+            return super().is_refused(call, flow)
+        _, counted, needed = parts
+        return ((needed & ~counted).any(axis=1) & (needed & counted).any(axis=1)).any()
+
+    def _by_group(self, call, flow):
+        """Labels, what is counted and what is needed, each (groups, channels of a group)."""
+        labels = flow.labels(call.inputs[0])
+        axis = self.axes(call)[0]
+        channels = along(labels, axis)
+        if channels is None or channels.size == 1:
+            return None
+        counted = along(self.counted(call, labels.shape), axis)
+        shape = (call.operation.groups, -1)
+        return tuple(a.reshape(shape) for a in (channels, counted, flow.is_needed(channels)))
+
     def resize(self, config, call, sizes):
         """Sets `groups` to the number of groups of which any unit is left."""
         channels = sizes.kept_labels(call.inputs[0], self.axes(call)[0])

@@ -1,63 +1,140 @@
-"""Layers that scale and shift by fixed numbers: what pre-processing layers do in a model."""
+"""Layers that scale by fixed numbers, or by what the units at a place add up to."""
 
 import keras
 import numpy as np
 
 from tfprune.coupling.labels import along
-from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
-
-
-@rule(keras.layers.Rescaling)
-class Rescaling(Rule):
-    """`scale * x + offset`, with one number for all channels."""
-
-    def label(self, call, inputs, labels):
-        if not self._is_uniform(call.operation):
-            labels.pin(inputs[0], f"{call.operation.name!r} has a factor for each channel")
-            return [fixed(call.outputs[0])]
-        return [inputs[0]]
-
-    def constants(self, call, inputs):
-        layer = call.operation
-        if not self._is_uniform(layer):
-            return [unknown(call.outputs[0])]
-        return [inputs[0] * float(layer.scale) + float(layer.offset)]
-
-    def _is_uniform(self, layer):
-        return np.ndim(layer.scale) == np.ndim(layer.offset) == 0
+from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
 
 
 @rule(keras.layers.Normalization)
 class Normalization(Rule):
-    """`(x - mean) / sqrt(variance)`, or with `invert` back, by a mean for each channel.
-
-    What it learned from data are weights and cut; numbers given to its constructor are not.
-    """
+    """`(x - mean) / sqrt(variance)` with numbers that were given, or learned from data."""
 
     def label(self, call, inputs, labels):
         layer, array = call.operation, inputs[0]
-        if layer.input_mean is not None:
-            labels.pin(array, f"{layer.name!r} has its mean in its configuration")
-            return [fixed(call.outputs[0])]
-        if not layer.axis:
-            return [array]
-        channels = self._channels(call, array)
-        if channels is None:
-            labels.pin(array, f"units stand on other axes than those of the mean of {layer.name!r}")
-            return [fixed(call.outputs[0])]
-        for variable in (layer.adapt_mean, layer.adapt_variance):
-            labels.slice(layer, variable, 0, channels)
+        for axis in np.flatnonzero(np.array(array.shape) != 1):
+            place, channels = self._place(call, axis), along(array, axis)
+            if place is None:  # the same numbers along this axis
+                continue
+            if channels is None or (layer.input_mean is not None and np.ndim(layer.input_mean) > 1):
+                labels.pin(array, f"{layer.name!r} has numbers for several axes of units")
+            elif layer.input_mean is None:
+                labels.slice(layer, layer.adapt_mean, place, channels)
+                labels.slice(layer, layer.adapt_variance, place, channels)
         return [array]
 
-    def _channels(self, call, array):
-        axes = [axis % len(call.inputs[0].shape) for axis in call.operation.axis]
-        return along(array, axes[0] - 1) if len(axes) == 1 and axes[0] > 0 else None
+    def constants(self, call, inputs):
+        layer, array = call.operation, inputs[0]
+        mean, deviation = (np.asarray(v, "float64")[0] for v in (layer.mean, layer.variance))
+        deviation = np.maximum(np.sqrt(deviation), keras.config.epsilon())
+        values = array * deviation + mean if layer.invert else (array - mean) / deviation
+        return [_where_same(values, array)]
+
+    def resize(self, config, call, sizes):
+        """Cuts the numbers that were given."""
+        rank = len(call.inputs[0].shape)
+        last = max((axis % rank for axis in call.operation.axis), default=0) - 1
+        for name in ("mean", "variance"):
+            if np.ndim(config.get(name)) == 1:
+                config[name] = _cut(config[name], call, last, sizes)
+
+    def _place(self, call, axis):
+        """Which axis of the numbers belongs to an axis of the labels, or None."""
+        rank = len(call.inputs[0].shape)
+        kept = sorted(a % rank for a in call.operation.axis)
+        return kept.index(axis + 1) if axis + 1 in kept else None
+
+
+@rule(keras.layers.Rescaling)
+class Rescaling(Rule):
+    """`x * scale + offset`, with numbers or a number for each channel."""
+
+    def label(self, call, inputs, labels):
+        array = inputs[0]
+        ranks = [np.ndim(numbers) for numbers in self._numbers(call)]
+        if max(ranks) > 1 or (max(ranks) == 1 and along(array, -1) is None):
+            labels.pin(array, f"{call.operation.name!r} has a number for each channel")
+        return [array]
 
     def constants(self, call, inputs):
-        layer = call.operation
-        mean = np.asarray(layer.mean, "float64")[0]
-        deviation = np.sqrt(np.asarray(layer.variance, "float64"))[0]
-        deviation = np.maximum(deviation, keras.backend.epsilon())
-        if layer.invert:
-            return [mean + inputs[0] * deviation]
-        return [(inputs[0] - mean) / deviation]
+        scale, offset = (np.asarray(n, "float64") for n in self._numbers(call))
+        if max(scale.ndim, offset.ndim) > 1:
+            return [unknown(call.outputs[0])]
+        return [_where_same(inputs[0] * scale + offset, inputs[0])]
+
+    def resize(self, config, call, sizes):
+        """Cuts the numbers of each channel."""
+        last = len(call.inputs[0].shape) - 2
+        for name in ("scale", "offset"):
+            numbers = getattr(call.operation, name)
+            if np.ndim(numbers) == 1:
+                config[name] = _cut(numbers, call, last, sizes)
+
+    def _numbers(self, call):
+        return call.operation.scale, call.operation.offset
+
+
+def _where_same(values, array):
+    """Values in the shape of an array; NaN where they differ along an axis on which it does not."""
+    for axis, size in enumerate(array.shape):
+        if size == 1 and values.shape[axis] != 1:
+            first = values.take([0], axis)
+            values = np.where((values == first).all(axis=axis, keepdims=True), first, np.nan)
+    return values
+
+
+def _cut(numbers, call, axis, sizes):
+    """What stays of numbers along an axis of the input, if its units stand there."""
+    (tensor,), numbers = call.inputs, np.asarray(numbers)
+    has_units = sizes.coupling.tensor_labels[tensor].shape[axis] != 1
+    if numbers.size > 1 and has_units:
+        numbers = numbers[sizes.kept_labels(tensor, axis)]
+    return numbers.tolist()
+
+
+@rule(keras.layers.UnitNormalization)
+class UnitNormalization(Rule):
+    """Divides by the length of the vector along some axes; what is 0 adds nothing to it."""
+
+    def label(self, call, inputs, labels):
+        if (np.array(inputs[0].shape) != 1).sum() > 1:
+            labels.pin(inputs[0], f"{call.operation.name!r} normalises units on several axes")
+        return [inputs[0]]
+
+    def constants(self, call, inputs):
+        return [np.where(inputs[0] == 0, inputs[0], np.nan)]
+
+    def needs(self, call, flow):
+        (tensor,) = call.inputs
+        labels, axis = flow.labels(tensor), call.operation.axis
+        axes = [a % len(tensor.shape) - 1 for a in ([axis] if isinstance(axis, int) else axis)]
+        joined = [a for a in axes if labels.shape[a] != 1]
+        if not joined or not flow.is_needed(labels).any():
+            return []
+        counts = flow.constants(tensor) != 0
+        return [Need(labels, counts, f"{call.operation.name!r} counts it in the length")]
+
+
+@rule(keras.layers.Masking)
+class Masking(Rule):
+    """Masks the steps at which all units hold a value, so none may be missing."""
+
+    def label(self, call, inputs, labels):
+        labels.pin(inputs[0], f"{call.operation.name!r} masks steps by all of its units")
+        return [inputs[0]]
+
+    def constants(self, call, inputs):
+        return [np.where(inputs[0] == 0, inputs[0], np.nan)]
+
+
+@rule(keras.layers.SpectralNormalization)
+class SpectralNormalization(Rule):
+    """Divides the kernel of the layer inside by its norm while it trains."""
+
+    def label(self, call, inputs, labels):
+        labels.pin(inputs[0], f"{call.operation.name!r} normalises its kernel as a whole")
+        return [fixed(tensor) for tensor in call.outputs]
+
+    def constants(self, call, inputs):
+        return [unknown(tensor) for tensor in call.outputs]
