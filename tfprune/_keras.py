@@ -322,8 +322,10 @@ def reset_slots(optimizer, weight, changed):
 
 
 def _slot_start(optimizer, attribute, weight):
+    # Not in every Keras that the package supports.
+    schedule_free = getattr(keras.optimizers, "ScheduleFreeAdamW", ())
     follows_weight = attribute == "_model_variables_moving_average" or (
-        isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW) and attribute == "_momentums"
+        isinstance(optimizer, schedule_free) and attribute == "_momentums"
     )
     if follows_weight:
         return raw(weight)
