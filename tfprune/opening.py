@@ -4,6 +4,7 @@ import keras
 
 from tfprune import _keras, convert
 from tfprune.coupling.rules import has_rule
+from tfprune.layers import Masked
 
 
 def opened(model):
@@ -54,7 +55,8 @@ def is_composite(operation):
     is_layer = isinstance(operation, keras.layers.Layer) and _keras.functional(operation) is None
     if not is_layer or has_rule(operation) or len(_keras.all_layers(operation)) == 1:
         return False
-    return type(operation).__module__.split(".")[0] not in ("keras", "tfprune")
+    is_stock = type(operation).__module__.split(".")[0] == "keras"
+    return not is_stock and not isinstance(operation, Masked)
 
 
 def _graph_operations(model):
