@@ -45,6 +45,7 @@ PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}
 SIZE = 64
 BOUND = 3.0
 BATCHES = (1, 32)
+STATUS = Path("/proc/self/status")
 
 
 def build(name):
@@ -102,7 +103,7 @@ def elements(torch_model):
 
 
 def memory_peak(name, stage):
-    """By how many MB a process grows, from its imports on, until a stage of the work is done.
+    """By how many MB a process grows at most, from its imports on, up to a stage of the work.
 
     A process of its own, because TensorFlow keeps memory for later use: in one where much was done
     before, a stage takes none.
@@ -124,14 +125,16 @@ def print_peak(name, stage):
         build(name)
     else:
         model, _, _ = masked(name)
-        if stage != "mask":
-            tfprune.strip(model, check=stage == "strip")
+        if stage == "strip":
+            tfprune.strip(model)
     print(_largest_so_far() - before)
 
 
 def _largest_so_far():
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    if STATUS.exists():  # where the other way would begin with the size of the parent
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def work(name, rounds, modules):
@@ -151,7 +154,7 @@ def work(name, rounds, modules):
         runs |= {"torch build": lambda: make().eval(), "torch-pruning": prune}
     # Models leave cycles behind; whoever comes next should not pay for collecting them.
     times = interleaved(runs, rounds=rounds, repeats=1, prepare=gc.collect)
-    stages = ["build", "mask", "strip without check", "strip"]
+    stages = ["build", "mask", "strip"]
     stages += ["torch build", "torch-pruning"] if "torch-pruning" in times else []
     memory = {stage: memory_peak(name, stage) for stage in stages}
     against = {
@@ -265,7 +268,7 @@ def peer_table(results):
                 f"{result['seconds'][theirs]:.2f} s",
                 str(result["over_torch_pruning"]),
                 " / ".join(f"{median:.2f}" for median in medians),
-                *(f"{result['memory_mb'][key]:.0f}" for key in (ours, theirs)),
+                *(f"{result['memory_mb'][key]:.0f}" for key in ("strip", theirs)),
             )
     return rows
 
@@ -302,7 +305,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fast", action="store_true", help="few rounds: to see that it runs")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", nargs="+", default=ARCHITECTURES, metavar="MODEL")
+    only = "measure these; of others what FILE has stays"
+    parser.add_argument("--only", nargs="+", default=ARCHITECTURES, metavar="MODEL", help=only)
     default = Path(__file__).parent / "results" / "strip.json"
     parser.add_argument("--out", type=Path, default=default)
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "STAGE"), help=argparse.SUPPRESS)
@@ -313,27 +317,31 @@ def main():
     rounds = 2 if arguments.fast else arguments.rounds
 
     console, modules = Console(width=150), peer_modules()
-    works, payoffs = {}, {}
-    for name in arguments.only:
-        with console.status(name):
-            works[name] = work(name, rounds, modules)
-            payoffs[name] = payoff(name, 2 * rounds, modules)
-        keras.backend.clear_session()
-        gc.collect()
-    console.print(work_table(works))
-    if modules:
-        console.print(peer_table(works))
-    console.print(payoff_table(payoffs))
     content = {
         "machine": versions(modules),
         "rounds": rounds,
         "input_shape": [SIZE, SIZE, 3],
         "bound": BOUND,
-        "work": works,
-        "payoff": payoffs,
+        "work": {},
+        "payoff": {},
     }
+    if arguments.only is not ARCHITECTURES and arguments.out.exists():
+        before = json.loads(arguments.out.read_text())
+        content |= {part: before[part] for part in ("work", "payoff")}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+    for name in arguments.only:
+        with console.status(name):
+            content["work"][name] = work(name, rounds, modules)
+            content["payoff"][name] = payoff(name, 2 * rounds, modules)
+        arguments.out.write_text(json.dumps(content, indent=2, default=asdict) + "\n")
+        keras.backend.clear_session()
+    measured, paid = (
+        {name: content[part][name] for name in arguments.only} for part in ("work", "payoff")
+    )
+    console.print(work_table(measured))
+    if modules:
+        console.print(peer_table(measured))
+    console.print(payoff_table(paid))
     console.print(f"Written to {arguments.out}")
 
 
