@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tfprune
-from tfprune.coupling import couple
+from tfprune.coupling import couple, keeping
 from tfprune.coupling.costs import costs
 from tfprune.criteria import units as criteria
 from tfprune.measure import without_masks
@@ -143,7 +143,7 @@ def work(name, rounds, modules):
     runs = {
         "build": lambda: build(name),
         "couple": lambda: couple(model),
-        "rebuild": lambda: rebuild(model, coupling, kept),
+        "rebuild": lambda: rebuild(model, keeping(coupling, kept)),
         "strip without check": lambda: tfprune.strip(model, check=False),
         "strip": lambda: tfprune.strip(model),
     }

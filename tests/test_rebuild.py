@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tfprune import layers
-from tfprune.coupling import couple
+from tfprune.coupling import couple, keeping
 from tfprune.rebuild import rebuild
 
 optimizers = keras.optimizers
@@ -28,7 +28,7 @@ def without(made, name, *indices):
     kept = np.ones(coupling.size, bool)
     (unit_set,) = [s for s in coupling.sets if s.name == name]
     kept[unit_set.units[list(indices)]] = False
-    return rebuild(made, coupling, kept)
+    return rebuild(made, keeping(coupling, kept))
 
 
 def test_every_slice_of_a_removed_unit_goes_and_the_others_stay_in_order():

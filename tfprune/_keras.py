@@ -466,11 +466,12 @@ def compile_arguments(model):
 
 
 def copy_optimizer_state(old, new, pairs, take):
-    """Copies slots, through `take(weight, value, slot name)`, and the counters."""
+    """Copies slots, through `take(weight, value, new slot, name)`, and the counters."""
     for ours, theirs in pairs:
         new_slots = {(name, i): slot for i, (_, name, slot) in enumerate(slots(new, theirs))}
         for i, (_, name, slot) in enumerate(slots(old, ours)):
-            new_slots[name, i].assign(take(ours, keras.ops.convert_to_numpy(raw(slot)), name))
+            value, counterpart = keras.ops.convert_to_numpy(raw(slot)), new_slots[name, i]
+            counterpart.assign(take(ours, value, counterpart, name))
     for ours, theirs in zip(_counters(old), _counters(new), strict=True):
         theirs.assign(raw(ours))
 

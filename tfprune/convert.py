@@ -151,10 +151,11 @@ def copy_weights(old, new, take=_unchanged):
     Args:
         old: The model.
         new: The model that `rebuilt` made of it.
-        take: Function of an old variable and its value; returns the new value.
+        take: Function of an old variable, its value, and its counterpart in the new model; returns
+            the new value.
     """
     for ours, theirs in _keras.variable_pairs(old, new):
-        theirs.assign(take(ours, keras.ops.convert_to_numpy(_keras.raw(ours))))
+        theirs.assign(take(ours, keras.ops.convert_to_numpy(_keras.raw(ours)), theirs))
     for _, theirs in _keras.layer_pairs(old, new):
         if isinstance(theirs, keras.layers.Normalization):
             theirs.finalize_state()  # it computes with a copy of what it learned
@@ -176,8 +177,8 @@ def copy_compile_state(old, new, take=_unchanged):
     Args:
         old: The model; if it is not compiled, nothing happens.
         new: The model that `rebuilt` made of it.
-        take: Function of an old weight, the value of one of its slots, and the slot's name;
-            returns the new value.
+        take: Function of an old weight, the value of one of its slots, the slot's counterpart and
+            its name; returns the new value.
     """
     arguments = _keras.compile_arguments(old)
     if not arguments:

@@ -1,94 +1,84 @@
-"""The engine that makes a smaller model: kept units -> new model, weights, optimizer slots."""
+"""The engine that makes a new model: selected units -> config, weights, optimizer slots."""
 
 import functools
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from tfprune import _keras, convert
+from tfprune.coupling.labels import placed
+from tfprune.coupling.places import even_count, kept_places, matched_places
 from tfprune.coupling.rules import rule_of
-from tfprune.coupling.units import Coupling
+from tfprune.coupling.selection import NEW, Selection
+from tfprune.coupling.units import couple
 
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
-    """The sizes of weights and tensors when only some units are kept.
+    """The sizes of weights and tensors when units go and come.
 
     Attributes:
-        coupling: The units of the model.
-        kept: For each unit, whether it stays.
+        selection: Which units there are then.
     """
 
-    coupling: Coupling
-    kept: np.ndarray
+    selection: Selection
 
-    @functools.cached_property
-    def selections(self):
-        """For each variable, by id, the kept indices along each axis that changes.
+    @property
+    def coupling(self):
+        """The units before."""
+        return self.selection.coupling
 
-        They are one-dimensional; where units differ along other axes too they have the variable's
-        axes and stand last, for arrays that are cut along the axes before.
-        """
-        selections, uneven = {}, []
-        for piece in self.coupling.slices:
-            stays = self.kept[self.coupling.roots[piece.labels]]
-            if stays.ndim > 1:
-                uneven.append((piece, stays))
-            elif not stays.all():
-                selections.setdefault(id(piece.variable), {})[piece.axis] = np.flatnonzero(stays)
-        for piece, stays in uneven:
-            chosen = selections.setdefault(id(piece.variable), {})
-            for axis, indices in chosen.items():
-                stays = np.take(stays, indices, axis) if stays.shape[axis] != 1 else stays
-            if not stays.all():
-                chosen[piece.axis] = _kept_first(stays, piece)
-        return selections
+    def counts(self, labels):
+        """For each label how many positions stand in the place of its position."""
+        return self.selection.counts[self.coupling.roots[labels]]
 
     def of_weight(self, variable):
         """The new shape of a variable."""
         shape = list(variable.shape)
-        for axis, indices in self.selections.get(id(variable), {}).items():
-            shape[axis] = indices.shape[axis] if indices.ndim > 1 else len(indices)
+        pieces = self._pieces.get(id(variable), [])
+        along = {p.axis: self.counts(p.labels) for p in pieces if np.ndim(p.labels) == 1}
+        shape = [int(along[a].sum()) if a in along else n for a, n in enumerate(variable.shape)]
+        for piece in pieces:
+            if piece.axis not in along:  # its units differ along other axes too
+                counts = self.counts(piece.labels)
+                for axis, stays in along.items():
+                    if counts.shape[axis] != 1:
+                        counts = np.compress(stays > 0, counts, axis)
+                shape[piece.axis] = even_count(counts, piece)
         return tuple(shape)
+
+    @functools.cached_property
+    def _pieces(self):
+        pieces = {}
+        for piece in self.coupling.slices:
+            pieces.setdefault(id(piece.variable), []).append(piece)
+        return pieces
 
     def of_tensor(self, tensor):
         """The new shape of a tensor, with the batch axis; None stays None."""
         shape = list(tensor.shape)
         for axis, size in enumerate(self.coupling.tensor_labels[tensor].shape):
             if size != 1:
-                shape[axis + 1] = int(self.kept_labels(tensor, axis).sum())
+                shape[axis + 1] = int(self.counts_along(tensor, axis).sum())
         return tuple(shape)
 
-    def kept_labels(self, tensor, axis):
-        """For each position along an axis of a tensor, whether it stays."""
+    def counts_along(self, tensor, axis):
+        """For each position along an axis of a tensor how many stand in its place."""
         labels = np.moveaxis(self.coupling.tensor_labels[tensor], axis, 0)
         labels = labels.reshape(len(labels), -1)[:, 0]
-        size = tensor.shape[axis + 1]
-        return np.broadcast_to(self.kept[self.coupling.roots[labels]], (size,))
+        return np.broadcast_to(self.counts(labels), (tensor.shape[axis + 1],))
 
 
-def _kept_first(stays, piece):
-    """The indices along an axis of what stays, equally many at each place of the other axes."""
-    counts = np.unique(stays.sum(axis=piece.axis))
-    if len(counts) != 1:
-        raise ValueError(
-            "The groups of a layer must keep equally many channels. "
-            f"Received: layer={piece.layer.name!r}, channels kept={counts.tolist()}."
-        )
-    indices = np.argsort(~stays, axis=piece.axis, kind="stable")
-    return np.take(indices, range(counts[0]), axis=piece.axis)
+def rebuild(model, selection, folds=None, dropped=None):
+    """A new model of stock layers with the units of a selection.
 
-
-def rebuild(model, coupling, kept, folds=None, dropped=None):
-    """A new model of stock layers with the kept units only.
-
-    Weights are gathered, the compile state and the optimizer's slots go along. The model given is
-    not touched.
+    Weights are gathered, the compile state and the optimizer's slots go along. What belongs to new
+    units is as the layers' initializers and the optimizer make it. The model given is not touched.
 
     Args:
         model: A Functional or built Sequential model.
-        coupling: Its units, from `tfprune.coupling.couple(model)`.
-        kept: Boolean array over units: which stay. Unit 0, what is fixed, must.
+        selection: Which units the new model has, from `tfprune.coupling.select` or `keeping`.
         folds: For operations, by id, a list of `tfprune.coupling.rules.base.Fold`: what is added
             to their biases first.
         dropped: Dict from a `Call` to the places of the inputs that it does without.
@@ -96,60 +86,72 @@ def rebuild(model, coupling, kept, folds=None, dropped=None):
     Returns:
         The new model.
 
+    Raises:
+        ValueError: If there is no model with these units.
+
     Example:
 
     >>> import keras
-    >>> import numpy as np
-    >>> from tfprune.coupling import couple
+    >>> from tfprune.coupling import couple, select
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
-    >>> coupling = couple(model)
-    >>> kept = np.ones(coupling.size, bool)
-    >>> kept[coupling.sets[0].units[:3]] = False
-    >>> rebuild(model, coupling, kept).get_layer("hidden").kernel.shape
-    TensorShape([3, 1])
+    >>> selection = select(couple(model), {model.get_layer("hidden"): [1, 3, -1]})
+    >>> rebuild(model, selection).get_layer("hidden").kernel.shape  # one new unit
+    TensorShape([3, 3])
     """
-    folds = folds or {}
-    sizes = Sizes(coupling, kept)
-    selections = sizes.selections
+    folds, sizes = folds or {}, Sizes(selection)
     calls = {}
-    for call in coupling.trace.calls:
+    for call in selection.coupling.trace.calls:
         calls.setdefault(id(call.operation), []).append(call)
-
-    def edit(config, operation):
-        config = convert.to_stock(config)
-        if id(operation) in coupling.trace.entries:
-            shape = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
-            return {**config, "config": {**config["config"], "batch_shape": shape}}
-        if id(operation) in calls:
-            arguments = dict(config["config"])
-            rule_of(operation).resize(arguments, calls[id(operation)][0], sizes)
-            if any(fold.layer.bias is None for fold in folds.get(id(operation), [])):
-                rule_of(operation).add_bias(arguments, calls[id(operation)][0])
-            config = {**config, "config": arguments}
-            for call in calls[id(operation)] if "inbound_nodes" in config else []:
-                rule_of(operation).rewrite(config["inbound_nodes"][call.place], call, sizes)
-        return config
-
+    new = convert.rebuilt(
+        model,
+        lambda config, operation: _resized(config, operation, calls, sizes, folds),
+        {_key(call): gone for call, gone in (dropped or {}).items()},
+    )
+    indices = _indices(selection, model, new)
     added = {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
     factors = _factors(calls, sizes)
 
-    def take(variable, value):
-        new_value = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
-        return _gathered(new_value.astype(value.dtype), selections.get(id(variable), {}))
+    def take(variable, value, counterpart):
+        changed = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
+        chosen = indices.get(id(variable), {})
+        return _gathered(changed.astype(value.dtype), chosen, counterpart)
 
-    def take_slot(variable, value, name):
+    def take_slot(variable, value, counterpart, name):
         axes = _slot_axes(name, len(variable.shape), value.ndim)
-        chosen = selections.get(id(variable), {})
-        return _gathered(
-            value, {axes.index(a): _on(axes, i) for a, i in chosen.items() if a in axes}
-        )
+        chosen = indices.get(id(variable), {})
+        chosen = {axes.index(a): _on(axes, i) for a, i in chosen.items() if a in axes}
+        return _gathered(value, chosen, counterpart)
 
-    new = convert.rebuilt(model, edit, {_key(call): gone for call, gone in (dropped or {}).items()})
     convert.copy_weights(model, new, take)
-    _fill_made_biases(model, new, sizes, folds)
+    _fill_made_biases(model, new, selection, folds)
     convert.copy_compile_state(model, new, take_slot)
     return new
+
+
+def _resized(config, operation, calls, sizes, folds):
+    """A serialised operation with the new sizes in its arguments and in those of its calls."""
+    config, coupling = convert.to_stock(config), sizes.coupling
+    if id(operation) in coupling.trace.entries:
+        shape = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
+        return {**config, "config": {**config["config"], "batch_shape": shape}}
+    if id(operation) not in calls:
+        return config
+    rule, arguments = rule_of(operation), dict(config["config"])
+    rule.resize(arguments, calls[id(operation)][0], sizes)
+    if any(fold.layer.bias is None for fold in folds.get(id(operation), [])):
+        rule.add_bias(arguments, calls[id(operation)][0])
+    config = {**config, "config": arguments}
+    for call in calls[id(operation)] if "inbound_nodes" in config else []:
+        rule.rewrite(config["inbound_nodes"][call.place], call, sizes)
+    return config
+
+
+def _indices(selection, model, new):
+    """For each variable, by id, the old indices along the axes that change."""
+    if not selection.grown:
+        return kept_places(selection)
+    return matched_places(selection, couple(new), _keras.variable_pairs(model, new))
 
 
 def _factors(calls, sizes):
@@ -165,12 +167,18 @@ def _key(call):
     return (*(parent.name for parent in call.parents), call.operation.name, call.place)
 
 
-def _gathered(value, indices_by_axis):
+def _gathered(value, indices_by_axis, counterpart):
+    """The places of an array; in new ones, what its counterpart holds."""
+    is_new = np.zeros((1,) * value.ndim, bool)
     for axis, indices in indices_by_axis.items():
         if indices.ndim > 1:
             value = np.take_along_axis(value, indices, axis)
+            is_new = is_new | (indices == NEW)
         else:
             value = np.take(value, indices, axis)
+            is_new = is_new | placed(indices == NEW, axis, value.ndim)
+    if is_new.any():
+        value = np.where(is_new, keras.ops.convert_to_numpy(_keras.raw(counterpart)), value)
     return value
 
 
@@ -193,13 +201,13 @@ def _slot_axes(name, weight_rank, slot_rank):
     return []
 
 
-def _fill_made_biases(model, new, sizes, folds):
+def _fill_made_biases(model, new, selection, folds):
     """Gives the biases that the new model makes their values, cut as the layer's units are."""
     made = {id(f.layer): f for each in folds.values() for f in each if f.layer.bias is None}
     for ours, theirs in _keras.layer_pairs(model, new):
         if id(ours) in made:
             value = made[id(ours)].values
             for axis, labels in enumerate(made[id(ours)].labels):
-                stays = np.flatnonzero(sizes.kept[sizes.coupling.roots[labels]])
+                stays = np.flatnonzero(selection.counts[selection.coupling.roots[labels]])
                 value = np.take(value, stays, axis)
             theirs.bias.assign(value)

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from tfprune.coupling.costs import macs_of_call, sized_calls
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import rule_of
+from tfprune.coupling.selection import keeping
 from tfprune.coupling.shapes import shapes_of, sized_inputs
 from tfprune.rebuild import Sizes
 
@@ -70,7 +71,7 @@ def savings(model, coupling, input_shapes=None):
         touched = [pieces[place] for place in places[places < len(pieces)]]
         kept = np.ones(coupling.size, bool)
         kept[units] = False
-        sizes = Sizes(replace(coupling, slices=tuple(touched)), kept)
+        sizes = Sizes(keeping(replace(coupling, slices=tuple(touched)), kept))
         variables = {id(piece.variable): piece.variable for piece in touched}.values()
         after = [sizes.of_weight(variable) for variable in variables]
         if any(0 in shape for shape in after):

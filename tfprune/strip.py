@@ -17,6 +17,7 @@ from tfprune.check import check_equal
 from tfprune.coupling.groups import even_out
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
+from tfprune.coupling.selection import keeping, one_each
 from tfprune.coupling.units import couple, unit_name
 from tfprune.opening import opened
 from tfprune.rebuild import rebuild
@@ -110,7 +111,7 @@ def strip(model, *, check=True, return_report=False):
     coupling = couple(open_model)
     flow, revived, dropped = _live_units(coupling)
     _refuse_conflicts(flow)
-    small = rebuild(open_model, coupling, flow.needed, _folded(flow), dropped)
+    small = rebuild(open_model, keeping(coupling, flow.needed), _folded(flow), dropped)
     error = check_equal(model, small, coupling.trace) if check else None
     if not return_report:
         return small
@@ -291,7 +292,7 @@ def _report(model, small, coupling, flow, reasons, error):
         name = unit_name(piece.layer, piece.family)
         if not piece.makes or name in layers:
             continue
-        units = _one_each(coupling.roots[piece.labels])
+        units = one_each(coupling.roots[piece.labels])
         after = int(flow.needed[units].sum()) if id(piece.layer) in used else 0
         layers[name] = StrippedLayer(name, len(units), after)
         silent = _silent_units(coupling, piece.layer, piece.family)
@@ -304,11 +305,6 @@ def _report(model, small, coupling, flow, reasons, error):
         parameters=(_keras.count_weights(model), _keras.count_weights(small)),
         error=error,
     )
-
-
-def _one_each(units):
-    """Units in the order in which they first stand: gates repeat them."""
-    return units[np.sort(np.unique(units, return_index=True)[1])]
 
 
 def _silent_units(coupling, layer, family):

@@ -10,7 +10,15 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import block, cut, fit, kept_along, shrunk, whole, without_first
+from tfprune.coupling.rules.blocks import (
+    block,
+    counts_along,
+    fit,
+    resized,
+    shrunk,
+    whole,
+    without_first,
+)
 from tfprune.coupling.trace import Tensor
 
 
@@ -69,10 +77,10 @@ class Elementwise(Rule):
         return np.where(known, values, np.nan)
 
     def rewrite(self, node, call, sizes):
-        """Cuts the arrays among the arguments."""
+        """Resizes the arrays among the arguments."""
         if "shape" in call.memo:
             edit_arguments(
-                node, call, lambda given, serialised: _cut(given, serialised, call, sizes)
+                node, call, lambda given, serialised: _resized(given, serialised, call, sizes)
             )
 
 
@@ -126,16 +134,16 @@ def edit_arguments(node, call, edit):
     node["kwargs"] = {k: edit(call.kwargs.get(k), v) for k, v in node["kwargs"].items()}
 
 
-def _cut(argument, serialised, call, sizes):
+def _resized(argument, serialised, call, sizes):
     if isinstance(argument, (Tensor, list, tuple)) or np.ndim(argument) == 0:
         return serialised
     (output,), shape = call.outputs, np.shape(argument)
-    kept = {
-        axis: kept_along(sizes, output, axis + len(output.shape) - len(shape))
+    counts = {
+        axis: counts_along(sizes, output, axis + len(output.shape) - len(shape))
         for axis in range(len(shape))
         if shape[axis] != 1
     }
-    return cut(serialised, {axis: stays for axis, stays in kept.items() if stays is not None})
+    return resized(serialised, {axis: c for axis, c in counts.items() if c is not None})
 
 
 def _operands(call):

@@ -71,23 +71,38 @@ def expanded(array, axis, size):
     return np.broadcast_to(array, (*array.shape[:axis], size, *array.shape[axis + 1 :]))
 
 
-def kept_along(sizes, tensor, axis):
-    """For each position along an axis, counted with the batch axis, whether it stays.
+def counts_along(sizes, tensor, axis):
+    """For each position along an axis, counted with the batch axis, how many stand in its place.
 
     Returns:
-        A boolean array, or None where there are no units and all stays.
+        An integer array, or None where there are no units and all stays.
     """
     if axis == 0 or sizes.coupling.tensor_labels[tensor].shape[axis - 1] == 1:
         return None
-    return sizes.kept_labels(tensor, axis - 1)
+    return sizes.counts_along(tensor, axis - 1)
 
 
-def cut(serialised, kept_by_axis):
-    """A serialised array, or a list of numbers, with only the kept indices along some axes."""
+def groups_left(layer, counts):
+    """How many groups of a layer have any positions left, given how many stand for each.
+
+    Raises:
+        ValueError: If these would not be equally large.
+    """
+    sizes = counts.reshape(layer.groups, -1).sum(axis=1)
+    if len(np.unique(sizes[sizes > 0])) > 1:
+        raise ValueError(
+            "The groups of a layer must keep equally many channels. "
+            f"Received: layer={layer.name!r}, channels kept={sizes.tolist()}."
+        )
+    return int(np.count_nonzero(sizes))
+
+
+def resized(serialised, counts_by_axis):
+    """A serialised array, or a list of numbers, each index along some axes repeated or left out."""
     is_array = isinstance(serialised, dict)
     value = np.asarray(serialised["config"]["value"] if is_array else serialised)
-    for axis, kept in kept_by_axis.items():
-        value = np.compress(kept, value, axis=axis)
+    for axis, counts in counts_by_axis.items():
+        value = np.repeat(value, counts, axis=axis)
     return replaced(serialised, value)
 
 

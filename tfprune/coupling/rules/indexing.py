@@ -3,8 +3,9 @@
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import kept_along, replaced
+from tfprune.coupling.rules.blocks import counts_along, replaced
 from tfprune.coupling.rules.moving import Moving
 from tfprune.coupling.trace import Tensor
 
@@ -57,12 +58,12 @@ class GetItem(Moving):
         for entry, serialised in zip(
             _entries(call), written if is_several else (written,), strict=True
         ):
-            kept = None
+            counts = None
             if entry is Ellipsis:
                 axis += _skipped(call)
             elif entry is not None:
-                kept, axis = kept_along(sizes, call.inputs[0], axis), axis + 1
-            new.append(serialised if kept is None else _moved_entry(entry, kept))
+                counts, axis = counts_along(sizes, call.inputs[0], axis), axis + 1
+            new.append(serialised if counts is None else _moved_entry(entry, counts))
         node["args"] = (tensor, tuple(new) if is_several else new[0])
 
 
@@ -105,12 +106,12 @@ def _by_axis(call):
             axis += 1
 
 
-def _moved_entry(entry, kept):
-    """An index or a slice (as Keras serialises it) among the kept units."""
-    before = np.concatenate([[0], np.cumsum(kept)])  # how many are kept before each index
+def _moved_entry(entry, counts):
+    """An index or a slice (as Keras serialises it) among the new units."""
+    before = np.concatenate([[0], np.cumsum(counts)])  # how many stand before each index then
     if not isinstance(entry, slice):
-        return int(before[entry % len(kept)])
-    start, stop, step = entry.indices(len(kept))
+        return int(before[entry % len(counts)])
+    start, stop, step = entry.indices(len(counts))
     if step > 0:
         first = start - start % step  # whole steps go, so the place within a step stays
         start, stop = before[first] + start % step, before[stop]
@@ -146,16 +147,18 @@ class Take(Moving):
         return [np.take(arrays[0], indices, axis=axis)]
 
     def rewrite(self, node, call, sizes):
-        """Counts the indices among the kept units."""
+        """Counts the indices among the new units."""
         axis, indices = self._of(call)
-        kept = kept_along(sizes, call.inputs[0], axis)
-        if kept is None:
+        counts = counts_along(sizes, call.inputs[0], axis)
+        if counts is None:
             return
-        indices = (np.cumsum(kept) - 1)[indices]
+        indices = (np.cumsum(counts) - counts)[indices]  # the first in the place of each
         for place in range(indices.ndim):
-            stays = kept_along(sizes, call.outputs[0], axis + place)
-            if stays is not None:
-                indices = np.compress(stays, indices, axis=place)
+            counts = counts_along(sizes, call.outputs[0], axis + place)
+            if counts is not None:
+                next_ones = np.concatenate([np.arange(count) for count in counts])
+                indices = np.repeat(indices, counts, axis=place)
+                indices = indices + placed(next_ones, place, indices.ndim)
         tensor, serialised = node["args"]
         node["args"] = (tensor, replaced(serialised, indices))
 
@@ -177,9 +180,9 @@ class Split(Moving):
 
     def resize(self, config, call, sizes):
         """Sets `indices_or_sections` to the places between the pieces that are left."""
-        kept = kept_along(sizes, call.inputs[0], self._axis(call))
-        if kept is not None and not kept.all():
-            before = np.concatenate([[0], np.cumsum(kept)])
+        counts = counts_along(sizes, call.inputs[0], self._axis(call))
+        if counts is not None and (counts != 1).any():
+            before = np.concatenate([[0], np.cumsum(counts)])
             config["indices_or_sections"] = before[self._places(call)].tolist()
 
     def _axis(self, call):

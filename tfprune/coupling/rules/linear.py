@@ -6,6 +6,7 @@ import numpy as np
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.blocks import groups_left
 
 
 class Linear(Rule):
@@ -214,8 +215,7 @@ class Convolution(_Windowed):
         """Sets `filters`, and `groups` to the number of groups of which any filter is left."""
         layer, (output,) = call.operation, call.outputs
         config["filters"] = sizes.of_weight(layer.kernel)[-1]
-        stays = sizes.kept_labels(output, self.axes(call)[1]).reshape(layer.groups, -1)
-        config["groups"] = int(stays.any(axis=1).sum())
+        config["groups"] = groups_left(layer, sizes.counts_along(output, self.axes(call)[1]))
 
 
 @rule(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)

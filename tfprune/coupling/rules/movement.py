@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import kept_along
+from tfprune.coupling.rules.blocks import counts_along
 from tfprune.coupling.rules.moving import Moving, argument
 
 
@@ -46,9 +46,9 @@ class Repeat(Moving):
 
     def resize(self, config, call, sizes):
         """Cuts `repeats` where each position has its own."""
-        kept = kept_along(sizes, call.inputs[0], _axes(call)[0])
-        if kept is not None and np.size(config["repeats"]) > 1:
-            config["repeats"] = np.compress(kept, config["repeats"]).tolist()
+        counts = counts_along(sizes, call.inputs[0], _axes(call)[0])
+        if counts is not None and np.size(config["repeats"]) > 1:
+            config["repeats"] = np.repeat(config["repeats"], counts).tolist()
 
     def _repeats(self, call):
         return np.asarray(call.operation.repeats)

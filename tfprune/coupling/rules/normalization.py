@@ -6,6 +6,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.blocks import groups_left
 from tfprune.coupling.rules.linear import why_not
 from tfprune.layers import Masked
 
@@ -194,8 +195,8 @@ class GroupNormalization(_OverUnits):
 
     def resize(self, config, call, sizes):
         """Sets `groups` to the number of groups of which any unit is left."""
-        channels = sizes.kept_labels(call.inputs[0], self.axes(call)[0])
-        config["groups"] = int(channels.reshape(call.operation.groups, -1).any(axis=1).sum())
+        channels = sizes.counts_along(call.inputs[0], self.axes(call)[0])
+        config["groups"] = groups_left(call.operation, channels)
 
 
 @rule(*_keras.application_layers("LayerScale"))

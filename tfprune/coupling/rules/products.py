@@ -14,7 +14,7 @@ from tfprune import _keras
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import cut, fit, kept_along, unit_axis, whole
+from tfprune.coupling.rules.blocks import counts_along, fit, resized, unit_axis, whole
 from tfprune.coupling.trace import Tensor
 
 
@@ -92,24 +92,24 @@ class Contraction(Rule):
         return needs
 
     def rewrite(self, node, call, sizes):
-        """Cuts the arrays among the operands."""
-        kept = {}
+        """Resizes the arrays among the operands."""
+        counts = {}
         terms = self.terms(call)[0] if "units" in call.memo else ()
         for operand, term in zip(operands(call), terms, strict=False):
             if isinstance(operand, Tensor):
-                stays = {k: kept_along(sizes, operand, axis) for axis, k in enumerate(term)}
-                kept.update({k: s for k, s in stays.items() if s is not None})
+                found = {k: counts_along(sizes, operand, axis) for axis, k in enumerate(term)}
+                counts.update({k: c for k, c in found.items() if c is not None})
         by_id = {id(o): t for o, t in zip(operands(call), terms, strict=False)}
 
         def edit(given, serialised):
             if isinstance(given, Tensor) or id(given) not in by_id:
                 return serialised
             axes = {
-                axis: kept[k]
+                axis: counts[k]
                 for axis, k in enumerate(by_id[id(given)])
-                if k in kept and given.shape[axis] != 1
+                if k in counts and given.shape[axis] != 1
             }
-            return cut(serialised, axes)
+            return resized(serialised, axes)
 
         edit_arguments(node, call, edit)
 

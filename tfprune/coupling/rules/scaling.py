@@ -85,11 +85,11 @@ def _where_same(values, array):
 
 
 def _cut(numbers, call, axis, sizes):
-    """What stays of numbers along an axis of the input, if its units stand there."""
+    """Numbers along an axis of the input when its units go and come, if they stand there."""
     (tensor,), numbers = call.inputs, np.asarray(numbers)
     has_units = sizes.coupling.tensor_labels[tensor].shape[axis] != 1
     if numbers.size > 1 and has_units:
-        numbers = numbers[sizes.kept_labels(tensor, axis)]
+        numbers = np.repeat(numbers, sizes.counts_along(tensor, axis))
     return numbers.tolist()
 
 

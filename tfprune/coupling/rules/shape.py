@@ -5,7 +5,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import kept_along
+from tfprune.coupling.rules.blocks import counts_along
 from tfprune.coupling.rules.moving import Moving
 
 
@@ -225,7 +225,7 @@ class BroadcastTo(Moving):
         """Sets the sizes of `shape` that change."""
         shape, (output,) = list(config["shape"]), call.outputs
         for axis in range(len(shape)):
-            kept = kept_along(sizes, output, axis)
-            if kept is not None:
-                shape[axis] = int(kept.sum())
+            counts = counts_along(sizes, output, axis)
+            if counts is not None:
+                shape[axis] = int(counts.sum())
         config["shape"] = tuple(shape)

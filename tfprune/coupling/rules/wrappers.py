@@ -103,7 +103,8 @@ class TimeDistributed(Rule):
         pairs = zip(inner.inputs + inner.outputs, call.inputs + call.outputs, strict=True)
         labels = ChainMap({ours: known[theirs][0] for ours, theirs in pairs}, known)
         coupling = dataclasses.replace(sizes.coupling, tensor_labels=labels)
-        return dataclasses.replace(sizes, coupling=coupling)
+        selection = dataclasses.replace(sizes.selection, coupling=coupling)
+        return dataclasses.replace(sizes, selection=selection)
 
 
 _MERGES = {

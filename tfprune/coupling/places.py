@@ -1,0 +1,151 @@
+"""At which indices of the old weights the places of the new ones stood."""
+
+import numpy as np
+
+from tfprune.coupling.labels import FIXED, placed
+from tfprune.coupling.selection import NEW, one_each
+
+
+def kept_places(selection):
+    """The kept indices, where a selection has no new units: the labels say them.
+
+    Returns:
+        For each old variable, by id, a dict from each axis that changes to the old indices. They
+        are one-dimensional; where units differ along other axes too they have the variable's axes
+        and stand last, for arrays that are cut along the axes before.
+
+    Raises:
+        ValueError: If the groups of a layer would keep different numbers of channels.
+    """
+    coupling, indices, uneven = selection.coupling, {}, []
+    for piece in coupling.slices:
+        stays = selection.counts[coupling.roots[piece.labels]] > 0
+        if stays.ndim > 1:
+            uneven.append((piece, stays))
+        elif not stays.all():
+            indices.setdefault(id(piece.variable), {})[piece.axis] = np.flatnonzero(stays)
+    for piece, stays in uneven:
+        chosen = indices.setdefault(id(piece.variable), {})
+        for axis, kept in chosen.items():
+            stays = np.take(stays, kept, axis) if stays.shape[axis] != 1 else stays
+        if not stays.all():
+            order = np.argsort(~stays, axis=piece.axis, kind="stable")
+            count = even_count(stays, piece)
+            chosen[piece.axis] = np.take(order, range(count), axis=piece.axis)
+    return indices
+
+
+def even_count(counts, piece):
+    """How many positions stand along the axis of a piece, the same at each place of the others."""
+    sums = np.unique(counts.sum(axis=piece.axis))
+    if len(sums) != 1:
+        raise ValueError(
+            "The groups of a layer must keep equally many channels. "
+            f"Received: layer={piece.layer.name!r}, channels kept={sums.tolist()}."
+        )
+    return int(sums[0])
+
+
+def matched_places(selection, new, pairs):
+    """For weights of the new model the indices at which each place stood in the old one.
+
+    The new model is analysed as the old one was; its units are told by the layers that make them,
+    and each occurrence of a unit along an axis stood where that occurrence of it did. So no
+    operation that moves data has to be inverted.
+
+    Args:
+        selection: The `Selection`.
+        new: The `Coupling` of the new model.
+        pairs: Pairs of an old variable and its counterpart.
+
+    Returns:
+        For each old variable, by id, a dict from an axis to the old indices, `NEW` where there is
+        none. They are one-dimensional; where units differ along other axes too they have the
+        variable's axes and stand last.
+
+    Raises:
+        ValueError: If the new model couples its units in another way.
+    """
+    old = selection.coupling
+    counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
+    found = {(id(piece.variable), piece.axis): piece for piece in new.slices}
+    both = [
+        (piece, found[counterparts[id(piece.variable)], piece.axis])
+        for piece in old.slices
+        if (counterparts.get(id(piece.variable)), piece.axis) in found
+    ]
+    stood = _matched_units(selection, new, both)
+    indices, uneven = {}, []
+    for ours, theirs in both:
+        before, after = old.roots[ours.labels], stood[new.roots[theirs.labels]]
+        if before.ndim > 1:
+            uneven.append((ours, before, after))
+        else:
+            indices.setdefault(id(ours.variable), {})[ours.axis] = _occurrences(after, before, ours)
+    for ours, before, after in uneven:
+        chosen = indices.setdefault(id(ours.variable), {})
+        chosen[ours.axis] = _uneven_occurrences(after, before, ours, chosen)
+    return indices
+
+
+def _matched_units(selection, new, both):
+    """For each new unit the old one that it was, `NEW` if it was none, -2 if nobody says."""
+    old, unknown = selection.coupling, -2
+    stood = np.full(new.size, unknown)
+    stood[FIXED] = FIXED
+    for ours, theirs in both:
+        if not ours.makes or ours.labels.ndim > 1:
+            continue
+        were = selection.expanded(one_each(old.roots[ours.labels]))
+        are = one_each(new.roots[theirs.labels])
+        is_told = len(were) == len(are) and np.isin(stood[are], [unknown, *set(were)]).all()
+        known = stood[are] != unknown if is_told else ()
+        if not is_told or (stood[are][known] != were[known]).any():
+            raise ValueError(_other_coupling(ours.layer))
+        stood[are] = were
+    return stood
+
+
+def _occurrences(after, before, piece):
+    """For each unit in `after` the place in `before` of the same occurrence of it."""
+    size = len(before) + len(after)
+    known = before * size + _numbered(before)
+    wanted = after * size + _numbered(after)
+    order = np.argsort(known)
+    found = order[np.searchsorted(known, wanted, sorter=order) % len(known)]
+    if (known[found] != wanted)[after != NEW].any():
+        raise ValueError(_other_coupling(piece.layer))
+    return np.where(after == NEW, NEW, found)
+
+
+def _numbered(values):
+    """For each element how often its value stands before it."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.searchsorted(ordered, ordered)
+    numbers = np.empty(len(values), int)
+    numbers[order] = np.arange(len(values)) - first
+    return numbers
+
+
+def _uneven_occurrences(after, before, piece, chosen):
+    """The same for each line along the axis of a piece, the lines being chosen already."""
+    for axis, indices in chosen.items():
+        before = np.take(before, indices, axis) if before.shape[axis] != 1 else before
+        after = np.where(placed(indices == NEW, axis, after.ndim), NEW, after)
+    before, after = (np.moveaxis(units, piece.axis, -1) for units in (before, after))
+    lines = [
+        _occurrences(theirs, ours, piece)
+        for ours, theirs in zip(
+            before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1]), strict=True
+        )
+    ]
+    return np.moveaxis(np.reshape(lines, after.shape), -1, piece.axis)
+
+
+def _other_coupling(layer):
+    return (
+        "The units of the new model would be coupled in another way than those of the old one. "
+        f"Received: layer={layer.name!r}. Choose indices with which shuffles, slices and groups "
+        "keep their pattern, as the same for each group."
+    )
