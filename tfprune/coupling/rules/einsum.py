@@ -93,13 +93,12 @@ class EinsumDense(Linear):
         has_bias_axis = layer.bias is None or equation.made in layer.bias_axes
         return not (equation.is_plain and has_bias_axis)
 
-    def matrix(self, layer):
-        """Connected where any index along the other axes is not 0."""
+    def taps(self, layer):
+        """One for each index along the other axes of the kernel."""
         equation, kernel = _Equation.of(layer.equation), np.asarray(layer.kernel)
         axes = [equation.kernel.index(a) for a in (equation.contracted, equation.made)]
-        kernel = np.moveaxis(kernel, axes, (0, 1))
-        kernel = kernel.reshape(*kernel.shape[:2], -1)
-        return (kernel != 0).any(axis=2), kernel.sum(axis=2, dtype="float64")
+        kernel = np.moveaxis(kernel, axes, (-2, -1))
+        return kernel.reshape(-1, *kernel.shape[-2:])
 
     def bias(self, layer):
         """The bias of each unit where it is one number."""

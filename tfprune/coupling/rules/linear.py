@@ -31,9 +31,18 @@ class Linear(Rule):
         """The bias of each output channel; NaN where it differs within the channel."""
         return _value(layer.bias)
 
-    def matrix(self, layer):
-        """Per input and output channel: whether they are connected, and the sum of the taps."""
+    def taps(self, layer):
+        """The matrices of all taps: an array of shape (taps, inputs, outputs)."""
         raise NotImplementedError
+
+    def connected(self, layer):
+        """Per input and output channel whether any tap is not 0."""
+        return (self.taps(layer) != 0).any(axis=0)
+
+    def product(self, layer, constants):
+        """What constants in the input channels add to each output channel, in float64."""
+        rows = np.flatnonzero(constants)
+        return constants[rows] @ self.taps(layer)[:, rows].sum(axis=0, dtype="float64")
 
     def is_padded(self, layer):
         """Whether a constant other than 0 gives different places of a channel different values.
@@ -71,11 +80,11 @@ class Linear(Rule):
         incoming = along(inputs[0], before)
         if incoming is None or not self.applies(layer):
             return [unknown(output)]
-        connected, sums = self._matrix(call)
+        connected = self._connected(call)
         incoming = np.broadcast_to(incoming, connected.shape[:1])
         moves = np.isnan(incoming) | (self.is_padded(layer) & (incoming != 0))
         known = ~connected[moves].any(axis=0)
-        value = np.where(moves, 0, incoming) @ sums + self.bias(layer)
+        value = self.product(layer, np.where(moves, 0, incoming)) + self.bias(layer)
         value = of_constant(layer.activation, np.where(known, value, np.nan), layer.compute_dtype)
         return [placed(value, axis, len(output.shape) - 1)]
 
@@ -84,7 +93,7 @@ class Linear(Rule):
         parts = self._parts(call, flow)
         if parts is None:
             return []
-        labels, constants, connected, _, kept = parts
+        labels, constants, connected, kept = parts
         used = connected[:, kept].any(axis=1)
         foldable = ~np.isnan(constants)
         reason = f"{layer.name!r} uses it"
@@ -99,17 +108,18 @@ class Linear(Rule):
         parts = self._parts(call, flow)
         if parts is None:
             return []
-        labels, constants, connected, sums, kept = parts
+        labels, constants, connected, kept = parts
         removed = ~flow.is_needed(labels) & connected[:, kept].any(axis=1)
         if not (removed & (constants != 0)).any():
             return []
         outgoing = along(flow.labels(call.outputs[0]), self.axes(call)[1])
-        return [Fold(call.operation, np.where(removed, constants, 0) @ sums, (outgoing,))]
+        values = self.product(call.operation, np.where(removed, constants, 0))
+        return [Fold(call.operation, values, (outgoing,))]
 
-    def _matrix(self, call):
-        if "matrix" not in call.memo:
-            call.memo["matrix"] = self.matrix(call.operation)
-        return call.memo["matrix"]
+    def _connected(self, call):
+        if "connected" not in call.memo:
+            call.memo["connected"] = self.connected(call.operation)
+        return call.memo["connected"]
 
     def _parts(self, call, flow):
         layer, tensor, (output,) = call.operation, call.inputs[0], call.outputs
@@ -117,11 +127,11 @@ class Linear(Rule):
         labels = along(flow.labels(tensor), before)
         if labels is None or not self.applies(layer):
             return None
-        connected, sums = self._matrix(call)
+        connected = self._connected(call)
         labels = np.broadcast_to(labels, connected.shape[:1])
         constants = np.broadcast_to(along(flow.constants(tensor), before), labels.shape)
         outgoing = along(flow.labels(output), after)
-        return labels, constants, connected, sums, flow.is_needed(outgoing)
+        return labels, constants, connected, flow.is_needed(outgoing)
 
 
 def why_not(layer, incoming):
@@ -139,10 +149,9 @@ def _value(variable):
 class Dense(Linear):
     """A dense layer: kernel of shape (inputs, units)."""
 
-    def matrix(self, layer):
+    def taps(self, layer):
         """The kernel."""
-        kernel = np.asarray(layer.kernel)
-        return kernel != 0, kernel
+        return np.asarray(layer.kernel)[None]
 
     def slices(self, layer, inputs, outputs, labels):
         """Kernel rows are inputs; columns and bias are units."""
@@ -163,9 +172,8 @@ class _Windowed(Linear):
         return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
 
 
-def _over_taps(kernel):
-    taps = kernel.reshape(-1, *kernel.shape[-2:])
-    return (taps != 0).any(axis=0), taps.sum(axis=0, dtype="float64")
+def _over_window(kernel):
+    return kernel.reshape(-1, *kernel.shape[-2:])
 
 
 def _blocks(matrix, groups):
@@ -181,10 +189,21 @@ def _blocks(matrix, groups):
 class Convolution(_Windowed):
     """A convolution: kernel of shape (*window, inputs of a group, filters of all groups)."""
 
-    def matrix(self, layer):
-        """Connected where any tap is not 0, in blocks along the diagonal if there are groups."""
-        connected, sums = _over_taps(np.asarray(layer.kernel))
-        return _blocks(connected, layer.groups), _blocks(sums, layer.groups)
+    def taps(self, layer):
+        """One for each place in the window; the inputs are those of a group."""
+        return _over_window(np.asarray(layer.kernel))
+
+    def connected(self, layer):
+        """In blocks along the diagonal if there are groups."""
+        connected = super().connected(layer)
+        return connected if layer.groups == 1 else _blocks(connected, layer.groups)
+
+    def product(self, layer, constants):
+        """Of each group's constants with its filters."""
+        if layer.groups == 1:
+            return super().product(layer, constants)
+        sums = self.taps(layer).sum(axis=0, dtype="float64")
+        return constants @ _blocks(sums, layer.groups)
 
     def made(self, layer, incoming, size, labels):
         """Filters of a group with one input channel go together with it, as in a depthwise one."""
@@ -222,9 +241,9 @@ class Convolution(_Windowed):
 class TransposedConvolution(_Windowed):
     """A transposed convolution: kernel of shape (*window, filters, inputs)."""
 
-    def matrix(self, layer):
-        """Connected where any tap is not 0."""
-        return _over_taps(np.swapaxes(np.asarray(layer.kernel), -1, -2))
+    def taps(self, layer):
+        """One for each place in the window."""
+        return _over_window(np.swapaxes(np.asarray(layer.kernel), -1, -2))
 
     def is_padded(self, layer):
         """Places of the output are reached by different taps, so a constant does not stay one."""
@@ -249,14 +268,23 @@ class SeparableConvolution(_Windowed):
     A hidden channel goes with its input channel.
     """
 
-    def matrix(self, layer):
-        """The depthwise taps times the pointwise matrix, per input channel."""
-        taps = _value(layer.depthwise_kernel)
-        taps = taps.reshape(-1, *taps.shape[-2:])
+    def connected(self, layer):
+        """Whether a hidden channel of the input channel has taps and a pointwise weight."""
+        depthwise, pointwise = self._kernels(layer)
+        connected = (depthwise != 0).any(axis=0)[..., None] & (pointwise != 0)
+        return connected.any(axis=1)
+
+    def product(self, layer, constants):
+        """Through the hidden channels."""
+        depthwise, pointwise = self._kernels(layer)
+        hidden = constants[:, None] * depthwise.sum(axis=0)
+        return np.einsum("im,imo->o", hidden, pointwise)
+
+    def _kernels(self, layer):
+        """Shapes (taps, inputs, multiplier) and (inputs, multiplier, outputs)."""
+        depthwise = _over_window(_value(layer.depthwise_kernel))
         pointwise = _value(layer.pointwise_kernel)
-        pointwise = pointwise.reshape(*taps.shape[1:], pointwise.shape[-1])
-        connected = (taps != 0).any(axis=0)[..., None] & (pointwise != 0)
-        return connected.any(axis=1), (taps.sum(axis=0)[..., None] * pointwise).sum(axis=1)
+        return depthwise, pointwise.reshape(*depthwise.shape[1:], pointwise.shape[-1])
 
     def slices(self, layer, inputs, outputs, labels):
         """Input channels stand in both kernels, hidden ones next to each other."""
