@@ -1,0 +1,26 @@
+"""Classes which Keras keeps to itself.
+
+Private here, and why:
+
+* `keras.src.ops`: the classes of operations, of which `keras.ops` shows the functions only;
+* two modules of `keras.src.applications`: the layers which they define for their models.
+"""
+
+from keras.src import ops as raw_operations
+from keras.src.applications import convnext, inception_resnet_v2
+
+
+def raw_operation(name):
+    """The class of the operation behind a function of `keras.ops`: `Matmul`, `Einsum`."""
+    return getattr(raw_operations, name)
+
+
+def operation_classes(*names):
+    """The classes of raw operations, those that this version of Keras has."""
+    return [getattr(raw_operations, name) for name in names if hasattr(raw_operations, name)]
+
+
+def application_layers(*names):
+    """Layer classes which `keras.applications` keeps to itself, those that there are."""
+    modules = (convnext, inception_resnet_v2)
+    return [getattr(m, name) for m in modules for name in names if hasattr(m, name)]

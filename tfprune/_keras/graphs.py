@@ -1,0 +1,120 @@
+"""The graph of a functional model: its operations, their calls, its configuration.
+
+Private here, and why:
+
+* `Functional`, the class, and `_functional` of a Sequential: the graph itself;
+* `_nodes_by_depth`, `_inbound_nodes` and `_keras_history`: calls of operations, in an order in
+  which they can run, and the call that a symbolic tensor comes from;
+* `_inputs_struct` and `_outputs_struct`: in which structure a model takes and gives tensors.
+"""
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from tfprune._keras.layers import all_layers
+
+
+def functional(model):
+    """The functional graph of a Functional or built Sequential model, else None."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if isinstance(model, Functional) else None
+
+
+def nodes(model):
+    """The calls of a functional graph in an order in which they can run, inputs left out.
+
+    Returns:
+        Pairs of a node, which has `operation`, `outputs` and `arguments` with `args` and `kwargs`,
+        and its place among the `inbound_nodes` in the config of its operation.
+    """
+    by_depth = model._nodes_by_depth
+    ordered = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    inside = {id(node) for node in ordered}
+    places = {
+        id(node): place
+        for operation in model.operations
+        for place, node in enumerate(n for n in operation._inbound_nodes if id(n) in inside)
+    }
+    return [(node, places[id(node)]) for node in ordered if not node.is_input]
+
+
+def operations(model):
+    """The operations of a Functional or Sequential model, layers and others, not of inner ones."""
+    return list(functional(model).operations)
+
+
+def all_operations(model):
+    """The operations of a model, of the models in it, and the layers inside layers."""
+    found = []
+    for operation in operations(model):
+        if functional(operation) is not None:
+            found.extend(all_operations(operation))
+        elif isinstance(operation, keras.layers.Layer):
+            found.extend(all_layers(operation))
+        else:
+            found.append(operation)
+    return found
+
+
+def operations_between(inputs, outputs):
+    """The operations between symbolic tensors; None if some take variables or outside tensors."""
+    found, seen, stack = {}, {id(tensor) for tensor in inputs}, list(outputs)
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        operation, index, _ = tensor._keras_history
+        if operation is None or isinstance(operation, keras.layers.InputLayer):
+            return None
+        node = operation._inbound_nodes[index]
+        leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
+        if any(isinstance(leaf, (keras.Variable, tf.Variable, tf.Tensor)) for leaf in leaves):
+            return None
+        found[id(operation)] = operation
+        stack.extend(node.arguments.keras_tensors)
+    return list(found.values())
+
+
+def input_layers(graph):
+    """The input layers of a functional graph, in the order of its inputs."""
+    return [tensor._keras_history.operation for tensor in graph.inputs]
+
+
+def input_structure(model):
+    """The structure (tensor, list, dict) in which a model takes its inputs."""
+    return functional(model)._inputs_struct
+
+
+def output_structure(model):
+    """The structure (tensor, list, dict) in which a model gives its outputs."""
+    return functional(model)._outputs_struct
+
+
+def is_symbolic(value):
+    """Whether a value is a symbolic tensor of Keras."""
+    return isinstance(value, keras.KerasTensor)
+
+
+def graph_config(model):
+    """A model as serialised, without weights; a subclass of Functional as its plain graph."""
+    if isinstance(model, keras.Sequential):
+        cls, config = keras.Sequential, keras.Sequential.get_config(model)
+    else:
+        cls = Functional
+        if type(model) is not Functional:
+            model = keras.Model(model._inputs_struct, model._outputs_struct, name=model.name)
+        config = model.get_config()
+    return {
+        "module": cls.__module__,
+        "class_name": cls.__name__,
+        "config": config,
+        "registered_name": cls.__name__,
+    }
+
+
+def is_functional_config(config):
+    """Whether a serialised operation is a nested Functional model."""
+    return config.get("class_name") == Functional.__name__ and "layers" in config["config"]

@@ -1,0 +1,54 @@
+"""What layers hold: layers inside them, weights, states.
+
+Private here, and why:
+
+* `_layers`: the layers inside a layer, which Keras lists for models alone;
+* `_trainable_variables`: what was made trainable, whether or not the layer is trainable now.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfprune._keras.variables import raw
+
+
+def all_layers(layer):
+    """`layer` and the layers in it, nested ones too, each once, in the order they were made."""
+    layers, seen, stack = [], set(), [layer]
+    while stack:
+        current = stack.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            layers.append(current)
+            stack.extend(reversed(current._layers))
+    return layers
+
+
+def own_trainable_variables(layer):
+    """The weights of a layer and its sub-layers that were made trainable.
+
+    Those of a layer with `trainable=False` too: it may become trainable after it is built.
+    """
+    made = {id(v) for part in all_layers(layer) for v in part._trainable_variables}
+    return [variable for variable in layer.weights if id(variable) in made]
+
+
+def recurrent_states(model):
+    """What stateful recurrent layers remember; Keras does not count it as weights."""
+    return [state for layer in all_layers(model) for state in states(layer)]
+
+
+def states(layer):
+    """What a stateful recurrent layer remembers; empty for any other layer."""
+    is_stateful = isinstance(layer, keras.layers.RNN) and layer.stateful
+    return keras.tree.flatten(layer.states) if is_stateful and layer.states else []
+
+
+def count_weights(model):
+    """How many elements the weights of a model have."""
+    return int(sum(int(tf.size(raw(weight))) for weight in model.weights))
+
+
+def attention_projections(layer):
+    """The projections of an attention layer by name: query, key, value, attention_output, gate."""
+    return {part.name: part for part in layer._layers if isinstance(part, keras.layers.EinsumDense)}

@@ -1,0 +1,50 @@
+"""A model beside one that was rebuilt from its configuration: layer by layer, variable by variable.
+
+Private here, and why:
+
+* `_layers`, `_trainable_variables`, `_non_trainable_variables` and `_seed_generators` of a layer:
+  what it holds itself, without what the layers inside it hold, in the order in which it was made.
+"""
+
+import keras
+
+from tfprune._keras.graphs import functional, operations
+from tfprune._keras.layers import states
+
+
+def layer_pairs(old, new):
+    """The layers of a model, each with its counterpart in a model rebuilt from its config."""
+    graph = functional(old)
+    if graph is None:
+        yield old, new
+        for ours, theirs in zip(old._layers, new._layers, strict=True):
+            yield from layer_pairs(ours, theirs)
+        return
+    counterparts = {operation.name: operation for operation in operations(new)}
+    for operation in graph.operations:
+        if isinstance(operation, keras.layers.Layer) and operation.name in counterparts:
+            yield from layer_pairs(operation, counterparts[operation.name])
+
+
+def variable_pairs(old, new):
+    """The variables of a model, each with its counterpart; a variable the new one adds has none."""
+    seen = set()
+    for ours, theirs in layer_pairs(old, new):
+        if id(ours) in seen:
+            continue
+        seen.add(id(ours))
+        yield from _own_pairs(_own_variables(ours), _own_variables(theirs))
+        for seed, other in zip(ours._seed_generators, theirs._seed_generators, strict=True):
+            yield seed.state, other.state
+        yield from zip(states(ours), states(theirs), strict=True)
+
+
+def _own_pairs(ours, theirs):
+    # By place, because weights without a name are numbered anew, and names may come twice.
+    if len(theirs) > len(ours):
+        theirs = [variable for variable in theirs if variable.name != "bias"]
+    return zip(ours, theirs, strict=True)
+
+
+def _own_variables(layer):
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
