@@ -96,7 +96,7 @@ def keras_step(case, layers, *, jit=False, schedule=None):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit)
     if layers is tfprune.layers:
-        tfprune.prune.prune_weights(model, 0.5)
+        tfprune.prune_weights(model, 0.5)
     callback = schedule and tfprune.callbacks.PruneWeights(schedule)
     model.make_train_function()
     data = batches(case.input_shape)

@@ -37,8 +37,8 @@ from tfprune.coupling import couple, keeping
 from tfprune.coupling.costs import costs
 from tfprune.criteria import units as criteria
 from tfprune.measure import without_masks
+from tfprune.prunable_units import PrunableUnits
 from tfprune.rebuild import rebuild
-from tfprune.unit_pruning import PrunableUnits
 
 ARCHITECTURES = ("ResNet50", "DenseNet121", "EfficientNetB0", "NASNetMobile", "ConvNeXtTiny")
 PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}

@@ -5,9 +5,9 @@ from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
-from tfprune.prune import prune_weights
+from tfprune.prune_units import prune_units
+from tfprune.prune_weights import prune_weights
 from tfprune.report import compare, inspect
 from tfprune.strip import strip
-from tfprune.unit_pruning import prune_units
 
 __version__ = "0.1.0"

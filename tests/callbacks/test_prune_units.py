@@ -6,6 +6,7 @@ import tfprune
 from tfprune import layers, schedules
 from tfprune.callbacks import PruneUnits
 from tfprune.criteria.contribution import ActivationContribution
+from tfprune.prunable_units import PrunableUnits
 
 
 def model(loss="mse", optimizer="adam", **compile_arguments):
@@ -28,7 +29,7 @@ def data(count=32):
 
 
 def pruned(made):
-    return [c.pruned for c in tfprune.unit_pruning.PrunableUnits(made).counts()]
+    return [c.pruned for c in PrunableUnits(made).counts()]
 
 
 def fit(made, callback, epochs=4, **arguments):

@@ -6,8 +6,8 @@ from tfprune import schedules
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
-from tfprune.prune import drawn_seed
-from tfprune.unit_pruning import PrunableUnits
+from tfprune.prunable_units import PrunableUnits
+from tfprune.prune_weights import drawn_seed
 
 
 @keras.saving.register_keras_serializable("tfprune")

@@ -2,9 +2,16 @@
 
 import keras
 
-from tfprune import prune
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
+from tfprune.prune_weights import (
+    apply_masks,
+    check_choice,
+    count_weights,
+    drawn_seed,
+    select_weights,
+    weight_masks,
+)
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -39,7 +46,7 @@ class PruneWeights(ScheduledCallback):
     Raises:
         ValueError: At the start of training, if there is nothing to prune or a layer is unknown;
             at an update, if scores are NaN or infinite, or frozen elements leave too few to
-            prune. Masks are then as they were.
+             Masks are then as they were.
 
     Example:
 
@@ -60,23 +67,23 @@ class PruneWeights(ScheduledCallback):
     ):
         super().__init__(schedule, verbose=verbose)
         self.criterion = criteria.get(criterion)
-        prune.check_choice("only", only)
-        prune.check_choice("exclude", exclude)
+        check_choice("only", only)
+        check_choice("exclude", exclude)
         self.only = only
         self.exclude = exclude
         self.seed = seed
-        self._drawn_seed = prune.drawn_seed(seed, self.criterion)
+        self._drawn_seed = drawn_seed(seed, self.criterion)
 
     def update(self, model, sparsity, optimizer):
         """Prunes each weight to `sparsity`, if it is less sparse."""
-        weights = prune.select_weights(model, self.only, self.exclude)
-        masks = prune.weight_masks(weights, sparsity, self.criterion, self._drawn_seed)
-        prune.apply_masks(model, weights, masks, optimizer)
+        weights = select_weights(model, self.only, self.exclude)
+        masks = weight_masks(weights, sparsity, self.criterion, self._drawn_seed)
+        apply_masks(model, weights, masks, optimizer)
 
     def measure(self, model):
         """The pruned share of the weights chosen."""
-        weights = prune.select_weights(model, self.only, self.exclude)
-        return {"sparsity": prune.count_weights(weights).sparsity}
+        weights = select_weights(model, self.only, self.exclude)
+        return {"sparsity": count_weights(weights).sparsity}
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names."""

@@ -1,4 +1,4 @@
-"""Masks for units in one step: which units go, and every slice of every weight that goes along."""
+"""The units of a model that may be pruned: which of them go, and every slice that goes along."""
 
 from dataclasses import dataclass
 
@@ -10,55 +10,7 @@ from tfprune.criteria import units as criteria
 from tfprune.layers import Masked
 from tfprune.masks import find_layer, masked_layers, set_masks
 from tfprune.patterns import pruned_count
-from tfprune.prune import check_choice, drawn_seed
-
-
-def prune_units(
-    model, target, criterion="magnitude", *, only=None, exclude=None, min_units=1, seed=None
-):
-    """Prunes units now: in each layer the fraction with the lowest scores.
-
-    A unit is masked as a whole: its column in the kernel of the layer that makes it, its bias, its
-    entries in norms, and its rows in the layers that use it. What is pruned already stays so and
-    counts. Units of which a weight is frozen, and those of layers with `trainable=False`, stay.
-    All masks are computed before the first is set, so an error leaves the model as it was.
-
-    Args:
-        model: A model of drop-in layers, see `tfprune.prunable`.
-        target: Float from 0 to 1, the fraction of the units of each layer to prune.
-        criterion: "magnitude", "random", or a callable; see `tfprune.criteria.units`.
-        only: A sequence of layers or layer names whose units may go, or a predicate
-            `layer -> bool`; by default all that can.
-        exclude: What stays, of what `only` says, given in the same way. Units that are coupled
-            with those of an excluded layer stay too.
-        min_units: Integer, how many units each layer keeps at least.
-        seed: Integer, for criteria which draw; the same seed gives the same masks.
-
-    Returns:
-        A tuple of `UnitCount`, one for each set of coupled units.
-
-    Raises:
-        ValueError: If no units can be pruned, an argument is out of its range, or scores are not
-            finite. Nothing is changed then.
-
-    Example:
-
-    >>> import keras
-    >>> import tfprune
-    >>> model = keras.Sequential([
-    ...     keras.Input((4,)),
-    ...     tfprune.layers.Dense(8, activation="relu", name="hidden"),
-    ...     tfprune.layers.Dense(2)])
-    >>> prune_units(model, 0.5)
-    (UnitCount(name='hidden', units=8, pruned=4),)
-    >>> tfprune.strip(model).get_layer("hidden").units
-    4
-    """
-    criterion = criteria.get(criterion)
-    units = PrunableUnits(model, only=only, exclude=exclude, min_units=min_units)
-    dead = units.choose(target, criterion, drawn_seed(seed, criterion))
-    units.mask(dead)
-    return units.counts()
+from tfprune.prune_weights import check_choice
 
 
 @dataclass(frozen=True)
