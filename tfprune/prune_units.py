@@ -1,8 +1,8 @@
 """Masks for units in one step."""
 
 from tfprune.criteria import units as criteria
+from tfprune.criteria.asking import drawn_seed
 from tfprune.prunable_units import PrunableUnits
-from tfprune.prune_weights import drawn_seed
 
 
 def prune_units(

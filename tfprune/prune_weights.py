@@ -1,7 +1,6 @@
 """Masks for weights in one step: which weights, how many elements of each, which of them."""
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.criteria import weights as criteria
+from tfprune.criteria.asking import drawn_seed
 from tfprune.layers import Masked
 from tfprune.masks import MaskCounts, find_layer, masked_layers, set_masks
 from tfprune.patterns import pruned_count, top_k_mask
@@ -197,16 +197,3 @@ def count_weights(weights):
     elements = sum(math.prod(weight.variable.shape) for weight in weights)
     frozen = sum(int(np.count_nonzero(weight.frozen_mask)) for weight in weights)
     return MaskCounts(elements=elements, pruned=elements - kept, frozen=frozen)
-
-
-def drawn_seed(seed, criterion):
-    """`seed`; where it is `None` but the criterion asks for one, a seed from Keras's global one."""
-    if seed is None and criteria.asks_for_seed(criterion):
-        state = keras.random.SeedGenerator().state  # the seed it drew, and a counter
-        return int(keras.ops.convert_to_numpy(state)[0])
-    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if seed is not None and (not is_integer or seed < 0):
-        raise ValueError(
-            f"Argument `seed` must be a non-negative integer or `None`. Received: seed={seed!r}."
-        )
-    return seed

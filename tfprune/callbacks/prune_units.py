@@ -5,9 +5,9 @@ import keras
 from tfprune import schedules
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import units as criteria
+from tfprune.criteria.asking import drawn_seed
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.prunable_units import PrunableUnits
-from tfprune.prune_weights import drawn_seed
 
 
 @keras.saving.register_keras_serializable("tfprune")

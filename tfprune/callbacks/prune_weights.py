@@ -4,11 +4,11 @@ import keras
 
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
+from tfprune.criteria.asking import drawn_seed
 from tfprune.prune_weights import (
     apply_masks,
     check_choice,
     count_weights,
-    drawn_seed,
     select_weights,
     weight_masks,
 )

@@ -14,11 +14,9 @@ one score for each unit of a layer:
 array([1., 3.])
 """
 
-import inspect
-
-import keras
 import numpy as np
 
+from tfprune.criteria import asking
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.layers import Masked
 
@@ -78,22 +76,9 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    criterion = _ALL.get(identifier) if isinstance(identifier, str) else identifier
-    if criterion is ActivationContribution:
-        criterion = ActivationContribution()
-    if not callable(criterion) or inspect.isclass(criterion):
-        raise ValueError(
-            f"Argument `criterion` must be one of {sorted(_ALL)} or a callable which scores the "
-            f"units of a layer. Received: criterion={identifier!r}."
-        )
-    unknown = set(_required(criterion)) - {"layer", "weights", "seed"}
-    if unknown:
-        raise ValueError(
-            "A criterion for units may ask for `layer`, `weights` and `seed`. "
-            f"Received: criterion={identifier!r}, which also requires {sorted(unknown)}."
-        )
+    criterion = asking.find(identifier, _ALL, "a callable which scores the units of a layer")
+    rule = "A criterion for units may ask for `layer`, `weights` and `seed`."
+    asking.check(criterion, ["layer", "weights", "seed"], rule)
     return criterion
 
 
@@ -105,10 +90,7 @@ def serialize(criterion):
     >>> serialize(magnitude)
     'magnitude'
     """
-    for name, known in _ALL.items():
-        if criterion is known:
-            return name
-    return keras.saving.serialize_keras_object(criterion)
+    return asking.serialize(criterion, _ALL)
 
 
 def score(criterion, layer, weights, seed=None, family=None):
@@ -134,10 +116,7 @@ def score(criterion, layer, weights, seed=None, family=None):
     if isinstance(criterion, ActivationContribution) and not is_shown:
         criterion = magnitude
     offered = {"layer": layer, "weights": weights, "seed": seed}
-    asked = inspect.signature(criterion).parameters
-    scores = np.asarray(
-        criterion(**{name: value for name, value in offered.items() if name in asked}), "float64"
-    )
+    scores = np.asarray(asking.call(criterion, offered), "float64")
     units = len(next(iter(weights.values())))
     if scores.shape != (units,) or not np.isfinite(scores).all():
         raise ValueError(
@@ -147,17 +126,3 @@ def score(criterion, layer, weights, seed=None, family=None):
             f"layer={getattr(layer, 'name', layer)!r}."
         )
     return scores
-
-
-def asks_for_seed(criterion):
-    """Whether a criterion has an argument named `seed`."""
-    return "seed" in inspect.signature(criterion).parameters
-
-
-def _required(criterion):
-    return [
-        name
-        for name, parameter in inspect.signature(criterion).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]

@@ -1,8 +1,8 @@
 """Criteria for weights: pure functions from a weight's values to a score for each element.
 
-A criterion asks for what it needs by the names of its arguments: `weight` is the array of values,
-`seed` a list of integers which differs from weight to weight and stays the same from update to
-update. It returns an array of the weight's shape, higher = keep. Any such function will do:
+A criterion gets the array of values first, and `seed` if it has an argument of that name: a list
+of integers which differs from weight to weight and stays the same from update to update. It
+returns an array of the weight's shape, higher = keep. Any such function will do:
 
 >>> def far_from_one(weight):
 ...     return np.abs(weight - 1)
@@ -10,10 +10,9 @@ update. It returns an array of the weight's shape, higher = keep. Any such funct
 array([0., 2.])
 """
 
-import inspect
-
-import keras
 import numpy as np
+
+from tfprune.criteria import asking
 
 
 def magnitude(weight):
@@ -72,20 +71,9 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    criterion = _ALL.get(identifier) if isinstance(identifier, str) else identifier
-    if not callable(criterion) or inspect.isclass(criterion):
-        raise ValueError(
-            f"Argument `criterion` must be one of {sorted(_ALL)} or a callable from a weight's "
-            f"values to scores. Received: criterion={identifier!r}."
-        )
-    unknown = [name for name in _required(criterion)[1:] if name != "seed"]
-    if unknown:
-        raise ValueError(
-            "A criterion must take the weight's values and, if it wants one, a `seed`. "
-            f"Received: criterion={identifier!r}, which also requires {unknown}."
-        )
+    criterion = asking.find(identifier, _ALL, "a callable from a weight's values to scores")
+    rule = "A criterion must take the weight's values and, if it wants one, a `seed`."
+    asking.check(criterion, ["seed"], rule, values=1)
     return criterion
 
 
@@ -97,10 +85,7 @@ def serialize(criterion):
     >>> serialize(magnitude)
     'magnitude'
     """
-    for name, known in _ALL.items():
-        if criterion is known:
-            return name
-    return keras.saving.serialize_keras_object(criterion)
+    return asking.serialize(criterion, _ALL)
 
 
 def score(criterion, weight, seed=None):
@@ -117,32 +102,10 @@ def score(criterion, weight, seed=None):
     Raises:
         ValueError: If the scores are not of the weight's shape.
     """
-    asked = {"seed": seed} if asks_for_seed(criterion) else {}
-    scores = np.asarray(criterion(weight, **asked))
+    scores = np.asarray(asking.call(criterion, {"seed": seed}, weight))
     if scores.shape != weight.shape:
         raise ValueError(
             f"A criterion must return scores of the weight's shape {weight.shape}. "
             f"Received: shape={scores.shape}, criterion={criterion!r}."
         )
     return scores
-
-
-def asks_for_seed(criterion):
-    """Whether a criterion has an argument named `seed`.
-
-    Example:
-
-    >>> asks_for_seed(random), asks_for_seed(magnitude)
-    (True, False)
-    """
-    return "seed" in inspect.signature(criterion).parameters
-
-
-def _required(criterion):
-    """The names of the arguments that a callable cannot do without."""
-    return [
-        name
-        for name, parameter in inspect.signature(criterion).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
