@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune import choices
 from tfprune.coupling.groups import choose_evenly, even_sides, linked
 from tfprune.coupling.units import couple
 from tfprune.criteria import units as criteria
 from tfprune.layers import Masked
-from tfprune.masks import find_layer, masked_layers, set_masks
+from tfprune.masks import masked_layers, set_masks
 from tfprune.patterns import pruned_count
-from tfprune.prune_weights import check_choice
+
+PREDICATE = "layer -> bool"
+"""What a predicate over units takes and returns."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class PrunableUnits:
             raise ValueError(
                 f"Argument `min_units` must be a positive integer. Received: {min_units!r}."
             )
+        choices.check(only, exclude, PREDICATE)
         self.model = model
         self.min_units = min_units
         self.coupling = couple(model)
@@ -50,8 +54,8 @@ class PrunableUnits:
             for piece in self.coupling.slices
             if id(piece.variable) in names
         ]
-        is_chosen = _chooser("only", only, model, default=True)
-        is_excluded = _chooser("exclude", exclude, model, default=False)
+        is_chosen = choices.chooser(only, model, default=True)
+        is_excluded = choices.chooser(exclude, model, default=False)
         self.sets = [
             s
             for s in self.coupling.sets
@@ -253,17 +257,6 @@ def _places(units, among):
     """For each unit its place in `among`."""
     order = np.argsort(among)
     return order[np.searchsorted(among, units, sorter=order)]
-
-
-def _chooser(argument, given, model, default):
-    """A function layer -> bool out of what `only` or `exclude` says."""
-    check_choice(argument, given)
-    if given is None:
-        return lambda layer: default
-    if callable(given):
-        return given
-    layers = {id(find_layer(model, layer)) for layer in given}
-    return lambda layer: id(layer) in layers
 
 
 def _reasons(coupling):

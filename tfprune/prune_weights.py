@@ -1,18 +1,20 @@
 """Masks for weights in one step: which weights, how many elements of each, which of them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from tfprune import _keras
+from tfprune import _keras, choices
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.asking import drawn_seed
 from tfprune.layers import Masked
-from tfprune.masks import MaskCounts, find_layer, masked_layers, set_masks
+from tfprune.masks import MaskCounts, masked_layers, set_masks
 from tfprune.patterns import pruned_count, top_k_mask
+
+PREDICATE = "(layer, weight_name) -> bool"
+"""What a predicate over weights takes and returns."""
 
 _NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
 """What the biases of layers, the scales and shifts of norms and the slopes of PReLU are named."""
@@ -103,11 +105,17 @@ def select_weights(model, only=None, exclude=None):
             f"Received: model={model.name!r}. Make it prunable with `tfprune.prunable(model)`, "
             "and build it if it is not built yet."
         )
-    check_choice("only", only)
-    check_choice("exclude", exclude)
-    chosen = _chosen("only", only, model, every)
-    excluded = set() if exclude is None else set(_chosen("exclude", exclude, model, every))
-    weights = [w for w in chosen if w not in excluded and w.variable.trainable]
+    choices.check(only, exclude, PREDICATE)
+    is_chosen = choices.chooser(only, model, default=True, parts=_prunable_parts)
+    is_excluded = choices.chooser(exclude, model, default=False, parts=_masked_parts)
+    weights = [
+        weight
+        for weight in every
+        if (weight.is_kernel or callable(only))  # layers stand for their kernels
+        and is_chosen(weight.layer, weight.name)
+        and not is_excluded(weight.layer, weight.name)
+        and weight.variable.trainable
+    ]
     if not weights:
         raise ValueError(
             "No weight is left to prune: the layers chosen have no kernels, are excluded, or have "
@@ -117,39 +125,19 @@ def select_weights(model, only=None, exclude=None):
     return weights
 
 
-def check_choice(argument, given):
-    """Raises a `ValueError` unless `given` can be an `only` or an `exclude`."""
-    is_predicate = callable(given) and not isinstance(given, keras.Layer)
-    is_sequence = isinstance(given, (Sequence, set, frozenset)) and not isinstance(given, str)
-    if given is not None and not is_predicate and not is_sequence:
-        raise ValueError(
-            f"Argument `{argument}` must be a sequence of layers or layer names, or a predicate "
-            f"`(layer, weight_name) -> bool`. Received: {argument}={given!r}."
-        )
+def _masked_parts(layer):
+    return [part for part in _keras.all_layers(layer) if isinstance(part, Masked)]
 
 
-def _chosen(argument, given, model, every):
-    kernels = [weight for weight in every if weight.is_kernel]
-    if given is None:
-        return kernels
-    if callable(given):
-        return [weight for weight in every if given(weight.layer, weight.name)]
-    layers = {id(inner) for layer in given for inner in _layers_meant(argument, layer, model)}
-    # An excluded layer is left out whole, its biases too, which a predicate may have chosen.
-    among = kernels if argument == "only" else every
-    return [weight for weight in among if id(weight.layer) in layers]
-
-
-def _layers_meant(argument, layer, model):
-    layer = find_layer(model, layer)
-    inner = [part for part in _keras.all_layers(layer) if isinstance(part, Masked)]
-    if argument == "only" and not inner and layer.weights:
+def _prunable_parts(layer):
+    parts = _masked_parts(layer)
+    if not parts and layer.weights:
         raise ValueError(
             "Argument `only` holds a layer whose weights carry no masks. "
             f"Received: layer={layer.name!r} ({type(layer).__name__}). "
             "Make the model prunable with `tfprune.prunable(model)`."
         )
-    return inner
+    return parts
 
 
 def weight_masks(weights, sparsity, criterion, seed):

@@ -187,6 +187,24 @@ def test_config_round_trip():
     assert again.schedule(3) == 0.5 and again.criterion.every == 2 and again.min_units == 2
 
 
+@keras.saving.register_keras_serializable("test_prune_units")
+def is_first(layer):
+    return layer.name == "a"
+
+
+def test_predicates_and_layers_in_a_config_come_back():
+    made = PruneUnits(0.5, only=is_first, exclude=[layers.Dense(2, name="b")])
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    assert again.get_config() == made.get_config()
+    assert again.only is is_first and again.exclude == ["b"]
+
+
+@pytest.mark.parametrize("argument", ["only", "exclude"])
+def test_what_is_no_choice_of_layers_is_refused_at_once(argument):
+    with pytest.raises(ValueError, match=f"`{argument}`.*`layer -> bool`.*{argument}='a'"):
+        PruneUnits(0.5, **{argument: "a"})
+
+
 def test_an_unknown_layer_is_named():
     with pytest.raises(ValueError, match="'nope'"):
         fit(model(), PruneUnits(0.5, only=["nope"]))

@@ -2,12 +2,12 @@
 
 import keras
 
-from tfprune import schedules
+from tfprune import choices, schedules
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import units as criteria
 from tfprune.criteria.asking import drawn_seed
 from tfprune.criteria.contribution import ActivationContribution
-from tfprune.prunable_units import PrunableUnits
+from tfprune.prunable_units import PREDICATE, PrunableUnits
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -65,6 +65,7 @@ class PruneUnits(ScheduledCallback):
         )
         self.target = float(target) if is_fraction else self.schedule
         self.criterion = criteria.get(criterion)
+        choices.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
         self.min_units = min_units
@@ -157,15 +158,13 @@ class PruneUnits(ScheduledCallback):
             if isinstance(self.target, float)
             else schedules.serialize(self.schedule),
             "criterion": criteria.serialize(self.criterion),
-            "only": _names(self.only),
-            "exclude": _names(self.exclude),
+            **choices.serialize(self.only, self.exclude),
             "min_units": self.min_units,
             "seed": self.seed,
             "verbose": self.verbose,
         }
 
-
-def _names(layers):
-    if layers is None or callable(layers):
-        return layers
-    return [layer if isinstance(layer, str) else layer.name for layer in layers]
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**choices.deserialize(config))

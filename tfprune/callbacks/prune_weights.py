@@ -2,12 +2,13 @@
 
 import keras
 
+from tfprune import choices
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.asking import drawn_seed
 from tfprune.prune_weights import (
+    PREDICATE,
     apply_masks,
-    check_choice,
     count_weights,
     select_weights,
     weight_masks,
@@ -67,8 +68,7 @@ class PruneWeights(ScheduledCallback):
     ):
         super().__init__(schedule, verbose=verbose)
         self.criterion = criteria.get(criterion)
-        check_choice("only", only)
-        check_choice("exclude", exclude)
+        choices.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
         self.seed = seed
@@ -90,25 +90,11 @@ class PruneWeights(ScheduledCallback):
         return {
             **super().get_config(),
             "criterion": criteria.serialize(self.criterion),
-            "only": _serialize_choice(self.only),
-            "exclude": _serialize_choice(self.exclude),
+            **choices.serialize(self.only, self.exclude),
             "seed": self.seed,
         }
 
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        choices = {name: _deserialize_choice(config.get(name)) for name in ("only", "exclude")}
-        return cls(**{**config, **choices})
-
-
-def _serialize_choice(choice):
-    if choice is None:
-        return None
-    if callable(choice):
-        return keras.saving.serialize_keras_object(choice)
-    return [layer if isinstance(layer, str) else layer.name for layer in choice]
-
-
-def _deserialize_choice(config):
-    return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config
+        return cls(**choices.deserialize(config))
