@@ -1,3 +1,4 @@
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -5,6 +6,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import keras
 import pytest
+
+import tfprune  # noqa: F401 (its modules, and TensorFlow's, are to be frozen)
+
+# Models are cycles that hold much memory, so they are collected often. What the imports made stays
+# anyway: a collection need not look through its millions of objects.
+gc.collect()
+gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +22,11 @@ def fresh_keras():
     policy = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory():
+    """What the models of one module hold goes before the next; what is left will stay."""
+    yield
+    keras.backend.clear_session()
+    gc.freeze()

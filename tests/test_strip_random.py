@@ -10,7 +10,7 @@ import tfprune
 from tests.random_chains import random_chain
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

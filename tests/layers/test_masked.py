@@ -78,7 +78,13 @@ def test_initial_weights_are_the_stock_layers(case):
 
 @by_case
 @pytest.mark.parametrize(
-    ("mode", "training"), [("eager", False), ("eager", True), ("graph", True), ("jit", True)]
+    ("mode", "training"),
+    [
+        ("eager", False),
+        ("eager", True),
+        ("graph", True),
+        pytest.param("jit", True, marks=pytest.mark.slow),
+    ],
 )
 def test_outputs_are_the_stock_layers_bit_for_bit(case, mode, training):
     outputs = []
