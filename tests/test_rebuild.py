@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfprune
 from tfprune import layers
 from tfprune.coupling import couple, keeping
 from tfprune.rebuild import rebuild
@@ -106,3 +107,29 @@ def test_a_nested_model_is_cut_inside():
     assert small.get_layer("inner").get_layer("last").kernel.shape == (3, 6)
     x = np.ones((2, 3))
     np.testing.assert_array_equal(without(made, "last")(x), made(x))
+
+
+def test_constants_in_a_model_that_is_called_twice_are_cut_once():
+    numbers = np.arange(6.0, dtype="float32")
+    units = keras.Input((6,))
+    shared = keras.Model(units, layers.Dense(6, name="in")(units) * numbers, name="shared")
+    inputs = keras.Input((6,))
+    made = keras.Model(inputs, layers.Dense(2)(shared(shared(inputs) * 0.5)))
+    draw = np.random.default_rng(0)
+    for weight in made.weights:
+        weight.assign(draw.normal(size=weight.shape))
+    layer = shared.get_layer("in")
+    assert not [s for s in couple(made).sets if s.name == "in" and s.removable]
+
+    inputs = keras.Input((3,))
+    first, second = (layers.Dense(6, name=name)(inputs) for name in ("a", "b"))
+    made = keras.Model(inputs, layers.Dense(2)(shared(first) + shared(second)))
+    for weight in made.weights:
+        weight.assign(draw.normal(size=weight.shape))
+    kernel = np.array(layer.kernel)
+    kernel[:, [0, 2, 5]] = 0
+    layer.set_weights([kernel, np.zeros(6)])
+    x = draw.normal(size=(4, 3))
+    small = tfprune.strip(made)
+    np.testing.assert_allclose(small(x), made(x), rtol=1e-5)
+    assert small.get_layer("shared").get_layer("in").units == 3

@@ -142,8 +142,10 @@ def _resized(config, operation, calls, sizes, folds):
     if any(fold.layer.bias is None for fold in folds.get(id(operation), [])):
         rule.add_bias(arguments, calls[id(operation)][0])
     config = {**config, "config": arguments}
-    for call in calls[id(operation)] if "inbound_nodes" in config else []:
-        rule.rewrite(config["inbound_nodes"][call.place], call, sizes)
+    # A model that is called twice has its operations called twice, at the same place.
+    by_place = {call.place: call for call in reversed(calls[id(operation)])}
+    for place, call in by_place.items() if "inbound_nodes" in config else ():
+        rule.rewrite(config["inbound_nodes"][place], call, sizes)
     return config
 
 
