@@ -1,4 +1,4 @@
-"""Patterns: how scores become a mask. Pure functions of NumPy arrays."""
+"""The elements with the highest scores, to an exact count. Pure functions of NumPy arrays."""
 
 import numbers
 
