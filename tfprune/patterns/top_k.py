@@ -36,26 +36,18 @@ def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
     array([[ True, False],
            [ True, False]])
     """
-    scores = _floats(scores)
-    if trainable is None and frozen is None:
-        _check_finite(scores, True)
-        return ~_lowest(scores, pruned_count(sparsity, scores.size), candidates=None)
-
-    kept = _boolean("trainable", trainable, scores, default=True)
-    frozen = _boolean("frozen", frozen, scores, default=False)
-    _check_finite(scores, kept)
-    count = pruned_count(sparsity, scores.size) - (scores.size - np.count_nonzero(kept))
+    scores, kept, frozen = checked(scores, trainable, frozen)
+    pruned = 0 if kept is None else scores.size - np.count_nonzero(kept)
+    count = pruned_count(sparsity, scores.size) - pruned
     if count <= 0:
-        return kept.copy()
-    candidates = kept & ~frozen
-    available = np.count_nonzero(candidates)
-    if count > available:
-        raise ValueError(
-            f"Cannot reach a sparsity of {sparsity}: {count} more of {scores.size} elements would "
-            f"have to be pruned, but only {available} are neither pruned nor frozen. Lower the "
-            "sparsity, or unfreeze some."
-        )
-    return kept & ~_lowest(scores, count, candidates)
+        return copied(kept, scores)
+    if frozen is None:
+        check_available(sparsity, scores, count, scores.size - pruned)
+        return highest(scores, count, candidates=kept)
+    candidates = ~frozen if kept is None else kept & ~frozen
+    check_available(sparsity, scores, count, np.count_nonzero(candidates))
+    mask = highest(scores, count, candidates)
+    return mask | (frozen if kept is None else kept & frozen)
 
 
 def pruned_count(sparsity, size):
@@ -75,23 +67,69 @@ def pruned_count(sparsity, size):
     return count if sparsity == 1 else max(0, min(count, size - 1))
 
 
-def _lowest(scores, count, candidates):
-    """A mask of the `count` candidates with the lowest scores, of equals the last in C order."""
-    if count == 0:
-        return np.zeros(scores.shape, bool)
-    # `compress` is four times as fast as indexing with a mask; one partition is no full sort.
-    among = scores if candidates is None else np.compress(candidates.ravel(), scores)
-    threshold = np.partition(among, count - 1, axis=None)[count - 1]
-    lowest = _among(scores <= threshold, candidates)
-    surplus = np.count_nonzero(lowest) - count
-    if surplus:
+def highest(scores, count, candidates=None):
+    """The candidates without the `count` lowest of them, of equals without the last in C order.
+
+    Args:
+        scores: Array of any shape, finite where there is a candidate.
+        count: Integer, from 1 to the number of candidates.
+        candidates: Boolean array of the same shape. Default: every element is one.
+
+    Returns:
+        A boolean array of the same shape.
+    """
+    # One partition is no full sort, and one in place copies nothing a second time. `compress` is
+    # four times as fast as indexing with a mask, and as filling in what is no candidate.
+    among = scores.flatten() if candidates is None else np.compress(candidates.ravel(), scores)
+    among.partition(count - 1)
+    threshold = among[count - 1]
+    mask = _among(scores > threshold, candidates)
+    missing = among.size - count - np.count_nonzero(mask)
+    if missing:
         equal = np.flatnonzero(_among(scores == threshold, candidates))
-        lowest[np.unravel_index(equal[:surplus], lowest.shape)] = False
-    return lowest
+        mask[np.unravel_index(equal[:missing], mask.shape)] = True
+    return mask
+
+
+def checked(scores, trainable, frozen):
+    """What every pattern is given, checked.
+
+    Returns:
+        The scores as float32 or float64; what is kept, `None` for everything; what is frozen,
+        `None` for nothing.
+
+    Raises:
+        ValueError: If an element that is not pruned has a score of NaN or infinity, or a mask is
+            not boolean and of the shape of the scores.
+    """
+    scores = _floats(scores)
+    kept = _boolean("trainable", trainable, scores)
+    frozen = _boolean("frozen", frozen, scores)
+    kept = None if kept is None or kept.all() else kept
+    frozen = None if frozen is None or not frozen.any() else frozen
+    _check_finite(scores, kept)
+    return scores, kept, frozen
+
+
+def check_available(sparsity, scores, count, available):
+    """Raises a `ValueError` if more would have to be pruned than may be."""
+    if count > available:
+        raise ValueError(
+            f"Cannot reach a sparsity of {sparsity}: {count} more of {scores.size} elements would "
+            f"have to be pruned, but only {available} are neither pruned nor frozen. Lower the "
+            "sparsity, or unfreeze some."
+        )
+
+
+def copied(mask, scores):
+    """A mask that the caller may write to, of ones where it is `None`."""
+    return np.ones(scores.shape, bool) if mask is None else mask.copy()
 
 
 def _among(mask, candidates):
-    return mask if candidates is None else mask & candidates
+    if candidates is not None:
+        mask &= candidates
+    return mask
 
 
 def _floats(scores):
@@ -106,7 +144,7 @@ def _check_finite(scores, kept):
     finite = np.isfinite(scores)
     if finite.all():
         return
-    wrong = ~finite & kept
+    wrong = ~finite if kept is None else ~finite & kept
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
@@ -116,9 +154,9 @@ def _check_finite(scores, kept):
         )
 
 
-def _boolean(name, mask, scores, default):
+def _boolean(name, mask, scores):
     if mask is None:
-        return np.full(scores.shape, default)
+        return None
     mask = np.asarray(mask)
     if mask.dtype != bool or mask.shape != scores.shape:
         raise ValueError(
