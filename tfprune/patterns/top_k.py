@@ -42,10 +42,15 @@ def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
     if count <= 0:
         return copied(kept, scores)
     if frozen is None:
-        check_available(sparsity, scores, count, scores.size - pruned)
         return highest(scores, count, candidates=kept)
     candidates = ~frozen if kept is None else kept & ~frozen
-    check_available(sparsity, scores, count, np.count_nonzero(candidates))
+    available = np.count_nonzero(candidates)
+    if count > available:
+        raise ValueError(
+            f"Cannot reach a sparsity of {sparsity}: {count} more of {scores.size} elements would "
+            f"have to be pruned, but only {available} are neither pruned nor frozen. Lower the "
+            "sparsity, or unfreeze some."
+        )
     mask = highest(scores, count, candidates)
     return mask | (frozen if kept is None else kept & frozen)
 
@@ -109,16 +114,6 @@ def checked(scores, trainable, frozen):
     frozen = None if frozen is None or not frozen.any() else frozen
     _check_finite(scores, kept)
     return scores, kept, frozen
-
-
-def check_available(sparsity, scores, count, available):
-    """Raises a `ValueError` if more would have to be pruned than may be."""
-    if count > available:
-        raise ValueError(
-            f"Cannot reach a sparsity of {sparsity}: {count} more of {scores.size} elements would "
-            f"have to be pruned, but only {available} are neither pruned nor frozen. Lower the "
-            "sparsity, or unfreeze some."
-        )
 
 
 def copied(mask, scores):
