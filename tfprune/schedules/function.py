@@ -1,0 +1,52 @@
+"""A function of the user's as a schedule."""
+
+import keras
+
+from tfprune.schedules import checks
+from tfprune.schedules.base import FOREVER, Schedule
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class Function(Schedule):
+    """A function step -> sparsity of your own as a schedule.
+
+    Args:
+        function: Callable which takes the step, an integer, and returns a float from 0 to 1. To
+            be saved with a callback it must be registered with
+            `keras.saving.register_keras_serializable`.
+        begin_step: Integer, the first step at which an update is due.
+        end_step: Integer, the last one; -1 for no last one.
+        frequency: Integer, steps from one update to the next.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a value of the function is.
+
+    Example:
+
+    >>> schedule = Function(lambda step: min(0.9, step / 1000), frequency=10)
+    >>> schedule(500), schedule(2000)
+    (0.5, 0.9)
+    """
+
+    def __init__(self, function, begin_step=0, end_step=FOREVER, frequency=100):
+        super().__init__(begin_step, end_step, frequency)
+        if not callable(function):
+            raise ValueError(
+                f"Argument `function` must be callable. Received: function={function!r}."
+            )
+        self.function = function
+
+    def sparsity_at(self, step):
+        """What the function says, checked."""
+        return checks.sparsity(f"{self.function!r} at step {step}", self.function(step))
+
+    def get_config(self):
+        """The arguments that make this schedule again."""
+        function = keras.saving.serialize_keras_object(self.function)
+        return {"function": function, **super().get_config()}
+
+    @classmethod
+    def from_config(cls, config):
+        """A schedule out of its `get_config()`."""
+        function = keras.saving.deserialize_keras_object(config["function"])
+        return cls(**{**config, "function": function})
