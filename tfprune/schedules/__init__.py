@@ -1,6 +1,6 @@
 """Schedules: how sparse a model has to be at a training step, and at which steps that changes.
 
-A schedule is a pure function of the step, so whoever follows it needs no memory of its own: after
+A schedule is a pure function of the step, or of the epoch, so whoever follows it needs no memory of its own: after
 an interruption the step tells what the model must look like.
 """
 
@@ -9,16 +9,23 @@ import numbers
 
 import keras
 
-from tfprune.schedules.base import FOREVER, Schedule
+from tfprune.schedules.base import FOREVER, InSteps, Schedule
+from tfprune.schedules.compositions import Chain, Periodic
 from tfprune.schedules.constant import Constant, OneShot
-from tfprune.schedules.curves import PolynomialDecay
+from tfprune.schedules.curves import Cosine, Exponential, Linear, PolynomialDecay
 from tfprune.schedules.function import Function
 
 __all__ = [
     "FOREVER",
+    "Chain",
     "Constant",
+    "Cosine",
+    "Exponential",
     "Function",
+    "InSteps",
+    "Linear",
     "OneShot",
+    "Periodic",
     "PolynomialDecay",
     "Schedule",
     "deserialize",
@@ -26,7 +33,21 @@ __all__ = [
     "serialize",
 ]
 
-_ALL = {cls.__name__: cls for cls in (Constant, PolynomialDecay, OneShot, Function)}
+_ALL = {
+    cls.__name__: cls
+    for cls in (
+        Chain,
+        Constant,
+        Cosine,
+        Exponential,
+        Function,
+        InSteps,
+        Linear,
+        OneShot,
+        Periodic,
+        PolynomialDecay,
+    )
+}
 
 
 def serialize(schedule):
@@ -50,7 +71,7 @@ def deserialize(config, custom_objects=None):
     Example:
 
     >>> deserialize({"class_name": "OneShot", "config": {"target_sparsity": 0.5, "step": 0}})
-    OneShot(target_sparsity=0.5, step=0)
+    OneShot(target_sparsity=0.5, step=0, unit='step')
     """
     return keras.saving.deserialize_keras_object(config, {**_ALL, **(custom_objects or {})})
 
@@ -68,7 +89,7 @@ def get(identifier):
     Example:
 
     >>> get(0.5)
-    Constant(target_sparsity=0.5, begin_step=0, end_step=-1, frequency=100)
+    Constant(target_sparsity=0.5, begin_step=0, end_step=-1, frequency=100, unit='step')
     """
     if isinstance(identifier, dict):
         identifier = deserialize(identifier)

@@ -14,7 +14,8 @@ class Constant(Schedule):
         target_sparsity: Float from 0 to 1. 1 removes every element.
         begin_step: Integer, the first step at which an update is due.
         end_step: Integer, the last one; -1 for no last one.
-        frequency: Integer, steps from one update to the next.
+        frequency: Integer, steps from one update to the next; 100 by default, or one epoch.
+        unit: "step" or "epoch": what steps are counted in. Epochs may be fractions.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -26,8 +27,16 @@ class Constant(Schedule):
     (0.0, 0.5, False, True)
     """
 
-    def __init__(self, target_sparsity, begin_step=0, end_step=FOREVER, frequency=100):
-        super().__init__(begin_step, end_step, frequency)
+    def __init__(
+        self,
+        target_sparsity,
+        begin_step=0,
+        end_step=FOREVER,
+        frequency=None,
+        *,
+        unit=checks.STEP,
+    ):
+        super().__init__(begin_step, end_step, frequency, unit=unit)
         self.target_sparsity = checks.sparsity("target_sparsity", target_sparsity)
 
     def sparsity_at(self, step):
@@ -46,6 +55,7 @@ class OneShot(Schedule):
     Args:
         target_sparsity: Float from 0 to 1. 1 removes every element.
         step: Integer, the step; 0 is before the first update of the weights.
+        unit: "step" or "epoch": what `step` is counted in. Epochs may be fractions.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -57,10 +67,10 @@ class OneShot(Schedule):
     (0.0, 0.5, True, False)
     """
 
-    def __init__(self, target_sparsity, step):
-        self.step = checks.integer("step", step, minimum=0)
+    def __init__(self, target_sparsity, step, *, unit=checks.STEP):
+        self.step = checks.time("step", step, checks.unit(unit))
         self.target_sparsity = checks.sparsity("target_sparsity", target_sparsity)
-        super().__init__(begin_step=self.step, end_step=self.step)
+        super().__init__(begin_step=self.step, end_step=self.step, unit=unit)
 
     def sparsity_at(self, step):
         """The target."""
@@ -68,4 +78,4 @@ class OneShot(Schedule):
 
     def get_config(self):
         """The arguments that make this schedule again."""
-        return {"target_sparsity": self.target_sparsity, "step": self.step}
+        return {"target_sparsity": self.target_sparsity, "step": self.step, "unit": self.unit}
