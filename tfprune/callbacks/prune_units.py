@@ -109,6 +109,7 @@ class PruneUnits(ScheduledCallback):
                 f"is not known. Received: target={self.target}, steps={self.params.get('steps')}. "
                 "Pass `steps_per_epoch` to `fit`, or a schedule as target."
             )
+        self._converted_for_fit()  # an error before anything is measured
         self._prepare(self.model)
         if isinstance(self.criterion, ActivationContribution):
             self.model.make_train_function(force=True)
@@ -140,6 +141,7 @@ class PruneUnits(ScheduledCallback):
                 self.criterion.detach(layer)
             self.model.make_train_function(force=True)
         self._units = None
+        super().on_train_end(logs)
 
     def _prepare(self, model):
         if self._units is not None and self._units.model is model:

@@ -15,6 +15,9 @@ class ScheduledCallback(keras.callbacks.Callback):
     hook; one that was made already is asked for again, and `update` must leave the masks as they
     are then.
 
+    A schedule with `unit="epoch"` is followed in updates of the weights: an epoch is as many as
+    `fit` makes in one, and epoch 0 begins where `optimizer.iterations` is 0.
+
     A subclass implements `update`, and `measure` for what goes into the logs.
 
     Args:
@@ -43,6 +46,7 @@ class ScheduledCallback(keras.callbacks.Callback):
         super().__init__()
         self.schedule = schedules.get(schedule)
         self.verbose = verbose
+        self._in_steps = None
         self._forget()
 
     def update(self, model, sparsity, optimizer):
@@ -72,7 +76,8 @@ class ScheduledCallback(keras.callbacks.Callback):
             The logs: a dict of floats, as `{"sparsity": 0.5}`.
 
         Raises:
-            ValueError: If there is no optimizer to count the steps.
+            ValueError: If there is no optimizer to count the steps; without `fit`, if the schedule
+                is in epochs.
         """
         optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
         if optimizer is None:
@@ -82,9 +87,10 @@ class ScheduledCallback(keras.callbacks.Callback):
                 f"Received: model={getattr(model, 'name', model)!r}."
             )
         step = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        due = self.schedule.last_due(step)
+        schedule = self._schedule_in_steps()
+        due = schedule.last_due(step)
         if due is not None and due != self._last_update:
-            self.update(model, self.schedule(due), optimizer)
+            self.update(model, schedule(due), optimizer)
             self._last_update = due
             self._measured = self.measure(model)
             if self.verbose:
@@ -96,7 +102,12 @@ class ScheduledCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
         self._forget()
+        self._in_steps = self._converted_for_fit()
         self._log(logs)
+
+    def on_train_end(self, logs=None):
+        """Forgets how many steps an epoch had."""
+        self._in_steps = None
 
     def on_train_batch_end(self, batch, logs=None):
         """Makes the update that is due."""
@@ -106,6 +117,33 @@ class ScheduledCallback(keras.callbacks.Callback):
         """Adds to the logs of the epoch, measured anew since others may have moved masks."""
         self._measured = None
         self._log(logs)
+
+    def _schedule_in_steps(self):
+        if self.schedule.unit == "step":
+            return self.schedule
+        if self._in_steps is None:
+            raise ValueError(
+                "In a training loop of your own nobody says how many steps an epoch has. "
+                f"Received: schedule={self.schedule!r}. Give the callback the schedule in steps: "
+                "`schedule.in_steps(steps_per_epoch)`."
+            )
+        return self._in_steps
+
+    def _converted_for_fit(self):
+        """The schedule in the steps of the optimizer in this `fit`."""
+        if self.schedule.unit == "step":
+            return self.schedule
+        batches = (self.params or {}).get("steps")
+        if not batches:
+            raise ValueError(
+                "A schedule in epochs needs to know how many steps an epoch has, which `fit` does "
+                f"not. Received: schedule={self.schedule!r}, steps={batches}. Pass "
+                "`steps_per_epoch` to `fit`, or give the callback the schedule in steps: "
+                "`schedule.in_steps(steps_per_epoch)`."
+            )
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a `LossScaleOptimizer`
+        return self.schedule.in_steps(batches / (optimizer.gradient_accumulation_steps or 1))
 
     def _log(self, logs):
         measured = self.after_step(self.model)
