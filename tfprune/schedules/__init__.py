@@ -1,7 +1,7 @@
 """Schedules: how sparse a model has to be at a training step, and at which steps that changes.
 
-A schedule is a pure function of the step, or of the epoch, so whoever follows it needs no memory of its own: after
-an interruption the step tells what the model must look like.
+A schedule is a pure function of the step, or of the epoch, so whoever follows it needs no memory of
+its own: after an interruption the step tells what the model must look like.
 """
 
 import inspect
