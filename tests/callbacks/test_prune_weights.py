@@ -9,7 +9,8 @@ import pytest
 import tfprune
 from tfprune import layers
 from tfprune.callbacks import PruneWeights
-from tfprune.prune_weights import prune_weights, select_weights
+from tfprune.prunable_weights import select_weights
+from tfprune.prune_weights import prune_weights
 from tfprune.schedules import Constant, OneShot, PolynomialDecay
 
 RNG = np.random.default_rng(0)

@@ -2,17 +2,11 @@
 
 import keras
 
-from tfprune import choices
+from tfprune import choices, distributions, patterns
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
-from tfprune.criteria.asking import drawn_seed
-from tfprune.prune_weights import (
-    PREDICATE,
-    apply_masks,
-    count_weights,
-    select_weights,
-    weight_masks,
-)
+from tfprune.prunable_weights import PREDICATE, apply_masks, count_weights, select_weights
+from tfprune.pruning_method import PruningMethod
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -36,12 +30,17 @@ class PruneWeights(ScheduledCallback):
     Args:
         schedule: A `tfprune.schedules.Schedule`, its configuration, a number or a callable
             step -> sparsity.
-        criterion: "magnitude", "random", or a callable; see `tfprune.criteria.weights`.
+        criterion: "magnitude", "random" and others, or a callable; see `tfprune.criteria.weights`.
+        pattern: "unstructured", or a `tfprune.patterns.NM` or `Block`.
+        distribution: "uniform", "erk", "global", a dict or a callable; see
+            `tfprune.distributions`. A dict says what each layer has in the end.
         only: What to prune: a sequence of layers or layer names, or a predicate
             `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
             embeddings.
         exclude: What not to prune, given in the same way.
         seed: Integer, for criteria which draw; the same seed gives the same masks.
+        data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
+        batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -64,20 +63,41 @@ class PruneWeights(ScheduledCallback):
     """
 
     def __init__(
-        self, schedule, criterion="magnitude", *, only=None, exclude=None, seed=None, verbose=0
+        self,
+        schedule,
+        criterion="magnitude",
+        *,
+        pattern="unstructured",
+        distribution="uniform",
+        only=None,
+        exclude=None,
+        seed=None,
+        data=None,
+        batch_size=None,
+        verbose=0,
     ):
         super().__init__(schedule, verbose=verbose)
-        self.criterion = criteria.get(criterion)
         choices.check(only, exclude, PREDICATE)
+        self.method = PruningMethod(criterion, pattern, distribution, seed, data, batch_size)
+        self.criterion = self.method.criterion
+        self.pattern = self.method.pattern
+        self.distribution = self.method.distribution
         self.only = only
         self.exclude = exclude
         self.seed = seed
-        self._drawn_seed = drawn_seed(seed, self.criterion)
+        self.data = data
+        self.batch_size = batch_size
+        self._final = self.schedule.final
+        if isinstance(self.distribution, dict) and self._final is None:
+            raise ValueError(
+                "A dict as `distribution` says what each layer has in the end, so the schedule "
+                f"must have one. Received: schedule={self.schedule!r}. Give it an `end_step`."
+            )
 
     def update(self, model, sparsity, optimizer):
-        """Prunes each weight to `sparsity`, if it is less sparse."""
+        """Prunes the weights to `sparsity`, if they are less sparse."""
         weights = select_weights(model, self.only, self.exclude)
-        masks = weight_masks(weights, sparsity, self.criterion, self._drawn_seed)
+        masks = self.method.masks(model, weights, sparsity, final=self._final)
         apply_masks(model, weights, masks, optimizer)
 
     def measure(self, model):
@@ -86,12 +106,15 @@ class PruneWeights(ScheduledCallback):
         return {"sparsity": count_weights(weights).sparsity}
 
     def get_config(self):
-        """The arguments that make this callback again, layers by their names."""
+        """The arguments that make this callback again, layers by their names; data is left out."""
         return {
             **super().get_config(),
             "criterion": criteria.serialize(self.criterion),
+            "pattern": patterns.serialize(self.pattern),
+            "distribution": distributions.serialize(self.distribution),
             **choices.serialize(self.only, self.exclude),
             "seed": self.seed,
+            "batch_size": self.batch_size,
         }
 
     @classmethod

@@ -83,8 +83,25 @@ def call(criterion, offered, *values):
     >>> call(lambda kernel: kernel + 1, {"seed": 7}, 2)
     3
     """
-    names = {parameter.name for parameter in _parameters(criterion, len(values))}
-    return criterion(*values, **{name: offered[name] for name in offered if name in names})
+    names = asked(criterion, offered, len(values))
+    return criterion(*values, **{name: offered[name] for name in names})
+
+
+def asked(criterion, names, values=0):
+    """Which of some names a criterion has arguments for.
+
+    Args:
+        criterion: Callable.
+        names: A sequence of names.
+        values: Integer, how many arguments it is given first, whatever their names are.
+
+    Example:
+
+    >>> asked(lambda kernel, seed: kernel, ["kernel", "seed"], values=1)
+    ['seed']
+    """
+    parameters = {parameter.name for parameter in _parameters(criterion, values)}
+    return [name for name in names if name in parameters]
 
 
 def asks_for(criterion, name):

@@ -1,8 +1,15 @@
 """Criteria for weights: pure functions from a weight's values to a score for each element.
 
-A criterion gets the array of values first, and `seed` if it has an argument of that name: a list
-of integers which differs from weight to weight and stays the same from update to update. It
-returns an array of the weight's shape, higher = keep. Any such function will do:
+A criterion gets the array of values first, and of the following what it has arguments for by name.
+It returns an array of the weight's shape, higher = keep.
+
+* `seed`: a list of integers which differs from weight to weight and stays the same from update to
+  update;
+* `gradient`, `squared_gradient`, `movement`, `hessian_gradient`, `flow_gradient`, `input_norm`:
+  arrays of the weight's shape, or which broadcast to it, that are measured on data; see
+  `tfprune.criteria.measuring.measure`.
+
+Any such function will do:
 
 >>> def far_from_one(weight):
 ...     return np.abs(weight - 1)
@@ -13,6 +20,7 @@ array([0., 2.])
 import numpy as np
 
 from tfprune.criteria import asking
+from tfprune.criteria.measuring import MEASURES
 
 
 def magnitude(weight):
@@ -53,15 +61,201 @@ def random(weight, seed=None):
     return np.random.default_rng(seed).random(np.shape(weight), dtype=np.float32)
 
 
-_ALL = {"magnitude": magnitude, "random": random}
+def gradient(weight, gradient):
+    """How much the loss would change without the element, to first order: |w dL/dw|.
+
+    Known as Taylor or saliency criterion, and at initialisation as SNIP.
+
+    Args:
+        weight: Array of any shape.
+        gradient: dL/dw, the mean over examples, of the same shape.
+
+    Returns:
+        An array of the weight's shape.
+
+    Example:
+
+    >>> gradient(np.array([2.0, -1.0]), np.array([-0.5, 3.0]))
+    array([1., 3.])
+
+    Reference:
+        N. Lee, T. Ajanthan, P. Torr, "SNIP: Single-shot Network Pruning based on Connection
+        Sensitivity", https://arxiv.org/abs/1810.02340, equation 4.
+    """
+    return np.abs(weight * gradient)
+
+
+def second_order(weight, squared_gradient):
+    """How much the loss would change to second order, the gradient being 0: w^2 E[(dL/dw)^2].
+
+    The mean of squared gradients stands for the diagonal of the Hessian; half of it is left out.
+
+    Args:
+        weight: Array of any shape.
+        squared_gradient: E[(dL/dw)^2], of the same shape.
+
+    Returns:
+        An array of the weight's shape.
+
+    Example:
+
+    >>> second_order(np.array([2.0, -1.0]), np.array([0.5, 3.0]))
+    array([2., 3.])
+
+    Reference:
+        Y. LeCun, J. Denker, S. Solla, "Optimal Brain Damage", 1989; L. Theis et al., "Faster gaze
+        prediction with dense networks and Fisher pruning", https://arxiv.org/abs/1801.05787.
+    """
+    return np.square(weight) * squared_gradient
+
+
+def movement(weight, movement):
+    """What moves away from 0 stays, what moves towards it goes: -sum w dL/dw over batches.
+
+    In `tfprune.callbacks.PruneWeights` the sum runs over the steps of training, each with the
+    weights of that step; elsewhere over the batches of the data, with the weights as they are.
+
+    Args:
+        weight: Array of any shape.
+        movement: The sum, of the same shape.
+
+    Returns:
+        The sum.
+
+    Example:
+
+    >>> movement(np.array([2.0, -1.0]), np.array([0.5, -3.0]))
+    array([ 0.5, -3. ])
+
+    Reference:
+        V. Sanh, T. Wolf, A. Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning",
+        https://arxiv.org/abs/2005.07683, equation 3.
+    """
+    return np.broadcast_to(movement, np.shape(weight))
+
+
+def synflow(weight, flow_gradient):
+    """Synaptic flow |w dR/dw|, R the output of the model with weights |w| for inputs of ones.
+
+    It needs no data. Prune in many steps, each with new scores: in a single one it may empty a
+    layer.
+
+    Args:
+        weight: Array of any shape.
+        flow_gradient: dR/d|w|, of the same shape.
+
+    Returns:
+        An array of the weight's shape.
+
+    Example:
+
+    >>> synflow(np.array([2.0, -1.0]), np.array([0.5, 3.0]))
+    array([1., 3.])
+
+    Reference:
+        H. Tanaka, D. Kunin, D. Yamins, S. Ganguli, "Pruning neural networks without any data by
+        iteratively conserving synaptic flow", https://arxiv.org/abs/2006.05467, equation 2.
+    """
+    return np.abs(weight) * flow_gradient
+
+
+def grasp(weight, hessian_gradient):
+    """Gradient signal preservation: w * (H g), H the Hessian and g the gradient of the loss.
+
+    Pruning an element changes |g|^2 by about -2 w (H g), so a high score keeps the gradient up.
+
+    Args:
+        weight: Array of any shape.
+        hessian_gradient: H g, of the same shape.
+
+    Returns:
+        An array of the weight's shape; the negative of the paper's score, of which the highest go.
+
+    Example:
+
+    >>> grasp(np.array([2.0, -1.0]), np.array([0.5, 3.0]))
+    array([ 1., -3.])
+
+    Reference:
+        C. Wang, G. Zhang, R. Grosse, "Picking Winning Tickets Before Training by Preserving
+        Gradient Flow", https://arxiv.org/abs/2002.07376, equation 8.
+    """
+    return weight * hessian_gradient
+
+
+def wanda(weight, input_norm):
+    """|w| times the length of the input feature that it is multiplied with, ||x||_2.
+
+    Args:
+        weight: Array of any shape.
+        input_norm: Array which broadcasts to that shape.
+
+    Returns:
+        An array of the weight's shape.
+
+    Example:
+
+    >>> wanda(np.array([[2.0, -1.0], [1.0, 1.0]]), np.array([[1.0], [3.0]]))
+    array([[2., 1.],
+           [3., 3.]])
+
+    Reference:
+        M. Sun, Z. Liu, A. Bair, J. Kolter, "A Simple and Effective Pruning Approach for Large
+        Language Models", https://arxiv.org/abs/2306.11695, equation 1.
+    """
+    return np.abs(weight) * input_norm
+
+
+def lamp(weight):
+    """The square of a weight over that of all which are not smaller, itself counted.
+
+        score(u) = w_u^2 / sum of w_v^2 over v with w_v^2 >= w_u^2
+
+    Of equal values those that come later in C order count as the smaller ones. Scores of different
+    weights can be compared: use it with `distribution="global"`.
+
+    Args:
+        weight: Array of any shape.
+
+    Returns:
+        An array of the weight's shape, float64.
+
+    Example:
+
+    >>> lamp(np.array([1.0, -2.0, 0.0])).tolist()
+    [0.2, 1.0, 0.0]
+
+    Reference:
+        J. Lee et al., "Layer-adaptive sparsity for the Magnitude-based Pruning",
+        https://arxiv.org/abs/2010.07611, equation 4.
+    """
+    squares = np.square(np.asarray(weight, "float64")).ravel()
+    falling = np.argsort(-squares, kind="stable")
+    sums = np.cumsum(squares[falling])
+    scores = np.empty_like(squares)
+    scores[falling] = np.divide(squares[falling], sums, out=np.zeros_like(sums), where=sums > 0)
+    return scores.reshape(np.shape(weight))
+
+
+_ALL = {
+    "magnitude": magnitude,
+    "random": random,
+    "gradient": gradient,
+    "second_order": second_order,
+    "movement": movement,
+    "synflow": synflow,
+    "grasp": grasp,
+    "wanda": wanda,
+    "lamp": lamp,
+}
 
 
 def get(identifier):
     """The criterion meant by an identifier.
 
     Args:
-        identifier: "magnitude" or "random"; a callable, as the module describes it; or the
-            configuration of a callable.
+        identifier: The name of a function of this module, as "magnitude"; a callable, as the module
+            describes it; or the configuration of a callable.
 
     Raises:
         ValueError: If there is no such criterion, or it asks for something unknown.
@@ -72,8 +266,11 @@ def get(identifier):
     True
     """
     criterion = asking.find(identifier, _ALL, "a callable from a weight's values to scores")
-    rule = "A criterion must take the weight's values and, if it wants one, a `seed`."
-    asking.check(criterion, ["seed"], rule, values=1)
+    rule = (
+        "A criterion must take the weight's values, and may have arguments named "
+        f"{['seed', *MEASURES]}."
+    )
+    asking.check(criterion, ["seed", *MEASURES], rule, values=1)
     return criterion
 
 
@@ -88,13 +285,25 @@ def serialize(criterion):
     return asking.serialize(criterion, _ALL)
 
 
-def score(criterion, weight, seed=None):
+def measures_of(criterion):
+    """What a criterion asks for that must be measured.
+
+    Example:
+
+    >>> measures_of(gradient), measures_of(magnitude)
+    (['gradient'], [])
+    """
+    return asking.asked(criterion, MEASURES, values=1)
+
+
+def score(criterion, weight, seed=None, measured=None):
     """The scores of one weight, with what the criterion asks for.
 
     Args:
         criterion: A callable, as `get` returns it.
         weight: Array of the weight's values.
         seed: What is passed on to a criterion that asks for `seed`.
+        measured: Dict from name to array, of what `measures_of(criterion)` lists.
 
     Returns:
         An array of the weight's shape.
@@ -102,7 +311,7 @@ def score(criterion, weight, seed=None):
     Raises:
         ValueError: If the scores are not of the weight's shape.
     """
-    scores = np.asarray(asking.call(criterion, {"seed": seed}, weight))
+    scores = np.asarray(asking.call(criterion, {"seed": seed, **(measured or {})}, weight))
     if scores.shape != weight.shape:
         raise ValueError(
             f"A criterion must return scores of the weight's shape {weight.shape}. "

@@ -89,6 +89,18 @@ class Schedule:
             return self.end_step
         return checks.plain(now - (now - begin) % checks.exact(self.frequency))
 
+    @property
+    def final(self):
+        """The sparsity from the last update on; `None` where updates go on for ever.
+
+        Example:
+
+        >>> from tfprune.schedules import Linear
+        >>> Linear(0.0, 0.8, begin_step=0, end_step=100).final
+        0.8
+        """
+        return None if self.end_step == FOREVER else self(self.end_step)
+
     def is_due(self, step):
         """Whether an update is due at exactly this step."""
         due = self.last_due(step)

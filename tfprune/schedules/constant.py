@@ -43,6 +43,11 @@ class Constant(Schedule):
         """The target."""
         return self.target_sparsity
 
+    @property
+    def final(self):
+        """The target."""
+        return self.target_sparsity
+
     def get_config(self):
         """The arguments that make this schedule again."""
         return {"target_sparsity": self.target_sparsity, **super().get_config()}

@@ -1,0 +1,191 @@
+"""What criteria for weights ask for that has to be measured on data: gradients and inputs.
+
+Each measure takes the model and weights and gives an array for each weight. The data goes through
+Keras's own `evaluate`, so all that Keras takes will do: arrays, `tf.data`, `PyDataset`, generators.
+Layers run as in inference, and masks do not hide the gradients of pruned elements.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras, convert
+from tfprune.criteria.inputs import input_norms
+from tfprune.criteria.running import Held, Measuring, totals
+
+NEED_DATA = ("gradient", "squared_gradient", "movement", "hessian_gradient", "input_norm")
+"""The measures which are taken on data."""
+
+MEASURES = (*NEED_DATA, "flow_gradient")
+"""All measures by name."""
+
+
+def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
+    """Measures what criteria ask for.
+
+    Args:
+        names: What to measure, of:
+
+            * `gradient`: dL/dw, the mean over examples;
+            * `squared_gradient`: (dL/dw)^2 of each batch, the mean over batches, so that with
+              `batch_size=1` it is the diagonal of the empirical Fisher matrix;
+            * `movement`: -w dL/dw summed over batches;
+            * `hessian_gradient`: H g, the Hessian of the loss times `gradient`;
+            * `flow_gradient`: dR/d|w| of the model with all weights |w|, R the sum of its outputs
+              for inputs of ones; no data is needed;
+            * `input_norm`: ||x||_2 over examples and positions of the input feature that the
+              element is multiplied with.
+        model: The model; compiled with a loss, where a gradient is asked for.
+        weights: `PrunableWeight`s of it.
+        data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as Keras takes it.
+        batch_size: Integer, for arrays; Keras's default is 32.
+        verbose: 0 is quiet, 1 shows Keras's progress bar.
+
+    Returns:
+        A dict from name to a list of arrays, each of its weight's shape or broadcasting to it.
+
+    Raises:
+        ValueError: If there is no data or no loss for what is asked for, or the data is empty.
+    """
+    names = set(names)
+    if names.intersection(NEED_DATA) and data is None:
+        raise ValueError(
+            f"The criterion asks for {sorted(names.intersection(NEED_DATA))}, which is measured on "
+            "data. Received: data=None. Pass `data=(x, y)` or a dataset."
+        )
+    found, variables = {}, [weight.variable for weight in weights]
+    by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))
+    if by_data:
+        _check_compiled(model, by_data)
+        found = _gradients(model, variables, data, batch_size, verbose)
+        if "hessian_gradient" in names:
+            run = _HessianGradients(model, variables, found["gradient"])
+            found["hessian_gradient"] = run.over(data, batch_size, verbose)
+    if "flow_gradient" in names:
+        found["flow_gradient"] = _flow_gradients(model, variables)
+    if "input_norm" in names:
+        found["input_norm"] = input_norms(model, weights, data, batch_size, verbose)
+    return {name: found[name] for name in names}
+
+
+def _check_compiled(model, names):
+    if not model.compiled or _keras.compile_arguments(model).get("loss") is None:
+        raise ValueError(
+            f"The criterion asks for {sorted(names)} of the loss, and the model has none. Compile "
+            f"it with its loss first. Received: model={model.name!r}."
+        )
+
+
+def _gradients(model, variables, data, batch_size, verbose):
+    run = _Gradients(model, variables)
+    run.over(data, batch_size, verbose)
+    examples, batches = float(run.examples), float(run.batches)
+    sums = [keras.ops.convert_to_numpy(total) for total in run.sums]
+    return {
+        "gradient": [total / examples for total in sums],
+        "squared_gradient": [keras.ops.convert_to_numpy(s) / batches for s in run.squares],
+        "movement": [
+            -keras.ops.convert_to_numpy(_keras.raw(variable)) * keras.ops.convert_to_numpy(total)
+            for variable, total in zip(variables, run.plain_sums, strict=True)
+        ],
+    }
+
+
+class _Gradients(Measuring):
+    def __init__(self, model, variables):
+        super().__init__(model, variables)
+        shapes = [v.shape for v in variables]
+        self._sums, self._squares, self._plain = (
+            totals(shapes, name) for name in ("sum", "squares", "plain_sum")
+        )
+
+    @property
+    def sums(self):
+        """Gradients times the size of their batch."""
+        return self._sums.items
+
+    @property
+    def squares(self):
+        """Squares of the gradients of batches."""
+        return self._squares.items
+
+    @property
+    def plain_sums(self):
+        """Gradients of batches."""
+        return self._plain.items
+
+    def take(self, x, y, sample_weight, size):
+        tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            loss = self.loss_through(tensors, x, y, sample_weight)
+        gradients = _dense(tape.gradient(loss, tensors, unconnected_gradients="zero"))
+        totals = zip(gradients, self.sums, self.squares, self.plain_sums, strict=True)
+        for gradient, total, squares, plain in totals:
+            total.assign_add(size * gradient)
+            squares.assign_add(tf.square(gradient))
+            plain.assign_add(gradient)
+
+
+class _HessianGradients(Measuring):
+    def __init__(self, model, variables, gradients):
+        super().__init__(model, variables)
+        self._given = Held(tf.constant(gradient, "float32") for gradient in gradients)
+        self._sums = totals([v.shape for v in variables], "sum")
+
+    def take(self, x, y, sample_weight, size):
+        tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
+        with tf.GradientTape() as outer:
+            outer.watch(tensors)
+            with tf.GradientTape() as inner:
+                inner.watch(tensors)
+                loss = self.loss_through(tensors, x, y, sample_weight)
+            gradients = _dense(inner.gradient(loss, tensors, unconnected_gradients="zero"))
+            along = sum(
+                tf.reduce_sum(gradient * given)
+                for gradient, given in zip(gradients, self._given.items, strict=True)
+            )
+        products = _dense(outer.gradient(along, tensors, unconnected_gradients="zero"))
+        for product, total in zip(products, self._sums.items, strict=True):
+            total.assign_add(size * product)
+
+    def over(self, data, batch_size, verbose):
+        """H g for each weight."""
+        super().over(data, batch_size, verbose)
+        examples = float(self.examples)
+        return [keras.ops.convert_to_numpy(total) / examples for total in self._sums.items]
+
+
+def _dense(gradients):
+    """Gradients as dense float32 tensors; those of embeddings come as slices."""
+    return [tf.cast(tf.convert_to_tensor(gradient), "float32") for gradient in gradients]
+
+
+def _flow_gradients(model, variables):
+    """In double precision, because the products of all layers' weights grow large."""
+    if _keras.functional(model) is None:
+        raise ValueError(
+            "The criterion asks for `flow_gradient`, which is measured on a copy of the model that "
+            f"is made from its graph. Received: model={model.name!r} ({type(model).__name__}). "
+            "Build it as a Functional model, or take another criterion."
+        )
+    copy = convert.in_double_precision(model)
+    counterparts = {id(ours): theirs for ours, theirs in _keras.variable_pairs(model, copy)}
+    with _keras.unguarded():
+        for weight in copy.weights:
+            if keras.backend.is_float_dtype(weight.dtype):
+                weight.assign(abs(weight))
+    watched = [counterparts[id(variable)] for variable in variables]
+    tensors = [tf.convert_to_tensor(_keras.raw(variable)) for variable in watched]
+    ones = [
+        keras.ops.ones([1 if size is None else size for size in tensor.shape], tensor.dtype)
+        for tensor in copy.inputs
+    ]
+    inputs = keras.tree.pack_sequence_as(_keras.input_structure(copy), ones)
+    reads = {id(v): tensor for v, tensor in zip(watched, tensors, strict=True)}
+    with tf.GradientTape() as tape, _keras.reading(reads):
+        tape.watch(tensors)
+        outputs = keras.tree.flatten(copy(inputs, training=False))
+        flow = sum(tf.reduce_sum(tf.cast(output, "float64")) for output in outputs)
+    gradients = tape.gradient(flow, tensors, unconnected_gradients="zero")
+    return [np.asarray(tf.convert_to_tensor(gradient)) for gradient in gradients]

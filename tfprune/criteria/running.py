@@ -1,0 +1,92 @@
+"""Running a model over data to measure something of it."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras
+
+
+class Measuring(keras.Model):
+    """Runs a model over data with Keras's `evaluate`, and measures instead of evaluating."""
+
+    def __init__(self, model, variables, *, needs_loss=True):
+        super().__init__(name=f"measuring_{model.name}")
+        self.measured = model
+        self.variables_read = Held(variables)
+        self.batches = _counter("batches")
+        self.examples = _counter("examples")
+        arguments = _keras.compile_arguments(model) if needs_loss else {}
+        self.compile(
+            loss=arguments.get("loss"),
+            loss_weights=arguments.get("loss_weights"),
+            run_eagerly=arguments.get("run_eagerly", False),
+            jit_compile=False,
+        )
+
+    def call(self, inputs, training=False):
+        """What the model gives."""
+        return self.measured(inputs, training=training)
+
+    def over(self, data, batch_size, verbose):
+        """Goes through the data once."""
+        states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
+        is_arrays = isinstance(data, (tuple, list))
+        sizes = {"batch_size": batch_size} if is_arrays else {}
+        names = ("x", "y", "sample_weight")
+        arguments = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
+        try:
+            self.evaluate(**arguments, **sizes, verbose=verbose)
+        except ValueError as error:
+            if float(self.batches):
+                raise
+            raise ValueError(f"{_no_batches(data)} ({error})") from error
+        finally:
+            for state, value in states:
+                state.assign(value)
+        if not float(self.batches):
+            raise ValueError(_no_batches(data))
+
+    def test_step(self, data):
+        """Measures one batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        size = tf.cast(tf.shape(keras.tree.flatten(x)[0])[0], "float32")
+        self.take(x, y, sample_weight, size)
+        self.batches.assign_add(1.0)
+        self.examples.assign_add(size)
+        return {"batches": self.batches}
+
+    def loss_through(self, tensors, x, y, sample_weight):
+        """The loss as a function of tensors in place of the weights."""
+        reads = {
+            id(v): tensor for v, tensor in zip(self.variables_read.items, tensors, strict=True)
+        }
+        with _keras.reading(reads):
+            outputs = self(x, training=False)
+        return self.compute_loss(x, y, outputs, sample_weight)
+
+
+def _no_batches(data):
+    return (
+        "The data has no batches, so nothing can be measured; a generator can be gone through "
+        f"only once. Received: data of type {type(data).__name__}."
+    )
+
+
+class Held:
+    """Keeps a list from Keras, which would track what is in it."""
+
+    def __init__(self, items):
+        self.items = list(items)
+
+
+def _counter(name):
+    return keras.Variable(0.0, trainable=False, dtype="float32", name=name)
+
+
+def totals(shapes, name):
+    """Variables of some shapes that begin with 0."""
+    return Held(
+        keras.Variable(np.zeros(shape, "float32"), trainable=False, dtype="float32", name=name)
+        for shape in shapes
+    )

@@ -1,0 +1,115 @@
+"""The weights of a model that may be pruned: which, and how sparse they are."""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune import _keras, choices
+from tfprune.layers import Masked
+from tfprune.masks import MaskCounts, masked_layers, set_masks
+
+PREDICATE = "(layer, weight_name) -> bool"
+"""What a predicate over weights takes and returns."""
+
+_NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
+"""What the biases of layers, the scales and shifts of norms and the slopes of PReLU are named."""
+
+
+@dataclass(frozen=True)
+class PrunableWeight:
+    """A weight of a layer, by the name under which it carries its masks."""
+
+    layer: keras.Layer
+    name: str
+
+    @property
+    def variable(self):
+        """The weight itself."""
+        return self.layer.masked_weights[self.name]
+
+    @property
+    def shape(self):
+        """The shape of the weight."""
+        return tuple(self.variable.shape)
+
+    @property
+    def trainable_mask(self):
+        """A boolean array: False = pruned."""
+        return np.asarray(self.layer.trainable_masks[self.name])
+
+    @property
+    def frozen_mask(self):
+        """A boolean array: True = keeps its value."""
+        return np.asarray(self.layer.frozen_masks[self.name])
+
+    @property
+    def is_kernel(self):
+        """Whether it is a kernel or an embedding: of two axes at least, no bias and no scale."""
+        return len(self.variable.shape) >= 2 and not self.name.endswith(_NOT_KERNELS)
+
+
+def select_weights(model, only=None, exclude=None):
+    """The weights that `prune_weights` prunes, each once; its `only` and `exclude` explain.
+
+    Raises:
+        ValueError: If there is none, or a layer is unknown.
+    """
+    every = [
+        PrunableWeight(layer, n) for layer in masked_layers(model) for n in layer.masks_by_name
+    ]
+    if not every:
+        raise ValueError(
+            "The model has no weights that carry masks, so nothing can be pruned. "
+            f"Received: model={model.name!r}. Make it prunable with `tfprune.prunable(model)`, "
+            "and build it if it is not built yet."
+        )
+    choices.check(only, exclude, PREDICATE)
+    is_chosen = choices.chooser(only, model, default=True, parts=_prunable_parts)
+    is_excluded = choices.chooser(exclude, model, default=False, parts=_masked_parts)
+    weights = [
+        weight
+        for weight in every
+        if (weight.is_kernel or callable(only))  # layers stand for their kernels
+        and is_chosen(weight.layer, weight.name)
+        and not is_excluded(weight.layer, weight.name)
+        and weight.variable.trainable
+    ]
+    if not weights:
+        raise ValueError(
+            "No weight is left to prune: the layers chosen have no kernels, are excluded, or have "
+            f"`trainable=False`. Received: only={only!r}, exclude={exclude!r}, "
+            f"model={model.name!r}."
+        )
+    return weights
+
+
+def _masked_parts(layer):
+    return [part for part in _keras.all_layers(layer) if isinstance(part, Masked)]
+
+
+def _prunable_parts(layer):
+    parts = _masked_parts(layer)
+    if not parts and layer.weights:
+        raise ValueError(
+            "Argument `only` holds a layer whose weights carry no masks. "
+            f"Received: layer={layer.name!r} ({type(layer).__name__}). "
+            "Make the model prunable with `tfprune.prunable(model)`."
+        )
+    return parts
+
+
+def apply_masks(model, weights, masks, optimizer=None):
+    """Sets the masks that `PruningMethod.masks` returned."""
+    for weight, mask in zip(weights, masks, strict=True):
+        if mask is not None:
+            set_masks(model, weight.layer, weight.name, trainable=mask, optimizer=optimizer)
+
+
+def count_weights(weights):
+    """`MaskCounts` over some weights."""
+    kept = sum(int(np.count_nonzero(weight.trainable_mask)) for weight in weights)
+    elements = sum(math.prod(weight.variable.shape) for weight in weights)
+    frozen = sum(int(np.count_nonzero(weight.frozen_mask)) for weight in weights)
+    return MaskCounts(elements=elements, pruned=elements - kept, frozen=frozen)

@@ -1,0 +1,154 @@
+"""How masks for weights are chosen: criterion -> scores, distribution and pattern -> masks."""
+
+import contextlib
+
+import numpy as np
+
+from tfprune import distributions, patterns
+from tfprune.criteria import weights as criteria
+from tfprune.criteria.asking import drawn_seed
+from tfprune.criteria.measuring import measure
+from tfprune.patterns import matrix_axes, pruned_count, top_k_mask
+
+
+class PruningMethod:
+    """Chooses the masks that bring weights to a sparsity.
+
+    Args:
+        criterion, pattern, distribution, seed, data, batch_size, verbose: See
+            `tfprune.prune_weights`.
+
+    Raises:
+        ValueError: If an argument is wrong, or two do not go together.
+    """
+
+    def __init__(
+        self,
+        criterion="magnitude",
+        pattern="unstructured",
+        distribution="uniform",
+        seed=None,
+        data=None,
+        batch_size=None,
+        verbose=0,
+    ):
+        self.criterion = criteria.get(criterion)
+        self.pattern = patterns.get(pattern)
+        self.distribution = distributions.get(distribution)
+        self.seed = drawn_seed(seed, self.criterion)
+        self.data = data
+        self.batch_size = batch_size
+        self.verbose = verbose
+        if self.distribution is distributions.GLOBAL and self.pattern.uses_matrix:
+            raise ValueError(
+                "Argument `distribution` cannot be 'global' with a pattern in the matrix of each "
+                f"weight. Received: pattern={self.pattern!r}. Take 'uniform' or 'erk'."
+            )
+
+    def masks(self, model, weights, sparsity, *, final, measured=None):
+        """The trainable masks that bring weights to a sparsity; nothing is changed.
+
+        Args:
+            model: The model.
+            weights: `PrunableWeight`s of it.
+            sparsity: Float from 0 to 1, for now.
+            final: Float, what it will be in the end; see `tfprune.distributions.allocate`.
+            measured: Dict from name to a list of arrays, what was measured already.
+
+        Returns:
+            A list of boolean arrays, `None` where a weight is sparse enough already.
+
+        Raises:
+            ValueError: If scores are not finite or frozen elements leave too few to prune.
+        """
+        if self.distribution is distributions.GLOBAL:
+            return self._ranked_together(model, weights, sparsity, measured)
+        sparsities = distributions.allocate(self.distribution, model, weights, sparsity, final)
+        kept = [weight.trainable_mask for weight in weights]
+        places = [
+            place
+            for place, mask in enumerate(kept)
+            if self.pattern.uses_matrix
+            or mask.size - np.count_nonzero(mask) < pruned_count(sparsities[place], mask.size)
+        ]
+        scores = self._scores(model, weights, places, measured)
+        masks = [None] * len(weights)
+        for place in places:
+            weight = weights[place]
+            matrix = None
+            with _about(weight):
+                if self.pattern.uses_matrix:
+                    matrix = matrix_axes(weight.layer, weight.name)
+                masks[place] = self.pattern.mask(
+                    scores[place],
+                    sparsities[place],
+                    trainable=kept[place],
+                    frozen=weight.frozen_mask,
+                    matrix=matrix,
+                )
+        return masks
+
+    def _scores(self, model, weights, places, measured):
+        """The scores of the weights at some places, by place."""
+        measured = measured or {}
+        chosen = [weights[place] for place in places]
+        names = [name for name in criteria.measures_of(self.criterion) if name not in measured]
+        if names and chosen:
+            found = measure(
+                names,
+                model,
+                chosen,
+                self.data,
+                batch_size=self.batch_size,
+                verbose=self.verbose,
+            )
+            found = {name: dict(zip(places, found[name], strict=True)) for name in names}
+            measured = {**measured, **found}
+        scores = {}
+        for place in places:
+            of_weight = {name: arrays[place] for name, arrays in measured.items()}
+            with _about(weights[place]):
+                value = np.asarray(weights[place].variable)
+                seed = [self.seed, place]
+                scores[place] = criteria.score(self.criterion, value, seed, of_weight)
+        return scores
+
+    def _ranked_together(self, model, weights, sparsity, measured):
+        """Masks out of one ranking; each weight keeps an element, unless all go."""
+        kept = [weight.trainable_mask.ravel() for weight in weights]
+        sizes = [mask.size for mask in kept]
+        pruned = sum(sizes) - sum(map(np.count_nonzero, kept))
+        if pruned >= pruned_count(sparsity, sum(sizes)):
+            return [None] * len(weights)
+        by_place = self._scores(model, weights, range(len(weights)), measured)
+        scores = np.concatenate([score.ravel() for score in by_place.values()])
+        frozen = np.concatenate([weight.frozen_mask.ravel() for weight in weights])
+        masks = {"trainable": np.concatenate(kept), "frozen": frozen}
+        try:
+            whole = top_k_mask(scores, sparsity, **masks)
+        except ValueError as error:
+            for weight, score in zip(weights, by_place.values(), strict=True):
+                with _about(weight):  # whose scores are not finite, the error names
+                    top_k_mask(score, 0.0, trainable=weight.trainable_mask)
+            raise ValueError(f"Cannot prune the weights together. {error}") from error
+        ends = np.cumsum(sizes)[:-1]
+        if sparsity < 1 and not all(part.any() for part in np.split(whole, ends)):
+            best = [
+                np.where(mask, score.ravel(), -np.inf).argmax()
+                for mask, score in zip(kept, by_place.values(), strict=True)
+            ]
+            frozen[np.array(best) + np.concatenate([[0], ends])] = True
+            whole = top_k_mask(scores, sparsity, **masks)
+        parts = np.split(whole, ends)
+        return [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
+
+
+@contextlib.contextmanager
+def _about(weight):
+    """Names the weight in what is raised."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"Cannot prune weight {weight.name!r} of layer {weight.layer.name!r}. {error}"
+        ) from error
