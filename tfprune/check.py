@@ -32,21 +32,21 @@ def check_equal(before, after, trace, batch_size=4):
     Raises:
         RuntimeError: If it is larger than the precision of the model's computation allows.
     """
-    inputs = [_random_input(trace, t, batch_size, seed) for seed, t in enumerate(trace.inputs)]
-    error = relative_error(before, after, inputs)
-    precision = _lowest_precision(before)
+    inputs = random_inputs(trace, batch_size)
+    difference = relative_error(before, after, inputs)
+    precision = lowest_precision(before)
     allowed = TOLERANCE[precision]
-    if error > allowed and precision == "float32":
+    if difference > allowed and precision == "float32":
         copies = [convert.in_double_precision(model) for model in (before, after)]
-        error, allowed = relative_error(*copies, inputs), IN_DOUBLE_PRECISION
-    if not error <= allowed:
+        difference, allowed = relative_error(*copies, inputs), IN_DOUBLE_PRECISION
+    if not difference <= allowed:
         raise RuntimeError(
             "The stripped model does not compute what the model computes. "
-            f"Received: model={before.name!r}, relative difference={error:.3g}, "
+            f"Received: model={before.name!r}, relative difference={difference:.3g}, "
             f"allowed={allowed:.3g}. Nothing was changed. Please report it with the model's "
             "`to_json()`."
         )
-    return error
+    return difference
 
 
 def relative_error(before, after, inputs):
@@ -57,12 +57,18 @@ def relative_error(before, after, inputs):
         inputs: A list of arrays, in the order of the models' inputs.
     """
     ours, theirs = _outputs(before, inputs), _outputs(after, inputs)
-    return max(_error(a, b) for a, b in zip(ours, theirs, strict=True))
+    return max(error(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def _lowest_precision(model):
+def lowest_precision(model):
+    """The coarsest of the dtypes in which the layers of a model compute."""
     found = {layer.compute_dtype for layer in _keras.all_layers(model)} & set(TOLERANCE)
     return max(found, key=TOLERANCE.get, default="float32")
+
+
+def random_inputs(trace, batch_size=4):
+    """An array for each input of a model, the same in every run. Dynamic dimensions get 16."""
+    return [_random_input(trace, t, batch_size, seed) for seed, t in enumerate(trace.inputs)]
 
 
 def _random_input(trace, tensor, batch_size, seed):
@@ -92,7 +98,8 @@ def _outputs(model, inputs):
     return [keras.ops.convert_to_numpy(keras.ops.cast(output, "float64")) for output in outputs]
 
 
-def _error(ours, theirs):
+def error(ours, theirs):
+    """The largest difference between two arrays over the largest element of the first."""
     if ours.shape != theirs.shape:
         return np.inf
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
