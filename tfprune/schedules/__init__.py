@@ -28,6 +28,7 @@ __all__ = [
     "Periodic",
     "PolynomialDecay",
     "Schedule",
+    "converter",
     "deserialize",
     "get",
     "serialize",
@@ -48,6 +49,15 @@ _ALL = {
         PolynomialDecay,
     )
 }
+
+
+_CONVERTERS = []
+
+
+def converter(function):
+    """Has `get` pass every identifier through a function, which converts those it knows."""
+    _CONVERTERS.append(function)
+    return function
 
 
 def serialize(schedule):
@@ -81,7 +91,7 @@ def get(identifier):
 
     Args:
         identifier: A `Schedule`; a configuration of one; a number, for `Constant` at that
-            sparsity; or a callable step -> sparsity, for `Function`.
+            sparsity; a callable step -> sparsity, for `Function`; or a schedule of tfmot.
 
     Raises:
         ValueError: If it is none of these.
@@ -91,6 +101,8 @@ def get(identifier):
     >>> get(0.5)
     Constant(target_sparsity=0.5, begin_step=0, end_step=-1, frequency=100, unit='step')
     """
+    for convert in _CONVERTERS:
+        identifier = convert(identifier)
     if isinstance(identifier, dict):
         identifier = deserialize(identifier)
     if isinstance(identifier, Schedule):

@@ -1,0 +1,8 @@
+"""The TensorFlow Model Optimization Toolkit (tfmot): pruned models and schedules of its own.
+
+tfmot works on legacy Keras (`tf_keras`). Both are imported only where an object or a file of
+theirs needs them.
+"""
+
+from tfprune.interop.tfmot.model import from_tfmot
+from tfprune.interop.tfmot.schedules import CountedFromOne, TfmotSchedule, from_tfmot_schedule
