@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from tfprune.prune import PrunableWeight
+from tfprune.prunable_weights import PrunableWeight
 
 from tests.layers.cases import CASES, masked_parts
 from tfprune import layers
