@@ -41,8 +41,8 @@ def test_what_is_no_criterion_raises(wrong):
 
 
 def test_a_criterion_that_asks_for_something_unknown_raises():
-    with pytest.raises(ValueError, match=r"also requires \['gradient'\]"):
-        criteria.get(lambda weight, gradient: weight * gradient)
+    with pytest.raises(ValueError, match=r"'seed', 'gradient'.*also requires \['depth'\]"):
+        criteria.get(lambda weight, depth: weight * depth)
 
 
 def test_the_seed_goes_to_those_who_ask():
@@ -55,3 +55,33 @@ def test_the_seed_goes_to_those_who_ask():
 def test_scores_of_another_shape_raise():
     with pytest.raises(ValueError, match=r"shape \(4, 3\)\. Received: shape=\(4,\)"):
         criteria.score(lambda weight: weight.sum(axis=1), np.ones((4, 3)))
+
+
+W = np.array([[1.0, -2.0], [0.5, 3.0]])
+M = np.array([[4.0, 1.0], [-2.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "expected"),
+    [
+        ("gradient", "gradient", [[4, 2], [1, 0]]),
+        ("second_order", "squared_gradient", [[4, 4], [-0.5, 0]]),
+        ("movement", "movement", [[4, 1], [-2, 0]]),
+        ("synflow", "flow_gradient", [[4, 2], [-1, 0]]),
+        ("grasp", "hessian_gradient", [[4, -2], [-1, 0]]),
+        ("wanda", "input_norm", [[4, 2], [-1, 0]]),
+    ],
+)
+def test_scores_worked_out_by_hand(name, measured, expected):
+    criterion = criteria.get(name)
+    assert criteria.measures_of(criterion) == [measured]
+    np.testing.assert_array_equal(criteria.score(criterion, W, None, {measured: M}), expected)
+    assert criteria.serialize(criterion) == name
+
+
+def test_lamp_by_hand():
+    # Squares 1, 4, 0.25, 9; each over the sum of those which are not smaller.
+    expected = [[1 / 14, 4 / 13], [0.25 / 14.25, 1]]
+    np.testing.assert_allclose(criteria.lamp(W), expected)
+    np.testing.assert_allclose(criteria.lamp(np.ones(4)), [1, 1 / 2, 1 / 3, 1 / 4])
+    np.testing.assert_array_equal(criteria.lamp(np.zeros(3)), [0, 0, 0])
