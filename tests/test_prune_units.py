@@ -156,3 +156,17 @@ def test_recurrent_units_lose_all_their_gates_and_their_feedback():
     recurrent = mask(model, "a", "recurrent_kernel").reshape(4, 4, 4)
     assert recurrent[:2].sum() == 0
     assert recurrent[2:].tolist() == [[kept] * 4] * 2
+
+
+def test_a_nested_model_stands_for_the_layers_in_it():
+    inner = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(4, name="in"), layers.Dense(4, name="next")],
+        name="inner",
+    )
+    inputs = keras.Input((3,))
+    x = inner(layers.Dense(6, name="before")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    names = {count.name for count in tfprune.prune_units(model, 0.0, only=["inner"])}
+    assert names == {"in", "next"}
+    names = {count.name for count in tfprune.prune_units(model, 0.0, exclude=[inner])}
+    assert names == {"before"}

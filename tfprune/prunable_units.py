@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune import choices
+from tfprune import _keras, choices
 from tfprune.coupling.groups import choose_evenly, even_sides, linked
 from tfprune.coupling.units import couple
 from tfprune.criteria import units as criteria
@@ -54,8 +54,8 @@ class PrunableUnits:
             for piece in self.coupling.slices
             if id(piece.variable) in names
         ]
-        is_chosen = choices.chooser(only, model, default=True)
-        is_excluded = choices.chooser(exclude, model, default=False)
+        is_chosen = choices.chooser(only, model, default=True, parts=_keras.all_layers)
+        is_excluded = choices.chooser(exclude, model, default=False, parts=_keras.all_layers)
         self.sets = [
             s
             for s in self.coupling.sets

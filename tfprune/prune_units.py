@@ -19,8 +19,8 @@ def prune_units(
         model: A model of drop-in layers, see `tfprune.prunable`.
         target: Float from 0 to 1, the fraction of the units of each layer to prune.
         criterion: "magnitude", "random", or a callable; see `tfprune.criteria.units`.
-        only: A sequence of layers or layer names whose units may go, or a predicate
-            `layer -> bool`; by default all that can.
+        only: A sequence of layers or layer names whose units may go, a nested model for all in it,
+            or a predicate `layer -> bool`; by default all that can.
         exclude: What stays, of what `only` says, given in the same way. Units that are coupled
             with those of an excluded layer stay too.
         min_units: Integer, how many units each layer keeps at least.

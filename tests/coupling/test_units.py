@@ -1,6 +1,7 @@
 import keras
 import pytest
 
+import tfprune
 from tfprune.coupling import couple
 
 layers = keras.layers
@@ -127,3 +128,29 @@ def test_groups_of_a_group_normalization_are_noted():
     )
     (unit_set,) = [s for s in couple(model).sets if s.name == "d"]
     assert unit_set.groups.shape == (2, 3)
+
+
+class Named(keras.layers.Dense):
+    """A dense layer that does nothing of its own when it is called."""
+
+    def __init__(self, units, tag="x", **kwargs):
+        super().__init__(units, **kwargs)
+        self.tag = tag
+
+
+@pytest.mark.parametrize("base", [layers.Dense, tfprune.layers.Dense], ids=["stock", "masked"])
+def test_a_subclass_that_is_called_otherwise_is_pinned(base):
+    class Own(base):
+        def call(self, inputs):
+            return super().call(inputs)[..., ::-1]
+
+    inputs = keras.Input((3,))
+    x = layers.Dense(4, name="before")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(Own(4, name="own")(x)))
+    assert sets(model)["before"] == (4, {"'own' (Own) has no rule"})
+    assert "own" not in sets(model)
+
+
+def test_a_subclass_without_a_call_of_its_own_has_the_rule_of_its_base():
+    model = keras.Sequential([keras.Input((3,)), Named(4, name="own"), layers.Dense(2)])
+    assert sets(model)["own"] == (4, {None})

@@ -453,7 +453,9 @@ class Steps(tfmot.PruningSchedule):
         return {"class_name": type(self).__name__, "config": {"steps": self.steps}}
 
 
-@pytest.mark.parametrize("theirs", [THEIRS[1], THEIRS[2], Steps([3, 9])], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "theirs", [THEIRS[1], THEIRS[2], Steps([3, 9])], ids=lambda s: type(s).__name__
+)
 def test_a_callback_with_one_round_trips(theirs):
     callback = tfprune.callbacks.PruneWeights(theirs)
     again = type(callback).from_config(callback.get_config())

@@ -177,8 +177,9 @@ class Flow:
 def rule(*classes):
     """Registers a rule class for operations: `@rule(keras.layers.Dense)`.
 
-    The rule of a class serves its subclasses which have none of their own. A custom layer without
-    a rule, which cannot be opened either, pins what it touches; a rule teaches it.
+    The rule of a class serves its subclasses, unless they have a rule or a `call` of their own. A
+    custom layer without a rule, which cannot be opened either, pins what it touches; a rule
+    teaches it.
 
     Args:
         *classes: Layer or operation classes.
@@ -219,10 +220,16 @@ def rule(*classes):
 
 
 def rule_of(operation):
-    """The rule for an operation: that of its class or the nearest base class, else pinning."""
+    """The rule for an operation: that of its class or the nearest base class, else pinning.
+
+    A subclass of somebody else's with a `call` of its own may do anything, so it has the rule of no
+    base class.
+    """
     for cls in type(operation).__mro__:
         if cls in _RULES:
             return _RULES[cls]
+        if "call" in vars(cls) and cls.__module__.split(".")[0] not in ("keras", "tfprune"):
+            break
     return _UNKNOWN
 
 
