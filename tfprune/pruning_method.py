@@ -61,6 +61,7 @@ class PruningMethod:
         Raises:
             ValueError: If scores are not finite or frozen elements leave too few to prune.
         """
+        pruned_count(sparsity, 0)  # raises unless it is a sparsity
         if self.distribution is distributions.GLOBAL:
             return self._ranked_together(model, weights, sparsity, measured)
         sparsities = distributions.allocate(self.distribution, model, weights, sparsity, final)

@@ -136,8 +136,9 @@ def from_tfmot_schedule(schedule):
     Example:
 
     >>> from tensorflow_model_optimization.sparsity import keras as sparsity
-    >>> from_tfmot_schedule(sparsity.ConstantSparsity(0.5, begin_step=100))
-    CountedFromOne(Constant(target_sparsity=0.5, begin_step=100, end_step=-1, frequency=100))
+    >>> ours = from_tfmot_schedule(sparsity.ConstantSparsity(0.5, begin_step=100))
+    >>> [ours.is_due(step) for step in (98, 99, 100)], ours(99)
+    ([False, True, False], 0.5)
     """
     ours = _OURS.get(type(schedule).__name__) if _is_tfmot_s(type(schedule)) else None
     if ours is None:
