@@ -175,3 +175,50 @@ def test_a_branch_that_another_output_uses_stays():
     small = tfprune.strip(model)
     for ours, theirs in zip(model(data()), small(data()), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
+
+
+def two_outputs(x, dead):
+    """A nested model with two outputs, of which one is 0."""
+    given = keras.Input((6,))
+    first = layers.Dense(6, activation="relu", name="first")(given)
+    second = layers.Dense(6, name="second")(given)
+    inner = keras.Model(given, [first, second], name="inner")
+    zero(inner, dead)
+    return inner(x)
+
+
+@pytest.mark.parametrize("dead", ["first", "second"])
+def test_a_dead_output_of_a_model_with_several_is_still_joined(dead):
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, activation="relu", name="stem")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Add()([*two_outputs(x, dead), x])))
+    small = tfprune.strip(model)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+    tfprune.strip(small)
+
+
+def test_an_output_that_only_a_dead_branch_uses_keeps_a_unit_beside_the_others():
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, activation="relu", name="stem")(inputs)
+    first, second = two_outputs(x, dead="second")
+    branch = layers.Dense(6, name="branch")(second)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Add()([first, branch])))
+    zero(model, "branch")
+    small = tfprune.strip(model)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_dead_in_one_call_of_a_shared_model_alone_stays(is_first):
+    left, right = keras.Input((6,)), keras.Input((6,))
+    shared = keras.Model([left, right], layers.Add(name="join")([left, right]), name="shared")
+    inputs = keras.Input((4,))
+    a, b = (layers.Dense(6, activation="relu", name=n)(inputs) for n in ("a", "b"))
+    dead = layers.Dense(6, name="dead")(inputs)
+    calls = [shared([a, dead]), shared([a, b])]
+    model = keras.Model(
+        inputs, layers.Dense(2)(layers.Concatenate()(calls if is_first else calls[::-1]))
+    )
+    zero(model, "dead")
+    small = tfprune.strip(model)
+    np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)

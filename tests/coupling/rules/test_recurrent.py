@@ -230,3 +230,15 @@ class TestEmbedding:
         assert small.get_layer("table").output_dim == 4  # there it uses 1, and back 2
         zero(table.embeddings, 1, [1])
         assert stripped(model).get_layer("table").output_dim == 3
+
+
+def test_units_that_only_a_mask_of_time_steps_needs_stay():
+    inputs = keras.Input((6, 3))
+    judge = layers.Dense(4, name="judge")(inputs)
+    mask = keras.ops.any(judge > 0.5, axis=-1)
+    x = layers.LSTM(5, name="memory")(layers.Dense(4, name="before")(inputs), mask=mask)
+    model = randomised(keras.Model(inputs, layers.Dense(2)(x)))
+    zero(model.get_layer("memory").cell.kernel, 0, [1])
+    small = stripped(model)
+    assert small.get_layer("judge").units == 4
+    assert small.get_layer("before").units == 3
