@@ -130,6 +130,21 @@ class TestSharing:
         assert kernel(small, "shared") == (3, 3)  # only row 0 is ignored by both
         assert_same_outputs(model, small)
 
+    def test_constants_that_differ_from_call_to_call_do_not_go_into_one_bias(self):
+        inputs = keras.Input((3,))
+        shared = layers.Dense(5, activation="tanh", name="shared")
+        producers = [layers.Dense(4, name=name)(inputs) for name in ("one", "two")]
+        x = layers.Concatenate()([shared(tensor) for tensor in producers])
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        for name, constant in (("one", 0.7), ("two", -0.4)):
+            weights, bias = (np.array(w) for w in model.get_layer(name).weights)
+            weights[:, 1], bias[1] = 0, constant
+            model.get_layer(name).set_weights([weights, bias])
+        small, report = tfprune.strip(model, return_report=True)
+        assert kernel(small, "one") == kernel(small, "two") == (3, 4)
+        assert {(unit.layer, unit.index) for unit in report.kept} == {("one", 1), ("two", 1)}
+        assert_same_outputs(model, small)
+
     def test_a_layer_also_called_on_an_input_keeps_what_it_takes(self):
         inputs = keras.Input((3,))
         shared = layers.Dense(6, activation="relu", name="shared")
