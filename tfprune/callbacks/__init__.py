@@ -1,7 +1,8 @@
 """Callbacks that move masks while a model trains."""
 
+from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
 from tfprune.callbacks.scheduled import ScheduledCallback
 
-__all__ = ["PruneUnits", "PruneWeights", "ScheduledCallback"]
+__all__ = ["LogMasks", "PruneUnits", "PruneWeights", "ScheduledCallback"]
