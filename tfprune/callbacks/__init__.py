@@ -4,5 +4,6 @@ from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
 from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.callbacks.straight_through import StraightThrough
 
-__all__ = ["LogMasks", "PruneUnits", "PruneWeights", "ScheduledCallback"]
+__all__ = ["LogMasks", "PruneUnits", "PruneWeights", "ScheduledCallback", "StraightThrough"]
