@@ -73,8 +73,14 @@ def top_magnitudes(value, count, *, trainable, frozen):
     least = _greatest(length, order, lambda bound: _number(bits >= bound) >= count)
     above, equal = bits > least, bits == least
     missing = count - _number(above)
-    places = tf.range(tf.size(bits))
-    end = _greatest(31, tf.int32, lambda bound: _number(equal & (places < bound)) <= missing)
+    size = math.prod(value.shape)
+    places = tf.range(size)
+
+    def end_of_ties():
+        length = size.bit_length()
+        return _greatest(length, tf.int32, lambda end: _number(equal & (places < end)) <= missing)
+
+    end = tf.cond(_number(equal) <= missing, lambda: size, end_of_ties)  # mostly there are none
     return tf.reshape(above | (equal & (places < end)), tf.shape(value)) | (frozen & trainable)
 
 
