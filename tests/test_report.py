@@ -132,6 +132,15 @@ def test_bytes_are_those_of_both_files():
         assert 4 * after.count_params() < found.bytes[format].after < 4.4 * after.count_params()
 
 
+def test_zeros_count_in_the_zipped_size_alone():
+    dense_model, sparse = (tfprune.prunable(dense(400, inputs=500)) for _ in "ab")
+    tfprune.prune_weights(sparse, 0.9)
+    found = compare(dense_model, sparse, batch_sizes=())
+    for format in ("saved_model", "keras"):
+        assert found.bytes[format].ratio == pytest.approx(1, rel=1e-3)
+        assert found.zipped[format].ratio < 0.2
+
+
 def test_masked_model_is_measured_as_its_stock_model():
     stock = dense(300, 300, inputs=300)
     masked = tfprune.prunable(stock)
@@ -178,7 +187,7 @@ def test_model_that_cannot_be_exported_is_noted():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, L.Lambda(double, output_shape=(3,))(inputs))
     found = compare(model, model, batch_sizes=())
-    assert found.bytes["saved_model"] == Change(None, None)
+    assert found.bytes["saved_model"] == found.zipped["saved_model"] == Change(None, None)
     assert any("calls back into Python" in note for note in found.notes)
 
 
@@ -239,7 +248,15 @@ def test_comparison_prints_as_tables_of_80_columns(comparison, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     printed = str(comparison)
     assert all(len(line) <= 80 for line in printed.splitlines())
-    for expected in ("80 → 20", "560 → 140", "parameters", "bytes, saved_model", "latency", "mae"):
+    for expected in (
+        "80 → 20",
+        "560 → 140",
+        "parameters",
+        "bytes, saved_model",
+        "zipped, saved_model",
+        "latency",
+        "mae",
+    ):
         assert expected in printed
 
 

@@ -8,6 +8,8 @@ from tfprune.prunable import prunable
 from tfprune.prune_units import prune_units
 from tfprune.prune_weights import prune_weights
 from tfprune.report import compare, inspect
+from tfprune.rewinding import capture, rewind
 from tfprune.strip import strip
+from tfprune.summary import summary
 
 __version__ = "0.1.0"

@@ -1,9 +1,12 @@
 """What a model takes and gives, measured: bytes on disk, latency, metrics."""
 
+import contextlib
 import pathlib
 import statistics
 import tempfile
 import time
+import zipfile
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
@@ -35,6 +38,61 @@ def without_masks(model):
     return stock
 
 
+@dataclass(frozen=True)
+class FileSize:
+    """How many bytes a saved model takes, as it is and compressed.
+
+    Attributes:
+        bytes: The size of the file, or of all files of the directory.
+        zipped: The size of a zip archive of it (deflate), in which zeros take next to nothing.
+    """
+
+    bytes: int
+    zipped: int
+
+
+def file_size(path):
+    """How many bytes a saved model takes, as it is and zipped.
+
+    Sparse weights are stored with their zeros, so the files of a pruned model shrink when they are
+    compressed, as for sending or archiving, and not before.
+
+    Args:
+        path: A file or a directory.
+
+    Returns:
+        A `FileSize`.
+
+    Raises:
+        FileNotFoundError: If there is nothing at the path.
+
+    Example:
+
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "zeros"
+    >>> path.write_bytes(bytes(1_000_000))
+    1000000
+    >>> size = file_size(path)
+    >>> size.bytes, size.zipped < 2000
+    (1000000, True)
+    """
+    path = pathlib.Path(path)
+    with tempfile.TemporaryFile() as archive:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for file in _files(path):
+                zipped.write(file, file.relative_to(path.parent))
+        return FileSize(bytes=_bytes(path), zipped=archive.tell())
+
+
+def _files(path):
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or directory at {str(path)!r} to measure.")
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _bytes(path):
+    return sum(file.stat().st_size for file in _files(path))
+
+
 def bytes_on_disk(model, format="saved_model"):
     """How many bytes a model takes when it is exported.
 
@@ -54,11 +112,31 @@ def bytes_on_disk(model, format="saved_model"):
     >>> 404_000 <= bytes_on_disk(model) <= 440_000
     True
     """
+    with _exported(model, format) as path:
+        return _bytes(path)
+
+
+def size_on_disk(model, format="saved_model"):
+    """How many bytes a model takes when it is exported, as it is and zipped.
+
+    Args:
+        model, format: As in `bytes_on_disk`.
+
+    Returns:
+        A `FileSize`.
+
+    Raises:
+        ValueError: If the model cannot be exported.
+    """
+    with _exported(model, format) as path:
+        return file_size(path)
+
+
+@contextlib.contextmanager
+def _exported(model, format):
     with tempfile.TemporaryDirectory() as directory:
         name = "model.keras" if format == "keras" else "model"
-        path = export(model, pathlib.Path(directory) / name, format=format)
-        files = [path] if path.is_file() else path.rglob("*")
-        return sum(file.stat().st_size for file in files if file.is_file())
+        yield export(model, pathlib.Path(directory) / name, format=format)
 
 
 def latency(models, batch_size=1, input_shapes=None):

@@ -187,6 +187,7 @@ class Comparison(Printable):
         macs: Multiply-accumulates for one sample.
         sparsity: The share of elements of all weights that are exactly 0.
         bytes: The size on disk by format, `"saved_model"` and `"keras"`.
+        zipped: The size of these in a zip archive, where zeros take next to nothing.
         latency: The median seconds of one call by batch size.
         metrics: The metrics by name.
         notes: What could not be told, and why.
@@ -200,6 +201,7 @@ class Comparison(Printable):
     macs: Change
     sparsity: Change
     bytes: dict
+    zipped: dict
     latency: dict
     metrics: dict
     notes: tuple = ()
@@ -283,6 +285,7 @@ class Comparison(Printable):
         yield "sparsity", self.sparsity, share
         for format, change in self.bytes.items():
             yield f"bytes, {format}", change, count
+            yield f"zipped, {format}", self.zipped[format], count
         for batch_size, change in self.latency.items():
             yield f"latency, batch of {batch_size}", change, milliseconds
         for name, change in self.metrics.items():
@@ -293,9 +296,9 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
     """Measures two models side by side: units, parameters, MACs, bytes, latency, metrics.
 
     A model that carries masks is measured as the stock model with the same weights, zeros
-    included: masks cost nothing here, and zeros save nothing. Latencies are medians of calls at
-    inference through `tf.function`, both models in turns in one run; their ratio says more than
-    they do. What cannot be measured is None, and `notes` says why.
+    included: masks cost nothing here, and zeros save nothing but in zipped files. Latencies are
+    medians of calls at inference through `tf.function`, both models in turns in one run; their
+    ratio says more than they do. What cannot be measured is None, and `notes` says why.
 
     Args:
         before, after: Functional or built Sequential models that take the same inputs. Layers are
@@ -331,13 +334,15 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
     notes = [note for pair in zip(models, calls, strict=True) for note in _notes(*pair)]
     evaluated = [] if data is None else [measure.evaluate(m, data, metrics) for m in models]
     stock = [measure.without_masks(model) for model in models]
+    bytes_by_format, zipped = _sizes(stock, notes)
     return Comparison(
         names=tuple(model.name for model in models),
         layers=tuple(_layer_changes(*layers)),
         parameters=Change(*(model.count_params() for model in models)),
         macs=Change(*(_sum(layer.macs for layer in of_model) for of_model in layers)),
         sparsity=Change(*(_zeros(model.weights) for model in models)),
-        bytes=_bytes(stock, notes),
+        bytes=bytes_by_format,
+        zipped=zipped,
         latency=_latencies(stock, batch_sizes, input_shapes, notes),
         metrics=_metric_changes(*evaluated),
         notes=tuple(dict.fromkeys(notes)),
@@ -359,18 +364,20 @@ def _layer_changes(before, after):
             yield LayerChange(name=name, type=there[0].type, status=status, **counts)
 
 
-def _bytes(models, notes):
-    found = {}
+def _sizes(models, notes):
+    """The size on disk of both models by format, as they are and zipped."""
+    plain_sizes, zipped = {}, {}
     for format in ("saved_model", "keras"):
         sizes = []
         for model in models:
             try:
-                sizes.append(measure.bytes_on_disk(model, format))
+                sizes.append(measure.size_on_disk(model, format))
             except ValueError as error:
-                sizes.append(None)
+                sizes.append(measure.FileSize(None, None))
                 notes.append(f"bytes of {model.name!r} as {format} are not known: {error}")
-        found[format] = Change(*sizes)
-    return found
+        plain_sizes[format] = Change(*(size.bytes for size in sizes))
+        zipped[format] = Change(*(size.zipped for size in sizes))
+    return plain_sizes, zipped
 
 
 def _latencies(models, batch_sizes, input_shapes, notes):

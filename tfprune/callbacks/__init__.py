@@ -1,7 +1,17 @@
 """Callbacks that move masks while a model trains."""
 
+from tfprune.callbacks.capture import Capture
+from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
 from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.callbacks.straight_through import StraightThrough
 
-__all__ = ["PruneUnits", "PruneWeights", "ScheduledCallback"]
+__all__ = [
+    "Capture",
+    "LogMasks",
+    "PruneUnits",
+    "PruneWeights",
+    "ScheduledCallback",
+    "StraightThrough",
+]

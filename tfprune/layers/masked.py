@@ -97,6 +97,9 @@ def _refuse_lora(layer, *args, **kwargs):
 class WeightMask:
     """The masks of one weight, and `live`, the cached `trainable & ~frozen`."""
 
+    transform = None
+    """What the tensor of the weight passes through at each read, where a callback computes it."""
+
     def __init__(self, weight, name):
         self.weight = weight
         self.trainable = _boolean(weight, name, "trainable_mask", "ones")
@@ -108,7 +111,10 @@ class WeightMask:
 
     def read(self):
         """The weight as a tensor whose gradient is 0 in masked elements."""
-        return _keras.read_through(_keras.uncast(self.weight), _keras.uncast(self.live))
+        value = _keras.uncast(self.weight)
+        if self.transform is not None:
+            value = self.transform(value)
+        return _keras.read_through(value, _keras.uncast(self.live))
 
     def set(self, trainable, frozen):
         """Writes both masks (NumPy arrays of the weight's shape) and zeroes what is pruned."""

@@ -23,6 +23,7 @@ array([[[1, 1]]])
 import keras
 
 from tfprune.patterns.block import Block
+from tfprune.patterns.detection import pattern_of
 from tfprune.patterns.matrix import MatrixAxes, matrix_axes, matrix_rule
 from tfprune.patterns.nm import NM
 from tfprune.patterns.pattern import Pattern

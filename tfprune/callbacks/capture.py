@@ -1,0 +1,90 @@
+"""Snapshots of training at given steps."""
+
+import numbers
+import pathlib
+
+import keras
+
+from tfprune.rewinding import capture
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class Capture(keras.callbacks.Callback):
+    """Captures the state of training at given steps, to rewind to one of them later.
+
+    A snapshot is taken when `optimizer.iterations` reaches the step: 0 is before the first. Steps
+    that are behind when training begins are passed by. `snapshots` holds what was captured, by
+    step; with a `path` it is written there too, see `tfprune.rewinding.Snapshot.load`.
+
+    List the callback before those that move masks, for the weights before they do.
+
+    Args:
+        steps: An integer of at least 0, or a sequence of them.
+        path: The directory for files `step_<step>.npz`. Default: none are written.
+
+    Raises:
+        ValueError: If the steps are not integers; while training, if hooks run past a step
+            (`steps_per_execution`).
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(2)])
+    >>> model.compile("adam", "mse")
+    >>> early = Capture([0, 2])
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> history = model.fit(x, y, batch_size=2, callbacks=[early], verbose=0)
+    >>> early.snapshots
+    {0: Snapshot(step=0, weights=2, optimizer=6), 2: Snapshot(step=2, weights=2, optimizer=6)}
+    >>> tfprune.rewind(model, early.snapshots[2])
+    """
+
+    def __init__(self, steps, path=None):
+        super().__init__()
+        given = [steps] if isinstance(steps, numbers.Integral) else list(steps)
+        for step in given:
+            if not isinstance(step, numbers.Integral) or isinstance(step, bool) or step < 0:
+                raise ValueError(
+                    "Argument `steps` must be an integer of at least 0, or a sequence of them. "
+                    f"Received: steps={steps!r}."
+                )
+        self.steps = sorted({int(step) for step in given})
+        self.path = None if path is None else pathlib.Path(path)
+        self.snapshots = {}
+        self._ahead = []
+
+    def on_train_begin(self, logs=None):
+        """Captures the step at which training begins."""
+        self._ahead = [step for step in self.steps if step >= self._step()]
+        self._capture()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Captures the step that has been reached."""
+        self._capture()
+
+    def _step(self):
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _capture(self):
+        if not self._ahead or self._ahead[0] > self._step():
+            return
+        step = self._ahead.pop(0)
+        if step != self._step():
+            raise ValueError(
+                "A step can be captured only where hooks of callbacks run. Received: "
+                f"step={step}, but the next hook came at step {self._step()}. With "
+                "`steps_per_execution=n` capture multiples of n."
+            )
+        self.snapshots[step] = capture(self.model)
+        if self.path is not None:
+            self.snapshots[step].save(self.path / f"step_{step}.npz")
+
+    def get_config(self):
+        """The arguments that make this callback again."""
+        return {"steps": self.steps, "path": None if self.path is None else str(self.path)}
+
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**config)

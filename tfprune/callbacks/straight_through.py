@@ -1,0 +1,203 @@
+"""Training with the largest elements of each weight, while the others go on learning."""
+
+import keras
+import numpy as np
+
+from tfprune import choices, distributions
+from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.patterns import pruned_count, top_k_mask
+from tfprune.prunable_weights import PREDICATE, apply_masks, select_weights
+from tfprune.straight_through import TopKRead
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class StraightThrough(ScheduledCallback):
+    """Computes with the elements of largest magnitude, and trains all of them.
+
+    At each step a layer computes with the k elements of largest |w|, of equal ones the first, and
+    zeros for the others; k follows the schedule. The gradient passes to every element as if none
+    were masked (the straight-through estimator), so one that is out may grow and come back:
+
+        w <- w - rate * gradient of the loss at (w * m),  m = the k largest |w|
+
+    While this trains, the stored weights are dense and the masks stand as they were: `get_weights`
+    and files written in between hold all elements, whereas the model computes with the largest,
+    in `evaluate` and `predict` too. When training ends, the elements that are out are pruned with
+    `tfprune.set_masks`; from then on they stay 0, and `tfprune.strip` sees them. Training that is
+    broken off by an error leaves the model as it is in between: `finish(model)` ends it.
+
+    Elements that are pruned before stay so, and frozen ones are among the k. Weight decay and
+    regularizers act on the stored weights. The logs get `sparsity`, the share of the chosen weights
+    that is not computed with.
+
+    Without `fit`, call `after_step(model)` once before the step function is traced and then once
+    per step, and `finish(model)` at the end.
+
+    Args:
+        schedule: A `tfprune.schedules.Schedule`, its configuration, a number or a callable
+            step -> sparsity. It may fall as well as rise.
+        distribution: "uniform", "erk", a dict or a callable; see `tfprune.distributions`.
+        only: What to prune, as in `tfprune.prune_weights`. Default: all kernels and embeddings.
+        exclude: What not to prune, given in the same way.
+        verbose: 0 is quiet, 1 prints a line for every update.
+
+    Raises:
+        ValueError: If an argument is wrong; at the start of training, if there is nothing to prune
+            or a weight is trained so already; at an update, if more is frozen than may be kept.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(5, name="d")])
+    >>> model.compile("adam", "mse")
+    >>> schedule = tfprune.schedules.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=6)
+    >>> x, y = np.ones((8, 4)), np.ones((8, 5))
+    >>> history = model.fit(
+    ...     x, y, batch_size=2, epochs=2, callbacks=[StraightThrough(schedule)], verbose=0)
+    >>> history.history["sparsity"][-1], tfprune.summary(model).weights[0].sparsity
+    (0.8, 0.8)
+
+    Reference:
+        Y. Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons",
+        https://arxiv.org/abs/1308.3432, for the estimator; J. H. Lee et al., "JaxPruner",
+        https://arxiv.org/abs/2304.14082, whose magnitude pruning with it this is.
+    """
+
+    def __init__(self, schedule, *, distribution="uniform", only=None, exclude=None, verbose=0):
+        super().__init__(schedule, verbose=verbose)
+        choices.check(only, exclude, PREDICATE)
+        self.distribution = distributions.get(distribution)
+        if self.distribution is distributions.GLOBAL:
+            raise ValueError(
+                "Argument `distribution` cannot be 'global', because each weight ranks its own "
+                "elements. Received: distribution='global'. Take 'uniform' or 'erk'."
+            )
+        if isinstance(self.distribution, dict) and self.schedule.final is None:
+            raise ValueError(
+                "A dict as `distribution` says what each layer has in the end, so the schedule "
+                f"must have one. Received: schedule={self.schedule!r}. Give it an `end_step`."
+            )
+        self.only = only
+        self.exclude = exclude
+        self._trained = None
+        self._weights = []
+        self._sparsities = []
+
+    def after_step(self, model, optimizer=None):
+        """Moves k where that is due: the one call per step of a custom loop."""
+        self._attach(model)
+        return super().after_step(model, optimizer)
+
+    def finish(self, model, optimizer=None):
+        """Prunes the elements that are out, and lets the layers read their weights again.
+
+        Args:
+            model: The model that was trained.
+            optimizer: Its optimizer; by default `model.optimizer`.
+        """
+        if self._trained is None:
+            return
+        try:
+            masks = [_final_mask(*pair) for pair in self._pairs()]
+        finally:
+            self._detach()
+        apply_masks(model, self._weights, masks, optimizer)
+        _retrace(model)
+
+    def update(self, model, sparsity, optimizer):
+        """Moves k of each weight."""
+        final = self.schedule.final
+        sparsities = distributions.allocate(
+            self.distribution, model, self._weights, sparsity, final
+        )
+        for weight, share in zip(self._weights, sparsities, strict=True):
+            _final_mask(weight, share)  # an error before anything is changed
+        for weight, share in zip(self._weights, sparsities, strict=True):
+            read = _mask_of(weight).transform
+            read.kept.assign(read.size - pruned_count(share, read.size))
+        self._sparsities = sparsities
+
+    def measure(self, model):
+        """The share of the weights chosen that is not computed with."""
+        sizes = [np.prod(weight.shape) for weight in self._weights]
+        out = 0
+        for weight, size, share in zip(self._weights, sizes, self._sparsities, strict=True):
+            pruned = size - np.count_nonzero(weight.trainable_mask)
+            out += max(pruned, pruned_count(share, int(size)))
+        return {"sparsity": float(out / sum(sizes))}
+
+    def on_train_begin(self, logs=None):
+        """Makes the layers read their largest elements."""
+        self._attach(self.model)
+        super().on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Moves k where weights of a later step have been loaded since training began."""
+        self.after_step(self.model)
+
+    def on_train_end(self, logs=None):
+        """Prunes the elements that are out."""
+        super().on_train_end(logs)
+        self.finish(self.model)
+
+    def _attach(self, model):
+        if self._trained is model:
+            return
+        weights = select_weights(model, self.only, self.exclude)
+        for weight in weights:
+            if _mask_of(weight).transform is not None:
+                raise ValueError(
+                    "A weight can have one callback `StraightThrough` at a time. "
+                    f"Received: layer={weight.layer.name!r}, weight={weight.name!r}. If training "
+                    "was broken off, call `finish(model)` of the callback it had."
+                )
+        for weight in weights:
+            _mask_of(weight).transform = TopKRead(_mask_of(weight))
+        self._trained, self._weights, self._sparsities = model, weights, [0.0] * len(weights)
+        _retrace(model)
+
+    def _detach(self):
+        for weight in self._weights:
+            _mask_of(weight).transform = None
+        self._trained = None
+
+    def _pairs(self):
+        return zip(self._weights, self._sparsities, strict=True)
+
+    def get_config(self):
+        """The arguments that make this callback again, layers by their names."""
+        return {
+            **super().get_config(),
+            "distribution": distributions.serialize(self.distribution),
+            **choices.serialize(self.only, self.exclude),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**choices.deserialize(config))
+
+
+def _mask_of(weight):
+    return weight.layer.masks_by_name[weight.name]
+
+
+def _final_mask(weight, sparsity):
+    """The mask of the elements that the layer computes with at a sparsity."""
+    value = np.abs(keras.ops.convert_to_numpy(weight.variable))
+    masks = {"trainable": weight.trainable_mask, "frozen": weight.frozen_mask}
+    try:
+        return top_k_mask(value, sparsity, **masks)
+    except ValueError as error:
+        raise ValueError(
+            f"Cannot prune weight {weight.name!r} of layer {weight.layer.name!r}. {error}"
+        ) from error
+
+
+def _retrace(model):
+    """Makes Keras trace its functions anew, which read the weights."""
+    if getattr(model, "compiled", False):
+        model.make_train_function(force=True)
+        model.make_test_function(force=True)
+    if hasattr(model, "make_predict_function"):
+        model.make_predict_function(force=True)

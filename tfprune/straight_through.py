@@ -1,0 +1,105 @@
+"""Weights that are read with their largest elements only, while the gradient reaches all."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tfprune import _keras
+
+
+class TopKRead:
+    """What a weight passes through when its layer reads it: all but the largest |w| become 0.
+
+        forward:   w * m,  m = the `kept` elements of largest |w|, of equal ones the first
+        backward:  d loss / d w = d loss / d (w * m), without the factor m
+
+    Frozen elements are kept and count; pruned ones stay 0. `kept` is a variable: assigning to it
+    retraces and recompiles nothing.
+
+    Args:
+        mask: The `WeightMask` of the weight.
+
+    Example:
+
+    >>> import tfprune
+    >>> layer = tfprune.layers.Dense(1, use_bias=False)
+    >>> layer.build((None, 3))
+    >>> layer.set_weights([keras.ops.convert_to_tensor([[3.0], [-1.0], [-2.0]])])
+    >>> read = TopKRead(layer.masks_by_name["kernel"])
+    >>> _ = read.kept.assign(2)
+    >>> read(layer.kernel.value).numpy().ravel().tolist()
+    [3.0, 0.0, -2.0]
+    """
+
+    def __init__(self, mask):
+        self.mask = mask
+        self.size = math.prod(mask.weight.shape)
+        self.kept = keras.Variable(self.size, dtype="int32", trainable=False, name="kept")
+
+    def __call__(self, value):
+        """The tensor that the layer computes with."""
+        keep = top_magnitudes(
+            value,
+            self.kept.value,
+            trainable=_keras.uncast(self.mask.trainable),
+            frozen=_keras.uncast(self.mask.frozen),
+        )
+        return _straight_through(value, keep)
+
+
+def top_magnitudes(value, count, *, trainable, frozen):
+    """Which elements are the `count` largest in magnitude, as a tensor in the graph.
+
+    As `tfprune.patterns.top_k_mask` of the magnitudes: of equal ones the first in C order.
+
+    Args:
+        value: Float tensor of any shape.
+        count: Integer tensor, how many; what is pruned is never among them.
+        trainable: Boolean tensor, False = pruned.
+        frozen: Boolean tensor, True = is among them.
+
+    Returns:
+        A boolean tensor.
+    """
+    # The bits of a positive float are ordered as the float is. So the smallest magnitude that stays
+    # is found bit by bit, with one count a bit, where `tf.math.top_k` would have to sort, and XLA
+    # would have to know the count.
+    is_double = value.dtype == tf.float64
+    order, length = (tf.int64, 63) if is_double else (tf.int32, 31)
+    magnitude = tf.abs(value if is_double else tf.cast(value, tf.float32))
+    bits = tf.where(frozen, tf.constant(order.max, order), tf.bitcast(magnitude, order))
+    bits = tf.reshape(tf.where(trainable, bits, tf.constant(-1, order)), [-1])
+    least = _greatest(length, order, lambda bound: _number(bits >= bound) >= count)
+    above, equal = bits > least, bits == least
+    missing = count - _number(above)
+    size = math.prod(value.shape)
+    places = tf.range(size)
+
+    def end_of_ties():
+        length = size.bit_length()
+        return _greatest(length, tf.int32, lambda end: _number(equal & (places < end)) <= missing)
+
+    end = tf.cond(_number(equal) <= missing, lambda: size, end_of_ties)  # mostly there are none
+    return tf.reshape(above | (equal & (places < end)), tf.shape(value)) | (frozen & trainable)
+
+
+def _number(flags):
+    return tf.reduce_sum(tf.cast(flags, tf.int32))
+
+
+def _greatest(length, dtype, holds):
+    """The greatest integer of `length` bits up to which `holds` is true; 0 if it never is."""
+
+    def next_bit(bit, found):
+        candidate = found | tf.bitwise.left_shift(tf.constant(1, dtype), bit)
+        return bit - 1, tf.where(holds(candidate), candidate, found)
+
+    start = tf.constant(length - 1, dtype), tf.constant(0, dtype)
+    return tf.while_loop(lambda bit, _: bit >= 0, next_bit, start, maximum_iterations=length)[1]
+
+
+@tf.custom_gradient
+def _straight_through(value, keep):
+    """`value` with zeros where `keep` is False; its gradient is that of the result."""
+    return tf.where(keep, value, tf.zeros((), value.dtype)), lambda upstream: (upstream, None)
