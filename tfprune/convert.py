@@ -163,6 +163,7 @@ def copy_weights(old, new, take=_unchanged):
         for name, mask in ours.masks_by_name.items():
             values = (mask.trainable, mask.frozen)
             theirs.masks_by_name[name].set(*(keras.ops.convert_to_numpy(v) for v in values))
+            theirs.masks_by_name[name].rewired.assign(_keras.raw(mask.rewired))
 
 
 def _layer_pairs_with_masks(old, new):

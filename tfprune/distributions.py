@@ -134,6 +134,20 @@ def serialize(distribution):
     return keras.saving.serialize_keras_object(distribution)
 
 
+def check_end(distribution, schedule):
+    """Raises a `ValueError` if a distribution needs to know where a schedule ends, and it does not.
+
+    Args:
+        distribution: From `get`.
+        schedule: A `tfprune.schedules.Schedule`.
+    """
+    if isinstance(distribution, dict) and schedule.final is None:
+        raise ValueError(
+            "A dict as `distribution` says what each layer has in the end, so the schedule "
+            f"must have one. Received: schedule={schedule!r}. Give it an `end_step`."
+        )
+
+
 def allocate(distribution, model, weights, sparsity, final):
     """The sparsity of each weight.
 

@@ -30,6 +30,11 @@ class PrunableWeight:
         return self.layer.masked_weights[self.name]
 
     @property
+    def mask(self):
+        """The masks of the weight, and what is kept with them."""
+        return self.layer.masks_by_name[self.name]
+
+    @property
     def shape(self):
         """The shape of the weight."""
         return tuple(self.variable.shape)

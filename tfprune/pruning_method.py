@@ -77,7 +77,7 @@ class PruningMethod:
         for place in places:
             weight = weights[place]
             matrix = None
-            with _about(weight):
+            with about(weight):
                 if self.pattern.uses_matrix:
                     matrix = matrix_axes(weight.layer, weight.name)
                 masks[place] = self.pattern.mask(
@@ -108,7 +108,7 @@ class PruningMethod:
         scores = {}
         for place in places:
             of_weight = {name: arrays[place] for name, arrays in measured.items()}
-            with _about(weights[place]):
+            with about(weights[place]):
                 value = np.asarray(weights[place].variable)
                 seed = [self.seed, place]
                 scores[place] = criteria.score(self.criterion, value, seed, of_weight)
@@ -129,7 +129,7 @@ class PruningMethod:
             whole = top_k_mask(scores, sparsity, **masks)
         except ValueError as error:
             for weight, score in zip(weights, by_place.values(), strict=True):
-                with _about(weight):  # whose scores are not finite, the error names
+                with about(weight):  # whose scores are not finite, the error names
                     top_k_mask(score, 0.0, trainable=weight.trainable_mask)
             raise ValueError(f"Cannot prune the weights together. {error}") from error
         ends = np.cumsum(sizes)[:-1]
@@ -145,8 +145,8 @@ class PruningMethod:
 
 
 @contextlib.contextmanager
-def _about(weight):
-    """Names the weight in what is raised."""
+def about(weight):
+    """Names a weight in what is raised."""
     try:
         yield
     except ValueError as error:

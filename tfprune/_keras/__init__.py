@@ -43,6 +43,7 @@ from tfprune._keras.variables import (
     reading,
     uncast,
     unguarded,
+    watched,
 )
 
 __all__ = [
@@ -81,5 +82,6 @@ __all__ = [
     "uncast",
     "unguarded",
     "variable_pairs",
+    "watched",
     "without_compile_state",
 ]

@@ -226,3 +226,17 @@ def read_through(value, live):
         return tf.where(live, upstream, _zero(upstream)), None
 
     return tf.identity(value), gradient
+
+
+def watched(value, watch):
+    """`value` itself; on its way back, `watch(value, gradient)` sees its gradient."""
+
+    @tf.custom_gradient
+    def passed(value):
+        def gradient(upstream):
+            watch(value, upstream)
+            return upstream
+
+        return tf.identity(value), gradient
+
+    return passed(value)

@@ -4,6 +4,7 @@ from tfprune.callbacks.capture import Capture
 from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
+from tfprune.callbacks.rewire import Rewire
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.callbacks.straight_through import StraightThrough
 
@@ -12,6 +13,7 @@ __all__ = [
     "LogMasks",
     "PruneUnits",
     "PruneWeights",
+    "Rewire",
     "ScheduledCallback",
     "StraightThrough",
 ]

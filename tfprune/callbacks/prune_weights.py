@@ -7,6 +7,7 @@ from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
 from tfprune.prunable_weights import PREDICATE, apply_masks, count_weights, select_weights
 from tfprune.pruning_method import PruningMethod
+from tfprune.watching import GradientWatch
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -21,7 +22,9 @@ class PruneWeights(ScheduledCallback):
     Layers with `trainable=False` are left out. A layer that is used several times counts once.
     The callback keeps nothing that would have to be saved: training goes on after
     `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption
-    (criterion "random" needs a `seed` for that).
+    (criterion "random" needs a `seed` for that). The sums of "movement" are written with the masks
+    into `.weights.h5` and `.keras` files while training runs; list the callback before
+    `BackupAndRestore` to have them read again. TensorFlow checkpoints do not have them.
 
     The logs of steps and epochs get `sparsity`, the pruned share of the weights chosen, as
     `sparsity_1` where the name is taken. List the callback before those which write logs, such as
@@ -40,6 +43,7 @@ class PruneWeights(ScheduledCallback):
         exclude: What not to prune, given in the same way.
         seed: Integer, for criteria which draw; the same seed gives the same masks.
         data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
+            "movement" needs none: without it, -w dL/dw is summed over the steps of training.
         batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 prints a line for every update.
 
@@ -88,22 +92,50 @@ class PruneWeights(ScheduledCallback):
         self.data = data
         self.batch_size = batch_size
         self._final = self.schedule.final
-        if isinstance(self.distribution, dict) and self._final is None:
-            raise ValueError(
-                "A dict as `distribution` says what each layer has in the end, so the schedule "
-                f"must have one. Received: schedule={self.schedule!r}. Give it an `end_step`."
-            )
+        distributions.check_end(self.distribution, self.schedule)
+        measured = criteria.measures_of(self.criterion)
+        self._watches = data is None and measured == ["movement"]
+        self._watch = None
+
+    def after_step(self, model, optimizer=None):
+        """Makes the update that is due: the one call per step of a custom loop.
+
+        For "movement" without data, call it once before the first step too, before the step
+        function is traced: it is summed from then on.
+        """
+        if self._watches and (self._watch is None or self._watch.model is not model):
+            weights = select_weights(model, self.only, self.exclude)
+            self._watch = GradientWatch(model, weights, optimizer, times_weight=True)
+            self._watch.attach()
+            self._watch.start()
+        return super().after_step(model, optimizer)
 
     def update(self, model, sparsity, optimizer):
         """Prunes the weights to `sparsity`, if they are less sparse."""
         weights = select_weights(model, self.only, self.exclude)
-        masks = self.method.masks(model, weights, sparsity, final=self._final)
+        measured = {}
+        if self._watch is not None and self._watch.has_seen():
+            measured["movement"] = self._watch.totals()
+        masks = self.method.masks(model, weights, sparsity, final=self._final, measured=measured)
         apply_masks(model, weights, masks, optimizer)
 
     def measure(self, model):
         """The pruned share of the weights chosen."""
         weights = select_weights(model, self.only, self.exclude)
         return {"sparsity": count_weights(weights).sparsity}
+
+    def on_train_begin(self, logs=None):
+        """Makes the update of step 0, or of the step at which training goes on."""
+        if self._watch is not None and self._watch.model is self.model:
+            self._watch.attach()
+            self._watch.go_on()
+        super().on_train_begin(logs)
+
+    def on_train_end(self, logs=None):
+        """Ends the measuring; if the same model is trained on, it goes on."""
+        if self._watch is not None:
+            self._watch.detach()
+        super().on_train_end(logs)
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""

@@ -8,7 +8,7 @@ from tfprune import schedules
 class ScheduledCallback(keras.callbacks.Callback):
     """Calls `update(model, sparsity, optimizer)` at the steps at which a schedule says so.
 
-    What a model must look like follows from `optimizer.iterations` alone: it must have the
+    What a model must look like follows from `optimizer.iterations`: it must have the
     sparsity of the last update that was due. So the callback saves nothing. Where hooks run less
     often than the optimizer steps (`steps_per_execution`), or training goes on after
     `BackupAndRestore` or with a loaded model, an update that was missed is made up for at the next
@@ -56,6 +56,9 @@ class ScheduledCallback(keras.callbacks.Callback):
             model: The model that is trained.
             sparsity: Float, what the schedule says.
             optimizer: Its optimizer, to pass on to `tfprune.set_masks`.
+
+        Returns:
+            `False` where the update cannot be made yet: it is asked for again after the next step.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `update(model, sparsity, optimizer)`."
@@ -89,8 +92,8 @@ class ScheduledCallback(keras.callbacks.Callback):
         step = int(keras.ops.convert_to_numpy(optimizer.iterations))
         schedule = self._schedule_in_steps()
         due = schedule.last_due(step)
-        if due is not None and due != self._last_update:
-            self.update(model, schedule(due), optimizer)
+        is_due = due is not None and due != self._last_update
+        if is_due and self.update(model, schedule(due), optimizer) is not False:
             self._last_update = due
             self._measured = self.measure(model)
             if self.verbose:

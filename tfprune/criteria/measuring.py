@@ -51,7 +51,8 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
     if names.intersection(NEED_DATA) and data is None:
         raise ValueError(
             f"The criterion asks for {sorted(names.intersection(NEED_DATA))}, which is measured on "
-            "data. Received: data=None. Pass `data=(x, y)` or a dataset."
+            "data. Received: data=None. Pass `data=(x, y)` or a dataset. `PruneWeights` sums up "
+            "'movement' in training, but before its first step there is none yet: begin later."
         )
     found, variables = {}, [weight.variable for weight in weights]
     by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))

@@ -95,7 +95,15 @@ def _refuse_lora(layer, *args, **kwargs):
 
 
 class WeightMask:
-    """The masks of one weight, and `live`, the cached `trainable & ~frozen`."""
+    """The masks of one weight, and `live`, the cached `trainable & ~frozen`.
+
+    `rewired` is the step at which the weight was last rewired, -1 for never: kept with the masks,
+    because what they must look like at a step depends on the masks before.
+    """
+
+    observer = None
+    """What the weight's tensor passes through where its whole gradient is measured: a callable
+    with `saved`, a variable that is to be written with the masks, or `None`."""
 
     transform = None
     """What the tensor of the weight passes through at each read, where a callback computes it."""
@@ -105,6 +113,15 @@ class WeightMask:
         self.trainable = _boolean(weight, name, "trainable_mask", "ones")
         self.frozen = _boolean(weight, name, "frozen_mask", "zeros")
         self.live = _boolean(weight, name, "live", "ones")
+        self.rewired = keras.Variable(
+            initializer=keras.initializers.Constant(-1),
+            shape=(),
+            dtype="int64",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name=f"{name.replace('/', '_')}_rewired",
+        )
         _keras.guard(weight, self.trainable, self.live)
         if weight.regularizer is not None:
             weight.regularizer = MaskedRegularizer(weight.regularizer, weight, self.live)
@@ -114,7 +131,8 @@ class WeightMask:
         value = _keras.uncast(self.weight)
         if self.transform is not None:
             value = self.transform(value)
-        return _keras.read_through(value, _keras.uncast(self.live))
+        value = _keras.read_through(value, _keras.uncast(self.live))
+        return value if self.observer is None else self.observer(value)
 
     def set(self, trainable, frozen):
         """Writes both masks (NumPy arrays of the weight's shape) and zeroes what is pruned."""
@@ -171,11 +189,16 @@ class LayerMasks(_keras.SavedState):
         """Makes fresh masks for a weight."""
         mask = WeightMask(weight, name)
         self.by_name = {**self.by_name, name: mask}
-        for kind in ("trainable", "frozen", "live"):  # attributes: TensorFlow tracks them
+        for kind in (
+            "trainable",
+            "frozen",
+            "live",
+            "rewired",
+        ):  # TensorFlow tracks attributes
             setattr(self, f"{name}/{kind}", getattr(mask, kind))
 
     def save_own_variables(self, store):
-        """Writes the masks that are not fresh, and how many there are."""
+        """Writes the masks that are not fresh, how many there are, and what goes with them."""
         store["masks"] = np.int32(len(self.by_name))
         for index, mask in enumerate(self.by_name.values()):
             trainable, frozen = np.asarray(mask.trainable), np.asarray(mask.frozen)
@@ -183,6 +206,8 @@ class LayerMasks(_keras.SavedState):
                 store[f"shape_{index}"] = np.array(trainable.shape, "int32")
                 store[f"pruned_{index}"] = np.packbits(~trainable)
                 store[f"frozen_{index}"] = np.packbits(frozen)
+            for key, variable in _marks(mask, index):
+                store[key] = np.asarray(variable)
 
     def load_own_variables(self, store):
         """Reads masks and applies them; a file of plain Keras weights leaves the masks standing."""
@@ -194,6 +219,19 @@ class LayerMasks(_keras.SavedState):
         finally:  # The weights have been loaded already, as they are in the file.
             for mask, state in zip(masks, states, strict=True):
                 mask.set(*state)
+        for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
+            mask.rewired.assign(-1)
+            for key, variable in _marks(mask, index, fresh=True):
+                if key in store.keys():  # noqa: SIM118
+                    variable.assign(np.asarray(store[key]))
+
+
+def _marks(mask, index, fresh=False):
+    """What is written with a mask, by its key in the file; what is fresh, only if asked for."""
+    if fresh or int(np.asarray(mask.rewired)) >= 0:
+        yield f"rewired_{index}", mask.rewired
+    if mask.observer is not None and mask.observer.saved is not None:
+        yield f"observed_{index}", mask.observer.saved
 
 
 def _read_mask(store, index, mask):

@@ -1,0 +1,350 @@
+"""Sparse training: on a schedule, the smallest weights go and others grow in their place."""
+
+import math
+import numbers
+
+import keras
+import numpy as np
+
+from tfprune import choices, distributions
+from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.criteria import weights as criteria
+from tfprune.criteria.asking import drawn_seed
+from tfprune.masks import set_masks
+from tfprune.patterns import pruned_count, top_k_mask
+from tfprune.patterns.top_k import checked, highest
+from tfprune.prunable_weights import PREDICATE, count_weights, select_weights
+from tfprune.pruning_method import about
+from tfprune.schedules import FOREVER
+from tfprune.watching import GradientWatch
+
+GROW = ("random", "gradient")
+DECAY = ("cosine", "constant")
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class Rewire(ScheduledCallback):
+    """Trains a sparse model from the start, and moves its weights to where they serve best.
+
+    At the first update each kernel and embedding is pruned at random. At each later one, it drops
+    of its `active` elements, those neither pruned nor frozen, the
+
+        k = round(fraction(step) * active)
+
+    with the least |w|, and grows as many among all that are pruned then, those just dropped too: at
+    random (SET) or where the gradient of the loss is largest (RigL). What grows begins at 0, with
+    the optimizer's slots at 0. The sparsity is exactly what the schedule says; where that rises,
+    more is dropped, and where it falls, more is grown.
+
+        fraction(step) = drop_fraction                                              "constant"
+                       = drop_fraction / 2 * (1 + cos(pi * step / end_step))        "cosine"
+
+    Elements that are frozen stay as they are. Gradients are those of the step before the update:
+    they are added up in this step alone, the optimizer never sees them, and nothing is computed a
+    second time. With `steps_per_execution` or `gradient_accumulation_steps`, they are summed over
+    the steps that are made together.
+
+    The step of the last rewiring is written with the masks, into `.keras` and `.weights.h5` files
+    and TensorFlow checkpoints, so that after `BackupAndRestore`, or with a loaded model, no update
+    is made twice or missed. List the callback before `BackupAndRestore`, and give a `seed`: then
+    training that was interrupted goes on bit for bit as it would have. In another order an update
+    may have been due just where training was interrupted; "gradient" makes it one step later then,
+    since it has no gradients yet.
+
+    The logs of steps and epochs get `sparsity`, the pruned share of the weights chosen, and
+    `rewired`, how many elements grew at the last update. Without `fit`, call `after_step(model)`
+    once per step, and once before the first step, before the step function is traced.
+
+    Args:
+        schedule: The sparsity at each update: a `tfprune.schedules.Schedule`, its configuration, a
+            number or a callable step -> sparsity. Usually a `Constant`, whose `end_step` ends the
+            rewiring.
+        grow: "random" or "gradient".
+        drop_fraction: Float from 0 to 1.
+        decay: "cosine", which needs a schedule with an `end_step`, or "constant".
+        distribution: "erk", "uniform", a dict or a callable; see `tfprune.distributions`.
+        only: What to rewire: a sequence of layers or layer names, or a predicate
+            `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
+            embeddings.
+        exclude: What not to rewire, given in the same way.
+        seed: Integer. What is drawn depends on it, the place of the weight and the step alone.
+        verbose: 0 is quiet, 1 prints a line for every update.
+
+    Raises:
+        ValueError: If an argument is wrong; at the start of training, if there is nothing to
+            rewire; at an update, if a weight or a gradient is NaN or infinite, if frozen elements
+            leave too few, or if no gradient came. Masks are then as they were.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(5, name="d")])
+    >>> model.compile("adam", "mse")
+    >>> schedule = tfprune.schedules.Constant(0.8, end_step=6, frequency=2)
+    >>> callback = Rewire(schedule, grow="gradient", seed=0)
+    >>> x, y = np.ones((8, 4)), np.ones((8, 5))
+    >>> history = model.fit(x, y, batch_size=2, epochs=2, callbacks=[callback], verbose=0)
+    >>> history.history["sparsity"]
+    [0.8, 0.8]
+
+    Reference:
+        D. Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
+        connectivity inspired by network science", https://arxiv.org/abs/1707.04780 (SET);
+        U. Evci et al., "Rigging the Lottery: Making All Tickets Winners",
+        https://arxiv.org/abs/1911.11134, algorithm 1 (RigL).
+    """
+
+    def __init__(
+        self,
+        schedule,
+        *,
+        grow="random",
+        drop_fraction=0.3,
+        decay="cosine",
+        distribution="erk",
+        only=None,
+        exclude=None,
+        seed=None,
+        verbose=0,
+    ):
+        super().__init__(schedule, verbose=verbose)
+        self.grow = _one_of("grow", grow, GROW)
+        self.drop_fraction = _fraction(drop_fraction)
+        self.decay = _one_of("decay", decay, DECAY)
+        if decay == "cosine" and self.schedule.end_step == FOREVER:
+            raise ValueError(
+                'With `decay="cosine"` the drop fraction falls to 0 where the schedule ends, so it '
+                f"must have an end. Received: schedule={self.schedule!r}. Give it an `end_step`: "
+                '`tfprune.schedules.Constant(0.9, end_step=10000)`, or take `decay="constant"`.'
+            )
+        self.distribution = distributions.get(distribution)
+        if self.distribution is distributions.GLOBAL:
+            raise ValueError(
+                "Argument `distribution` cannot be 'global', since each weight is rewired on its "
+                "own. Take 'erk' or 'uniform'."
+            )
+        distributions.check_end(self.distribution, self.schedule)
+        choices.check(only, exclude, PREDICATE)
+        self.only = only
+        self.exclude = exclude
+        self.seed = seed
+        self._drawn = drawn_seed(seed, criteria.random)
+        self._steps_at_once = 1
+        self._prepared = None
+        self._weights = None
+        self._watch = None
+
+    def fraction(self, step):
+        """The share of the active elements which is dropped at a step."""
+        if self.decay == "constant":
+            return self.drop_fraction
+        end = max(1, self._schedule_in_steps().end_step)
+        return self.drop_fraction / 2 * (1 + math.cos(math.pi * min(step, end) / end))
+
+    def after_step(self, model, optimizer=None):
+        """Makes the update that is due: the one call per step of a custom loop.
+
+        In a loop of your own, call it once before the first step too, before the step function is
+        traced: gradients are watched from then on.
+        """
+        self._prepare(model, optimizer)
+        logs = super().after_step(model, optimizer)
+        self._step = _steps_of(model, optimizer)
+        if self._watch is not None:
+            self._watch_what_is_due_next()
+        return logs
+
+    def update(self, model, sparsity, optimizer):
+        """Rewires the weights; does nothing where that was done, or nothing can be grown yet."""
+        step = _steps_of(model, optimizer)
+        due = self._schedule_in_steps().last_due(step)
+        places = [p for p, weight in enumerate(self._weights) if _rewired_at(weight) != due]
+        begun = [p for p in places if _has_begun(self._weights[p], due)]
+        gradients = None
+        if self._watch is not None and begun:
+            if not self._watch.has_seen():
+                self._check_watched(step)
+                return False
+            gradients = [np.abs(total) for total in self._watch.totals()]
+        arguments = (self.distribution, model, self._weights, sparsity, self.schedule.final)
+        sparsities = distributions.allocate(*arguments)
+        fraction = self.fraction(due)
+        plans = []
+        for place in places:
+            weight = self._weights[place]
+            scores = self._draw(place, due, weight.shape) if gradients is None else gradients[place]
+            with about(weight):
+                if place in begun:
+                    plan = rewired(weight, scores, sparsities[place], fraction)
+                else:
+                    plan = _pruned(weight, self._draw(place, due, weight.shape), sparsities[place])
+            plans.append((weight, *plan))
+        for weight, kept, grown in plans:
+            for mask in (kept, kept | grown):  # what is dropped and grown at once begins at 0 too
+                set_masks(model, weight.layer, weight.name, trainable=mask, optimizer=optimizer)
+            weight.mask.rewired.assign(due)
+        if places:
+            self._grown = sum(int(np.count_nonzero(grown)) for _, _, grown in plans)
+        return None
+
+    def measure(self, model):
+        """The pruned share of the weights chosen, and how many elements grew last."""
+        return {"sparsity": count_weights(self._weights).sparsity, "rewired": float(self._grown)}
+
+    def on_train_begin(self, logs=None):
+        """Makes the update of step 0, or of the step at which training goes on."""
+        self._prepared = None
+        self._steps_at_once = self.model.steps_per_execution
+        super().on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Looks at the step once more: others may have loaded another one as training began."""
+        if _steps_of(self.model) != self._step:
+            self._forget()
+            self.after_step(self.model)
+
+    def on_train_end(self, logs=None):
+        """Ends the watching of gradients."""
+        if self._watch is not None:
+            self._watch.detach()
+        self._prepared = self._weights = self._watch = None
+        self._steps_at_once = 1
+        super().on_train_end(logs)
+
+    def _prepare(self, model, optimizer):
+        """Chooses the weights, and begins to watch them where gradients are asked for."""
+        if self._prepared is model:
+            return
+        self._weights = select_weights(model, self.only, self.exclude)
+        self._watch = None
+        if self.grow == "gradient":
+            self._watch = GradientWatch(model, self._weights, optimizer)
+            self._watch.attach()
+        self._prepared = model
+
+    def _watch_what_is_due_next(self):
+        """Switches the watch on where an update is due after the steps that come next."""
+        due = self._schedule_in_steps().last_due(self._step + self._steps_at_once)
+        is_due = due is not None and due != self._last_update
+        if not is_due or not any(_has_begun(weight, due) for weight in self._weights):
+            if self._watch.is_on:
+                self._watch.stop()
+            self._watched_from = None
+        elif self._watched_from != self._step:  # else gradients are being accumulated
+            self._watch.start()
+            self._watched_from = self._step
+
+    def _check_watched(self, step):
+        if self._watched_from is not None and self._watched_from != step:
+            raise ValueError(
+                "No gradient came back through the weights in the last step, so nothing can be "
+                "grown. In a training loop of your own, call `after_step` once before the step "
+                "function is traced; and let no other callback watch the same weights. "
+                f"Received: step={step}, weights of {[w.layer.name for w in self._weights]}."
+            )
+
+    def _draw(self, place, step, shape):
+        """Scores that depend on the seed, the weight's place and the step alone."""
+        return np.random.default_rng([self._drawn, place, step]).random(shape, np.float32)
+
+    def _forget(self):
+        super()._forget()
+        self._step = None
+        self._watched_from = None
+        self._grown = 0
+        watch = getattr(self, "_watch", None)
+        if watch is not None:
+            watch.start()  # what it has seen is of another step
+            watch.stop()
+
+    def get_config(self):
+        """The arguments that make this callback again, layers by their names."""
+        return {
+            **super().get_config(),
+            "grow": self.grow,
+            "drop_fraction": self.drop_fraction,
+            "decay": self.decay,
+            "distribution": distributions.serialize(self.distribution),
+            **choices.serialize(self.only, self.exclude),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**choices.deserialize(config))
+
+
+def rewired(weight, scores, sparsity, fraction):
+    """What is kept of a weight, and what is grown, at one rewiring.
+
+    Args:
+        weight: A `PrunableWeight`.
+        scores: Array of its shape, what grows first has the highest.
+        sparsity: Float from 0 to 1, what it has in the end, exactly.
+        fraction: Float from 0 to 1, the share of its active elements that is dropped.
+
+    Returns:
+        Two boolean arrays: what was kept before and is not dropped; what is grown.
+
+    Raises:
+        ValueError: If a value or a score is not finite, or frozen elements leave too few.
+    """
+    kept, _ = _pruned(weight, np.abs(np.asarray(weight.variable)), sparsity)
+    active = kept & ~weight.frozen_mask
+    dropped = round(fraction * np.count_nonzero(active))
+    magnitudes, _, _ = checked(np.abs(np.asarray(weight.variable)), active, None)
+    if dropped:
+        kept &= highest(magnitudes, dropped, active) | ~active
+    candidates = ~kept & ~weight.frozen_mask
+    number = kept.size - np.count_nonzero(kept) - pruned_count(sparsity, kept.size)
+    available = np.count_nonzero(candidates)
+    if number > available:
+        raise ValueError(
+            f"Cannot reach a sparsity of {sparsity}: {number} of {kept.size} elements would have "
+            f"to grow, but only {available} are pruned and not frozen. Unfreeze some."
+        )
+    if number == available:
+        return kept, candidates
+    scores, _, _ = checked(scores, candidates, None)
+    if number == 0:
+        return kept, np.zeros_like(kept)
+    return kept, highest(scores, available - number, candidates)
+
+
+def _pruned(weight, scores, sparsity):
+    """What is kept of a weight that is pruned to a sparsity, and that nothing is grown."""
+    kept = top_k_mask(scores, sparsity, trainable=weight.trainable_mask, frozen=weight.frozen_mask)
+    return kept, np.zeros_like(kept)
+
+
+def _rewired_at(weight):
+    return int(np.asarray(weight.mask.rewired))
+
+
+def _has_begun(weight, due):
+    """Whether a weight was rewired before; later than now, the steps were counted anew since."""
+    return 0 <= _rewired_at(weight) < due
+
+
+def _steps_of(model, optimizer=None):
+    optimizer = model.optimizer if optimizer is None else optimizer
+    return int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+def _one_of(argument, given, known):
+    if given not in known:
+        raise ValueError(
+            f"Argument `{argument}` must be one of {list(known)}. Received: {argument}={given!r}."
+        )
+    return given
+
+
+def _fraction(given):
+    is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    if not is_number or not 0 <= given <= 1:
+        raise ValueError(
+            "Argument `drop_fraction` must be a number from 0 to 1. "
+            f"Received: drop_fraction={given!r}."
+        )
+    return given
