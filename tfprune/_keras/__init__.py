@@ -43,6 +43,7 @@ from tfprune._keras.variables import (
     reading,
     uncast,
     unguarded,
+    values,
 )
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "reset_slots",
     "uncast",
     "unguarded",
+    "values",
     "variable_pairs",
     "without_compile_state",
 ]
