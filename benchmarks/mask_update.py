@@ -192,7 +192,7 @@ def forget_largest():
 def updated_steps(rounds):
     """Milliseconds and ratios of training steps with an update each."""
     end = 10 * rounds * STEPS_A_TURN  # rises for as long as is measured
-    rising = tfprune.schedules.PolynomialDecay(0.1, 0.9, 0, end, power=1)
+    rising = tfprune.schedules.PolynomialDecay(0.1, 0.9, 0, end, power=1, frequency=1)
     steps = {
         "keras": keras_step(MLP, keras.layers),
         "updated": keras_step(MLP, tfprune.layers, schedule=rising, sparsity=0.0),
