@@ -89,14 +89,14 @@ def batches(shape):
     return iter(tf.data.Dataset.from_tensor_slices((x, y)).batch(32).cache().repeat())
 
 
-def keras_step(case, layers, *, jit=False, schedule=None):
-    """A function that trains one step; `schedule` makes it prune as it goes."""
+def keras_step(case, layers, *, jit=False, schedule=None, sparsity=0.5):
+    """A function that trains one step; `schedule` makes it prune as it goes, from `sparsity` on."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(case.input_shape), *case.build(layers)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit)
     if layers is tfprune.layers:
-        tfprune.prune_weights(model, 0.5)
+        tfprune.prune_weights(model, sparsity)
     callback = schedule and tfprune.callbacks.PruneWeights(schedule)
     model.make_train_function()
     data = batches(case.input_shape)

@@ -373,3 +373,20 @@ def test_import_adds_little_to_the_import_of_keras():
         "print(time.perf_counter() - start)"
     )
     assert min(float(run(code)) for _ in range(2)) < 1.0
+
+
+def test_an_array_that_is_changed_after_it_was_given_changes_nothing():
+    model = make()
+    mask = np.zeros((4, 3), bool)
+    set_masks(model, "d", "kernel", trainable=mask)
+    before = state(model)
+    mask[:] = True
+    np.testing.assert_equal(state(model), before)
+
+
+def test_a_thawed_weight_is_live_again():
+    model = make()
+    set_masks(model, "d", "kernel", trainable=BOOLEAN, frozen=True)
+    set_masks(model, "d", "kernel", frozen=False)
+    live = model.get_layer("d").masks_by_name["kernel"].live
+    np.testing.assert_array_equal(live, BOOLEAN)

@@ -1,5 +1,6 @@
 """The masks of a model: the one door through which they change, and how many there are."""
 
+import functools
 from dataclasses import dataclass
 
 import keras
@@ -40,17 +41,29 @@ def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=No
     """
     layer = find_layer(model, layer)
     mask = _mask_of(layer, weight)
-    pruned_before = ~np.asarray(mask.trainable)
-    frozen_before = np.asarray(mask.frozen)
-    kept_after = _as_mask(trainable, ~pruned_before, "trainable", layer, weight)
-    frozen_after = _as_mask(frozen, frozen_before, "frozen", layer, weight)
-    changed = (kept_after == pruned_before) | (frozen_after != frozen_before)
-    if not changed.any():
-        return
-    mask.set(kept_after, frozen_after)
+    if trainable is not None:
+        before = _keras.values(mask.trainable)
+        trainable = _as_mask(trainable, before, "trainable", layer, weight)
+    if frozen is not None:
+        frozen = _as_mask(frozen, _keras.values(mask.frozen), "frozen", layer, weight)
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
-    if optimizer is not None:
-        _keras.reset_slots(optimizer, mask.weight, changed)
+    move_masks(mask, trainable, frozen, optimizer)
+
+
+def move_masks(mask, trainable=None, frozen=None, optimizer=None):
+    """What `set_masks` does, with everything looked up and checked.
+
+    Args:
+        mask: `WeightMask`.
+        trainable, frozen: Boolean arrays of the weight's shape; `None` leaves the mask.
+        optimizer: An optimizer that may have slots of the weight, or `None`.
+    """
+    pairs = ((trainable, mask.trainable), (frozen, mask.frozen))
+    changed = [after != _keras.values(before) for after, before in pairs if after is not None]
+    if any(elements.any() for elements in changed):
+        mask.set(trainable, frozen)
+        if optimizer is not None:
+            _keras.reset_slots(optimizer, mask.weight, functools.reduce(np.logical_or, changed))
 
 
 def find_layer(model, layer):
@@ -111,8 +124,6 @@ def _mask_of(layer, weight):
 
 def _as_mask(given, before, argument, layer, weight):
     """The boolean array that `given` stands for."""
-    if given is None:
-        return before
     if keras.ops.is_tensor(given) or isinstance(given, keras.Variable):
         given = keras.ops.convert_to_numpy(given)
     if isinstance(given, (list, np.ndarray)) and np.asarray(given).dtype == bool:
@@ -123,7 +134,7 @@ def _as_mask(given, before, argument, layer, weight):
                 f"{before.shape}. Received: shape={mask.shape}, layer={layer.name!r}, "
                 f"weight={weight!r}."
             )
-        return mask.copy()
+        return mask
     if isinstance(given, np.ndarray) and not np.issubdtype(given.dtype, np.integer):
         raise ValueError(
             f"Argument `{argument}` must be a boolean array, indices or slices. "
@@ -168,6 +179,6 @@ def count_masks(model):
     masks = [mask for layer in masked_layers(model) for mask in layer.masks_by_name.values()]
     return MaskCounts(
         elements=sum(int(np.prod(mask.weight.shape)) for mask in masks),
-        pruned=sum(int(np.sum(~np.asarray(mask.trainable))) for mask in masks),
-        frozen=sum(int(np.sum(np.asarray(mask.frozen))) for mask in masks),
+        pruned=sum(int(np.sum(~_keras.values(mask.trainable))) for mask in masks),
+        frozen=sum(int(np.sum(_keras.values(mask.frozen))) for mask in masks),
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras, choices
 from tfprune.layers import Masked
-from tfprune.masks import MaskCounts, masked_layers, set_masks
+from tfprune.masks import MaskCounts, masked_layers, move_masks
 
 PREDICATE = "(layer, weight_name) -> bool"
 """What a predicate over weights takes and returns."""
@@ -25,9 +25,19 @@ class PrunableWeight:
     name: str
 
     @property
+    def mask(self):
+        """Its `WeightMask`."""
+        return self.layer.masks_by_name[self.name]
+
+    @property
     def variable(self):
         """The weight itself."""
-        return self.layer.masked_weights[self.name]
+        return self.mask.weight
+
+    @property
+    def value(self):
+        """The weight as a NumPy array, which is not to be written to."""
+        return _keras.values(self.variable)
 
     @property
     def mask(self):
@@ -42,12 +52,12 @@ class PrunableWeight:
     @property
     def trainable_mask(self):
         """A boolean array: False = pruned."""
-        return np.asarray(self.layer.trainable_masks[self.name])
+        return _keras.values(self.mask.trainable)
 
     @property
     def frozen_mask(self):
         """A boolean array: True = keeps its value."""
-        return np.asarray(self.layer.frozen_masks[self.name])
+        return _keras.values(self.mask.frozen)
 
     @property
     def is_kernel(self):
@@ -107,9 +117,10 @@ def _prunable_parts(layer):
 
 def apply_masks(model, weights, masks, optimizer=None):
     """Sets the masks that `PruningMethod.masks` returned."""
+    optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
     for weight, mask in zip(weights, masks, strict=True):
         if mask is not None:
-            set_masks(model, weight.layer, weight.name, trainable=mask, optimizer=optimizer)
+            move_masks(weight.mask, trainable=mask, optimizer=optimizer)
 
 
 def count_weights(weights):

@@ -8,7 +8,7 @@ from tfprune import distributions, patterns
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.asking import drawn_seed
 from tfprune.criteria.measuring import measure
-from tfprune.patterns import matrix_axes, pruned_count, top_k_mask
+from tfprune.patterns import matrix_axes, pruned_count, top_k_mask, top_k_masks
 
 
 class PruningMethod:
@@ -109,39 +109,26 @@ class PruningMethod:
         for place in places:
             of_weight = {name: arrays[place] for name, arrays in measured.items()}
             with about(weights[place]):
-                value = np.asarray(weights[place].variable)
+                value = weights[place].value
                 seed = [self.seed, place]
                 scores[place] = criteria.score(self.criterion, value, seed, of_weight)
         return scores
 
     def _ranked_together(self, model, weights, sparsity, measured):
         """Masks out of one ranking; each weight keeps an element, unless all go."""
-        kept = [weight.trainable_mask.ravel() for weight in weights]
-        sizes = [mask.size for mask in kept]
-        pruned = sum(sizes) - sum(map(np.count_nonzero, kept))
-        if pruned >= pruned_count(sparsity, sum(sizes)):
+        kept = [weight.trainable_mask for weight in weights]
+        size = sum(mask.size for mask in kept)
+        if size - sum(map(np.count_nonzero, kept)) >= pruned_count(sparsity, size):
             return [None] * len(weights)
-        by_place = self._scores(model, weights, range(len(weights)), measured)
-        scores = np.concatenate([score.ravel() for score in by_place.values()])
-        frozen = np.concatenate([weight.frozen_mask.ravel() for weight in weights])
-        masks = {"trainable": np.concatenate(kept), "frozen": frozen}
+        scores = list(self._scores(model, weights, range(len(weights)), measured).values())
+        frozen = [weight.frozen_mask for weight in weights]
         try:
-            whole = top_k_mask(scores, sparsity, **masks)
+            return top_k_masks(scores, sparsity, trainable=kept, frozen=frozen, keep_one=True)
         except ValueError as error:
-            for weight, score in zip(weights, by_place.values(), strict=True):
+            for weight, score in zip(weights, scores, strict=True):
                 with about(weight):  # whose scores are not finite, the error names
                     top_k_mask(score, 0.0, trainable=weight.trainable_mask)
             raise ValueError(f"Cannot prune the weights together. {error}") from error
-        ends = np.cumsum(sizes)[:-1]
-        if sparsity < 1 and not all(part.any() for part in np.split(whole, ends)):
-            best = [
-                np.where(mask, score.ravel(), -np.inf).argmax()
-                for mask, score in zip(kept, by_place.values(), strict=True)
-            ]
-            frozen[np.array(best) + np.concatenate([[0], ends])] = True
-            whole = top_k_mask(scores, sparsity, **masks)
-        parts = np.split(whole, ends)
-        return [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ from tfprune._keras.variables import (
     reading,
     uncast,
     unguarded,
+    values,
     watched,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "reset_slots",
     "uncast",
     "unguarded",
+    "values",
     "variable_pairs",
     "watched",
     "without_compile_state",

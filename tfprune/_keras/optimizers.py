@@ -57,6 +57,7 @@ def reset_slots(optimizer, weight, changed):
 
     Slots which are not of the weight's shape (Adafactor's factors) cannot be reset by element.
     """
+    changed = tf.convert_to_tensor(changed)
     for part, attribute, slot in slots(optimizer, weight):
         if tuple(slot.shape) == tuple(weight.shape):
             start = _slot_start(part, attribute, weight)

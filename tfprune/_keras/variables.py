@@ -14,6 +14,7 @@ import functools
 import threading
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 
@@ -105,6 +106,18 @@ def is_guarded(variable):
 def raw(variable):
     """The `tf.Variable` under a Keras variable, without casts."""
     return variable._value
+
+
+def values(variable):
+    """The values of a variable as an array which nobody may write to.
+
+    TensorFlow lends its memory where NumPy knows the dtype. What is assigned later does not show.
+    """
+    tensor = tf.convert_to_tensor(raw(variable))
+    try:
+        return np.asarray(memoryview(tensor))
+    except (BufferError, TypeError, ValueError):
+        return tensor.numpy()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,9 @@ class PruneUnits(ScheduledCallback):
     removes it for real. What is pruned stays so. `unit_sparsity` in the logs is the fraction of
     units pruned.
 
+    Two of them in one `fit` must choose different layers. `PruneWeights` may prune the weights of
+    the same layers.
+
     Args:
         target: The fraction of the units of each layer to prune. A `tfprune.schedules.Schedule`
             says it for each step. A float is reached gradually (`PolynomialDecay` with ten
@@ -100,8 +103,25 @@ class PruneUnits(ScheduledCallback):
         total = sum(count.units for count in counts)
         return {"unit_sparsity": sum(count.pruned for count in counts) / total}
 
+    def chosen(self, model):
+        """The units it prunes, by the layers that make them."""
+        units = self._units
+        if units is None or units.model is not model:
+            units = PrunableUnits(
+                model, only=self.only, exclude=self.exclude, min_units=self.min_units
+            )
+        return {
+            ("units", id(layer)): f"units of layer {layer.name!r}"
+            for unit_set in units.sets
+            for layer in unit_set.layers
+        }
+
+    def _described(self):
+        return f"{type(self).__name__}({self.target!r})"
+
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
+        self._check_conflicts()  # before anything is measured
         self._is_planned = isinstance(self.target, schedules.Schedule)
         if not self._is_planned and not self.params.get("steps"):
             raise ValueError(

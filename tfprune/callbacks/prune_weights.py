@@ -26,6 +26,9 @@ class PruneWeights(ScheduledCallback):
     into `.weights.h5` and `.keras` files while training runs; list the callback before
     `BackupAndRestore` to have them read again. TensorFlow checkpoints do not have them.
 
+    Two of them in one `fit` must choose different weights. Beside `PruneUnits` it may prune the
+    weights of the same layers: both only prune, and what the other pruned counts.
+
     The logs of steps and epochs get `sparsity`, the pruned share of the weights chosen, as
     `sparsity_1` where the name is taken. List the callback before those which write logs, such as
     `CSVLogger` and `TensorBoard`. Without `fit`, call `after_step(model)` once per step.
@@ -48,9 +51,9 @@ class PruneWeights(ScheduledCallback):
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
-        ValueError: At the start of training, if there is nothing to prune or a layer is unknown;
-            at an update, if scores are NaN or infinite, or frozen elements leave too few to
-             Masks are then as they were.
+        ValueError: At the start of training, if there is nothing to prune, a layer is unknown, or
+            another `PruneWeights` prunes the same weights; at an update, if scores are NaN or
+            infinite, or frozen elements leave too few to prune. Masks are then as they were.
 
     Example:
 
@@ -136,6 +139,16 @@ class PruneWeights(ScheduledCallback):
         if self._watch is not None:
             self._watch.detach()
         super().on_train_end(logs)
+
+    def chosen(self, model):
+        """The weights it prunes."""
+        return {
+            (
+                "weight",
+                id(weight.variable),
+            ): f"weight {weight.name!r} of layer {weight.layer.name!r}"
+            for weight in select_weights(model, self.only, self.exclude)
+        }
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""

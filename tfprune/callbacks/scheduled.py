@@ -1,8 +1,13 @@
 """The base of callbacks which move masks on a schedule."""
 
+import weakref
+
 import keras
 
 from tfprune import schedules
+
+_listed = weakref.WeakSet()
+"""Callbacks which a `fit` has listed. Those of one `fit` have one and the same `params`."""
 
 
 class ScheduledCallback(keras.callbacks.Callback):
@@ -68,6 +73,19 @@ class ScheduledCallback(keras.callbacks.Callback):
         """What goes into the logs: a dict of floats. Called at the start and after updates."""
         return {}
 
+    def chosen(self, model):
+        """What the callback prunes, so that no two callbacks of a `fit` prune the same.
+
+        Returns:
+            A dict from anything hashable to the name under which errors speak of it.
+        """
+        return {}
+
+    def set_params(self, params):
+        """Called by `fit`, for all of its callbacks before the first begins."""
+        super().set_params(params)
+        _listed.add(self)
+
     def after_step(self, model, optimizer=None):
         """Makes the update that is due, if any: the one call per step of a custom loop.
 
@@ -103,7 +121,12 @@ class ScheduledCallback(keras.callbacks.Callback):
         return dict(self._measured)
 
     def on_train_begin(self, logs=None):
-        """Makes the update of step 0, or of the step at which training goes on."""
+        """Makes the update of step 0, or of the step at which training goes on.
+
+        Raises:
+            ValueError: If another callback of this `fit` prunes the same.
+        """
+        self._check_conflicts()
         self._forget()
         self._in_steps = self._converted_for_fit()
         self._log(logs)
@@ -120,6 +143,27 @@ class ScheduledCallback(keras.callbacks.Callback):
         """Adds to the logs of the epoch, measured anew since others may have moved masks."""
         self._measured = None
         self._log(logs)
+
+    def _check_conflicts(self):
+        others = [
+            other
+            for other in list(_listed)
+            if other is not self and self.params is not None and other.params is self.params
+        ]
+        mine = self.chosen(self.model) if others else {}
+        for other in others:
+            theirs = other.chosen(self.model) if mine else {}
+            both = [name for key, name in mine.items() if key in theirs]
+            if both:
+                more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+                raise ValueError(
+                    f"Two callbacks prune the same: {both[0]}{more}. "
+                    f"Received: {self._described()} and {other._described()}. Leave one of them "
+                    "out, or tell them apart with `only` and `exclude`."
+                )
+
+    def _described(self):
+        return f"{type(self).__name__}({self.schedule!r})"
 
     def _schedule_in_steps(self):
         if self.schedule.unit == "step":

@@ -105,9 +105,9 @@ def trace(model):
 def _no_graph(model):
     if isinstance(model, keras.Sequential):
         return (
-            "The Sequential model is not built, so its shapes are unknown. "
-            f"Received: model={model.name!r}. Add `keras.Input(shape)` first, or call the model "
-            "on data once."
+            "The Sequential model is not built or has no layers, so there is no graph to follow. "
+            f"Received: model={model.name!r}. Add `keras.Input(shape)` first and add layers, "
+            "or call the model on data once."
         )
     return (
         "The model has no graph of layers that can be read: it must be Functional or Sequential. "

@@ -134,22 +134,20 @@ class WeightMask:
         value = _keras.read_through(value, _keras.uncast(self.live))
         return value if self.observer is None else self.observer(value)
 
-    def set(self, trainable, frozen):
-        """Writes both masks (NumPy arrays of the weight's shape) and zeroes what is pruned."""
+    def set(self, trainable=None, frozen=None):
+        """Writes masks (arrays of the weight's shape, or `None`) and zeroes what is pruned."""
         with _keras.unguarded():
-            self.trainable.assign(trainable)
-            self.frozen.assign(frozen)
-            self.live.assign(trainable & ~frozen)
-        self.weight.as_in_checkpoint = None
-        self.apply()
-
-    def apply(self):
-        """Zeroes the pruned elements."""
-        trainable = np.asarray(self.trainable)
-        if not trainable.all():
-            value = np.asarray(_keras.raw(self.weight))
-            with _keras.unguarded():
-                self.weight.assign(np.where(trainable, value, np.zeros((), value.dtype)))
+            if trainable is not None:
+                self.trainable.assign(trainable)
+            if frozen is not None:
+                self.frozen.assign(frozen)
+            trainable, frozen = _keras.values(self.trainable), _keras.values(self.frozen)
+            # Without frozen elements both variables share their memory.
+            live = trainable & ~frozen if frozen.any() else _keras.raw(self.trainable)
+            self.live.assign(live)
+            self.weight.as_in_checkpoint = None
+            if not trainable.all():
+                self.weight.zero_pruned(_keras.raw(self.weight))
 
 
 def _boolean(weight, name, kind, initializer):

@@ -27,7 +27,7 @@ from tfprune.patterns.detection import pattern_of
 from tfprune.patterns.matrix import MatrixAxes, matrix_axes, matrix_rule
 from tfprune.patterns.nm import NM
 from tfprune.patterns.pattern import Pattern
-from tfprune.patterns.top_k import pruned_count, top_k_mask
+from tfprune.patterns.top_k import pruned_count, top_k_mask, top_k_masks
 from tfprune.patterns.unstructured import Unstructured
 
 _ALL = {cls.__name__: cls for cls in (Unstructured, NM, Block)}

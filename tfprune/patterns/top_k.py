@@ -36,23 +36,91 @@ def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
     array([[ True, False],
            [ True, False]])
     """
-    scores, kept, frozen = checked(scores, trainable, frozen)
-    pruned = 0 if kept is None else scores.size - np.count_nonzero(kept)
-    count = pruned_count(sparsity, scores.size) - pruned
+    return top_k_masks([scores], sparsity, trainable=[trainable], frozen=[frozen])[0]
+
+
+def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False):
+    """`top_k_mask` of several arrays that are ranked together, as if they were one.
+
+    Args:
+        scores: List of arrays.
+        sparsity: Float from 0 to 1, the share of all elements of all arrays to be pruned.
+        trainable, frozen: Lists of boolean arrays, `None` for one that is pruned, or frozen,
+            nowhere. Default: none is.
+        keep_one: Whether, below a sparsity of 1, no array loses its last element: its best stays,
+            and the next lowest of another goes instead.
+
+    Returns:
+        A list of boolean arrays, False = pruned.
+
+    Raises:
+        ValueError: As `top_k_mask`.
+
+    Example:
+
+    >>> [mask.tolist() for mask in top_k_masks([np.array([3.0, 1.0]), np.array([2.0])], 1 / 3)]
+    [[True, False], [True]]
+    """
+    nothing = [None] * len(scores)
+    given = zip(scores, trainable or nothing, frozen or nothing, strict=True)
+    scores, kept, frozen = zip(*(checked(*arrays) for arrays in given), strict=True)
+    size = sum(array.size for array in scores)
+    pruned = sum(mask.size - np.count_nonzero(mask) for mask in kept if mask is not None)
+    count = pruned_count(sparsity, size) - pruned
     if count <= 0:
-        return copied(kept, scores)
-    if frozen is None:
-        return highest(scores, count, candidates=kept)
-    candidates = ~frozen if kept is None else kept & ~frozen
-    available = np.count_nonzero(candidates)
+        return [copied(mask, array) for mask, array in zip(kept, scores, strict=True)]
+    candidates = [_candidates(*masks) for masks in zip(kept, frozen, strict=True)]
+    available = sum(
+        array.size if mask is None else np.count_nonzero(mask)
+        for mask, array in zip(candidates, scores, strict=True)
+    )
+    _check_available(count, available, sparsity, size)
+    ranking = _Ranking(scores, candidates, available, count - 1)
+    masks, saved = None, {}
+    while True:
+        masks = ranking.highest(count + len(saved), out=masks)
+        for place, element in saved.items():
+            masks[place].flat[element] = True
+        for mask, keeps, stays in zip(masks, kept, frozen, strict=True):
+            if stays is not None:
+                mask |= stays if keeps is None else keeps & stays
+        emptied = [] if not keep_one or sparsity == 1 else _emptied(masks, kept)
+        if not emptied:
+            return masks
+        saved |= {place: _best(scores[place], candidates[place]) for place in emptied}
+        _check_available(count, available - len(saved), sparsity, size)
+
+
+def _check_available(count, available, sparsity, size):
     if count > available:
         raise ValueError(
-            f"Cannot reach a sparsity of {sparsity}: {count} more of {scores.size} elements would "
+            f"Cannot reach a sparsity of {sparsity}: {count} more of {size} elements would "
             f"have to be pruned, but only {available} are neither pruned nor frozen. Lower the "
             "sparsity, or unfreeze some."
         )
-    mask = highest(scores, count, candidates)
-    return mask | (frozen if kept is None else kept & frozen)
+
+
+def _emptied(masks, kept):
+    """The places of arrays which had elements left and would have none."""
+    pairs = enumerate(zip(masks, kept, strict=True))
+    return [
+        place
+        for place, (mask, before) in pairs
+        if mask.size and not mask.any() and (before is None or before.any())
+    ]
+
+
+def _best(scores, candidates):
+    """The place of the best candidate in the flat array, of equals the first."""
+    scores = scores if candidates is None else np.where(candidates, scores, -np.inf)
+    return int(np.argmax(scores))
+
+
+def _candidates(kept, frozen):
+    """What may go, `None` for everything."""
+    if frozen is None:
+        return kept
+    return ~frozen if kept is None else kept & ~frozen
 
 
 def pruned_count(sparsity, size):
@@ -83,17 +151,89 @@ def highest(scores, count, candidates=None):
     Returns:
         A boolean array of the same shape.
     """
-    # One partition is no full sort, and one in place copies nothing a second time. `compress` is
-    # four times as fast as indexing with a mask, and as filling in what is no candidate.
-    among = scores.flatten() if candidates is None else np.compress(candidates.ravel(), scores)
-    among.partition(count - 1)
-    threshold = among[count - 1]
-    mask = _among(scores > threshold, candidates)
-    missing = among.size - count - np.count_nonzero(mask)
-    if missing:
-        equal = np.flatnonzero(_among(scores == threshold, candidates))
-        mask[np.unravel_index(equal[:missing], mask.shape)] = True
-    return mask
+    available = scores.size if candidates is None else np.count_nonzero(candidates)
+    return _Ranking([scores], [candidates], available, count - 1).highest(count)[0]
+
+
+_SAMPLE = 2**16
+"""From how many scores it is guessed between which two the threshold lies."""
+
+
+class _Ranking:
+    """The candidates of several arrays in one order, of which one stretch is known.
+
+    A sorted sample says between which two values the candidate of a rank must lie, but for bad
+    luck; only the few candidates between them are gathered and partitioned. Of 25 million scores
+    that takes half of the time of partitioning all, and no copy of them.
+    """
+
+    def __init__(self, arrays, candidates, available, rank):
+        dtype = np.result_type(*arrays)  # else NumPy 1 would compare in the lower precision
+        arrays = [array.astype(dtype, copy=False) for array in arrays]
+        self.pairs = list(zip(arrays, candidates, strict=True))
+        self.available = available
+        self.below = 0  # how many candidates are lower than those of the stretch
+        self.stretch = None
+        if available > 8 * _SAMPLE:
+            self._gather(*_bracket(self.pairs, rank / available))
+
+    def _gather(self, low, high):
+        """Takes the candidates from `low` to `high`."""
+        inside = []
+        for array, mask in self.pairs:
+            is_below, is_inside = array < low, array <= high
+            is_inside ^= is_below
+            self.below += np.count_nonzero(_among(is_below, mask))
+            inside.append(np.compress(_among(is_inside, mask).ravel(), array))
+        self.stretch = np.concatenate(inside)
+
+    def _gather_all(self):
+        # `compress` is four times as fast as indexing with a mask, and as filling in what is no
+        # candidate.
+        flat = [a.ravel() if m is None else np.compress(m.ravel(), a) for a, m in self.pairs]
+        self.below, self.stretch = 0, np.concatenate(flat)
+
+    def at(self, rank):
+        """The candidate which `rank` are lower than."""
+        if self.stretch is None or not 0 <= rank - self.below < self.stretch.size:
+            self._gather_all()
+        # One partition is no full sort, and one in place copies nothing.
+        self.stretch.partition(rank - self.below)
+        return self.stretch[rank - self.below]
+
+    def highest(self, count, out=None):
+        """Masks of the candidates without the `count` lowest, of equals without the last."""
+        threshold = self.at(count - 1)
+        out = out or [np.empty(array.shape, bool) for array, _ in self.pairs]
+        masks = [
+            _among(np.greater(array, threshold, out=mask), candidates)
+            for (array, candidates), mask in zip(self.pairs, out, strict=True)
+        ]
+        missing = self.available - count - sum(map(np.count_nonzero, masks))
+        for mask, (array, candidates) in zip(masks, self.pairs, strict=True):
+            if missing:
+                equal = np.flatnonzero(_among(array == threshold, candidates))[:missing]
+                mask[np.unravel_index(equal, mask.shape)] = True
+                missing -= equal.size
+        return masks
+
+
+def _bracket(pairs, quantile):
+    """Two values between which a quantile of the candidates lies, in all likelihood.
+
+    The place of a quantile in a sample of n has a standard deviation of at most sqrt(n) / 2; four
+    of them are left on either side.
+    """
+    stride = sum(array.size for array, _ in pairs) // _SAMPLE | 1  # odd: in step with no shape
+    sample = [
+        array.ravel()[::stride] if mask is None else array.ravel()[::stride][mask.ravel()[::stride]]
+        for array, mask in pairs
+    ]
+    sample = np.sort(np.concatenate(sample))
+    place, margin = quantile * sample.size, 2 * sample.size**0.5 + 1
+    low, high = int(place - margin), int(place + margin) + 1
+    low = sample[low] if low >= 0 else -np.inf
+    return low, sample[high] if high < sample.size else np.inf
 
 
 def checked(scores, trainable, frozen):
