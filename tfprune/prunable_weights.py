@@ -26,7 +26,7 @@ class PrunableWeight:
 
     @property
     def mask(self):
-        """Its `WeightMask`."""
+        """The masks of the weight, and what is kept with them."""
         return self.layer.masks_by_name[self.name]
 
     @property
@@ -38,11 +38,6 @@ class PrunableWeight:
     def value(self):
         """The weight as a NumPy array, which is not to be written to."""
         return _keras.values(self.variable)
-
-    @property
-    def mask(self):
-        """The masks of the weight, and what is kept with them."""
-        return self.layer.masks_by_name[self.name]
 
     @property
     def shape(self):
@@ -98,6 +93,14 @@ def select_weights(model, only=None, exclude=None):
             f"model={model.name!r}."
         )
     return weights
+
+
+def claimed(weights):
+    """What `ScheduledCallback.chosen` says of weights: their names, by what tells them apart."""
+    return {
+        ("weight", id(weight.variable)): f"weight {weight.name!r} of layer {weight.layer.name!r}"
+        for weight in weights
+    }
 
 
 def _masked_parts(layer):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfprune import layers, prune_units, prune_weights
-from tfprune.callbacks import PruneUnits, PruneWeights
+from tfprune.callbacks import PruneUnits, PruneWeights, Rewire, StraightThrough
 from tfprune.masks import count_masks, masked_layers
 from tfprune.schedules import Constant, OneShot, PolynomialDecay
 
@@ -123,8 +123,23 @@ def test_callbacks_refuse_a_model_with_nothing_to_prune_before_it_trains(callbac
             lambda: PruneUnits(0.25, only=["first"]),
             "units of layer 'first'.*PruneUnits.*OneShot.*PruneUnits.*0.25",
         ),
+        (
+            lambda: PruneWeights(OneShot(0.5, 0)),
+            lambda: Rewire(0.7, only=["second"], decay="constant"),
+            "weight 'kernel' of layer 'second'.*PruneWeights.*Rewire",
+        ),
+        (  # it would let elements of pruned units grow
+            lambda: PruneUnits(OneShot(0.5, 0), only=["first"]),
+            lambda: Rewire(0.7, decay="constant"),
+            "units of layer 'first'.*PruneUnits.*Rewire",
+        ),
+        (
+            lambda: StraightThrough(OneShot(0.5, 0)),
+            lambda: PruneWeights(0.5, only=["first"]),
+            "weight 'kernel' of layer 'first'.*StraightThrough.*PruneWeights",
+        ),
     ],
-    ids=["weights", "units"],
+    ids=["weights", "units", "rewired", "rewired units", "straight through"],
 )
 def test_two_callbacks_that_prune_the_same_are_refused_before_anything_is_pruned(
     one, other, message

@@ -193,7 +193,7 @@ def test_a_loop_of_ones_own_ends_with_finish():
 
 
 def test_two_on_one_weight_are_refused():
-    with pytest.raises(ValueError, match="one callback `StraightThrough` at a time.*'d'"):
+    with pytest.raises(ValueError, match="prune the same.*'d'"):
         fit(linear(np.ones((6, 3))), StraightThrough(0.5), StraightThrough(0.5))
 
 

@@ -5,7 +5,13 @@ import keras
 from tfprune import choices, distributions, patterns
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
-from tfprune.prunable_weights import PREDICATE, apply_masks, count_weights, select_weights
+from tfprune.prunable_weights import (
+    PREDICATE,
+    apply_masks,
+    claimed,
+    count_weights,
+    select_weights,
+)
 from tfprune.pruning_method import PruningMethod
 from tfprune.watching import GradientWatch
 
@@ -142,13 +148,7 @@ class PruneWeights(ScheduledCallback):
 
     def chosen(self, model):
         """The weights it prunes."""
-        return {
-            (
-                "weight",
-                id(weight.variable),
-            ): f"weight {weight.name!r} of layer {weight.layer.name!r}"
-            for weight in select_weights(model, self.only, self.exclude)
-        }
+        return claimed(select_weights(model, self.only, self.exclude))
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""

@@ -13,7 +13,7 @@ from tfprune.criteria.asking import drawn_seed
 from tfprune.masks import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.patterns.top_k import checked, highest
-from tfprune.prunable_weights import PREDICATE, count_weights, select_weights
+from tfprune.prunable_weights import PREDICATE, claimed, count_weights, select_weights
 from tfprune.pruning_method import about
 from tfprune.schedules import FOREVER
 from tfprune.watching import GradientWatch
@@ -186,6 +186,12 @@ class Rewire(ScheduledCallback):
         if places:
             self._grown = sum(int(np.count_nonzero(grown)) for _, _, grown in plans)
         return None
+
+    def chosen(self, model):
+        """The weights it rewires, and the units of their layers, of which elements would grow."""
+        weights = select_weights(model, self.only, self.exclude)
+        units = {("units", id(w.layer)): f"units of layer {w.layer.name!r}" for w in weights}
+        return {**claimed(weights), **units}
 
     def measure(self, model):
         """The pruned share of the weights chosen, and how many elements grew last."""

@@ -6,7 +6,7 @@ import numpy as np
 from tfprune import choices, distributions
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.patterns import pruned_count, top_k_mask
-from tfprune.prunable_weights import PREDICATE, apply_masks, select_weights
+from tfprune.prunable_weights import PREDICATE, apply_masks, claimed, select_weights
 from tfprune.straight_through import TopKRead
 
 
@@ -116,6 +116,10 @@ class StraightThrough(ScheduledCallback):
             read = _mask_of(weight).transform
             read.kept.assign(read.size - pruned_count(share, read.size))
         self._sparsities = sparsities
+
+    def chosen(self, model):
+        """The weights it prunes."""
+        return claimed(select_weights(model, self.only, self.exclude))
 
     def measure(self, model):
         """The share of the weights chosen that is not computed with."""
