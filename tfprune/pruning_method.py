@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from tfprune import distributions, patterns
+from tfprune import distributions, parallel, patterns
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.asking import drawn_seed
 from tfprune.criteria.measuring import measure
@@ -105,14 +105,17 @@ class PruningMethod:
             )
             found = {name: dict(zip(places, found[name], strict=True)) for name in names}
             measured = {**measured, **found}
-        scores = {}
-        for place in places:
+
+        def score(value, place):
             of_weight = {name: arrays[place] for name, arrays in measured.items()}
             with about(weights[place]):
-                value = weights[place].value
-                seed = [self.seed, place]
-                scores[place] = criteria.score(self.criterion, value, seed, of_weight)
-        return scores
+                return criteria.score(self.criterion, value, [self.seed, place], of_weight)
+
+        values = [weight.value for weight in chosen]
+        if criteria.is_known(self.criterion):
+            return dict(zip(places, parallel.each(score, values, places), strict=True))
+        # A function of somebody else's may depend on the order in which it is called.
+        return {place: score(v, place) for v, place in zip(values, places, strict=True)}
 
     def _ranked_together(self, model, weights, sparsity, measured):
         """Masks out of one ranking; each weight keeps an element, unless all go."""

@@ -285,6 +285,11 @@ def serialize(criterion):
     return asking.serialize(criterion, _ALL)
 
 
+def is_known(criterion):
+    """Whether a criterion is a function of this module."""
+    return criterion in _ALL.values()
+
+
 def measures_of(criterion):
     """What a criterion asks for that must be measured.
 

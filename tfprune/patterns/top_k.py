@@ -4,6 +4,8 @@ import numbers
 
 import numpy as np
 
+from tfprune import parallel
+
 
 def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
     """Keeps the elements with the highest scores: exactly as many as the sparsity leaves.
@@ -62,8 +64,9 @@ def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False
     [[True, False], [True]]
     """
     nothing = [None] * len(scores)
-    given = zip(scores, trainable or nothing, frozen or nothing, strict=True)
-    scores, kept, frozen = zip(*(checked(*arrays) for arrays in given), strict=True)
+    scores = [_floats(array) for array in scores]
+    given = parallel.each(checked, scores, trainable or nothing, frozen or nothing)
+    scores, kept, frozen = zip(*given, strict=True)
     size = sum(array.size for array in scores)
     pruned = sum(mask.size - np.count_nonzero(mask) for mask in kept if mask is not None)
     count = pruned_count(sparsity, size) - pruned
@@ -76,9 +79,12 @@ def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False
     )
     _check_available(count, available, sparsity, size)
     ranking = _Ranking(scores, candidates, available, count - 1)
-    masks, saved = None, {}
+    saved = {}
+    if keep_one and sparsity < 1:
+        saved = _saved(scores, candidates, kept, frozen, ranking, count)
     while True:
-        masks = ranking.highest(count + len(saved), out=masks)
+        _check_available(count, available - len(saved), sparsity, size)
+        masks = ranking.highest(count + len(saved))
         for place, element in saved.items():
             masks[place].flat[element] = True
         for mask, keeps, stays in zip(masks, kept, frozen, strict=True):
@@ -88,7 +94,6 @@ def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False
         if not emptied:
             return masks
         saved |= {place: _best(scores[place], candidates[place]) for place in emptied}
-        _check_available(count, available - len(saved), sparsity, size)
 
 
 def _check_available(count, available, sparsity, size):
@@ -108,6 +113,36 @@ def _emptied(masks, kept):
         for place, (mask, before) in pairs
         if mask.size and not mask.any() and (before is None or before.any())
     ]
+
+
+def _saved(scores, candidates, kept, frozen, ranking, count):
+    """The best candidates of arrays which surely lose all they have: their places, flat.
+
+    What is saved lets the next lowest go instead, which may empty other arrays. An array whose
+    best is as low as the highest that goes is not among them, since of equals some may stay.
+    """
+    places = [
+        place
+        for place, (array, mask, keeps, stays) in enumerate(
+            zip(scores, candidates, kept, frozen, strict=True)
+        )
+        if array.size
+        and (mask is None or mask.any())
+        and (stays is None or not (stays if keeps is None else stays & keeps).any())
+    ]
+    if not places:
+        return {}
+    best = parallel.each(
+        _best, [scores[place] for place in places], [candidates[place] for place in places]
+    )
+    of_place = dict(zip(places, best, strict=True))
+    saved = {}
+    while True:
+        threshold = ranking.at(min(count + len(saved), ranking.available) - 1)
+        lost = [p for p, element in of_place.items() if scores[p].flat[element] < threshold]
+        if len(lost) == len(saved):
+            return saved
+        saved = {place: of_place[place] for place in lost}
 
 
 def _best(scores, candidates):
@@ -179,12 +214,15 @@ class _Ranking:
 
     def _gather(self, low, high):
         """Takes the candidates from `low` to `high`."""
-        inside = []
-        for array, mask in self.pairs:
+
+        def gather(array, mask):
             is_below, is_inside = array < low, array <= high
             is_inside ^= is_below
-            self.below += np.count_nonzero(_among(is_below, mask))
-            inside.append(np.compress(_among(is_inside, mask).ravel(), array))
+            below = np.count_nonzero(_among(is_below, mask))
+            return below, np.compress(_among(is_inside, mask).ravel(), array)
+
+        below, inside = zip(*parallel.each(gather, *zip(*self.pairs, strict=True)), strict=True)
+        self.below = sum(below)
         self.stretch = np.concatenate(inside)
 
     def _gather_all(self):
@@ -201,21 +239,23 @@ class _Ranking:
         self.stretch.partition(rank - self.below)
         return self.stretch[rank - self.below]
 
-    def highest(self, count, out=None):
+    def highest(self, count):
         """Masks of the candidates without the `count` lowest, of equals without the last."""
         threshold = self.at(count - 1)
-        out = out or [np.empty(array.shape, bool) for array, _ in self.pairs]
-        masks = [
-            _among(np.greater(array, threshold, out=mask), candidates)
-            for (array, candidates), mask in zip(self.pairs, out, strict=True)
-        ]
-        missing = self.available - count - sum(map(np.count_nonzero, masks))
+
+        def above(array, candidates):
+            mask = _among(array > threshold, candidates)
+            return mask, np.count_nonzero(mask)
+
+        arrays, candidates = zip(*self.pairs, strict=True)
+        masks, counts = zip(*parallel.each(above, arrays, candidates), strict=True)
+        missing = self.available - count - sum(counts)
         for mask, (array, candidates) in zip(masks, self.pairs, strict=True):
             if missing:
                 equal = np.flatnonzero(_among(array == threshold, candidates))[:missing]
                 mask[np.unravel_index(equal, mask.shape)] = True
                 missing -= equal.size
-        return masks
+        return list(masks)
 
 
 def _bracket(pairs, quantile):
@@ -276,6 +316,9 @@ def _floats(scores):
 
 
 def _check_finite(scores, kept):
+    flat = scores.ravel()
+    if np.isfinite(np.dot(flat, flat)):  # twice as fast, but squares may overflow
+        return
     finite = np.isfinite(scores)
     if finite.all():
         return

@@ -1,0 +1,32 @@
+"""The same work on many arrays at once: NumPy lets other threads run while it computes."""
+
+import concurrent.futures
+import os
+
+_ENOUGH = 2**20
+"""From how many elements threads are worth their start, which takes some 0.1 ms."""
+
+
+def each(function, arrays, *more):
+    """Calls a function for each array, in threads where there is enough to do.
+
+    Args:
+        function: Callable which does not depend on the order of the calls.
+        arrays: List of arrays.
+        *more: Lists of further arguments, one for each array.
+
+    Returns:
+        A list of what the function returns, in the order of the arrays.
+
+    Example:
+
+    >>> import numpy as np
+    >>> each(np.size, [np.ones(3), np.ones(5)])
+    [3, 5]
+    """
+    calls = list(zip(arrays, *more, strict=True))
+    threads = min(len(calls), os.cpu_count() or 1, 8)
+    if threads < 2 or sum(array.size for array in arrays) < _ENOUGH:
+        return [function(*arguments) for arguments in calls]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda arguments: function(*arguments), calls))
