@@ -7,7 +7,7 @@ from tfprune import parallel
 from tfprune.patterns import top_k
 
 
-@pytest.mark.parametrize("size", [3, 2**19], ids=["here", "in threads"])
+@pytest.mark.parametrize("size", [3, 2**20], ids=["here", "in threads"])
 def test_results_come_in_the_order_of_the_arrays(size):
     arrays = [np.full(size + place, place) for place in range(5)]
     found = parallel.each(lambda array, more: (array[0], array.size, more), arrays, "abcde")
@@ -36,7 +36,7 @@ def test_what_one_call_raises_is_raised():
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.999])
 def test_many_scores_in_threads_are_ranked_as_by_a_sort(sparsity):
     draw = np.random.default_rng(0)
-    arrays = [draw.normal(size=(700, 1000)).astype("float32") * scale for scale in (1, 2, 1e-6)]
+    arrays = [draw.normal(size=(1400, 1100)).astype("float32") * scale for scale in (1, 2, 1e-6)]
     masks = top_k.top_k_masks(arrays, sparsity, keep_one=True)
     everything = np.concatenate([array.ravel() for array in arrays])
     assert sum(int(mask.sum()) for mask in masks) == everything.size - round(

@@ -3,8 +3,8 @@
 import concurrent.futures
 import os
 
-_ENOUGH = 2**20
-"""From how many elements threads are worth their start, which takes some 0.1 ms."""
+_ENOUGH = 2**22
+"""From how many elements threads are worth their start."""
 
 
 def each(function, arrays, *more):

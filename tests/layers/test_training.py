@@ -50,12 +50,12 @@ def two_optimizers(options):
 
 
 OPTIONS = {
-    "decay": {"weight_decay": 0.1, "global_clipnorm": 0.5},
-    "average": {
+    "decay and average": {
+        "weight_decay": 0.1,
+        "global_clipnorm": 0.5,
         "use_ema": True,
         "ema_momentum": 0.5,
         "ema_overwrite_frequency": 2,
-        "clipnorm": 1.0,
     },
     "accumulate": {"gradient_accumulation_steps": 2, "weight_decay": 0.1, "clipvalue": 0.1},
 }
