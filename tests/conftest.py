@@ -15,6 +15,13 @@ gc.collect()
 gc.freeze()
 
 
+def pytest_collection_modifyitems(items):
+    """Notebooks take long, and cannot say so themselves."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     """The same seed and dtype policy for every test, whichever ran before."""

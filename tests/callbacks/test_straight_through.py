@@ -102,6 +102,7 @@ def test_evaluate_and_predict_in_between_are_those_of_the_sparse_model():
     np.testing.assert_allclose(model.predict(X, verbose=0), dense, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adafactor"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_sparsity_in_the_end_is_exact_and_holds(optimizer, jit_compile):

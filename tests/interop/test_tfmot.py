@@ -14,6 +14,8 @@ import tfprune
 from tfprune import schedules
 from tfprune.interop.tfmot import CountedFromOne, TfmotSchedule, from_tfmot, from_tfmot_schedule
 
+pytestmark = pytest.mark.slow  # together; each builds and runs models of two Keras
+
 K = tf_keras.layers
 
 

@@ -82,7 +82,7 @@ def test_initial_weights_are_the_stock_layers(case):
     [
         ("eager", False),
         ("eager", True),
-        ("graph", True),
+        pytest.param("graph", True, marks=pytest.mark.slow),
         pytest.param("jit", True, marks=pytest.mark.slow),
     ],
 )

@@ -72,6 +72,7 @@ def assert_masks_hold(model):
         assert not live.any() or (value[live] != old[live]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked_before", [False, True], ids=["fresh", "masked"])
 @pytest.mark.parametrize("kind", ["keras", "weights", "checkpoint"])
 def test_what_is_restored_holds_in_further_training(kind, masked_before, tmp_path):

@@ -158,6 +158,7 @@ def test_masks_set_in_mid_training_hold_through_the_final_write_back_of_averages
     assert_moved(marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_fresh_masks_train_as_the_stock_layers_bit_for_bit(optimizer):
     x, y = data()
