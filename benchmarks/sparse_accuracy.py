@@ -9,6 +9,7 @@ tensorflow-model-optimization (tfmot) with the same schedule on the same network
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -106,6 +107,7 @@ METHODS = {
 def accuracy_of(network, method, sparsity, seed):
     """Test accuracy and sparsity of the kernels after training with one of our methods."""
     keras.backend.clear_session()
+    gc.collect()  # models are cycles, and hold much memory
     keras.utils.set_random_seed(seed)
     stack = NETWORKS[network](tfprune.layers)
     model = keras.Sequential([keras.Input(X.shape[1:]), *stack])
