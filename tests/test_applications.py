@@ -46,7 +46,7 @@ def pruned_application(name):
             layer.finalize_state()
     masked = tfprune.prunable(model)
     counts = tfprune.prune_units(masked, 0.5, "random", seed=1)
-    x = draw.normal(size=(16, size, size, 3)).astype("float32")
+    x = draw.normal(size=(32, size, size, 3)).astype("float32")
     x[::2] = 128 + 50 * x[::2]
     calibrate(masked, x)
     return masked, counts, x[1:7]
