@@ -40,9 +40,9 @@ NETWORKS = {
         layers.Dense(64, activation="relu"),
         layers.Dense(10),
     ],
-    "CNN 16-32-10": lambda layers: [
-        layers.Conv2D(16, 3, activation="relu"),
+    "CNN 32-64-10": lambda layers: [
         layers.Conv2D(32, 3, activation="relu"),
+        layers.Conv2D(64, 3, activation="relu"),
         layers.GlobalAveragePooling2D(),
         layers.Dense(10),
     ],

@@ -35,10 +35,11 @@ from rich.table import Table
 import tfprune
 from tfprune.coupling import couple, keeping
 from tfprune.coupling.costs import costs
-from tfprune.criteria import units as criteria
 from tfprune.measure import without_masks
 from tfprune.prunable_units import PrunableUnits
 from tfprune.rebuild import rebuild
+from tfprune.unit_choice import choose_units
+from tfprune.unit_scores import UnitScores
 
 ARCHITECTURES = ("ResNet50", "DenseNet121", "EfficientNetB0", "NASNetMobile", "ConvNeXtTiny")
 PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}
@@ -57,7 +58,7 @@ def masked(name):
     """A model with half of its units masked at random, its coupling, and which units stay."""
     model = tfprune.prunable(build(name))
     units = PrunableUnits(model)
-    dead = units.choose(0.5, criteria.get("random"), seed=0)
+    dead = choose_units(units, 0.5, UnitScores("random", seed=0))
     units.mask(dead)
     return model, units.coupling, ~dead
 

@@ -1,8 +1,8 @@
 """Masks for units in one step."""
 
-from tfprune.criteria import units as criteria
-from tfprune.criteria.asking import drawn_seed
 from tfprune.prunable_units import PrunableUnits
+from tfprune.unit_choice import choose_units
+from tfprune.unit_scores import UnitScores
 
 
 def prune_units(
@@ -46,8 +46,7 @@ def prune_units(
     >>> tfprune.strip(model).get_layer("hidden").units
     4
     """
-    criterion = criteria.get(criterion)
+    scoring = UnitScores(criterion, seed=seed)
     units = PrunableUnits(model, only=only, exclude=exclude, min_units=min_units)
-    dead = units.choose(target, criterion, drawn_seed(seed, criterion))
-    units.mask(dead)
+    units.mask(choose_units(units, target, scoring))
     return units.counts()

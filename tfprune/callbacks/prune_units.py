@@ -5,9 +5,10 @@ import keras
 from tfprune import choices, schedules
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import units as criteria
-from tfprune.criteria.asking import drawn_seed
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.prunable_units import PREDICATE, PrunableUnits
+from tfprune.unit_choice import choose_units
+from tfprune.unit_scores import UnitScores
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -67,13 +68,13 @@ class PruneUnits(ScheduledCallback):
             verbose=verbose,
         )
         self.target = float(target) if is_fraction else self.schedule
-        self.criterion = criteria.get(criterion)
+        self._scoring = UnitScores(criterion, seed=seed)
+        self.criterion = self._scoring.criterion
         choices.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
         self.min_units = min_units
         self.seed = seed
-        self._drawn = drawn_seed(seed, self.criterion)
         self._units = None
         self._is_planned = not is_fraction
 
@@ -94,7 +95,7 @@ class PruneUnits(ScheduledCallback):
 
     def update(self, model, sparsity, optimizer):
         """Prunes units so that each layer has the sparsity."""
-        dead = self._units.choose(sparsity, self.criterion, self._drawn)
+        dead = choose_units(self._units, sparsity, self._scoring)
         self._units.mask(dead, optimizer)
 
     def measure(self, model):
