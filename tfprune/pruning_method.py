@@ -123,10 +123,16 @@ class PruningMethod:
         size = sum(mask.size for mask in kept)
         if size - sum(map(np.count_nonzero, kept)) >= pruned_count(sparsity, size):
             return [None] * len(weights)
-        scores = list(self._scores(model, weights, range(len(weights)), measured).values())
-        frozen = [weight.frozen_mask for weight in weights]
+        by_magnitude = self.criterion is criteria.magnitude
+        if by_magnitude:
+            scores = [weight.value for weight in weights]
+        else:
+            scores = list(self._scores(model, weights, range(len(weights)), measured).values())
+        limits = {"frozen": [weight.frozen_mask for weight in weights], "keep_one": True}
         try:
-            return top_k_masks(scores, sparsity, trainable=kept, frozen=frozen, keep_one=True)
+            return top_k_masks(
+                scores, sparsity, trainable=kept, by_magnitude=by_magnitude, **limits
+            )
         except ValueError as error:
             for weight, score in zip(weights, scores, strict=True):
                 with about(weight):  # whose scores are not finite, the error names

@@ -48,8 +48,22 @@ def test_large_arrays_equal_a_full_sort(kind, sparsity, masked):
 def test_a_sample_that_misleads_does_no_harm(bracket, monkeypatch):
     scores = values_of("normal", np.random.default_rng(0))
     expected = top_k_mask(scores, 0.5)
-    monkeypatch.setattr(module, "_bracket", lambda pairs, quantile: bracket)
+    monkeypatch.setattr(module, "_bracket", lambda sample, quantile: bracket)
     np.testing.assert_array_equal(top_k_mask(scores, 0.5), expected)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.9, 0.9999])
+@pytest.mark.parametrize("masked", [False, True])
+def test_magnitudes_need_not_be_made_beforehand(sparsity, masked):
+    rng = np.random.default_rng(1)
+    weights = [rng.normal(size=LARGE), 1e-4 * rng.normal(size=(700, 30)), rng.normal(size=0)]
+    weights = [np.round(weight.astype("float32"), 3) for weight in weights]  # many ties
+    trainable = [rng.random(w.shape) < 0.7 if masked else None for w in weights]
+    options = {"trainable": trainable, "keep_one": True}
+    ours = top_k_masks(weights, sparsity, by_magnitude=True, **options)
+    theirs = top_k_masks([np.abs(w) for w in weights], sparsity, **options)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_single_and_double_precision_are_ranked_in_double():

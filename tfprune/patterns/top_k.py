@@ -41,7 +41,9 @@ def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
     return top_k_masks([scores], sparsity, trainable=[trainable], frozen=[frozen])[0]
 
 
-def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False):
+def top_k_masks(
+    scores, sparsity, *, trainable=None, frozen=None, keep_one=False, by_magnitude=False
+):
     """`top_k_mask` of several arrays that are ranked together, as if they were one.
 
     Args:
@@ -51,6 +53,8 @@ def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False
             nowhere. Default: none is.
         keep_one: Whether, below a sparsity of 1, no array loses its last element: its best stays,
             and the next lowest of another goes instead.
+        by_magnitude: Whether the scores are the absolute values of what is given. They are never
+            all held at once then, which takes half of the memory traffic.
 
     Returns:
         A list of boolean arrays, False = pruned.
@@ -78,10 +82,10 @@ def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False
         for mask, array in zip(candidates, scores, strict=True)
     )
     _check_available(count, available, sparsity, size)
-    ranking = _Ranking(scores, candidates, available, count - 1)
+    ranking = _Ranking(scores, candidates, available, count - 1, by_magnitude)
     saved = {}
     if keep_one and sparsity < 1:
-        saved = _saved(scores, candidates, kept, frozen, ranking, count)
+        saved = _saved(candidates, kept, frozen, ranking, count)
     while True:
         _check_available(count, available - len(saved), sparsity, size)
         masks = ranking.highest(count + len(saved))
@@ -93,7 +97,7 @@ def top_k_masks(scores, sparsity, *, trainable=None, frozen=None, keep_one=False
         emptied = [] if not keep_one or sparsity == 1 else _emptied(masks, kept)
         if not emptied:
             return masks
-        saved |= {place: _best(scores[place], candidates[place]) for place in emptied}
+        saved |= {place: ranking.best(place)[0] for place in emptied}
 
 
 def _check_available(count, available, sparsity, size):
@@ -115,7 +119,7 @@ def _emptied(masks, kept):
     ]
 
 
-def _saved(scores, candidates, kept, frozen, ranking, count):
+def _saved(candidates, kept, frozen, ranking, count):
     """The best candidates of arrays which surely lose all they have: their places, flat.
 
     What is saved lets the next lowest go instead, which may empty other arrays. An array whose
@@ -123,32 +127,29 @@ def _saved(scores, candidates, kept, frozen, ranking, count):
     """
     places = [
         place
-        for place, (array, mask, keeps, stays) in enumerate(
-            zip(scores, candidates, kept, frozen, strict=True)
-        )
-        if array.size
+        for place, (mask, keeps, stays) in enumerate(zip(candidates, kept, frozen, strict=True))
+        if ranking.arrays[place].size
         and (mask is None or mask.any())
         and (stays is None or not (stays if keeps is None else stays & keeps).any())
     ]
     if not places:
         return {}
-    best = parallel.each(
-        _best, [scores[place] for place in places], [candidates[place] for place in places]
+    best = dict(
+        zip(
+            places,
+            parallel.each(
+                lambda _, p: ranking.best(p), [ranking.arrays[p] for p in places], places
+            ),
+            strict=True,
+        )
     )
-    of_place = dict(zip(places, best, strict=True))
     saved = {}
     while True:
         threshold = ranking.at(min(count + len(saved), ranking.available) - 1)
-        lost = [p for p, element in of_place.items() if scores[p].flat[element] < threshold]
+        lost = {p: element for p, (element, score) in best.items() if score < threshold}
         if len(lost) == len(saved):
             return saved
-        saved = {place: of_place[place] for place in lost}
-
-
-def _best(scores, candidates):
-    """The place of the best candidate in the flat array, of equals the first."""
-    scores = scores if candidates is None else np.where(candidates, scores, -np.inf)
-    return int(np.argmax(scores))
+        saved = lost
 
 
 def _candidates(kept, frozen):
@@ -193,83 +194,116 @@ def highest(scores, count, candidates=None):
 _SAMPLE = 2**16
 """From how many scores it is guessed between which two the threshold lies."""
 
+_BLOCK = 2**15
+"""How many elements are looked at in a row, so that what is made of them stays in the cache."""
+
 
 class _Ranking:
     """The candidates of several arrays in one order, of which one stretch is known.
 
     A sorted sample says between which two values the candidate of a rank must lie, but for bad
-    luck; only the few candidates between them are gathered and partitioned. Of 25 million scores
-    that takes half of the time of partitioning all, and no copy of them.
+    luck; only the few candidates between them are gathered and partitioned. The arrays are read
+    block by block, since most of the time goes into moving them through memory.
     """
 
-    def __init__(self, arrays, candidates, available, rank):
+    def __init__(self, arrays, candidates, available, rank, by_magnitude=False):
         dtype = np.result_type(*arrays)  # else NumPy 1 would compare in the lower precision
-        arrays = [array.astype(dtype, copy=False) for array in arrays]
-        self.pairs = list(zip(arrays, candidates, strict=True))
+        self.arrays = [np.ascontiguousarray(array, dtype) for array in arrays]
+        self.candidates = candidates
+        self.by_magnitude = by_magnitude
         self.available = available
         self.below = 0  # how many candidates are lower than those of the stretch
         self.stretch = None
         if available > 8 * _SAMPLE:
-            self._gather(*_bracket(self.pairs, rank / available))
+            self._gather(*_bracket(self._sample(), rank / available))
+
+    def _blocks(self, array, mask):
+        """The scores of an array piece by piece, each with its candidates."""
+        array, mask = array.reshape(-1), None if mask is None else mask.reshape(-1)
+        scores = np.empty(_BLOCK, array.dtype)
+        for start in range(0, array.size, _BLOCK):
+            block = array[start : start + _BLOCK]
+            if self.by_magnitude:
+                block = np.abs(block, out=scores[: block.size])
+            yield block, None if mask is None else mask[start : start + _BLOCK]
+
+    def _sample(self):
+        stride = (
+            sum(array.size for array in self.arrays) // _SAMPLE | 1
+        )  # odd: in step with nothing
+        sample = np.concatenate(
+            [
+                array.reshape(-1)[::stride][... if mask is None else mask.reshape(-1)[::stride]]
+                for array, mask in zip(self.arrays, self.candidates, strict=True)
+            ]
+        )
+        return np.sort(np.abs(sample) if self.by_magnitude else sample)
 
     def _gather(self, low, high):
         """Takes the candidates from `low` to `high`."""
 
         def gather(array, mask):
-            is_below, is_inside = array < low, array <= high
-            is_inside ^= is_below
-            below = np.count_nonzero(_among(is_below, mask))
-            return below, np.compress(_among(is_inside, mask).ravel(), array)
+            below, inside = 0, []
+            for scores, among in self._blocks(array, mask):
+                is_below, is_inside = scores < low, scores <= high
+                is_inside ^= is_below
+                below += np.count_nonzero(_among(is_below, among))
+                inside.append(np.compress(_among(is_inside, among), scores))
+            return below, np.concatenate(inside or [array.reshape(-1)])
 
-        below, inside = zip(*parallel.each(gather, *zip(*self.pairs, strict=True)), strict=True)
+        below, inside = zip(*parallel.each(gather, self.arrays, self.candidates), strict=True)
         self.below = sum(below)
         self.stretch = np.concatenate(inside)
-
-    def _gather_all(self):
-        # `compress` is four times as fast as indexing with a mask, and as filling in what is no
-        # candidate.
-        flat = [a.ravel() if m is None else np.compress(m.ravel(), a) for a, m in self.pairs]
-        self.below, self.stretch = 0, np.concatenate(flat)
 
     def at(self, rank):
         """The candidate which `rank` are lower than."""
         if self.stretch is None or not 0 <= rank - self.below < self.stretch.size:
-            self._gather_all()
+            self._gather(-np.inf, np.inf)
         # One partition is no full sort, and one in place copies nothing.
         self.stretch.partition(rank - self.below)
         return self.stretch[rank - self.below]
+
+    def best(self, place):
+        """The best candidate of an array, of equals the first: its place in it, flat; its score."""
+        found, before = (0, -np.inf), 0
+        for scores, among in self._blocks(self.arrays[place], self.candidates[place]):
+            scores = scores if among is None else np.where(among, scores, -np.inf)
+            element = int(np.argmax(scores))
+            if scores[element] > found[1]:
+                found = before + element, scores[element]
+            before += scores.size
+        return found
 
     def highest(self, count):
         """Masks of the candidates without the `count` lowest, of equals without the last."""
         threshold = self.at(count - 1)
 
         def above(array, candidates):
-            mask = _among(array > threshold, candidates)
-            return mask, np.count_nonzero(mask)
+            mask = np.empty(array.size, bool)
+            size = 0
+            for place, (scores, among) in enumerate(self._blocks(array, candidates)):
+                part = mask[place * _BLOCK :][: scores.size]
+                _among(np.greater(scores, threshold, out=part), among)
+                size += np.count_nonzero(part)
+            return mask.reshape(array.shape), size
 
-        arrays, candidates = zip(*self.pairs, strict=True)
-        masks, counts = zip(*parallel.each(above, arrays, candidates), strict=True)
+        masks, counts = zip(*parallel.each(above, self.arrays, self.candidates), strict=True)
         missing = self.available - count - sum(counts)
-        for mask, (array, candidates) in zip(masks, self.pairs, strict=True):
+        for mask, array, candidates in zip(masks, self.arrays, self.candidates, strict=True):
             if missing:
-                equal = np.flatnonzero(_among(array == threshold, candidates))[:missing]
-                mask[np.unravel_index(equal, mask.shape)] = True
+                scores = np.abs(array) if self.by_magnitude else array
+                equal = np.flatnonzero(_among(scores == threshold, candidates))[:missing]
+                mask.reshape(-1)[equal] = True
                 missing -= equal.size
         return list(masks)
 
 
-def _bracket(pairs, quantile):
+def _bracket(sample, quantile):
     """Two values between which a quantile of the candidates lies, in all likelihood.
 
     The place of a quantile in a sample of n has a standard deviation of at most sqrt(n) / 2; four
     of them are left on either side.
     """
-    stride = sum(array.size for array, _ in pairs) // _SAMPLE | 1  # odd: in step with no shape
-    sample = [
-        array.ravel()[::stride] if mask is None else array.ravel()[::stride][mask.ravel()[::stride]]
-        for array, mask in pairs
-    ]
-    sample = np.sort(np.concatenate(sample))
     place, margin = quantile * sample.size, 2 * sample.size**0.5 + 1
     low, high = int(place - margin), int(place + margin) + 1
     low = sample[low] if low >= 0 else -np.inf
