@@ -201,7 +201,7 @@ _BLOCK = 2**15
 class _Ranking:
     """The candidates of several arrays in one order, of which one stretch is known.
 
-    A sorted sample says between which two values the candidate of a rank must lie, but for bad
+    A sample says between which two values the candidate of a rank must lie, but for bad
     luck; only the few candidates between them are gathered and partitioned. The arrays are read
     block by block, since most of the time goes into moving them through memory.
     """
@@ -228,16 +228,15 @@ class _Ranking:
             yield block, None if mask is None else mask[start : start + _BLOCK]
 
     def _sample(self):
-        stride = (
-            sum(array.size for array in self.arrays) // _SAMPLE | 1
-        )  # odd: in step with nothing
-        sample = np.concatenate(
-            [
-                array.reshape(-1)[::stride][... if mask is None else mask.reshape(-1)[::stride]]
-                for array, mask in zip(self.arrays, self.candidates, strict=True)
-            ]
-        )
-        return np.sort(np.abs(sample) if self.by_magnitude else sample)
+        """Scores from everywhere."""
+        size = sum(array.size for array in self.arrays)
+        stride = max(size // _SAMPLE, 32) | 1  # odd, as few shapes are
+        sample = [
+            array.reshape(-1)[::stride][... if mask is None else mask.reshape(-1)[::stride]]
+            for array, mask in zip(self.arrays, self.candidates, strict=True)
+        ]
+        sample = np.concatenate(sample)
+        return np.abs(sample) if self.by_magnitude else sample
 
     def _gather(self, low, high):
         """Takes the candidates from `low` to `high`."""
@@ -306,6 +305,8 @@ def _bracket(sample, quantile):
     """
     place, margin = quantile * sample.size, 2 * sample.size**0.5 + 1
     low, high = int(place - margin), int(place + margin) + 1
+    inside = [place for place in (low, high) if 0 <= place < sample.size]
+    sample = np.partition(sample, inside)  # a full sort takes longer
     low = sample[low] if low >= 0 else -np.inf
     return low, sample[high] if high < sample.size else np.inf
 
