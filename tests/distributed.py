@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import layers, schedules
-from tfprune.callbacks import PruneUnits, PruneWeights
+from tfprune.callbacks import PruneUnits, PruneWeights, Rewire, StraightThrough
 from tfprune.masks import masked_layers
 
 STEPS, BATCH = 8, 16
@@ -20,9 +20,13 @@ Y = np.random.default_rng(1).normal(size=(BATCH, 2)).astype("float32")
 
 
 def make_callback(kind):
-    if kind == "units":
-        return PruneUnits(SCHEDULE)
-    return PruneWeights(SCHEDULE, distribution="global")
+    rewired = schedules.Constant(0.5, begin_step=0, end_step=7, frequency=2)
+    return {
+        "units": lambda: PruneUnits(SCHEDULE),
+        "weights": lambda: PruneWeights(SCHEDULE, distribution="global"),
+        "rewired": lambda: Rewire(rewired, grow="gradient", seed=0),
+        "straight": lambda: StraightThrough(SCHEDULE),
+    }[kind]()
 
 
 def make_model():
