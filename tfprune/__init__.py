@@ -9,6 +9,7 @@ from tfprune.prune_units import prune_units
 from tfprune.prune_weights import prune_weights
 from tfprune.report import compare, inspect
 from tfprune.rewinding import capture, rewind
+from tfprune.sensitivity import sensitivity
 from tfprune.strip import strip
 from tfprune.summary import summary
 

@@ -229,13 +229,21 @@ def evaluate(model, data, metrics=None):
     >>> evaluate(model, (keras.ops.ones((4, 1)), keras.ops.ones((4, 1))), metrics=["mae"])
     {'mae': 1.0}
     """
-    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
-    if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
-        raise ValueError(
-            "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a `keras.utils.PyDataset`, "
-            f"which can be gone through more than once. Received: data of type "
-            f"{type(data).__name__}."
-        )
+    return evaluator(model, metrics)(data)
+
+
+def evaluator(model, metrics=None):
+    """A function of data which gives the metrics of a model; the model is compiled once.
+
+    Args:
+        model, metrics: As in `evaluate`, which says what is raised.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
+    >>> evaluator(model, ["mae"])((keras.ops.ones((4, 1)), keras.ops.zeros((4, 1))))
+    {'mae': 2.0}
+    """
     if metrics is None and not model.compiled:
         raise ValueError(
             "Argument `metrics` must be given, because the model is not compiled. "
@@ -245,8 +253,19 @@ def evaluate(model, data, metrics=None):
         graph = _keras.functional(model)
         model = WithoutLoss(graph.input, graph.output)
         model.compile(metrics=metrics)
-    found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
-    return {name: float(value) for name, value in found.items() if name != "loss" or not metrics}
+
+    def evaluated(data):
+        is_pair = isinstance(data, (tuple, list)) and len(data) == 2
+        if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+            raise ValueError(
+                "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a "
+                "`keras.utils.PyDataset`, which can be gone through more than once. "
+                f"Received: data of type {type(data).__name__}."
+            )
+        found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
+        return {name: float(v) for name, v in found.items() if name != "loss" or not metrics}
+
+    return evaluated
 
 
 class WithoutLoss(keras.Model):
