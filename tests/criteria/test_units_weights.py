@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfprune
 from tfprune import layers
@@ -355,6 +356,8 @@ def test_data_and_a_loss_are_needed(residual, name):
         scores(residual, name)
     with pytest.raises(ValueError, match="no batches"):
         scores(residual, name, data=(X[:0], Y[:0]))
+    with pytest.raises(ValueError, match="no batches"):
+        scores(residual, name, data=tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).take(0))
     plain = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
     with pytest.raises(ValueError, match="Compile"):
         tfprune.prune_units(plain, 0.5, name, data=(X, Y))

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules import Rule, rule_of
 from tfprune.coupling.trace import Tensor
 from tfprune.criteria.measuring import check_compiled
 from tfprune.criteria.running import Held, Measuring
@@ -176,13 +177,18 @@ def taps_of(units, sets=None):
         passed = np.zeros(coupling.size, bool)
         for tensor in call.outputs:
             passed[coupling.roots[coupling.tensor_labels[tensor]]] = True
-        is_read = wanted & (~passed | reads.get(id(call.operation), False))
+        is_read = wanted & (~passed & _joins(call) | reads.get(id(call.operation), False))
         for tensor in dict.fromkeys(call.inputs):
             standing = coupling.roots[coupling.tensor_labels[tensor]]
             if is_read[standing].any():
                 tap = found.setdefault(tensor, _Tap(tensor, standing))
                 tap.read(call, is_read[standing])
     return list(found.values())
+
+
+def _joins(call):
+    """Whether a call makes something out of units, rather than moving or leaving some out."""
+    return type(rule_of(call.operation)).needs is not Rule.needs
 
 
 class _Tap:
