@@ -4,10 +4,11 @@ import numpy as np
 
 from tfprune.criteria import asking
 from tfprune.criteria import units as criteria
-from tfprune.criteria.activations import is_shown, measured_units
+from tfprune.criteria.activations import measured_units
 from tfprune.criteria.asking import drawn_seed
 from tfprune.criteria.measuring import measure
 from tfprune.criteria.units_slices import Parts
+from tfprune.criteria.units_tensors import is_shown
 from tfprune.prunable_units import places
 
 _AGGREGATES = {"sum": np.nansum, "mean": np.nanmean, "max": np.nanmax}

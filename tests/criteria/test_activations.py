@@ -70,7 +70,7 @@ def convolutional():
 
 
 def after(model, layer, x):
-    return np.array(keras.Model(model.inputs, model.get_layer(layer).output)(x), "float64")
+    return np.array(keras.Model(model.inputs[0], model.get_layer(layer).output)(x), "float64")
 
 
 def scores(model, criterion, **arguments):
@@ -340,7 +340,7 @@ def test_nothing_of_the_model_changes():
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("criterion", ["apoz", "taylor", "taylor_activation"])
+@pytest.mark.parametrize("criterion", ["apoz", "taylor"])
 def test_pruning_at_once_and_in_training(criterion):
     arguments = {"data": (X, Y), "batch_size": 5, "normalize": "mean", "aggregate": "max"}
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, activation="relu", name="a")])

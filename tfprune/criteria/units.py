@@ -17,7 +17,7 @@ and may return `None` for a layer that they cannot judge. Those that look at act
 * `mean`, `variance`, `zero_share`: of a unit's activations over examples and positions;
 * `contribution`: the mean over examples of |mean over positions of a dL/da|.
 
-They are asked for each tensor that layers use the units from: see `tfprune.criteria.activations`.
+They are asked for each tensor that layers use the units from: see `tfprune.criteria.units_tensors`.
 Units that no tensor shows, such as the heads of an attention, are scored by `magnitude` then.
 
 | | looks at | needs data |
@@ -40,7 +40,7 @@ array([1., 3.])
 
 import numpy as np
 
-from tfprune.criteria import activations, asking
+from tfprune.criteria import asking, units_tensors
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.units_weights import (
     L1,
@@ -164,14 +164,14 @@ def get(identifier):
     if of_activations:
         rule = (
             f"A criterion for units that asks for {of_activations} looks at activations, and may "
-            f"ask for {list(activations.MEASURES)} alone."
+            f"ask for {list(units_tensors.MEASURES)} alone."
         )
-        asking.check(criterion, activations.MEASURES, rule)
+        asking.check(criterion, units_tensors.MEASURES, rule)
     else:
         rule = (
             "A criterion for units may ask for `layer`, `weights` and `seed`, for `role`, "
             "`gradient` and `squared_gradient`, or else for measures of activations: "
-            f"{list(activations.MEASURES)}."
+            f"{list(units_tensors.MEASURES)}."
         )
         asking.check(criterion, _OFFERED, rule)
     return criterion
@@ -207,7 +207,7 @@ def activations_of(criterion):
     >>> activations_of(apoz), activations_of(magnitude)
     (['zero_share'], [])
     """
-    return asking.asked(criterion, activations.MEASURES)
+    return asking.asked(criterion, units_tensors.MEASURES)
 
 
 def roles_of(criterion):
