@@ -103,6 +103,24 @@ def test_taylor_of_activations_goes_by_way_of_the_layers_that_use_them(residual,
     np.testing.assert_allclose(found, by_hand, rtol=1e-4)
 
 
+def test_what_a_residual_stream_passes_on_is_not_counted_twice():
+    inputs = keras.Input((4,))
+    stream = layers.Dense(3, name="first")(inputs)
+    later = stream + layers.Dense(3, name="second")(stream)
+    model = drawn(keras.Model(inputs, layers.Dense(2, name="out")(later)))
+    first, second, out = (
+        tuple(np.array(w, "float64") for w in model.get_layer(n).weights)
+        for n in ("first", "second", "out")
+    )
+    a = X @ first[0] + first[1]
+    b = a + a @ second[0] + second[1]
+    d_b = (b @ out[0] + out[1] - Y) @ out[0].T
+    d_a = d_b @ second[0].T  # by way of `second`, and not of the sum
+    by_hand = np.abs(a * d_a).mean(axis=0) + np.abs(b * d_b).mean(axis=0)
+    found = scores(model, "taylor_activation", data=(X, Y))
+    np.testing.assert_allclose(found, by_hand, rtol=1e-4)
+
+
 def test_it_is_the_change_of_the_loss_when_a_unit_that_matters_little_goes(residual):
     """To first order, so the unit is made small first, and examples are taken one at a time."""
     model = keras.models.clone_model(residual)
@@ -219,6 +237,20 @@ def test_padded_steps_run_as_in_the_model():
     units = PrunableUnits(model, only=["memory"])
     found = activation_statistics(units, (tokens, None)).mean[units.sets[0].units]
     np.testing.assert_allclose(found, after(model, "memory", tokens).mean(axis=0), rtol=1e-5)
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu", name="a")])
+    model.add(layers.Dense(2, dtype="float32"))
+    drawn(model)
+    read = after(model, "a", X)
+    for name, by_hand in (("apoz", (read > 0).mean(axis=0)), ("activation_variance", read.var(0))):
+        np.testing.assert_allclose(scores(model, name, data=(X, None)), by_hand, rtol=1e-3)
+    kernel, bias = (np.array(w) for w in model.layers[-1].weights)
+    by_hand = np.abs(read * ((read @ kernel + bias - Y) @ kernel.T)).mean(axis=0)
+    found = scores(model, "taylor_activation", data=(X, Y))
+    np.testing.assert_allclose(found, by_hand, rtol=1e-2)
 
 
 def test_units_that_no_tensor_shows_are_scored_by_magnitude():
