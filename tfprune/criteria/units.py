@@ -18,7 +18,8 @@ and may return `None` for a layer that they cannot judge. Those that look at act
 * `contribution`: the mean over examples of |mean over positions of a dL/da|.
 
 They are asked for each tensor that layers use the units from: see `tfprune.criteria.units_tensors`.
-Units that no tensor shows, such as the heads of an attention, are scored by `magnitude` then.
+Units that no tensor shows, such as the heads of an attention, are scored by `magnitude` then, which
+is to be normalised before it is ranked with the rest.
 
 | | looks at | needs data |
 |---|---|---|

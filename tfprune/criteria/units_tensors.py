@@ -3,6 +3,7 @@
 A unit is read where other units are made out of it: at the input of each layer that uses it, so
 after the norm and the activation that follow its maker, and after a residual sum. That is what
 becomes 0 when the unit goes. Norms, activations, pooling and depthwise convolutions pass a unit on.
+Time steps that a mask leaves out are measured like all others.
 """
 
 from collections import ChainMap
