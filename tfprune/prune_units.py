@@ -6,7 +6,19 @@ from tfprune.unit_scores import UnitScores
 
 
 def prune_units(
-    model, target, criterion="magnitude", *, only=None, exclude=None, min_units=1, seed=None
+    model,
+    target,
+    criterion="magnitude",
+    *,
+    aggregate="sum",
+    normalize=None,
+    only=None,
+    exclude=None,
+    min_units=1,
+    seed=None,
+    data=None,
+    batch_size=None,
+    verbose=0,
 ):
     """Prunes units now: in each layer the fraction with the lowest scores.
 
@@ -18,20 +30,28 @@ def prune_units(
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
         target: Float from 0 to 1, the fraction of the units of each layer to prune.
-        criterion: "magnitude", "random", or a callable; see `tfprune.criteria.units`.
+        criterion: "magnitude", "l1", "l2", "random", "bn_scale", "fpgm", "taylor",
+            "taylor_activation", "second_order", "apoz", "activation_variance", or a callable; see
+            `tfprune.criteria.units`.
+        aggregate: "sum", "mean" or "max" of the scores of all layers that a unit has slices in.
+        normalize: What the scores of each set of coupled units are divided by: their "mean", "max",
+            "sum" or length "l2"; `None` leaves them as they are. See `UnitScores`.
         only: A sequence of layers or layer names whose units may go, a nested model for all in it,
             or a predicate `layer -> bool`; by default all that can.
         exclude: What stays, of what `only` says, given in the same way. Units that are coupled
             with those of an excluded layer stay too.
         min_units: Integer, how many units each layer keeps at least.
         seed: Integer, for criteria which draw; the same seed gives the same masks.
+        data: `(x, y)` or a dataset, for criteria that are measured on data.
+        batch_size: Integer, for data in arrays.
+        verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:
         A tuple of `UnitCount`, one for each set of coupled units.
 
     Raises:
-        ValueError: If no units can be pruned, an argument is out of its range, or scores are not
-            finite. Nothing is changed then.
+        ValueError: If no units can be pruned, an argument is out of its range, scores are not
+            finite, or data, or a loss, is missing. Nothing is changed then.
 
     Example:
 
@@ -46,7 +66,15 @@ def prune_units(
     >>> tfprune.strip(model).get_layer("hidden").units
     4
     """
-    scoring = UnitScores(criterion, seed=seed)
+    scoring = UnitScores(
+        criterion,
+        aggregate=aggregate,
+        normalize=normalize,
+        seed=seed,
+        data=data,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
     units = PrunableUnits(model, only=only, exclude=exclude, min_units=min_units)
     units.mask(choose_units(units, target, scoring))
     return units.counts()

@@ -49,8 +49,8 @@ def test_an_unknown_criterion_is_refused_with_the_names(bad):
 
 
 def test_a_criterion_that_asks_for_something_else_is_refused():
-    with pytest.raises(ValueError, match=r"`layer`, `weights` and `seed`.*\['gradient'\]"):
-        criteria.get(lambda gradient: gradient)
+    with pytest.raises(ValueError, match=r"`layer`, `weights` and `seed`.*\['hessian'\]"):
+        criteria.get(lambda hessian: hessian)
 
 
 def test_round_trip_of_every_criterion():

@@ -27,10 +27,13 @@ class PruneUnits(ScheduledCallback):
             says it for each step. A float is reached gradually (`PolynomialDecay` with ten
             updates) over the first half of `fit`, whose other half is left to recover.
         criterion: "magnitude", "random", "activation_contribution" (measured while the model
-            trains), or a callable; see `tfprune.criteria.units`.
+            trains) and others, or a callable; see `tfprune.criteria.units`.
+        aggregate, normalize: See `tfprune.prune_units`.
         only, exclude: Layers whose units may go, and whose stay; see `tfprune.prune_units`.
         min_units: Integer, how many units each layer keeps at least.
         seed: Integer, for criteria which draw.
+        data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
+        batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Example:
@@ -56,10 +59,14 @@ class PruneUnits(ScheduledCallback):
         target,
         criterion="magnitude",
         *,
+        aggregate="sum",
+        normalize=None,
         only=None,
         exclude=None,
         min_units=1,
         seed=None,
+        data=None,
+        batch_size=None,
         verbose=0,
     ):
         is_fraction = isinstance(target, (int, float)) and not isinstance(target, bool)
@@ -68,13 +75,24 @@ class PruneUnits(ScheduledCallback):
             verbose=verbose,
         )
         self.target = float(target) if is_fraction else self.schedule
-        self._scoring = UnitScores(criterion, seed=seed)
+        self._scoring = UnitScores(
+            criterion,
+            aggregate=aggregate,
+            normalize=normalize,
+            seed=seed,
+            data=data,
+            batch_size=batch_size,
+        )
         self.criterion = self._scoring.criterion
+        self.aggregate = aggregate
+        self.normalize = normalize
         choices.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
         self.min_units = min_units
         self.seed = seed
+        self.data = data
+        self.batch_size = batch_size
         self._units = None
         self._is_planned = not is_fraction
 
@@ -175,15 +193,18 @@ class PruneUnits(ScheduledCallback):
                 self.criterion.attach(layer, units, axis)
 
     def get_config(self):
-        """The arguments that make this callback again; layers are named."""
+        """The arguments that make this callback again, layers by their names; data is left out."""
         return {
             "target": self.target
             if isinstance(self.target, float)
             else schedules.serialize(self.schedule),
             "criterion": criteria.serialize(self.criterion),
+            "aggregate": self.aggregate,
+            "normalize": self.normalize,
             **choices.serialize(self.only, self.exclude),
             "min_units": self.min_units,
             "seed": self.seed,
+            "batch_size": self.batch_size,
             "verbose": self.verbose,
         }
 

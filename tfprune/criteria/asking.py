@@ -129,9 +129,16 @@ def serialize(criterion, known):
     'length'
     """
     for name, criterion_of_name in known.items():
-        if criterion is criterion_of_name:
+        if criterion is criterion_of_name or _is_default(criterion, criterion_of_name):
             return name
     return keras.saving.serialize_keras_object(criterion)
+
+
+def _is_default(criterion, criterion_class):
+    """Whether a criterion is what its class gives without arguments."""
+    if type(criterion) is not criterion_class:
+        return False
+    return criterion.get_config() == criterion_class().get_config()
 
 
 def drawn_seed(seed, criterion):

@@ -57,7 +57,7 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
     found, variables = {}, [weight.variable for weight in weights]
     by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))
     if by_data:
-        _check_compiled(model, by_data)
+        check_compiled(model, by_data)
         found = _gradients(model, variables, data, batch_size, verbose)
         if "hessian_gradient" in names:
             run = _HessianGradients(model, variables, found["gradient"])
@@ -69,7 +69,8 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
     return {name: found[name] for name in names}
 
 
-def _check_compiled(model, names):
+def check_compiled(model, names):
+    """Raises a `ValueError` if a model has no loss, which is asked for by some names."""
     if not model.compiled or _keras.compile_arguments(model).get("loss") is None:
         raise ValueError(
             f"The criterion asks for {sorted(names)} of the loss, and the model has none. Compile "
@@ -116,7 +117,10 @@ class _Gradients(Measuring):
         return self._plain.items
 
     def take(self, x, y, sample_weight, size):
-        tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
+        tensors = [  # a weight without masks is read as it is
+            tf.convert_to_tensor(_keras.raw(v)) if _keras.is_guarded(v) else _keras.raw(v)
+            for v in self.variables_read.items
+        ]
         with tf.GradientTape() as tape:
             tape.watch(tensors)
             loss = self.loss_through(tensors, x, y, sample_weight)

@@ -35,16 +35,19 @@ class Measuring(keras.Model):
         sizes = {"batch_size": batch_size} if is_arrays else {}
         names = ("x", "y", "sample_weight")
         arguments = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
+        # Keras makes up a batch where there is none, so what is empty is told beforehand or after.
+        if is_arrays and any(not np.shape(leaf)[0] for leaf in keras.tree.flatten(data[0])):
+            raise ValueError(_no_batches(data))
         try:
             self.evaluate(**arguments, **sizes, verbose=verbose)
         except ValueError as error:
-            if float(self.batches):
+            if float(self.examples):
                 raise
             raise ValueError(f"{_no_batches(data)} ({error})") from error
         finally:
             for state, value in states:
                 state.assign(value)
-        if not float(self.batches):
+        if not float(self.examples):
             raise ValueError(_no_batches(data))
 
     def test_step(self, data):

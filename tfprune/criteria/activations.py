@@ -1,0 +1,94 @@
+"""What units hold, measured on data at the tensors which layers read them from."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfprune.criteria.units_tensors import STATISTICS, measure_taps, taps_of
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStatistics:
+    """What the units of a model hold, on data.
+
+    Attributes:
+        mean, variance, zero_share: For each unit of the coupling, over examples and positions, and
+            over the tensors it is read from; NaN for units that are not read or not asked for.
+        tensors: A `TensorStatistics` for each tensor.
+    """
+
+    mean: np.ndarray = field(repr=False)
+    variance: np.ndarray = field(repr=False)
+    zero_share: np.ndarray = field(repr=False)
+    tensors: tuple
+
+
+def activation_statistics(units, data, *, sets=None, batch_size=None, verbose=0):
+    """Measures the mean, the variance and the share of zeros of units.
+
+    Layers run as in inference; nothing is changed.
+
+    Args:
+        units: `PrunableUnits`.
+        data: `(x, y)` or a dataset, as Keras takes it; y is not looked at and may be `None`.
+        sets: The sets of units that are measured, by default all.
+        batch_size: Integer, for data in arrays; Keras's default is 32.
+        verbose: 0 is quiet, 1 shows the progress through the data.
+
+    Returns:
+        `ActivationStatistics`, with arrays over all units of the coupling.
+
+    Raises:
+        ValueError: If there is no data.
+
+    Example:
+
+    >>> import keras
+    >>> import tfprune
+    >>> from tfprune.prunable_units import PrunableUnits
+    >>> hidden = tfprune.layers.Dense(2, activation="relu", kernel_initializer="identity")
+    >>> model = keras.Sequential([keras.Input((2,)), hidden, tfprune.layers.Dense(1)])
+    >>> units = PrunableUnits(model)
+    >>> found = activation_statistics(units, (np.array([[1.0, -1.0], [3.0, 5.0]]), None))
+    >>> found.mean[units.sets[0].units], found.zero_share[units.sets[0].units]
+    (array([2. , 2.5]), array([0. , 0.5]))
+    """
+    taps = taps_of(units, sets)
+    measure_taps(units, taps, STATISTICS, data, batch_size, verbose)
+    tensors = tuple(tap.statistics() for tap in taps)
+    sums = {name: np.zeros(units.coupling.size) for name in ("count", *STATISTICS, "square")}
+    for tap, found in zip(taps, tensors, strict=True):
+        members, mean = found.by_unit("mean")
+        positions = np.bincount(found.units.reshape(-1))[members]
+        count = float(tap.count) * positions
+        sums["count"][members] += count
+        sums["mean"][members] += count * mean
+        sums["square"][members] += count * np.square(mean)
+        for name in ("variance", "zero_share"):
+            sums[name][members] += count * found.by_unit(name)[1]
+    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN where nothing was seen
+        mean, variance, zero_share, square = (
+            sums[n] / sums["count"] for n in (*STATISTICS, "square")
+        )
+    between = np.maximum(square - np.square(mean), 0)
+    return ActivationStatistics(mean, variance + between, zero_share, tensors)
+
+
+def measured_units(names, units, sets, data, *, batch_size=None, verbose=0):
+    """What criteria ask for, at each tensor that layers read units from.
+
+    Args:
+        names: What to measure, of `mean`, `variance`, `zero_share`, and `contribution`: the mean
+            over examples of |mean over positions of a dL/da|, L the loss of the example, through
+            the layers that read the tensor.
+        units, sets, data, batch_size, verbose: See `activation_statistics`.
+
+    Returns:
+        A list of pairs of units, and a dict from name to an array with a number for each.
+
+    Raises:
+        ValueError: If there is no data, or no loss for what is asked for.
+    """
+    taps = taps_of(units, sets)
+    measure_taps(units, taps, names, data, batch_size, verbose)
+    return [(tap.members, {name: tap.of_units(name) for name in names}) for tap in taps]

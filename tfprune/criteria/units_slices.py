@@ -1,0 +1,160 @@
+"""The slices of coupled units, by the layer and by what it does with the units.
+
+A layer plays one of three roles for a unit:
+
+* "makers": it makes the unit: the column of a kernel, the filter of a convolution, its bias;
+* "norms": it passes the unit on and has a weight for it: gamma and beta of a norm, the alpha of a
+  PReLU, the taps of a depthwise convolution;
+* "consumers": it makes other units out of it: the row of a kernel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.labels import FIXED
+
+ROLES = ("makers", "norms", "consumers")
+"""What a layer does with units."""
+
+
+def roles(coupling):
+    """The role of each slice of a `Coupling`, by id; statistics and other constants are left out.
+
+    Example:
+
+    >>> import keras
+    >>> from tfprune.coupling import couple
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)), keras.layers.Dense(4), keras.layers.BatchNormalization(),
+    ...     keras.layers.Dense(2)])
+    >>> list(roles(couple(model)).values())
+    ['consumers', 'makers', 'makers', 'norms', 'norms', 'consumers', 'makers', 'makers']
+    """
+    making = {id(piece.variable) for piece in coupling.slices if piece.makes}
+    layers = {id(piece.layer): piece.layer for piece in coupling.slices}
+    learnt = {id(v) for layer in layers.values() for v in _keras.own_trainable_variables(layer)}
+    return {
+        id(piece): "makers" if piece.makes else _goes_along(piece, making)
+        for piece in coupling.slices
+        if id(piece.variable) in learnt
+    }
+
+
+def _goes_along(piece, making):
+    return "consumers" if id(piece.variable) in making else "norms"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one layer has of units in one role.
+
+    Attributes:
+        layer: The layer.
+        role: One of `ROLES`.
+        family: What the layer calls the units it makes, None for what its output shows.
+        pieces: The slices, by the names of their weights.
+        units: The units, in the order in which they stand in the layer.
+    """
+
+    layer: object
+    role: str
+    family: str | None
+    pieces: tuple
+    units: np.ndarray
+
+    def rows(self, roots, arrays=None):
+        """The weights by name, each of shape (units, elements of a unit).
+
+        Units which have fewer elements than others are filled up with 0.
+
+        Args:
+            roots: For each label its unit.
+            arrays: What to take in place of the weights, by the ids of their variables.
+        """
+        found = {}
+        for name, piece in self.pieces:
+            variable = piece.variable
+            array = np.asarray(variable) if arrays is None else arrays[id(variable)]
+            standing, rows = _positions(piece, roots, array)
+            rows = _by_unit(rows, standing, self.units)
+            found[name] = np.concatenate([found[name], rows], 1) if name in found else rows
+        return found
+
+
+def _positions(piece, roots, array):
+    """The unit of each position, and a row of elements for it."""
+    labels = piece.labels
+    axes = [piece.axis]
+    if labels.ndim > 1:
+        axes = [axis for axis, size in enumerate(labels.shape) if size > 1]
+    rows = np.moveaxis(array, axes, range(len(axes)))
+    standing = roots[labels.reshape(-1)]
+    return standing, rows.reshape(len(standing), -1)
+
+
+def _by_unit(rows, standing, units):
+    """The rows of each unit side by side."""
+    order = np.argsort(units)
+    found = np.searchsorted(units, standing, sorter=order)
+    places = order[np.minimum(found, len(units) - 1)]
+    is_member = units[places] == standing
+    rows, places = rows[is_member], places[is_member]
+    counts = np.bincount(places, minlength=len(units))
+    filled = np.zeros((len(units), counts.max(initial=0), rows.shape[1]), rows.dtype)
+    by_unit = np.argsort(places, kind="stable")
+    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+    filled[places[by_unit], within] = rows[by_unit]
+    return filled.reshape(len(units), -1)
+
+
+class Parts:
+    """The parts of the sets of units of a model.
+
+    Args:
+        units: `PrunableUnits`.
+        wanted: Which of `ROLES` are looked at.
+    """
+
+    def __init__(self, units, wanted):
+        self._units = units
+        self._roots = units.coupling.roots
+        self._names = {id(piece.variable): name for piece, _, name in units.masked}
+        role_of = roles(units.coupling)
+        set_of = np.full(units.coupling.size, -1)
+        for place, unit_set in enumerate(units.sets):
+            set_of[unit_set.units] = place
+        self._by_set = [{} for _ in units.sets]
+        for piece in units.coupling.slices:
+            role = role_of.get(id(piece))
+            if role in wanted:
+                family = piece.family if role == "makers" else None
+                for place in np.unique(set_of[self._roots[piece.labels]]).tolist():
+                    if place >= 0:
+                        by_key = self._by_set[place]
+                        by_key.setdefault((id(piece.layer), role, family), []).append(piece)
+
+    def of_set(self, place):
+        """The parts of a set: all units of the layers that make it, else its own units alone."""
+        return [
+            Part(
+                layer=pieces[0].layer,
+                role=role,
+                family=family,
+                pieces=tuple((self._name(piece), piece) for piece in pieces),
+                units=self._units_in(pieces, None if role == "makers" else place),
+            )
+            for (_, role, family), pieces in self._by_set[place].items()
+        ]
+
+    def _units_in(self, pieces, place):
+        standing = np.concatenate([self._roots[piece.labels].reshape(-1) for piece in pieces])
+        found, first = np.unique(standing, return_index=True)
+        found = found[np.argsort(first)]
+        if place is None:
+            return found[found != FIXED]
+        return found[np.isin(found, self._units.sets[place].units)]
+
+    def _name(self, piece):
+        return self._names.get(id(piece.variable), piece.variable.path)

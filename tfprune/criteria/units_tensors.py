@@ -1,0 +1,284 @@
+"""The tensors which layers read units from, and what is measured of them while a model runs.
+
+A unit is read where other units are made out of it: at the input of each layer that uses it, so
+after the norm and the activation that follow its maker, and after a residual sum. That is what
+becomes 0 when the unit goes. Norms, activations, pooling and depthwise convolutions pass a unit on.
+Time steps that a mask leaves out are measured like all others.
+"""
+
+from collections import ChainMap
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras
+from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules import Rule, rule_of
+from tfprune.coupling.trace import Tensor
+from tfprune.criteria.measuring import check_compiled
+from tfprune.criteria.running import Held, Measuring
+from tfprune.criteria.units_slices import roles
+
+STATISTICS = ("mean", "variance", "zero_share")
+"""What is measured of activations alone."""
+
+MEASURES = (*STATISTICS, "contribution")
+"""All measures by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorStatistics:
+    """What was measured of one tensor that layers read units from.
+
+    Its arrays have an axis for each axis of the tensor without the batch axis, of size 1 where the
+    units do not change along it: there, and over examples, everything is averaged.
+
+    Attributes:
+        tensor: The `Tensor` of the trace.
+        calls: The calls that read units from it.
+        units: The unit which stands at each position, 0 where none is read.
+        mean: The mean of the activations, float64.
+        variance: Their variance, that of all and not of a sample.
+        zero_share: Which share of them is exactly 0.
+    """
+
+    tensor: Tensor
+    calls: tuple = field(repr=False)
+    units: np.ndarray = field(repr=False)
+    mean: np.ndarray = field(repr=False)
+    variance: np.ndarray = field(repr=False)
+    zero_share: np.ndarray = field(repr=False)
+
+    def by_unit(self, name):
+        """The units that are read from the tensor, and a measure of each over its positions."""
+        found, places = np.unique(self.units, return_inverse=True)
+        places = places.reshape(-1)
+        counts = np.bincount(places)
+
+        def averaged(values):
+            return np.bincount(places, values.reshape(-1)) / counts
+
+        values = averaged(getattr(self, name))
+        if name == "variance":
+            means = averaged(self.mean)
+            values += averaged(np.square(self.mean.reshape(-1) - means[places]))
+        return found[found != FIXED], values[found != FIXED]
+
+
+def is_shown(coupling):
+    """Which units any tensor shows: not the heads and key dimensions inside an attention."""
+    shown = np.zeros(coupling.size, bool)
+    for labels in coupling.tensor_labels.values():
+        shown[coupling.roots[labels]] = True
+    return shown
+
+
+def taps_of(units, sets=None):
+    """The tensors which layers read units of some sets from, with the calls that do."""
+    coupling = units.coupling
+    wanted = np.zeros(coupling.size, bool)
+    for unit_set in units.sets if sets is None else sets:
+        wanted[unit_set.units] = True
+    reads = {}
+    role_of = roles(coupling)
+    for piece in coupling.slices:
+        if role_of.get(id(piece)) == "consumers":
+            used = reads.setdefault(id(piece.layer), np.zeros(coupling.size, bool))
+            used[coupling.roots[piece.labels]] = True
+    found = {}
+    for call in coupling.trace.calls:
+        passed = np.zeros(coupling.size, bool)
+        for tensor in call.outputs:
+            passed[coupling.roots[coupling.tensor_labels[tensor]]] = True
+        is_read = wanted & (~passed & _joins(call) | reads.get(id(call.operation), False))
+        for tensor in dict.fromkeys(call.inputs):
+            standing = coupling.roots[coupling.tensor_labels[tensor]]
+            if is_read[standing].any():
+                tap = found.setdefault(tensor, Tap(tensor, standing))
+                tap.read(call, is_read[standing])
+    return list(found.values())
+
+
+def _joins(call):
+    """Whether a call makes something out of units, rather than moving or leaving some out."""
+    return type(rule_of(call.operation)).needs is not Rule.needs
+
+
+class Tap:
+    """A tensor that is measured where some calls read it."""
+
+    def __init__(self, tensor, standing):
+        self.tensor = tensor
+        self.calls = []
+        self.standing = standing
+        self.is_read = np.zeros(standing.shape, bool)
+
+    def read(self, call, where):
+        """Notes that a call reads the units at some positions."""
+        self.calls.append(call)
+        self.is_read |= where
+
+    @property
+    def units(self):
+        """The unit which is read at each position, or 0."""
+        return np.where(self.is_read, self.standing, FIXED)
+
+    @property
+    def members(self):
+        """The units that are read."""
+        return np.setdiff1d(self.units, [FIXED])
+
+    def begin(self):
+        """Makes the variables, in double precision because they add up over all the data."""
+        shape = self.standing.shape
+        self.count = _total(())
+        self.mean, self.squares, self.zeros = (_total(shape) for _ in range(3))
+        self.contribution = _total(self.members.shape)
+
+    def add(self, activations):
+        """Adds a batch to mean, sum of squares around it, and number of zeros."""
+        a = tf.cast(activations, "float32")
+        axes = [0, *(i + 1 for i, size in enumerate(self.standing.shape) if size == 1)]
+        count = tf.cast(tf.size(a), "float64") / self.standing.size
+        mean, variance = tf.nn.moments(a, axes, keepdims=True)
+        mean, variance = (tf.cast(m[0], "float64") for m in (mean, variance))
+        before, total = tf.identity(self.count), self.count + count
+        away = mean - self.mean
+        self.mean.assign_add(away * count / total)
+        self.squares.assign_add(variance * count + tf.square(away) * before * count / total)
+        zeros = tf.reduce_sum(tf.cast(tf.equal(a, 0), "float64"), axes, keepdims=True)[0]
+        self.zeros.assign_add(zeros)
+        self.count.assign(total)
+
+    def add_contribution(self, activations, gradients, size):
+        """Adds |mean over positions of a dL/da| of each example of a batch."""
+        product = tf.cast(activations, "float32") * tf.cast(gradients, "float32")
+        axes = [i + 1 for i, size in enumerate(self.standing.shape) if size == 1]
+        by_position = tf.reduce_mean(product, axes) if axes else product
+        by_position = tf.reshape(by_position, (tf.shape(product)[0], self.standing.size))
+        members = self.members
+        places = np.searchsorted(members, self.units.reshape(-1)) % len(members)
+        places = np.where(self.is_read.reshape(-1), places, -1)  # -1 is left out
+        by_unit = tf.math.unsorted_segment_mean(tf.transpose(by_position), places, len(members))
+        self.contribution.assign_add(
+            tf.cast(tf.reduce_sum(tf.abs(by_unit), axis=1) * size, "float64")
+        )
+
+    def statistics(self):
+        """What was measured, as `TensorStatistics`."""
+        count = float(self.count)
+        return TensorStatistics(
+            tensor=self.tensor,
+            calls=tuple(self.calls),
+            units=self.units,
+            mean=np.array(self.mean),
+            variance=np.array(self.squares) / count,
+            zero_share=np.array(self.zeros) / count,
+        )
+
+    def of_units(self, name):
+        """A measure for each of `members`."""
+        if name == "contribution":
+            return np.array(self.contribution) / self.examples
+        return self.statistics().by_unit(name)[1]
+
+
+def _total(shape):
+    return tf.Variable(tf.zeros(shape, "float64"), trainable=False)
+
+
+def measure_taps(units, taps, names, data, batch_size=None, verbose=0):
+    """Runs the model of some units over data once, and measures what the taps are to see.
+
+    Args:
+        units: `PrunableUnits`.
+        taps: What `taps_of` gives.
+        names: What is measured, of `MEASURES`.
+        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+
+    Raises:
+        ValueError: If there is no data, or no loss for what is asked for.
+    """
+    if data is None:
+        raise ValueError(
+            f"The criterion asks for {sorted(names)} of activations, which is measured on data. "
+            "Received: data=None. Pass `data=(x, y)` or a dataset."
+        )
+    needs_loss = "contribution" in names
+    if needs_loss:
+        check_compiled(units.model, ["contribution"])
+    for tap in taps:
+        tap.begin()
+    if taps:
+        run = _Activations(units.model, units.coupling.trace, taps, names, needs_loss)
+        run.over(data, batch_size, verbose)
+        for tap in taps:
+            tap.examples = float(run.examples)
+
+
+class _Activations(Measuring):
+    """Runs the calls of a model one by one, and looks at what some of them read."""
+
+    def __init__(self, model, trace, taps, names, needs_loss):
+        super().__init__(model, [], needs_loss=needs_loss)
+        is_sequential = isinstance(model, keras.Sequential)
+        structure = model.inputs[0] if is_sequential else _keras.input_structure(model)
+        self.entry = keras.Model(structure, list(model.inputs))
+        self._given = Held([trace, taps, names])
+        self._seen = Held([])
+        self._tape = None
+
+    def call(self, inputs, training=False):
+        """What the model gives; what is read on the way is kept."""
+        trace, taps, _ = self._given.items
+        values = dict(zip(trace.inputs, keras.tree.flatten(self.entry(inputs)), strict=True))
+        seen, read_by = {}, {}
+        for tap in taps:
+            for call in tap.calls:
+                read_by.setdefault(call, []).append(tap.tensor)
+        for call in trace.calls:
+            for tensor in read_by.get(call, ()):
+                if tensor not in seen:
+                    seen[tensor] = self._watched(values[tensor])
+            known = ChainMap({tensor: seen[tensor] for tensor in read_by.get(call, ())}, values)
+            args, kwargs = _filled(list(call.args), known), _filled(call.kwargs, known)
+            outputs = call.operation(*args, **kwargs)
+            values.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
+        self._seen.items = [seen[tap.tensor] for tap in taps]
+        outputs = [values[tensor] for tensor in trace.outputs]
+        return keras.tree.pack_sequence_as(_keras.output_structure(self.measured), outputs)
+
+    def _watched(self, value):
+        """The value for those who read it, so that its gradient is theirs alone."""
+        if self._tape is None:
+            return value
+        copy = tf.identity(value)
+        self._tape.watch(copy)
+        return copy
+
+    def take(self, x, y, sample_weight, size):
+        """Adds a batch to the taps."""
+        _, taps, names = self._given.items
+        if "contribution" in names:
+            with tf.GradientTape() as tape:
+                self._tape = tape
+                loss = self.loss_through([], x, y, sample_weight)
+            self._tape = None
+            gradients = tape.gradient(loss, self._seen.items, unconnected_gradients="zero")
+            for tap, a, gradient in zip(taps, self._seen.items, gradients, strict=True):
+                tap.add_contribution(a, gradient, size)
+        else:
+            self(x, training=False)
+        if set(names).intersection(STATISTICS):
+            for tap, a in zip(taps, self._seen.items, strict=True):
+                tap.add(a)
+        self._seen.items = []
+
+
+def _filled(arguments, values):
+    """Arguments with values in place of the tensors of a trace."""
+    return keras.tree.map_structure(
+        lambda leaf: values[leaf] if isinstance(leaf, Tensor) else leaf, arguments
+    )
