@@ -113,6 +113,13 @@ def test_it_prints_and_plots_and_becomes_json(found, tmp_path):
     assert found.plot(tmp_path / "sensitivity.png").stat().st_size > 1000
 
 
+def test_a_criterion_is_measured_on_the_data(model, data):
+    found = tfprune.sensitivity(
+        model, data, "mae", fractions=[0.5], criterion="activation_variance", only=["first"]
+    )
+    assert found.sets[0].values[0] == pytest.approx(found.baseline, abs=1e-3)
+
+
 @pytest.mark.parametrize("fractions", [(), (0.5, 0.2), (0.0, 0.5), (0.5, 1.5), (float("nan"),)])
 def test_bad_fractions_are_named(model, data, fractions):
     with pytest.raises(ValueError, match="fractions"):

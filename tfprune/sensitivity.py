@@ -156,7 +156,8 @@ def sensitivity(
             gone through once for each set and fraction.
         metric: What `compile` takes as one of its `metrics`.
         fractions: Increasing fractions of the units of a set.
-        criterion, seed: Which units go first; see `tfprune.prune_units`.
+        criterion, seed: Which units go first; see `tfprune.prune_units`. What is measured on data
+            is measured on `data`.
         only, exclude: Which layers are measured, as in `tfprune.prune_units`.
         larger_is_better: Whether a larger metric is better; by default its name tells, as
             "accuracy" does.
@@ -178,7 +179,7 @@ def sensitivity(
     ('hidden', (4,))
     """
     fractions = _checked_fractions(fractions)
-    scoring = UnitScores(criterion, seed=seed)
+    scoring = UnitScores(criterion, seed=seed, data=data)
     copy = prunable(model)
     units = PrunableUnits(copy, only=only, exclude=exclude)
     evaluate = measure.evaluator(copy, [metric])
