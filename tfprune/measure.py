@@ -167,7 +167,11 @@ def latency(models, batch_size=1, input_shapes=None):
     >>> quick < slow
     True
     """
-    calls = [_call(model, batch_size, input_shapes) for model in models]
+    return medians([_call(model, batch_size, input_shapes) for model in models])
+
+
+def medians(calls):
+    """The median seconds of each of several functions, all of them in turns within one run."""
     for call in calls * _WARM_UP_CALLS:
         call()
     times = [[] for _ in calls]
@@ -229,13 +233,7 @@ def evaluate(model, data, metrics=None):
     >>> evaluate(model, (keras.ops.ones((4, 1)), keras.ops.ones((4, 1))), metrics=["mae"])
     {'mae': 1.0}
     """
-    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
-    if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
-        raise ValueError(
-            "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a `keras.utils.PyDataset`, "
-            f"which can be gone through more than once. Received: data of type "
-            f"{type(data).__name__}."
-        )
+    is_pair = check_data(data)
     if metrics is None and not model.compiled:
         raise ValueError(
             "Argument `metrics` must be given, because the model is not compiled. "
@@ -247,6 +245,18 @@ def evaluate(model, data, metrics=None):
         model.compile(metrics=metrics)
     found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
     return {name: float(value) for name, value in found.items() if name != "loss" or not metrics}
+
+
+def check_data(data):
+    """Refuses data that cannot be gone through twice; gives whether it is a pair of arrays."""
+    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise ValueError(
+            "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a `keras.utils.PyDataset`, "
+            f"which can be gone through more than once. Received: data of type "
+            f"{type(data).__name__}."
+        )
+    return is_pair
 
 
 class WithoutLoss(keras.Model):

@@ -64,8 +64,8 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
               pruned by `patterns.Block((4, 1))` then compute without them too, which is faster
               beyond a sparsity of about two thirds. Refused where that would be slower.
             * `batch_size`: What the batch is fixed to; recurrent layers need that.
-            * `tolerance`: The largest error; by default 1e-4, 1e-2 for `"float16"`, 0.1 for
-              `"dynamic"` and 0.2 for `"int8"`.
+            * `tolerance`: The largest error; by default 1e-4, 0.03 for `"float16"`, 0.2 for
+              `"dynamic"` and 0.3 for `"int8"`.
 
     Returns:
         The path as `pathlib.Path`.

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.coupling.shapes import random_inputs, sized_inputs
-from tfprune.export.graph import changing_operations, output_names
+from tfprune.export.graph import changing_operations
+from tfprune.export.loading import by_name
 
 _SAMPLES = 32
 _STAND_IN = 32  # for dynamic sizes other than the batch
@@ -104,21 +105,13 @@ def samples(model, data=None, batch_size=None):
     if tuple(made_up) == tuple(sizes):
         return arrays
     try:
-        outputs_of(model, arrays)
+        by_name(model)(arrays)
     except Exception as error:  # whatever a layer raises for a size that it cannot take
         raise ValueError(
             "Argument `representative_data` must be given for a model with dynamic sizes which "
             f"does not run on {made_up}. Received: model={model.name!r} ({error})."
         ) from error
     return arrays
-
-
-def outputs_of(model, arrays):
-    """What the model itself gives, as arrays by output name."""
-    structure = _keras.input_structure(model)
-    tensors = [tf.convert_to_tensor(arrays[t.name]) for t in keras.tree.flatten(structure)]
-    outputs = model(keras.tree.pack_sequence_as(structure, tensors), training=False)
-    return dict(zip(output_names(model), map(np.asarray, keras.tree.flatten(outputs)), strict=True))
 
 
 def check_outputs(model, exported, arrays, tolerance, advice):
@@ -134,7 +127,7 @@ def check_outputs(model, exported, arrays, tolerance, advice):
     Raises:
         RuntimeError: If an output is missing or another.
     """
-    expected = outputs_of(model, arrays)
+    expected = by_name(model)(arrays)
     outputs = exported.run({name: arrays[name] for name in exported.shapes})
     if set(outputs) != set(expected):
         raise RuntimeError(

@@ -1,7 +1,5 @@
 """A model as a `.tflite` file for LiteRT (TensorFlow Lite)."""
 
-import contextlib
-import io
 import pathlib
 import re
 import tempfile
@@ -13,14 +11,14 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.export import loading
 from tfprune.export.checks import batches_of, check_outputs, check_repeatable, samples
-from tfprune.export.graph import module_of, save, traced
+from tfprune.export.graph import module_of, operation_types, save, traced
 
 SUFFIX = ".tflite"
 BREAK_EVEN = 0.8
 """The sparsity in blocks from which LiteRT's sparse kernels are faster than its dense ones for
 single samples: `benchmarks/sparse_litert.py`."""
 
-_TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
+_TOLERANCES = {None: 1e-4, "float16": 3e-2, "dynamic": 0.2, "int8": 0.3}
 
 
 def write(
@@ -38,6 +36,8 @@ def write(
     _check_not_quantized(model)
     function = traced(model, _checked_batch(model, batch_size))
     check_repeatable(model, function, "litert")
+    if quantize == "int8":
+        _check_no_loops(model, function)
     arrays = samples(model, representative_data, batch_size)
     with tempfile.TemporaryDirectory() as directory:
         save(module_of(model, function), model, function, directory)
@@ -123,6 +123,15 @@ def _checked_batch(model, batch_size):
     return int(batch_size)
 
 
+def _check_no_loops(model, function):
+    if operation_types(function) & {"While", "StatelessWhile"}:
+        raise ValueError(
+            "Cannot quantize a model with loops to int8, because LiteRT's calibration crashes on "
+            f"them. Received: model={model.name!r}, quantize='int8'. Build its recurrent layers "
+            "with `unroll=True`, or use `quantize='dynamic'`."
+        )
+
+
 # Conversion --------------------------------------------------------------------------------------
 
 
@@ -138,8 +147,7 @@ def _configure(converter, quantize, sparse):
 
 def _converted(converter, model, function):
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return converter.convert()
+        return converter.convert()
     except (MemoryError, OSError):
         raise
     except Exception as error:  # the converter's own, ValueError, RuntimeError: all say "cannot"

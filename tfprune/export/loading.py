@@ -42,7 +42,7 @@ def load(path):
         ImportError: If its runtime is not installed.
     """
     path = pathlib.Path(path)
-    loaders = {".keras": _keras_file, ".onnx": _onnx, ".tflite": _litert}
+    loaders = {".keras": _keras_file, ".onnx": _onnx_file, ".tflite": _litert_file}
     if path.suffix in loaders and path.is_file():
         return loaders[path.suffix](path)
     if (path / "saved_model.pb").is_file():
@@ -53,8 +53,8 @@ def load(path):
     )
 
 
-def _keras_file(path):
-    model = keras.models.load_model(path, compile=False)
+def by_name(model):
+    """A function from arrays by input name to arrays by output name: the model at inference."""
     structure = _keras.input_structure(model)
     inputs = keras.tree.flatten(structure)
     names = output_names(model)
@@ -65,7 +65,14 @@ def _keras_file(path):
         outputs = keras.tree.flatten(function(keras.tree.pack_sequence_as(structure, tensors)))
         return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
-    return Exported("keras", {tensor.name: tuple(tensor.shape) for tensor in inputs}, run)
+    return run
+
+
+def _keras_file(path):
+    model = keras.models.load_model(path, compile=False)
+    inputs = keras.tree.flatten(_keras.input_structure(model))
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    return Exported("keras", shapes, by_name(model))
 
 
 def _saved_model(path):
@@ -86,10 +93,6 @@ def interpreter(content):
     with warnings.catch_warnings():  # its successor is a package of its own
         warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
         return tf.lite.Interpreter(model_content=content)
-
-
-def _litert(path):
-    return litert(path.read_bytes())
 
 
 def litert(content):
@@ -123,10 +126,6 @@ def litert(content):
     return Exported("litert", shapes, run)
 
 
-def _onnx(path):
-    return onnx(path.read_bytes())
-
-
 def onnx(content):
     """An ONNX model from the bytes of its file, on the CPU."""
     try:
@@ -135,7 +134,9 @@ def onnx(content):
         raise ImportError(
             "An ONNX model needs onnxruntime. Install it with `pip install 'tfprune[onnx]'`."
         ) from error
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     shapes = {
         given.name: tuple(size if isinstance(size, int) else None for size in given.shape)
@@ -147,3 +148,11 @@ def onnx(content):
         return dict(zip(names, session.run(names, given), strict=True))
 
     return Exported("onnx", shapes, run)
+
+
+def _litert_file(path):
+    return litert(path.read_bytes())
+
+
+def _onnx_file(path):
+    return onnx(path.read_bytes())

@@ -73,17 +73,57 @@ def _check_size(model):
 def _converted(model, function):
     import tf2onnx
 
-    specs = function.structured_input_signature[0]
-    with _quiet("tf2onnx", "tensorflow"):
-        proto, _ = tf2onnx.convert.from_function(_Ready(function), list(specs), opset=_OPSET)
-    domains = {entry.domain for entry in proto.opset_import}
-    unknown = sorted({node.op_type for node in proto.graph.node if not _is_known(node, domains)})
+    specs = list(function.structured_input_signature[0])
+    try:
+        with _quiet("tf2onnx", "tensorflow"):
+            proto, _ = tf2onnx.convert.from_function(_Ready(function), specs, opset=_OPSET)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever it stumbles over
+        raise ValueError(
+            f"Cannot convert the model to ONNX: tf2onnx says {str(error)[:300]!r}. Received: "
+            f"model={model.name!r}. Export a SavedModel."
+        ) from error
+    unknown = sorted({node.op_type for node in proto.graph.node if not _is_known(node)})
     if unknown:
         raise ValueError(
             f"Cannot convert the model to ONNX, which does not have the operations {unknown}. "
             f"Received: model={model.name!r}. Leave those layers out, or export a SavedModel."
         )
+    _store_constants(proto.graph, function)
     return proto.SerializeToString()
+
+
+def _store_constants(graph, function):
+    """Puts tensors which the graph captured, as the mean of a Normalization, into the file.
+
+    tf2onnx makes inputs of them, which nobody could feed.
+    """
+    from onnx import numpy_helper
+
+    captured = function.captured_inputs
+    placeholders = function.inputs[len(function.inputs) - len(captured) :]
+    values = {
+        placeholder.name: value.numpy()
+        for placeholder, value in zip(placeholders, captured, strict=True)
+        if value.dtype != tf.resource
+    }
+    used = _used_names(graph)
+    for given in [given for given in graph.input if given.name in values]:
+        graph.input.remove(given)
+        if given.name in used:
+            graph.initializer.append(numpy_helper.from_array(values[given.name], given.name))
+
+
+def _used_names(graph):
+    """The names of all tensors that nodes read, those in bodies of loops and branches included."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= _used_names(body)
+    return names
 
 
 class _Ready:
@@ -97,12 +137,10 @@ class _Ready:
         return self.function
 
 
-def _is_known(node, domains):
+def _is_known(node):
     import onnx
 
-    if node.domain:
-        return node.domain in domains and node.domain.startswith("ai.onnx")
-    return onnx.defs.has(node.op_type)
+    return bool(node.domain) or onnx.defs.has(node.op_type)
 
 
 @contextlib.contextmanager
