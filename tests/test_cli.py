@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tfprune
 from tfprune.cli import main
+from tfprune.export.loading import load
 
 ROOT = Path(tfprune.__file__).parents[1]
 
@@ -185,11 +186,22 @@ def test_an_output_that_cannot_be_made_is_refused(saved, tmp_path, capsys):
     assert printed.out == "" and printed.err.count("\n") == 1 and "-o" in printed.err
 
 
-@pytest.mark.parametrize("name, format", [("out.keras", "saved_model"), ("out", "keras")])
-def test_a_name_that_does_not_fit_the_format_is_refused(saved, name, format, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "name, format, suffix",
+    [
+        ("out.keras", "saved_model", ".keras"),
+        ("out.tflite", "saved_model", ".tflite"),
+        ("out", "keras", ".keras"),
+        ("out.keras", "litert", ".tflite"),
+        ("out.tflite", "onnx", ".onnx"),
+    ],
+)
+def test_a_name_that_does_not_fit_the_format_is_refused(
+    saved, name, format, suffix, tmp_path, capsys
+):
     out = tmp_path / name
     assert main(["strip", str(saved[1]), "-o", str(out), "--format", format]) == 2
-    assert ".keras" in capsys.readouterr().err
+    assert f"end with {suffix} for --format {format}" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -210,6 +222,28 @@ def test_strip_writes_keras_files_and_overwrites_them(saved, tmp_path):
     small = keras.models.load_model(out)
     assert small.get_layer("hidden").units == 4
     assert type(small.get_layer("hidden")) is keras.layers.Dense
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
+def test_the_end_of_the_name_says_the_format(saved, suffix, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    model, path = saved
+    out = tmp_path / f"small{suffix}"
+    assert main(["strip", str(path), "-o", str(out)]) == 0
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    (outputs,) = load(out).run({"x": x}).values()
+    np.testing.assert_allclose(outputs, model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_format_does_not_have_is_refused_in_one_line(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.GRU(2)])
+    model.save(tmp_path / "model.keras")
+    out = tmp_path / "small.tflite"
+    assert main(["strip", str(tmp_path / "model.keras"), "-o", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert "fixed batch" in printed.err and printed.err.count("\n") == 1
+    assert not out.exists()
 
 
 def test_explain_prints_the_coupled_units_and_draws_them(saved, tmp_path, capsys):
@@ -239,7 +273,7 @@ def test_inspect_prints_the_layers(saved, capsys):
     [
         ["unknown"],
         ["strip", "model.keras"],
-        ["strip", "model.keras", "-o", "out", "--format", "onnx"],
+        ["strip", "model.keras", "-o", "out", "--format", "h5"],
         ["demo", "--target", "1"],
         ["demo", "--target", "half"],
         ["demo", "--seed", "-1"],

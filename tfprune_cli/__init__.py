@@ -107,8 +107,9 @@ def _add_strip(commands):
     parser.add_argument("-o", "--out", type=Path, required=True, help="where the new model goes")
     parser.add_argument(
         "--format",
-        choices=("saved_model", "keras"),
-        help="of the new model (default: keras where OUT ends with .keras, else saved_model)",
+        choices=("saved_model", "keras", "litert", "onnx"),
+        help="of the new model (default: by the end of OUT, .keras, .tflite or .onnx, else "
+        "saved_model)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 

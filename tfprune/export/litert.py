@@ -147,7 +147,8 @@ def _configure(converter, quantize, sparse):
 
 def _converted(converter, model, function):
     try:
-        return converter.convert()
+        with loading.without_advice():
+            return converter.convert()
     except (MemoryError, OSError):
         raise
     except Exception as error:  # the converter's own, ValueError, RuntimeError: all say "cannot"

@@ -1,5 +1,6 @@
 """An exported model read back, of any format, behind one face: arrays by name in and out."""
 
+import contextlib
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -53,12 +54,22 @@ def load(path):
     )
 
 
-def by_name(model):
-    """A function from arrays by input name to arrays by output name: the model at inference."""
+def by_name(model, compiled=True):
+    """A function from arrays by input name to arrays by output name: the model at inference.
+
+    Args:
+        model: A Functional or built Sequential model.
+        compiled: Whether it runs as a `tf.function`, which pays from the second call on.
+    """
     structure = _keras.input_structure(model)
     inputs = keras.tree.flatten(structure)
     names = output_names(model)
-    function = tf.function(lambda given: model(given, training=False), autograph=False)
+
+    def function(given):
+        return model(given, training=False)
+
+    if compiled:
+        function = tf.function(function, autograph=False)
 
     def run(arrays):
         tensors = [tf.convert_to_tensor(arrays[tensor.name]) for tensor in inputs]
@@ -88,10 +99,17 @@ def _saved_model(path):
     return Exported("saved_model", {n: tuple(spec.shape) for n, spec in specs.items()}, run)
 
 
+@contextlib.contextmanager
+def without_advice():
+    """Holds back TensorFlow's advice to get the interpreter from another package."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter")
+        yield
+
+
 def interpreter(content):
     """A LiteRT interpreter of the bytes of a file."""
-    with warnings.catch_warnings():  # its successor is a package of its own
-        warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated")
+    with without_advice():
         return tf.lite.Interpreter(model_content=content)
 
 
