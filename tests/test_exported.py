@@ -101,7 +101,7 @@ def test_a_fixed_batch_is_filled_up_and_its_latency_alone_measured(tmp_path):
 
 def test_compiled_metrics_datasets_and_weights(model, files):
     x, y = data()
-    model = keras.Model(model.input, model.output, name="compiled")
+    model = keras.Model(model.inputs[0], model.outputs[0], name="compiled")
     model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
     weights = (y < 2).astype("float32")
     dataset = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(10)

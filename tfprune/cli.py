@@ -131,7 +131,7 @@ def _output_format(arguments):
     out = arguments.out
     if out.exists() and not arguments.overwrite:
         raise InputError(f"{out} exists. Give --overwrite to replace it, or another path with -o.")
-    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items() if suffix}
     file_format = arguments.format or by_suffix.get(out.suffix, "saved_model")
     suffix = SUFFIXES[file_format]
     if suffix and out.suffix != suffix:
