@@ -236,14 +236,19 @@ def test_the_end_of_the_name_says_the_format(saved, suffix, tmp_path):
     np.testing.assert_allclose(outputs, model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_what_a_format_does_not_have_is_refused_in_one_line(tmp_path, capsys):
-    model = keras.Sequential([keras.Input((4, 3)), keras.layers.GRU(2)])
+def test_recurrent_layers_need_a_batch_size_for_litert(tmp_path, capfd):
+    model = keras.Sequential([keras.Input((4, 3), name="x"), keras.layers.GRU(2, name="y")])
     model.save(tmp_path / "model.keras")
     out = tmp_path / "small.tflite"
-    assert main(["strip", str(tmp_path / "model.keras"), "-o", str(out)]) == 2
-    printed = capsys.readouterr()
+    command = ["strip", str(tmp_path / "model.keras"), "-o", str(out)]
+    assert main(command) == 2
+    printed = capfd.readouterr()  # what the converter writes past Python included
     assert "fixed batch" in printed.err and printed.err.count("\n") == 1
     assert not out.exists()
+    assert main([*command, "--batch-size", "2"]) == 0
+    assert load(out).shapes == {"x": (2, 4, 3)}
+    assert main([*command[:-1], f"{out}.keras", "--batch-size", "2"]) == 2
+    assert "['batch_size'] with format='keras'" in capfd.readouterr().err
 
 
 def test_explain_prints_the_coupled_units_and_draws_them(saved, tmp_path, capsys):
@@ -274,6 +279,7 @@ def test_inspect_prints_the_layers(saved, capsys):
         ["unknown"],
         ["strip", "model.keras"],
         ["strip", "model.keras", "-o", "out", "--format", "h5"],
+        ["strip", "model.keras", "-o", "out", "--batch-size", "0"],
         ["demo", "--target", "1"],
         ["demo", "--target", "half"],
         ["demo", "--seed", "-1"],

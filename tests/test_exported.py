@@ -143,11 +143,19 @@ def test_no_metrics_is_refused(model, files):
 
 
 def test_comparison_prints_and_goes_through_json(model, files, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     found = compare_exports(model, files, data(), metrics=["accuracy"], batch_sizes=(1,))
     printed = str(found)
-    assert all(len(line) <= 100 for line in printed.splitlines())
-    for expected in ("classifier", "m.tflite", "int8.tflite", "saved_model", "accuracy", "error"):
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    for expected in (
+        "classifier",
+        "m.tflite",
+        "int8.tflite",
+        "saved_model",
+        "accuracy",
+        "ms at 1",
+        "error",
+    ):
         assert expected in printed
     rows = json.loads(json.dumps(found.to_dict()))["rows"]
     assert [row["format"] for row in rows][:2] == ["model", "saved_model"]

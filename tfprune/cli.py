@@ -12,7 +12,7 @@ from tfprune import demo, report
 from tfprune.explain import explain
 from tfprune.export import SUFFIXES, export
 from tfprune.strip import strip
-from tfprune_cli import parse
+from tfprune_cli import native_log_held_back, parse
 
 _LOADING_ERRORS = (
     AttributeError,
@@ -111,7 +111,11 @@ def _strip(arguments):
     model = _load(arguments)
     try:
         small, removed = strip(model, return_report=True)
-        export(small, arguments.out, format=file_format, overwrite=arguments.overwrite)
+        options = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
+        with native_log_held_back(shown_on_failure=False):
+            export(
+                small, arguments.out, format=file_format, overwrite=arguments.overwrite, **options
+            )
     except (ImportError, ValueError) as error:
         raise InputError(_one_line(error)) from error
     except OSError as error:

@@ -58,9 +58,12 @@ class ExportComparison(Printable):
         return plain(self)
 
     def tables(self):
-        """What is printed: a rich table with a row for the model and for each file."""
+        """What is printed: a rich table with a row for the model and for each file.
+
+        Latency is given in milliseconds at each batch size.
+        """
         first = self.rows[0]
-        titles = [f"ms, batch of {size}" for size in first.latency]
+        titles = [f"ms at {size}" for size in first.latency]
         rows = table(
             ("", "format"),
             ("bytes", "zipped", *titles, *first.metrics, "error"),
