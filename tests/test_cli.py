@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tfprune
 from tfprune.cli import main
+from tfprune.export.loading import load
 
 ROOT = Path(tfprune.__file__).parents[1]
 
@@ -185,11 +186,22 @@ def test_an_output_that_cannot_be_made_is_refused(saved, tmp_path, capsys):
     assert printed.out == "" and printed.err.count("\n") == 1 and "-o" in printed.err
 
 
-@pytest.mark.parametrize("name, format", [("out.keras", "saved_model"), ("out", "keras")])
-def test_a_name_that_does_not_fit_the_format_is_refused(saved, name, format, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "name, format, suffix",
+    [
+        ("out.keras", "saved_model", ".keras"),
+        ("out.tflite", "saved_model", ".tflite"),
+        ("out", "keras", ".keras"),
+        ("out.keras", "litert", ".tflite"),
+        ("out.tflite", "onnx", ".onnx"),
+    ],
+)
+def test_a_name_that_does_not_fit_the_format_is_refused(
+    saved, name, format, suffix, tmp_path, capsys
+):
     out = tmp_path / name
     assert main(["strip", str(saved[1]), "-o", str(out), "--format", format]) == 2
-    assert ".keras" in capsys.readouterr().err
+    assert f"end with {suffix} for --format {format}" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -210,6 +222,33 @@ def test_strip_writes_keras_files_and_overwrites_them(saved, tmp_path):
     small = keras.models.load_model(out)
     assert small.get_layer("hidden").units == 4
     assert type(small.get_layer("hidden")) is keras.layers.Dense
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
+def test_the_end_of_the_name_says_the_format(saved, suffix, tmp_path):
+    if suffix == ".onnx":
+        pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+    model, path = saved
+    out = tmp_path / f"small{suffix}"
+    assert main(["strip", str(path), "-o", str(out)]) == 0
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    (outputs,) = load(out).run({"x": x}).values()
+    np.testing.assert_allclose(outputs, model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_recurrent_layers_need_a_batch_size_for_litert(tmp_path, capfd):
+    model = keras.Sequential([keras.Input((4, 3), name="x"), keras.layers.GRU(2, name="y")])
+    model.save(tmp_path / "model.keras")
+    out = tmp_path / "small.tflite"
+    command = ["strip", str(tmp_path / "model.keras"), "-o", str(out)]
+    assert main(command) == 2
+    printed = capfd.readouterr()  # what the converter writes past Python included
+    assert "fixed batch" in printed.err and printed.err.count("\n") == 1
+    assert not out.exists()
+    assert main([*command, "--batch-size", "2"]) == 0
+    assert load(out).shapes == {"x": (2, 4, 3)}
+    assert main([*command[:-1], f"{out}.keras", "--batch-size", "2"]) == 2
+    assert "['batch_size'] with format='keras'" in capfd.readouterr().err
 
 
 def test_explain_prints_the_coupled_units_and_draws_them(saved, tmp_path, capsys):
@@ -239,7 +278,8 @@ def test_inspect_prints_the_layers(saved, capsys):
     [
         ["unknown"],
         ["strip", "model.keras"],
-        ["strip", "model.keras", "-o", "out", "--format", "onnx"],
+        ["strip", "model.keras", "-o", "out", "--format", "h5"],
+        ["strip", "model.keras", "-o", "out", "--batch-size", "0"],
         ["demo", "--target", "1"],
         ["demo", "--target", "half"],
         ["demo", "--seed", "-1"],

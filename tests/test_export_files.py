@@ -74,7 +74,11 @@ REFUSED = {
         {"format": "keras", "path": "m.keras"},
         r"tfprune.strip\(model\)",
     ),
-    "unknown format": (sequential, {"format": "onnx"}, r"\['keras', 'saved_model'\]"),
+    "unknown format": (
+        sequential,
+        {"format": "h5"},
+        r"\['keras', 'litert', 'onnx', 'saved_model'\]",
+    ),
     "no suffix": (sequential, {"format": "keras"}, "must end in `.keras`"),
     "suffix of a file": (sequential, {"path": "m.keras"}, "must be a directory"),
     "remote": (sequential, {"path": "gs://bucket/m"}, "local file system"),

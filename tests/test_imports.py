@@ -14,7 +14,7 @@ LAYOUT = """
 _keras files parallel schedules patterns layers masks choices cut convert coupling criteria
 distributions prunable_weights watching pruning_method prune_weights prunable_units unit_scores
 unit_choice prune_units opening prunable check rebuild savings strip interop straight_through
-rewinding callbacks tables summary explain_plot explain export measure report
+rewinding callbacks tables summary explain_plot explain export measure exported report
 sensitivity demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -86,3 +86,4 @@ def test_importing_the_package_leaves_extras_alone():
     added = {name.split(".")[0] for name in ast.literal_eval(done.stdout)}
     assert "tfprune" in added
     assert not added & {"tensorflow_model_optimization", "tf_keras", "matplotlib", "sklearn"}
+    assert not added & {"onnx", "onnxruntime", "tf2onnx"}

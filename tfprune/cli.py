@@ -10,9 +10,9 @@ from rich.console import Console
 
 from tfprune import demo, report
 from tfprune.explain import explain
-from tfprune.export import export
+from tfprune.export import SUFFIXES, export
 from tfprune.strip import strip
-from tfprune_cli import parse
+from tfprune_cli import native_log_held_back, parse
 
 _LOADING_ERRORS = (
     AttributeError,
@@ -111,8 +111,12 @@ def _strip(arguments):
     model = _load(arguments)
     try:
         small, removed = strip(model, return_report=True)
-        export(small, arguments.out, format=file_format, overwrite=arguments.overwrite)
-    except ValueError as error:
+        options = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
+        with native_log_held_back(shown_on_failure=False):
+            export(
+                small, arguments.out, format=file_format, overwrite=arguments.overwrite, **options
+            )
+    except (ImportError, ValueError) as error:
         raise InputError(_one_line(error)) from error
     except OSError as error:
         raise InputError(
@@ -131,10 +135,18 @@ def _output_format(arguments):
     out = arguments.out
     if out.exists() and not arguments.overwrite:
         raise InputError(f"{out} exists. Give --overwrite to replace it, or another path with -o.")
-    file_format = arguments.format or ("keras" if out.suffix == ".keras" else "saved_model")
-    if (file_format == "keras") != (out.suffix == ".keras"):
-        expected = "end with .keras" if file_format == "keras" else "not end with .keras"
-        raise InputError(f"{out} must {expected} for --format {file_format}. Give another with -o.")
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items() if suffix}
+    file_format = arguments.format or by_suffix.get(out.suffix, "saved_model")
+    suffix = SUFFIXES[file_format]
+    if suffix and out.suffix != suffix:
+        raise InputError(
+            f"{out} must end with {suffix} for --format {file_format}. Give another with -o."
+        )
+    if not suffix and out.suffix in by_suffix:
+        raise InputError(
+            f"{out} must not end with {out.suffix} for --format {file_format}. Give another "
+            "with -o."
+        )
     return file_format
 
 

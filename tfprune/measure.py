@@ -167,7 +167,11 @@ def latency(models, batch_size=1, input_shapes=None):
     >>> quick < slow
     True
     """
-    calls = [_call(model, batch_size, input_shapes) for model in models]
+    return medians([_call(model, batch_size, input_shapes) for model in models])
+
+
+def medians(calls):
+    """The median seconds of each of several functions, all of them in turns within one run."""
     for call in calls * _WARM_UP_CALLS:
         call()
     times = [[] for _ in calls]
@@ -229,6 +233,7 @@ def evaluate(model, data, metrics=None):
     >>> evaluate(model, (keras.ops.ones((4, 1)), keras.ops.ones((4, 1))), metrics=["mae"])
     {'mae': 1.0}
     """
+    check_data(data)
     return evaluator(model, metrics)(data)
 
 
@@ -255,17 +260,23 @@ def evaluator(model, metrics=None):
         model.compile(metrics=metrics)
 
     def evaluated(data):
-        is_pair = isinstance(data, (tuple, list)) and len(data) == 2
-        if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
-            raise ValueError(
-                "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a "
-                "`keras.utils.PyDataset`, which can be gone through more than once. "
-                f"Received: data of type {type(data).__name__}."
-            )
+        is_pair = check_data(data)
         found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
         return {name: float(v) for name, v in found.items() if name != "loss" or not metrics}
 
     return evaluated
+
+
+def check_data(data):
+    """Refuses data that cannot be gone through twice; gives whether it is a pair of arrays."""
+    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise ValueError(
+            "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a `keras.utils.PyDataset`, "
+            f"which can be gone through more than once. Received: data of type "
+            f"{type(data).__name__}."
+        )
+    return is_pair
 
 
 class WithoutLoss(keras.Model):

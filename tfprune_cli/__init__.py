@@ -25,7 +25,7 @@ def main(argv=None):
     """
     arguments = parse(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _native_log_held_back():
+    with native_log_held_back():
         from tfprune import cli
 
     return cli.run(arguments)
@@ -107,8 +107,15 @@ def _add_strip(commands):
     parser.add_argument("-o", "--out", type=Path, required=True, help="where the new model goes")
     parser.add_argument(
         "--format",
-        choices=("saved_model", "keras"),
-        help="of the new model (default: keras where OUT ends with .keras, else saved_model)",
+        choices=("saved_model", "keras", "litert", "onnx"),
+        help="of the new model (default: by the end of OUT, .keras, .tflite or .onnx, else "
+        "saved_model)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=_count,
+        metavar="N",
+        help="fix the batch; for litert, where recurrent layers need it",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
@@ -141,6 +148,12 @@ def _fraction(text):
     return value
 
 
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
+    return int(text)
+
+
 def _seed(text):
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2**32 - 1, not {text!r}")
@@ -148,11 +161,11 @@ def _seed(text):
 
 
 @contextlib.contextmanager
-def _native_log_held_back():
-    """Keeps TensorFlow's first messages off the terminal, unless the import fails.
+def native_log_held_back(shown_on_failure=True):
+    """Keeps what TensorFlow writes off the terminal, unless the block fails and it shall be shown.
 
-    Some are written while its libraries load, whatever TF_CPP_MIN_LOG_LEVEL says, and straight to
-    file descriptor 2, so that descriptor has to point elsewhere meanwhile.
+    Its first messages are written while its libraries load, whatever TF_CPP_MIN_LOG_LEVEL says, and
+    straight to file descriptor 2, so that descriptor has to point elsewhere meanwhile.
     """
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -161,8 +174,9 @@ def _native_log_held_back():
         try:
             yield
         except BaseException:
-            log.seek(0)
-            os.write(terminal, log.read())
+            if shown_on_failure:
+                log.seek(0)
+                os.write(terminal, log.read())
             raise
         finally:
             os.dup2(terminal, 2)
