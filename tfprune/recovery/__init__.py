@@ -1,0 +1,3 @@
+"""Recovery."""
+
+from tfprune.recovery.recalibrate import recalibrate
