@@ -37,16 +37,18 @@ class Origins:
         self.dense = opened(dense)
         self.coupling = couple(self.dense)
         self.calls = by_path(self.coupling.trace.calls)
-        self._counterparts = {
-            id(ours): theirs for ours, theirs in _keras.variable_pairs(self.dense, model)
-        }
         shapes = [[t.shape for t in (*m.inputs, *m.outputs)] for m in (model, self.dense)]
-        if shapes[0] != shapes[1] or not self._counterparts:
+        try:
+            pairs = list(_keras.variable_pairs(self.dense, model))
+        except ValueError:  # layers of one name that hold different things
+            pairs = []
+        if shapes[0] != shapes[1] or not pairs:
             raise ValueError(
                 "Argument `dense` must be the model from which `model` was made: with the same "
                 "inputs and outputs, and layers of the same names. Received: "
                 f"model={model.name!r} with {shapes[0]}, dense={dense.name!r} with {shapes[1]}."
             )
+        self._counterparts = {id(ours): theirs for ours, theirs in pairs}
 
     def counterpart(self, variable):
         """The variable of the model for one of the dense model's; None if its layer is gone."""
