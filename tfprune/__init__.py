@@ -8,6 +8,7 @@ from tfprune.masks import set_masks
 from tfprune.prunable import prunable
 from tfprune.prune_units import prune_units
 from tfprune.prune_weights import prune_weights
+from tfprune.recovery import compensate, distill, recalibrate, reconstruct
 from tfprune.report import compare, inspect
 from tfprune.rewinding import capture, rewind
 from tfprune.sensitivity import sensitivity

@@ -188,7 +188,7 @@ def copy_compile_state(old, new, take=_unchanged):
     if optimizer is not None:
         optimizer = type(optimizer).from_config(optimizer.get_config())
     metrics = {
-        key: keras.tree.map_structure(_copied_metric, arguments[key])
+        key: keras.tree.map_structure(copied_metric, arguments[key])
         for key in ("metrics", "weighted_metrics")
     }
     new.compile(**{**arguments, **metrics, "optimizer": optimizer})
@@ -199,7 +199,8 @@ def copy_compile_state(old, new, take=_unchanged):
         )
 
 
-def _copied_metric(metric):
+def copied_metric(metric):
+    """A metric anew, without what it counted; a name as it is."""
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric

@@ -1,0 +1,36 @@
+"""A copy of a model, with all that it holds: what is measured and changed is never the original."""
+
+import keras
+
+from tfprune import _keras, convert
+
+
+def copied(model, edit=lambda config, _: config):
+    """The same model once more: weights, masks, compile state, slots and seeds.
+
+    Args:
+        model: A Functional or built Sequential model, masked or not.
+        edit: Function of a serialised operation and the operation, which gives the new one.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: If the model has no graph.
+    """
+    if _keras.functional(model) is None:
+        raise ValueError(
+            "Argument `model` must be a Functional or built Sequential model, which can be copied. "
+            f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). Build it "
+            "as `keras.Model(inputs, model.call(inputs))` with `inputs = keras.Input(shape)`."
+        )
+    copy = convert.rebuilt(model, edit)
+    convert.copy_weights(model, copy)
+    convert.copy_compile_state(model, copy)
+    return copy
+
+
+def as_given(data):
+    """Data as `evaluate` takes it: a single array becomes a tuple, so that it has a batch size."""
+    is_array = keras.ops.is_tensor(data) or hasattr(data, "__array__")
+    return (data,) if is_array else data

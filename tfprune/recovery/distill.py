@@ -1,0 +1,246 @@
+"""Training that follows the dense model's outputs as well as the labels."""
+
+import contextlib
+import functools
+
+import keras
+
+from tfprune import _keras, convert
+from tfprune.recovery.copies import copied
+
+
+def distill(
+    model, dense, data, *, epochs=1, losses=None, label_weight=0.5, callbacks=None, **kwargs
+):
+    """Trains a pruned model on the labels and on what the dense model says, with Keras's Distiller.
+
+        loss = label_weight * (the model's own loss) + (1 - label_weight) * (distillation losses)
+
+    The model's own loss is that of `compile`, with loss and sample weights, and penalties of
+    regularisers. Masks stay as they are: pruned elements stay 0 and frozen ones keep their values.
+
+    Args:
+        model: A compiled Functional or Sequential model with one output, masked or stripped. It is
+            not touched.
+        dense: The model that it shall follow, with the same inputs and outputs. It is not touched.
+        data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as `fit` takes it.
+        epochs: Integer, how often the data is gone through.
+        losses: A `keras.distillation` loss, or a list of them. By default, for a model compiled
+            with a categorical crossentropy, the Kullback-Leibler divergence of the outputs at
+            temperature 3 (`LogitsDistillation(loss=keras.losses.KLDivergence())`), from logits or,
+            by their logarithms, from probabilities; for any other loss the squared difference of
+            the outputs (`FeatureDistillation("mse")`).
+        label_weight: Float from 0 to 1, the weight of the model's own loss.
+        callbacks: Callbacks, which see the model that is trained, not the distiller: those of
+            `tfprune.callbacks` prune it, a checkpoint saves it.
+        **kwargs: What else `fit` takes: `batch_size`, `validation_data`, `verbose`...
+
+    Returns:
+        A new model, trained and compiled as `model` is, with its optimizer where training ended.
+        `history` of it is what `fit` returns: with `student_loss`, `distillation_loss` and
+        `total_loss`.
+
+    Raises:
+        ValueError: If the model is not compiled with a loss, or the models do not fit together.
+        ImportError: If Keras has no `keras.distillation`, as before 3.12.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tfprune
+    >>> dense = keras.Sequential([
+    ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)])
+    >>> dense.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> masked = tfprune.prunable(dense)
+    >>> counts = tfprune.prune_units(masked, 0.5)
+    >>> trained = distill(masked, dense, (np.ones((8, 4)), np.zeros(8)), epochs=2, verbose=0)
+    >>> len(trained.history.history["distillation_loss"])
+    2
+    >>> tfprune.strip(trained).layers[0].units
+    4
+
+    Reference:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network",
+        https://arxiv.org/abs/1503.02531; https://keras.io/api/distillation/.
+    """
+    distiller_class = _distiller_class()
+    _check(model)
+    _check_losses(losses)
+    student = copied(model)
+    with _trainable_as_before(dense):
+        distiller = distiller_class(
+            teacher=dense,
+            student=student,
+            distillation_losses=_default_losses(student) if losses is None else losses,
+            student_loss_weight=label_weight,
+        )
+        distiller.compile(**_compile_arguments(student))
+        is_arrays = isinstance(data, (tuple, list))
+        names = ("x", "y", "sample_weight")
+        given = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
+        listed = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+        passed = [_ForStudent(c, student) for c in listed if c is not None]
+        history = distiller.fit(**given, epochs=epochs, callbacks=passed, **kwargs)
+    student.history = history
+    return student
+
+
+def _check(model):
+    if not model.compiled or _keras.compile_arguments(model).get("loss") is None:
+        raise ValueError(
+            "Argument `model` must be compiled with a loss, an optimizer and what metrics are "
+            f"wanted: it is trained as it is compiled. Received: model={model.name!r}."
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(
+            "Argument `model` must have one output. For several, put losses together with "
+            "`keras.distillation.Distiller`, which takes masked models too. "
+            f"Received: model={model.name!r} with {len(model.outputs)} outputs."
+        )
+
+
+def _check_losses(losses):
+    """Refuses a loss that takes logits for probabilities.
+
+    The default "kl_divergence" of `LogitsDistillation` does in Keras 3.15: only an instance of
+    `KLDivergence` makes it apply softmax. Softmax does not see a constant added to all logits.
+    """
+    logits = keras.ops.convert_to_tensor([[0.0, 1.0, 2.0]])
+    for loss in losses if isinstance(losses, (list, tuple)) else [losses]:
+        is_logits = isinstance(loss, keras.distillation.LogitsDistillation)
+        is_plain = is_logits and loss.loss is keras.losses.kl_divergence
+        if is_plain and abs(float(loss.compute_loss(logits, logits + 10.0))) > 1e-3:
+            raise ValueError(
+                "This version of Keras applies no softmax in `LogitsDistillation` with "
+                "loss='kl_divergence', its default, so the divergence is one of clipped logits. "
+                f"Received: losses={losses!r}, Keras {keras.__version__}. Pass "
+                "`keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())`."
+            )
+
+
+@functools.cache
+def _distiller_class():
+    """Keras's `Distiller`, whose student has its own loss with all that belongs to it."""
+    if not hasattr(keras, "distillation"):
+        raise ImportError(
+            "`distill` needs `keras.distillation`, which came with Keras 3.12. Received: Keras "
+            f"{keras.__version__}. Upgrade Keras, or train with `fit` and a loss of your own."
+        )
+
+    class Distiller(keras.distillation.Distiller):
+        """The same, with sample weights, penalties of regularisers, and early stopping."""
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            """Both losses; the student's is that of its `compile`."""
+            own = self._student_loss
+            own.x, own.sample_weight = x, sample_weight
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+        @property
+        def stop_training(self):
+            """What a callback has said of the student."""
+            return getattr(self.student, "stop_training", False)
+
+        @stop_training.setter
+        def stop_training(self, value):
+            if hasattr(self, "student"):
+                self.student.stop_training = value
+
+    return Distiller
+
+
+class _OwnLoss:
+    """The loss of a compiled model, as a function of labels and predictions."""
+
+    def __init__(self, model):
+        self._compute = model.compute_loss
+        self.x = self.sample_weight = None
+
+    def __call__(self, y, y_pred):
+        return self._compute(self.x, y, y_pred, self.sample_weight)
+
+
+def _compile_arguments(student):
+    arguments = _keras.compile_arguments(student)
+    metrics = {
+        key: [convert.copied_metric(m) for m in keras.tree.flatten(arguments.get(key))]
+        for key in ("metrics", "weighted_metrics")
+        if arguments.get(key) is not None
+    }
+    kept = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
+    options = {name: arguments[name] for name in kept if name in arguments}
+    return {"optimizer": student.optimizer, "loss": _OwnLoss(student), **metrics, **options}
+
+
+def _default_losses(student):
+    """What fits the model's own loss."""
+    loss = _keras.compile_arguments(student)["loss"]
+    loss = keras.tree.flatten(loss)[0]
+    loss = keras.losses.get(loss)
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    if "categorical_crossentropy" not in name:
+        return keras.distillation.FeatureDistillation("mse")
+    is_instance = isinstance(loss, keras.losses.Loss)
+    if is_instance and loss.get_config().get("from_logits"):
+        return keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())
+    return _probabilities_distillation()
+
+
+def _probabilities_distillation():
+    class ProbabilitiesDistillation(keras.distillation.LogitsDistillation):
+        """Of probabilities: their logarithms are logits, but for a constant softmax ignores."""
+
+        def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
+            """The loss of the logarithms."""
+            smallest = keras.backend.epsilon()
+            logits = [
+                keras.ops.log(keras.ops.maximum(p, smallest))
+                for p in (teacher_outputs, student_outputs)
+            ]
+            return super().compute_loss(*logits, **kwargs)
+
+    return ProbabilitiesDistillation(loss=keras.losses.KLDivergence())
+
+
+@contextlib.contextmanager
+def _trainable_as_before(model):
+    """Undoes that the distiller makes its teacher untrainable, layer by layer."""
+    before = [(layer, layer.trainable) for layer in _keras.all_layers(model)]
+    try:
+        yield
+    finally:
+        for layer, trainable in before:  # outer layers first, since they pass it on
+            layer.trainable = trainable
+
+
+class _ForStudent(keras.callbacks.Callback):
+    """Shows a callback the student in place of the distiller."""
+
+    def __init__(self, callback, student):
+        super().__init__()
+        self._callback = callback
+        self._student = student
+
+    def set_params(self, params):
+        """Passed on."""
+        super().set_params(params)
+        self._callback.set_params(params)
+
+    def set_model(self, model):
+        """Passes the student on."""
+        super().set_model(model)
+        self._callback.set_model(self._student)
+
+
+def _passed_on(name):
+    def hook(self, *args, **kwargs):
+        return getattr(self._callback, name)(*args, **kwargs)
+
+    hook.__name__ = name
+    hook.__doc__ = "Passed on."
+    return hook
+
+
+for _name in dir(keras.callbacks.Callback):
+    if _name.startswith("on_"):
+        setattr(_ForStudent, _name, _passed_on(_name))

@@ -1,0 +1,289 @@
+"""Each layer fitted anew to what the dense one computes, from the units that are left."""
+
+import contextlib
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras
+from tfprune.coupling.trace import trace
+from tfprune.criteria.running import Held, Measuring
+from tfprune.recovery.copies import as_given, copied
+from tfprune.recovery.least_squares import Sums, solve
+from tfprune.recovery.matrix_forms import as_columns, form_of
+from tfprune.recovery.origins import Origins, by_path
+from tfprune.recovery.taps import watched_inputs, watched_sums
+
+MOST_UNKNOWNS = 8192
+"""How many inputs a layer may have in all taps: their products take half a gigabyte then."""
+
+EXACT = 1e-6
+"""The relative error below which a layer is left as it is: single precision tells no more."""
+
+
+@dataclass(frozen=True)
+class ReconstructedLayer:
+    """The error of a layer's outputs before its activation, over their standard deviation.
+
+    Attributes:
+        name: The layer's name, after those of the nested models around it.
+        before, after: The relative error on the data, without and with the new weights; 0.1 is a
+            hundredth of the variance.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class LayerLeft:
+    """A layer which gets other inputs than the dense one, and which was left as it is."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReconstructionReport:
+    """What `reconstruct` did.
+
+    Attributes:
+        layers: A `ReconstructedLayer` for each layer that was fitted.
+        left: A `LayerLeft` for each that was not.
+    """
+
+    layers: tuple
+    left: tuple
+
+    def __str__(self):
+        lines = [f"{r.name}: error {r.before:.2%} -> {r.after:.2%}" for r in self.layers]
+        return "\n".join([*lines, *(f"{r.name}: left as it is, {r.reason}" for r in self.left)])
+
+
+def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_report=False, verbose=0):
+    """Fits each layer anew so that it computes what the dense one does, from the units left.
+
+    For a layer with inputs X in the dense model, kernel W and bias b, and the inputs X' that are
+    left, kernel and bias become W'' + D and b'' + d, with W'' and b'' those that it has and
+
+        D, d = argmin || X' (W'' + D) + b'' + d - (X W + b) ||^2 + ridge * sum_i s_i^2 || D_i ||^2
+
+    over all examples and positions; s_i^2 is the sum of squared deviations of the i-th input. The
+    penalty has no scale, and where inputs depend on one another, or there are fewer examples than
+    inputs, the solution is the one near W''. Layers are fitted in the order of
+    the model: X' comes from the model with all layers before fitted already, so that their errors
+    are made up for, and the target X W + b from the dense model.
+
+    Dense layers and convolutions (grouped and depthwise ones too) are fitted; convolutions by the
+    patches that their window sees. Only sums over data are kept, in double precision: for each
+    layer a square matrix of its inputs (times taps). Layers take a pass over the data each. Masks
+    stay: pruned and frozen elements keep their values. Layers with `trainable=False` are left.
+
+    Statistics of batch normalisations are not touched: `tfprune.recalibrate` may follow.
+
+    Args:
+        model: A masked model after `tfprune.prune_units` or `prune_weights`, or what
+            `tfprune.strip` made of it (with its weights not trained since). It is not touched.
+        dense: The model before pruning, with layers of the same names. It is not touched.
+        data: Arrays as `(x,)` or `(x, y)`, or a dataset of such batches, as `evaluate` takes it;
+            a few hundred examples do. It is gone through several times.
+        batch_size: Integer, for arrays; Keras's default is 32.
+        ridge: Float above 0, the weight of the penalty.
+        return_report: Whether to return a `ReconstructionReport` as well.
+        verbose: 0 is quiet, 1 shows Keras's progress bar.
+
+    Returns:
+        A new model with the same masks, compile state and slots; with `return_report=True`, the
+        model and the report.
+
+    Raises:
+        ValueError: If the models do not fit together, no layer can be fitted, an argument is out
+            of range, or data is not finite.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras
+    >>> import tfprune
+    >>> dense = keras.Sequential([
+    ...     keras.Input((2,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(1)])
+    >>> masked = tfprune.prunable(dense)
+    >>> counts = tfprune.prune_units(masked, 0.5)
+    >>> x = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
+    >>> fitted = tfprune.strip(reconstruct(masked, dense, x))
+    >>> fitted.get_layer("hidden").units, np.allclose(fitted(x), dense(x), atol=1e-4)
+    (4, True)
+
+    Reference:
+        Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep Neural Networks",
+        https://arxiv.org/abs/1707.06168 (inputs from the pruned model, targets from the dense
+        one); J.-H. Luo, J. Wu, W. Lin, "ThiNet", https://arxiv.org/abs/1707.06342.
+    """
+    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < np.inf:
+        raise ValueError(f"Argument `ridge` must be a number above 0. Received: ridge={ridge!r}.")
+    copy = copied(model)
+    origins = Origins(copy, dense)
+    tasks, left = _tasks(copy, origins)
+    if not tasks:
+        reasons = "; ".join(f"{item.name!r}: {item.reason}" for item in left)
+        raise ValueError(
+            "No layer can be fitted. The model computes what the dense one does, or its layers "
+            f"cannot be reconstructed. Received: model={model.name!r}. Layers: {reasons or 'none'}."
+        )
+    fitted = [
+        task.run(copy, origins.dense, as_given(data), batch_size, ridge, verbose) for task in tasks
+    ]
+    report = ReconstructionReport(tuple(fitted), tuple(left))
+    return (copy, report) if return_report else copy
+
+
+def _tasks(model, origins):
+    """The layers to fit, in order, and those with other inputs than before that are left."""
+    traced = trace(model)
+    calls = by_path(traced.calls)
+    changed, tasks, left, seen = set(), [], [], set()
+    for call in traced.calls:
+        path = tuple(part.name for part in (*call.parents, call.operation))
+        theirs = origins.calls.get(path, [])
+        is_touched = not theirs or changed.intersection(call.inputs) or _differs(call, theirs[0])
+        if is_touched:
+            changed.update(call.outputs)
+        layer = call.operation
+        has_kernel = any(len(w.shape) > 1 for w in getattr(layer, "weights", ()))
+        if not is_touched or not has_kernel or id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        reason = _why_not(layer, calls[path], theirs)
+        name = "/".join(path)
+        if reason is not None:
+            left.append(LayerLeft(name, reason))
+        elif changed.intersection(call.inputs) or _is_other_product(layer, theirs[0].operation):
+            tasks.append(
+                _Task(name, layer, theirs[0].operation, _outputs(origins, layer, theirs[0]))
+            )
+    return tasks, left
+
+
+def _differs(call, other):
+    """Whether the weights of two operations differ."""
+    ours, theirs = (getattr(c.operation, "weights", []) for c in (call, other))
+    return len(ours) != len(theirs) or any(
+        tuple(a.shape) != tuple(b.shape) or (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _is_other_product(layer, other):
+    """Whether a layer multiplies by other numbers than the dense one, in the outputs it has."""
+    ours, theirs = form_of(layer), form_of(other)
+    if ours.shape != theirs.shape:
+        return True
+    free, free_bias = _free(ours)
+    differs = ours.to_matrix(np.asarray(layer.kernel) != np.asarray(other.kernel)).any(axis=1)
+    if layer.bias is not None:
+        bias = 0 if other.bias is None else np.asarray(other.bias)
+        differs |= as_columns(ours, np.asarray(layer.bias) != bias)
+    return (differs & (free.any(axis=1) | free_bias)).any()
+
+
+def _why_not(layer, calls, theirs):
+    """Why a layer cannot be fitted, or None."""
+    form = form_of(layer)
+    if form is None:
+        return f"a {type(layer).__name__} has no matrix form here"
+    if len(theirs) != len(calls) or form_of(theirs[0].operation) is None:
+        return "the dense model does not call one of its name as often"
+    if not layer.trainable:
+        return "it has `trainable=False`"
+    if any(v is not None and v.constraint is not None for v in (layer.kernel, layer.bias)):
+        return "a weight of it has a constraint"
+    if form.shape[1] > MOST_UNKNOWNS:
+        return f"it has {form.shape[1]:,} inputs, and {MOST_UNKNOWNS:,} are the most"
+    free, free_bias = _free(form)
+    if not free.any() and not free_bias.any():
+        return "all of its elements are masked"
+    return None
+
+
+def _free(form):
+    """Which elements of kernel and bias no mask holds, in the matrix form."""
+    layer, masks = form.layer, getattr(form.layer, "masks_by_name", {})
+    free = np.ones(layer.kernel.shape, bool)
+    free_bias = np.full(form.shape[0] * form.shape[2], layer.bias is not None)
+    if "kernel" in masks:
+        free = _keras.values(masks["kernel"].live)
+    if "bias" in masks:
+        free_bias = _keras.values(masks["bias"].live)
+    return form.to_matrix(free), as_columns(form, free_bias)
+
+
+def _outputs(origins, layer, call):
+    """The indices of the dense layer's outputs that the layer has; None for all."""
+    if form_of(layer).shape == form_of(call.operation).shape:
+        return None
+    labels = origins.coupling.tensor_labels[call.outputs[0]]
+    size = np.prod([form_of(call.operation).shape[axis] for axis in (0, 2)])
+    return np.flatnonzero(origins.is_kept(np.broadcast_to(labels.reshape(-1), (size,))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A layer to fit, the dense one, and which outputs of that it has."""
+
+    name: str
+    layer: keras.layers.Layer
+    teacher: keras.layers.Layer
+    outputs: np.ndarray | None
+
+    def run(self, model, dense, data, batch_size, ridge, verbose):
+        """Fits the layer; gives a `ReconstructedLayer`."""
+        form = form_of(self.layer)
+        run = _Run(model, dense, self, form)
+        run.over(data, batch_size, verbose)
+        sums = run.sums()
+        if not all(np.isfinite(total).all() for total in sums.values()):
+            raise ValueError(
+                "What a layer gets or should give is not finite on the data. "
+                f"Received: layer={self.name!r}."
+            )
+        solution = solve(sums, *_free(form), ridge)
+        if solution.before <= EXACT:
+            return ReconstructedLayer(self.name, solution.before, solution.before)
+        kernel = np.asarray(self.layer.kernel, "float64") + form.to_kernel(solution.kernel)
+        self.layer.kernel.assign(kernel)
+        if self.layer.bias is not None:
+            bias = np.asarray(self.layer.bias, "float64") + solution.bias.reshape(-1)
+            self.layer.bias.assign(bias)
+        return ReconstructedLayer(self.name, solution.before, solution.after)
+
+
+class _Run(Measuring):
+    """Runs both models and adds up what the layer gets, gives and should give."""
+
+    def __init__(self, model, dense, task, form):
+        super().__init__(model, [], needs_loss=False)
+        self._beside = Held([dense, task, form])
+        self._added = Held([Sums(form)])
+
+    def take(self, x, y, sample_weight, size):
+        """One batch; a layer that is called several times adds each of its calls."""
+        dense, task, form = self._beside.items
+        inputs, outputs, targets = [], [], []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(watched_inputs(task.layer, lambda x, _: inputs.append(x)))
+            stack.enter_context(watched_sums(task.layer, outputs.append))
+            stack.enter_context(watched_sums(task.teacher, targets.append))
+            self(x, training=False)
+            dense(x, training=False)
+        for given, ours, theirs in zip(inputs, outputs, targets, strict=True):
+            if task.outputs is not None:
+                is_first = getattr(task.layer, "data_format", "") == "channels_first"
+                theirs = tf.gather(theirs, task.outputs, axis=1 if is_first else -1)
+            self._added.items[0].add(given, ours, theirs)
+
+    def sums(self):
+        """The sums by name."""
+        return self._added.items[0].values()
