@@ -1,0 +1,224 @@
+"""What a model costs with some of its units, exactly, without rebuilding it.
+
+The lengths of all axes follow from the kept units (`Rows`). Elements of weights are products of
+lengths. The multiply-accumulates of a call are worked out by the rules that count them for any
+model, once for each combination of lengths that it meets.
+"""
+
+import math
+
+import numpy as np
+
+from tfprune.budgets import Bytes, MACs, Parameters, Units
+from tfprune.choosing.rows import Rows
+from tfprune.coupling.costs import costs as costs_of_calls
+from tfprune.coupling.selection import keeping
+from tfprune.rebuild import Sizes
+from tfprune.savings import CountedCalls
+
+
+def costs_for(budget, units):
+    """What counts the cost that a budget is about.
+
+    Args:
+        budget: `Units`, `Parameters`, `MACs` or `Bytes` of `tfprune.budgets`.
+        units: `PrunableUnits`.
+
+    Returns:
+        `UnitCosts`.
+
+    Raises:
+        ValueError: If multiply-accumulates of the model are not known.
+
+    Example:
+
+    >>> import keras
+    >>> import tfprune
+    >>> from tfprune.prunable_units import PrunableUnits
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)), tfprune.layers.Dense(4, name="hidden"), tfprune.layers.Dense(2)])
+    >>> units = PrunableUnits(model)
+    >>> costs, kept = costs_for(Parameters(0.5), units), np.ones(units.coupling.size, bool)
+    >>> kept[units.sets[0].units[:3]] = False  # one unit of four is left
+    >>> costs.dense, costs.of(kept)
+    (26, 8)
+    """
+    if isinstance(budget, Units):
+        return CountsOfUnits(units)
+    if isinstance(budget, MACs):
+        return CostsOfCalls(units.model, units.coupling, budget.input_shapes)
+    is_bytes = isinstance(budget, Bytes)
+    assert is_bytes or isinstance(budget, Parameters), budget
+    return CostsOfWeights(units.model, units.coupling, is_bytes)
+
+
+class UnitCosts:
+    """A cost as a sum of terms, each of which depends on some of the units.
+
+    Attributes:
+        fixed: What does not depend on units.
+        dense: The cost with all units.
+    """
+
+    fixed = 0
+
+    def of(self, kept):
+        """The cost when the units are kept for which a boolean array over units is True."""
+        return self.fixed + int(self.terms(kept).sum())
+
+    def terms(self, kept):
+        """The terms, an array of integers."""
+        raise NotImplementedError
+
+    def depends(self):
+        """For each term an array of the units that it depends on."""
+        raise NotImplementedError
+
+
+class CountsOfUnits(UnitCosts):
+    """How many of the units that may be pruned are kept: a term for each set."""
+
+    def __init__(self, units):
+        self._sets = [unit_set.units for unit_set in units.sets]
+        self.dense = sum(map(len, self._sets))
+
+    def terms(self, kept):
+        """How many units of each set are kept."""
+        return np.array([kept[units].sum() for units in self._sets])
+
+    def depends(self):
+        """The units of each set."""
+        return self._sets
+
+
+class CostsOfWeights(UnitCosts):
+    """The elements of weights, or their bytes: a term for each weight in which units stand."""
+
+    def __init__(self, model, coupling, in_bytes=False):
+        self._coupling, self._rows = coupling, Rows(coupling)
+        self._one = self._rows.matrix.shape[0]  # the place of a 1, for axes that do not change
+        by_variable = {}
+        for piece in coupling.slices:
+            by_variable.setdefault(id(piece.variable), []).append(piece)
+        self._uneven, places, constants = [], [], []
+        for variable in {id(weight): weight for weight in model.weights}.values():
+            each = np.dtype(variable.dtype).itemsize if in_bytes else 1
+            pieces = by_variable.get(id(variable), [])
+            along = {piece.axis for piece in pieces}
+            rest = (size for axis, size in enumerate(variable.shape) if axis not in along)
+            if pieces:
+                places.append([self._place(piece, pieces) for piece in pieces])
+                constants.append(each * math.prod(rest))
+            else:
+                self.fixed += each * math.prod(rest)
+        most = max(map(len, places), default=0)
+        padded = [row + [self._one] * (most - len(row)) for row in places]
+        self._places, self._constants = np.array(padded, int), np.array(constants, np.int64)
+        self.dense = self.of(np.ones(coupling.size, bool))
+
+    def _place(self, piece, pieces):
+        if np.ndim(piece.labels) == 1:
+            return self._rows.of_piece[id(piece)]
+        self._uneven.append(UnevenAxis(self._coupling, piece, pieces))
+        return self._one + len(self._uneven)
+
+    def terms(self, kept):
+        """The elements, or bytes, of each weight."""
+        uneven = [axis.of(kept) for axis in self._uneven]
+        lengths = np.concatenate([self._rows.of(kept), [1], np.array(uneven, np.int64)])
+        return self._constants * lengths[self._places].prod(axis=1)
+
+    def depends(self):
+        """The units that stand in each weight."""
+        matrix, found = self._rows.matrix, []
+        for places in self._places:
+            units = [
+                matrix.indices[slice(*matrix.indptr[p : p + 2])] for p in places if p < self._one
+            ]
+            units += [self._uneven[p - self._one - 1].units for p in places if p > self._one]
+            found.append(np.unique(np.concatenate(units)))
+        return found
+
+
+class UnevenAxis:
+    """An axis of a weight along which other units stand for each index of other axes.
+
+    These are the input channels of a grouped convolution, which differ from group to group of
+    filters. All groups that stay keep equally many.
+    """
+
+    def __init__(self, coupling, piece, pieces):
+        self._units = coupling.roots[piece.labels]
+        self._axis = piece.axis
+        self._others = [
+            (other.axis, coupling.roots[other.labels])
+            for other in pieces
+            if other is not piece and np.ndim(other.labels) == 1
+        ]
+        self._others = [(a, units) for a, units in self._others if self._units.shape[a] != 1]
+        self.units = np.unique(np.concatenate([self._units.ravel(), *(u for _, u in self._others)]))
+
+    def of(self, kept):
+        """How long it is."""
+        stays = kept[self._units]
+        for axis, units in self._others:
+            stays = np.compress(kept[units], stays, axis)
+        return int(stays.sum(axis=self._axis).max(initial=0))
+
+
+class CostsOfCalls(UnitCosts):
+    """The multiply-accumulates for one sample: a term for each call that takes any."""
+
+    def __init__(self, model, coupling, input_shapes=None):
+        self._coupling, self._rows = coupling, Rows(coupling)
+        self._calls = CountedCalls(model, coupling, input_shapes)
+        unknown = [c for c in costs_of_calls(model, input_shapes) if c.macs is None]
+        if unknown:
+            raise ValueError(
+                "A budget of multiply-accumulates needs to know how many each layer takes. "
+                f"Received: layer={unknown[0].name!r} ({unknown[0].type}): {unknown[0].reason}. "
+                "Give the budget `input_shapes`, or take `Parameters` or `Latency`."
+            )
+        of_layer = {}
+        for piece in coupling.slices:
+            of_layer.setdefault(id(piece.layer), []).append(piece)
+        self._lengths, self._pieces = {}, {}
+        for key, (call, _) in self._calls.counted.items():
+            pieces = of_layer.get(id(call.operation), [])
+            tensors = (*call.inputs, *call.outputs)
+            rows = {self._rows.of_piece[id(p)] for p in pieces if id(p) in self._rows.of_piece}
+            rows.update(row for tensor in tensors for row in self._rows.of_tensor[tensor])
+            self._lengths[key] = np.array(sorted(rows), int)
+            self._pieces[key] = [
+                UnevenAxis(coupling, piece, pieces_of(piece, pieces))
+                for piece in pieces
+                if np.ndim(piece.labels) > 1
+            ]
+        self._found = {}
+        self.dense = self.of(np.ones(coupling.size, bool))
+
+    def terms(self, kept):
+        """The multiply-accumulates of each call."""
+        lengths, sizes, found = self._rows.of(kept), None, []
+        for key, rows in self._lengths.items():
+            uneven = tuple(axis.of(kept) for axis in self._pieces[key])
+            met = (key, lengths[rows].tobytes(), uneven)
+            if met not in self._found:
+                sizes = sizes or Sizes(keeping(self._coupling, kept))
+                self._found[met] = self._calls.macs(key, sizes)
+            found.append(self._found[met])
+        return np.array(found, np.int64)
+
+    def depends(self):
+        """The units that stand in the weights and tensors of each call."""
+        matrix, found = self._rows.matrix, []
+        for key, rows in self._lengths.items():
+            units = [matrix.indices[slice(*matrix.indptr[row : row + 2])] for row in rows]
+            units += [axis.units for axis in self._pieces[key]]
+            found.append(np.unique(np.concatenate([np.empty(0, int), *units])))
+        return found
+
+
+def pieces_of(piece, pieces):
+    """Those of the same weight."""
+    return [other for other in pieces if other.variable is piece.variable]
