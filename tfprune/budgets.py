@@ -84,6 +84,9 @@ class Units(_Counted):
 class Parameters(_Counted):
     """How many parameters may remain: what `count_params()` of the stripped model gives.
 
+    Exactly so where nothing but the masks of units makes units dead. What zeros and masks of single
+    weights make dead besides is counted here, and goes too when the model is stripped.
+
     Args:
         remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
 

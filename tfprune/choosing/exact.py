@@ -19,22 +19,24 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from tfprune.choosing.rows import Rows
-from tfprune.choosing.search import check_reachable, filled
+from tfprune.choosing.search import UnreachableError, filled
 
 LARGEST = 10_000
 """How many entries the tables may have together."""
 
 _SECONDS = 60
+_INFEASIBLE = 2
 
 
-def meet_exactly(steps, costs, allowed, units):
+def meet_exactly(steps, costs, allowed, coupling, least):
     """Which steps go so that what remains has the greatest importance that the budget allows.
 
     Args:
         steps: `Steps`, made with `protect=False`.
         costs: `UnitCosts`.
         allowed: Integer.
-        units: `PrunableUnits`.
+        coupling: The units of the model.
+        least: Integer, the least cost that the constraints allow, for the error.
 
     Returns:
         A boolean array over steps.
@@ -43,25 +45,20 @@ def meet_exactly(steps, costs, allowed, units):
         UnreachableError: If the budget cannot be met.
         ValueError: If the model is too large.
     """
-    check_reachable(steps, costs, allowed)
-    program = _Program(steps, costs)
+    program = _Program(steps, costs, coupling)
     program.limit_cost(allowed)
     program.limit_sets()
-    program.limit_axes(units.coupling)
-    gone = program.solve()
-    if gone is None:
-        raise ValueError(
-            "No choice was found that meets the budget and keeps `min_units`, `max_fraction` and "
-            f"a unit in each tensor within {_SECONDS} seconds. Received: scope='exact'. Take "
-            "scope='greedy'."
-        )
+    program.limit_axes()
+    gone = program.solve(least)
     order = np.flatnonzero(gone)
     return filled(steps, costs, allowed, order[np.argsort(steps.importance[order], kind="stable")])
 
 
 class _Program:
-    def __init__(self, steps, costs):
+    def __init__(self, steps, costs, coupling):
         self.steps, self.costs = steps, costs
+        self.axes = Rows(coupling).matrix
+        self.lengths = self.axes @ steps.bundles.kept.astype(int)
         self.queues = [np.flatnonzero(steps.queue == queue) for queue in np.unique(steps.queue)]
         sizes = [len(queue) + 1 for queue in self.queues]
         self.starts = np.concatenate([[0], np.cumsum(sizes)])  # of each queue's y
@@ -73,7 +70,6 @@ class _Program:
 
     def _tables(self, sizes):
         """Pairs of queues, and the terms of the cost that depend on no others."""
-        queue_of = np.full(len(self.steps.bundles.of_unit), -1)
         number = np.full(len(self.steps) + 1, -1)
         for place, queue in enumerate(self.queues):
             number[queue] = place
@@ -128,10 +124,14 @@ class _Program:
                 self._add([here, chosen], [np.ones(len(here)), [-1.0]], 0, 0)
 
     def _cost(self, queues, state, terms):
+        """The terms when so many steps of the queues go; 0 where that is ruled out."""
         gone = np.zeros(len(self.steps), bool)
         for queue, number in zip(queues, state, strict=True):
             gone[self.queues[queue][:number]] = True
-        return self.costs.terms(self.steps.kept(gone))[terms].sum()
+        kept = self.steps.kept(gone)
+        if (self.axes @ kept.astype(int) == 0)[self.lengths > 0].any():
+            return 0
+        return self.costs.terms(kept)[terms].sum()
 
     def limit_sets(self):
         """Each set keeps what it has to."""
@@ -148,13 +148,11 @@ class _Program:
         places = (inside, self.steps.of_bundle[inside])
         return (matrix @ coo_array((np.ones(len(inside), int), places), shape=shape)).toarray()
 
-    def limit_axes(self, coupling):
+    def limit_axes(self):
         """Each axis of a tensor or weight keeps a unit."""
-        matrix, units = Rows(coupling).matrix, self.steps.units()
-        alive = matrix @ self.steps.bundles.kept.astype(int)
-        lost = (matrix @ units.T).toarray()
-        for row in np.flatnonzero(alive > 0):
-            self._limit(lost[row], alive[row] - 1)
+        lost = (self.axes @ self.steps.units().T).toarray()
+        for row in np.flatnonzero(self.lengths > 0):
+            self._limit(lost[row], self.lengths[row] - 1)
 
     def _limit(self, lost, most):
         """What all steps that go lose together, `lost` by step, is at most `most`."""
@@ -163,8 +161,8 @@ class _Program:
         values = [np.concatenate([[0], np.cumsum(lost[queue])]) for queue in self.queues]
         self._add([np.arange(self.starts[-1])], [np.concatenate(values)], -np.inf, max(0, most))
 
-    def solve(self):
-        """A boolean array over steps, None if there is no solution."""
+    def solve(self, least):
+        """Which steps go, a boolean array."""
         # From 0 up, so that scores below 0 do not pay for what goes.
         importance = self.steps.importance - min(0.0, self.steps.importance.min(initial=0.0))
         scale = importance.max(initial=0.0) or 1.0
@@ -188,8 +186,14 @@ class _Program:
             ),
             options={"time_limit": _SECONDS, "mip_rel_gap": 0.0},
         )
+        if solution.status == _INFEASIBLE:
+            raise UnreachableError("The budget cannot be met.", least)
         if solution.status != 0:
-            return None
+            raise ValueError(
+                f"The best choice was not found within {_SECONDS} seconds ({solution.message}). "
+                "Received: scope='exact'. Take scope='greedy', or choose among fewer units with "
+                "`only`, `exclude` or a larger `round_to`."
+            )
         gone = np.zeros(len(self.steps), bool)
         for start, queue in zip(self.starts, self.queues, strict=False):
             gone[queue[: int(solution.x[start : start + len(queue) + 1].argmax())]] = True

@@ -26,7 +26,7 @@ def check_budget(units, budget, choice):
     least = limits.least_kept(units, choice.max_fraction)
     if not isinstance(budget, Latency):
         bundles, costs = bundled(units, np.zeros(units.coupling.size)), costs_for(budget, units)
-        steps = steps_of(units, bundles, least, choice.round_to, protect=choice.scope != "exact")
+        steps = steps_of(units, bundles, least, choice.round_to)
         with _explained(units, budget, choice, costs.dense):
             check_reachable(steps, costs, budget.allowed(costs.dense))
 
@@ -58,11 +58,12 @@ def within_budget(units, budget, scoring, choice, progress=1.0):
     if costs.of(bundles.kept) <= allowed:
         return units.pruned()
     bundles = bundled(units, scoring.of(units))
-    is_exact = choice.scope == "exact"
-    steps = steps_of(units, bundles, least, choice.round_to, protect=not is_exact)
+    steps = steps_of(units, bundles, least, choice.round_to)
     with _explained(units, budget, choice, costs.dense):
-        if is_exact:
-            gone = meet_exactly(steps, costs, allowed, units)
+        if choice.scope == "exact":
+            fewest = costs.of(steps.kept(np.ones(len(steps), bool)))
+            steps = steps_of(units, bundles, least, choice.round_to, protect=False)
+            gone = meet_exactly(steps, costs, allowed, units.coupling, fewest)
         else:
             gone = meet(steps, costs, allowed, choice.scope)
     return units.pruned() | _lost(steps, gone)
