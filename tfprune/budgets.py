@@ -51,7 +51,7 @@ class _Counted(Budget):
         is_share = isinstance(self.remaining, float)
         final = self.remaining * dense if is_share else min(self.remaining, dense)
         # A millionth, so that 0.1 of 30 is 3 though 0.1 is not quite a tenth.
-        return math.floor(dense + progress * (final - dense) + 1e-6)
+        return math.floor(final + (1 - progress) * (dense - final) + 1e-6)
 
     def __str__(self):
         if isinstance(self.remaining, float):
@@ -204,12 +204,15 @@ class Latency(Budget):
     def allowed(self, dense, progress=1.0):
         """How many seconds a call may take, of which it takes `dense` with all units."""
         final = self.fraction * dense if self.fraction else min(self.milliseconds / 1000, dense)
-        return dense + progress * (final - dense)
+        return final + (1 - progress) * (dense - final)
 
     def __str__(self):
         share = f"{100 * self.fraction:.4g} % of the time" if self.fraction else ""
         return f"at most {share or f'{self.milliseconds:g} ms'} for a batch of {self.batch_size}"
 
+
+NAMES = ("Units", "Parameters", "MACs", "Bytes", "Latency")
+"""The class names in the configurations of budgets."""
 
 _ALL = {cls.__name__: cls for cls in (Units, Parameters, MACs, Bytes, Latency)}
 

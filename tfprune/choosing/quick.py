@@ -56,7 +56,8 @@ def meet_in_time(steps, clock, budget, scope, progress=1.0, order=None):
         A boolean array over steps.
 
     Raises:
-        UnreachableError: If a call takes longer even when all steps go.
+        UnreachableError: If a call takes longer even when all steps go, or measurements of the
+            same model contradict each other.
     """
     order = ranking(steps, scope) if order is None else order
     dense, seconds = clock(steps.kept(np.zeros(len(steps), bool)))
@@ -81,13 +82,11 @@ def meet_in_time(steps, clock, budget, scope, progress=1.0, order=None):
             break
         middle = (low + high) // 2
         low, high = (low, middle) if excess(middle) <= 0 else (middle, high)
-    for _ in range(_RETRIES):
+    for _ in range(1 + _RETRIES):
         if excess(high) <= budget.tolerance:
             return gone(high)
         high = min(len(order), high + max(1, len(order) // 16))
-    measured = clock(steps.kept(gone(high)))[1]
-    if excess(high) <= budget.tolerance:
-        return gone(high)
     raise UnreachableError(
-        "Measurements of the same model differ by more than the tolerance.", measured
+        "Measurements of the same model differ by more than the tolerance.",
+        clock(steps.kept(gone(high)))[1],
     )

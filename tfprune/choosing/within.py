@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from tfprune.budgets import Latency, MACs
+from tfprune.budgets import Budget, Latency, MACs
 from tfprune.choosing import limits
 from tfprune.choosing.bundles import bundled
 from tfprune.choosing.costs import costs_for
@@ -14,21 +14,21 @@ from tfprune.choosing.search import UnreachableError, cheapest, check_reachable,
 from tfprune.choosing.steps import steps_of
 
 
-def check_budget(units, budget, choice):
+def check_target(units, target, choice):
     """Raises a `ValueError` if a budget cannot be reached; that of latency is not measured.
 
     Args:
         units: `PrunableUnits`.
-        budget: A budget of `tfprune.budgets`.
+        target: A budget of `tfprune.budgets`, or anything else, of which nothing is said.
         choice: `UnitChoice`.
     """
-    choice.check_budget(budget)
+    choice.check_budget(target)
     least = limits.least_kept(units, choice.max_fraction)
-    if not isinstance(budget, Latency):
-        bundles, costs = bundled(units, np.zeros(units.coupling.size)), costs_for(budget, units)
+    if isinstance(target, Budget) and not isinstance(target, Latency):
+        bundles, costs = bundled(units, np.zeros(units.coupling.size)), costs_for(target, units)
         steps = steps_of(units, bundles, least, choice.round_to)
-        with _explained(units, budget, choice, costs.dense):
-            check_reachable(steps, costs, budget.allowed(costs.dense))
+        with _explained(units, target, choice, costs.dense):
+            check_reachable(steps, costs, target.allowed(costs.dense))
 
 
 def within_budget(units, budget, scoring, choice, progress=1.0):
@@ -70,6 +70,8 @@ def within_budget(units, budget, scoring, choice, progress=1.0):
 
 
 def _in_time(units, budget, scoring, choice, least, clock, progress):
+    if progress == 0:
+        return units.pruned()
     steps = steps_of(units, bundled(units, scoring.of(units)), least, choice.round_to)
     order = None
     if choice.scope == "greedy":
