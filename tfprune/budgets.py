@@ -15,8 +15,17 @@ from dataclasses import dataclass
 
 import keras
 
-__all__ = ["Budget", "Bytes", "Latency", "MACs", "Parameters", "Units", "deserialize", "get"]
-__all__ += ["serialize"]
+__all__ = [
+    "Budget",
+    "Bytes",
+    "Latency",
+    "MACs",
+    "Parameters",
+    "Units",
+    "deserialize",
+    "get",
+    "serialize",
+]
 
 
 class Budget:

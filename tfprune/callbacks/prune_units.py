@@ -154,8 +154,9 @@ class PruneUnits(ScheduledCallback):
         self._is_planned = not self._is_spread
         if not self._is_planned and not self.params.get("steps"):
             raise ValueError(
-                "A fraction or a budget as `target` is spread over the steps of `fit`, but how many "
-                f"there are is not known. Received: target={self.target}, steps={self.params.get('steps')}. "
+                "A fraction or a budget as `target` is spread over the steps of `fit`, but how "
+                f"many there are is not known. Received: target={self.target}, "
+                f"steps={self.params.get('steps')}. "
                 "Pass `steps_per_epoch` to `fit`, or a schedule."
             )
         self._converted_for_fit()  # an error before anything is measured

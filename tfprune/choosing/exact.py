@@ -54,6 +54,11 @@ def meet_exactly(steps, costs, allowed, coupling, least):
     return filled(steps, costs, allowed, order[np.argsort(steps.importance[order], kind="stable")])
 
 
+def check_size(steps, costs, coupling):
+    """Raises a `ValueError` if a model is too large; see `meet_exactly` for the arguments."""
+    _Program(steps, costs, coupling)
+
+
 class _Program:
     def __init__(self, steps, costs, coupling):
         self.steps, self.costs = steps, costs

@@ -8,14 +8,16 @@ from tfprune.budgets import Budget, Latency, MACs
 from tfprune.choosing import limits
 from tfprune.choosing.bundles import bundled
 from tfprune.choosing.costs import costs_for
-from tfprune.choosing.exact import meet_exactly
+from tfprune.choosing.exact import check_size, meet_exactly
 from tfprune.choosing.quick import Clock, meet_in_time
 from tfprune.choosing.search import UnreachableError, cheapest, check_reachable, meet
 from tfprune.choosing.steps import steps_of
 
 
 def check_target(units, target, choice):
-    """Raises a `ValueError` if a budget cannot be reached; that of latency is not measured.
+    """Raises a `ValueError` if a budget cannot be reached or the best choice not be worked out.
+
+    A latency is not measured.
 
     Args:
         units: `PrunableUnits`.
@@ -29,6 +31,8 @@ def check_target(units, target, choice):
         steps = steps_of(units, bundles, least, choice.round_to)
         with _explained(units, target, choice, costs.dense):
             check_reachable(steps, costs, target.allowed(costs.dense))
+        if choice.scope == "exact":
+            check_size(steps, costs, units.coupling)
 
 
 def within_budget(units, budget, scoring, choice, progress=1.0):
