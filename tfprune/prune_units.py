@@ -37,7 +37,8 @@ def prune_units(
     - "global": one ranking of the units of all layers by their scores.
     - "greedy": least importance for what they save, worked out anew as units go.
     - "exact": the kept units have the greatest sum of scores that the budget allows; for small
-      models. Under "greedy" and "exact" scores below 0 count from the lowest up.
+      models. Under "greedy" and "exact" scores below 0 count from the lowest up, and a fraction
+      is taken as a budget of units.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.

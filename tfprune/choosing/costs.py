@@ -6,6 +6,7 @@ model, once for each combination of lengths that it meets.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -182,43 +183,56 @@ class CostsOfCalls(UnitCosts):
         of_layer = {}
         for piece in coupling.slices:
             of_layer.setdefault(id(piece.layer), []).append(piece)
-        self._lengths, self._pieces = {}, {}
-        for key, (call, _) in self._calls.counted.items():
-            pieces = of_layer.get(id(call.operation), [])
-            tensors = (*call.inputs, *call.outputs)
-            rows = {self._rows.of_piece[id(p)] for p in pieces if id(p) in self._rows.of_piece}
-            rows.update(row for tensor in tensors for row in self._rows.of_tensor[tensor])
-            self._lengths[key] = np.array(sorted(rows), int)
-            self._pieces[key] = [
-                UnevenAxis(coupling, piece, pieces_of(piece, pieces))
-                for piece in pieces
-                if np.ndim(piece.labels) > 1
-            ]
+        self._keys, self._uneven, lengths = list(self._calls.counted), [], []
+        calls = [call for call, _ in self._calls.counted.values()]
+        self._pieces = [of_layer.get(id(call.operation), []) for call in calls]
+        for call, pieces in zip(calls, self._pieces, strict=True):
+            rows = {row for t in (*call.inputs, *call.outputs) for row in self._rows.of_tensor[t]}
+            rows.update(self._place(piece, pieces) for piece in pieces)
+            lengths.append(np.array(sorted(rows), int))
+        self._lengths = lengths
+        count = self._rows.matrix.shape[0] + len(self._uneven)
+        self._reads = np.zeros((len(calls), count), bool)
+        for place, rows in enumerate(lengths):
+            self._reads[place, rows] = True
         self._found = {}
+        self._last = np.full(count, -1), np.zeros(len(calls), np.int64)
         self.dense = self.of(np.ones(coupling.size, bool))
 
+    def _place(self, piece, pieces):
+        if np.ndim(piece.labels) == 1:
+            return self._rows.of_piece[id(piece)]
+        same = [other for other in pieces if other.variable is piece.variable]
+        self._uneven.append(UnevenAxis(self._coupling, piece, same))
+        return self._rows.matrix.shape[0] + len(self._uneven) - 1
+
     def terms(self, kept):
-        """The multiply-accumulates of each call."""
-        lengths, sizes, found = self._rows.of(kept), None, []
-        for key, rows in self._lengths.items():
-            uneven = tuple(axis.of(kept) for axis in self._pieces[key])
-            met = (key, lengths[rows].tobytes(), uneven)
+        """The multiply-accumulates of each call; those whose lengths changed are counted anew."""
+        uneven = np.array([axis.of(kept) for axis in self._uneven], np.int64)
+        lengths, (before, terms) = np.concatenate([self._rows.of(kept), uneven]), self._last
+        if (before < 0).any():
+            touched = range(len(self._keys))
+        else:
+            touched = np.flatnonzero(self._reads[:, lengths != before].any(axis=1)).tolist()
+        terms, sizes = terms.copy(), None
+        for place in touched:
+            met = place, lengths[self._lengths[place]].tobytes()
             if met not in self._found:
-                sizes = sizes or Sizes(keeping(self._coupling, kept))
-                self._found[met] = self._calls.macs(key, sizes)
-            found.append(self._found[met])
-        return np.array(found, np.int64)
+                sizes = sizes or self._sizes(touched, kept)
+                self._found[met] = self._calls.macs(self._keys[place], sizes)
+            terms[place] = self._found[met]
+        self._last = lengths, terms
+        return terms
+
+    def _sizes(self, touched, kept):
+        slices = {id(piece): piece for place in touched for piece in self._pieces[place]}
+        return Sizes(keeping(replace(self._coupling, slices=tuple(slices.values())), kept))
 
     def depends(self):
         """The units that stand in the weights and tensors of each call."""
-        matrix, found = self._rows.matrix, []
-        for key, rows in self._lengths.items():
-            units = [matrix.indices[slice(*matrix.indptr[row : row + 2])] for row in rows]
-            units += [axis.units for axis in self._pieces[key]]
+        matrix, count, found = self._rows.matrix, self._rows.matrix.shape[0], []
+        for rows in self._lengths:
+            units = [matrix.indices[slice(*matrix.indptr[r : r + 2])] for r in rows if r < count]
+            units += [self._uneven[r - count].units for r in rows if r >= count]
             found.append(np.unique(np.concatenate([np.empty(0, int), *units])))
         return found
-
-
-def pieces_of(piece, pieces):
-    """Those of the same weight."""
-    return [other for other in pieces if other.variable is piece.variable]
