@@ -187,6 +187,23 @@ def test_the_global_choice_is_one_ranking():
     assert {u for u in values if kept[u]} == set(ranked[:7])
 
 
+def test_cheap_units_come_back_where_a_dear_one_left_room():
+    few, many = keras.Input((2,)), keras.Input((50,))
+    cheap = layers.Dense(4, name="cheap")(few)  # 4 parameters each
+    dear = layers.Dense(4, name="dear")(many)  # 52 each
+    outputs = layers.Dense(1)(keras.layers.Concatenate()([cheap, dear]))
+    model = keras.Model([few, many], outputs)
+    worth = {"cheap": 1.0, "dear": 10.0}
+    counts = tfprune.prune_units(
+        model,
+        budgets.Parameters(180),
+        lambda layer: worth[layer.name] + np.arange(layer.units),
+        scope="global",
+    )
+    assert [(c.name, c.pruned) for c in counts] == [("cheap", 0), ("dear", 1)]
+    assert tfprune.strip(model).count_params() == 4 * 4 + 3 * 52 + 1
+
+
 def test_a_uniform_budget_takes_the_same_fraction_to_within_what_fits():
     model = models.made("plain")
     counts = tfprune.prune_units(model, budgets.Units(0.5))

@@ -108,7 +108,7 @@ class CostsOfWeights(UnitCosts):
             along = {piece.axis for piece in pieces}
             rest = (size for axis, size in enumerate(variable.shape) if axis not in along)
             if pieces:
-                places.append([self._place(piece, pieces) for piece in pieces])
+                places.append(list(map(self._place, pieces)))
                 constants.append(each * math.prod(rest))
             else:
                 self.fixed += each * math.prod(rest)
@@ -117,10 +117,10 @@ class CostsOfWeights(UnitCosts):
         self._places, self._constants = np.array(padded, int), np.array(constants, np.int64)
         self.dense = self.of(np.ones(coupling.size, bool))
 
-    def _place(self, piece, pieces):
+    def _place(self, piece):
         if np.ndim(piece.labels) == 1:
             return self._rows.of_piece[id(piece)]
-        self._uneven.append(UnevenAxis(self._coupling, piece, pieces))
+        self._uneven.append(UnevenAxis(self._coupling, piece))
         return self._one + len(self._uneven)
 
     def terms(self, kept):
@@ -148,23 +148,13 @@ class UnevenAxis:
     filters. All groups that stay keep equally many.
     """
 
-    def __init__(self, coupling, piece, pieces):
-        self._units = coupling.roots[piece.labels]
-        self._axis = piece.axis
-        self._others = [
-            (other.axis, coupling.roots[other.labels])
-            for other in pieces
-            if other is not piece and np.ndim(other.labels) == 1
-        ]
-        self._others = [(a, units) for a, units in self._others if self._units.shape[a] != 1]
-        self.units = np.unique(np.concatenate([self._units.ravel(), *(u for _, u in self._others)]))
+    def __init__(self, coupling, piece):
+        self._units, self._axis = coupling.roots[piece.labels], piece.axis
+        self.units = np.unique(self._units)
 
     def of(self, kept):
-        """How long it is."""
-        stays = kept[self._units]
-        for axis, units in self._others:
-            stays = np.compress(kept[units], stays, axis)
-        return int(stays.sum(axis=self._axis).max(initial=0))
+        """How long it is: as in any group that stays, and one that goes has nothing along it."""
+        return int(kept[self._units].sum(axis=self._axis).max(initial=0))
 
 
 class CostsOfCalls(UnitCosts):
@@ -188,7 +178,7 @@ class CostsOfCalls(UnitCosts):
         self._pieces = [of_layer.get(id(call.operation), []) for call in calls]
         for call, pieces in zip(calls, self._pieces, strict=True):
             rows = {row for t in (*call.inputs, *call.outputs) for row in self._rows.of_tensor[t]}
-            rows.update(self._place(piece, pieces) for piece in pieces)
+            rows.update(map(self._place, pieces))
             lengths.append(np.array(sorted(rows), int))
         self._lengths = lengths
         count = self._rows.matrix.shape[0] + len(self._uneven)
@@ -199,11 +189,10 @@ class CostsOfCalls(UnitCosts):
         self._last = np.full(count, -1), np.zeros(len(calls), np.int64)
         self.dense = self.of(np.ones(coupling.size, bool))
 
-    def _place(self, piece, pieces):
+    def _place(self, piece):
         if np.ndim(piece.labels) == 1:
             return self._rows.of_piece[id(piece)]
-        same = [other for other in pieces if other.variable is piece.variable]
-        self._uneven.append(UnevenAxis(self._coupling, piece, same))
+        self._uneven.append(UnevenAxis(self._coupling, piece))
         return self._rows.matrix.shape[0] + len(self._uneven) - 1
 
     def terms(self, kept):
