@@ -13,9 +13,9 @@ PACKAGE = Path(tfprune.__file__).parent
 LAYOUT = """
 _keras files parallel schedules patterns layers masks choices cut convert coupling criteria
 distributions prunable_weights watching pruning_method prune_weights prunable_units unit_scores
-unit_choice prune_units opening prunable check rebuild savings strip recovery interop
-straight_through rewinding callbacks tables summary explain_plot explain export measure exported
-report sensitivity demo_plot demo cli
+rebuild savings timing budgets choosing unit_choice prune_units opening prunable check strip
+recovery interop straight_through rewinding callbacks tables summary explain_plot explain export
+measure exported report sensitivity demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune import _keras, measure
+from tfprune import _keras, measure, timing
 from tfprune.coupling.shapes import random_inputs, sized_inputs
 from tfprune.export.checks import relative_error
 from tfprune.export.graph import output_names
@@ -261,7 +261,7 @@ def _latencies(model, contenders, input_shapes, batch_sizes, notes):
         arrays = keras.tree.flatten(random_inputs(model, _sizes(model, input_shapes), batch_size))
         inputs = _typed(model, arrays)
         calls = [_call(contenders[i], inputs) for i in fits]
-        for i, seconds in zip(fits, measure.medians(calls), strict=True):
+        for i, seconds in zip(fits, timing.medians(calls), strict=True):
             found[batch_size][i] = seconds
     return found
 

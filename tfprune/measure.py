@@ -2,9 +2,7 @@
 
 import contextlib
 import pathlib
-import statistics
 import tempfile
-import time
 import zipfile
 from dataclasses import dataclass
 
@@ -12,13 +10,22 @@ import keras
 import tensorflow as tf
 
 from tfprune import _keras, convert
-from tfprune.coupling.shapes import random_inputs, sized_inputs
 from tfprune.export import export
 from tfprune.masks import masked_layers
+from tfprune.timing import latency
 
-_WARM_UP_CALLS = 5
-_LEAST_ROUNDS, _MOST_ROUNDS = 15, 300
-_SECONDS = 1.0
+__all__ = [
+    "FileSize",
+    "bytes_on_disk",
+    "check_data",
+    "evaluate",
+    "evaluator",
+    "file_size",
+    "latency",
+    "shapes_in",
+    "size_on_disk",
+    "without_masks",
+]
 
 
 def without_masks(model):
@@ -137,78 +144,6 @@ def _exported(model, format):
     with tempfile.TemporaryDirectory() as directory:
         name = "model.keras" if format == "keras" else "model"
         yield export(model, pathlib.Path(directory) / name, format=format)
-
-
-def latency(models, batch_size=1, input_shapes=None):
-    """The median time of one call of each model, all of them in turns within one run.
-
-    Each model is called at inference through a `tf.function` of its own on random inputs, a few
-    times to warm up and then for about a second. A single number depends on the machine and what
-    else runs on it; the ratio of two that were measured in turns depends on it much less.
-
-    Args:
-        models: A list of Functional or built Sequential models that take the same inputs.
-        batch_size: How many samples one call takes.
-        input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`.
-
-    Returns:
-        A list of seconds, one a model.
-
-    Raises:
-        ValueError: If an input has a dynamic size which `input_shapes` does not give, or the model
-            fixes another batch size.
-
-    Example:
-
-    >>> small, large = (
-    ...     keras.Sequential([keras.Input((n,)), keras.layers.Dense(n)]) for n in (8, 2048)
-    ... )
-    >>> quick, slow = [latency([model], batch_size=32)[0] for model in (small, large)]
-    >>> quick < slow
-    True
-    """
-    return medians([_call(model, batch_size, input_shapes) for model in models])
-
-
-def medians(calls):
-    """The median seconds of each of several functions, all of them in turns within one run."""
-    for call in calls * _WARM_UP_CALLS:
-        call()
-    times = [[] for _ in calls]
-    started = time.perf_counter()
-    order = list(zip(calls, times, strict=True))
-    for round_ in range(_MOST_ROUNDS):
-        for call, found in order if round_ % 2 else reversed(order):
-            before = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - before)
-        if round_ >= _LEAST_ROUNDS and time.perf_counter() - started > _SECONDS:
-            break
-    return [statistics.median(found) for found in times]
-
-
-def _call(model, batch_size, input_shapes):
-    """A function without arguments that calls the model and waits for what it gives."""
-    sizes = sized_inputs(model, input_shapes)
-    if any(None in size for size in sizes):
-        raise ValueError(
-            "Argument `input_shapes` must be given for a model whose inputs have dynamic sizes. "
-            f"Received: model={model.name!r}, inputs of the sizes {sizes}."
-        )
-    inputs = random_inputs(model, sizes, batch_size)
-    if any(len(tensor) != batch_size for tensor in keras.tree.flatten(inputs)):
-        raise ValueError(
-            "Argument `batch_size` must be the one that the model fixes. "
-            f"Received: batch_size={batch_size}, model={model.name!r} of the input shapes "
-            f"{[tuple(tensor.shape) for tensor in model.inputs]}."
-        )
-    function = tf.function(lambda given: model(given, training=False), autograph=False)
-
-    def call():
-        for output in keras.tree.flatten(function(inputs)):
-            output.numpy()
-
-    return call
 
 
 def evaluate(model, data, metrics=None):

@@ -59,10 +59,10 @@ def savings(model, coupling, input_shapes=None):
     >>> hidden[0].parameters, hidden[0].macs, outputs
     (6, 5, ())
     """
-    calls = _CountedCalls(model, coupling, input_shapes)
+    calls = CountedCalls(model, coupling, input_shapes)
     pieces, tensors = coupling.slices, tuple(coupling.tensor_labels)
     arrays = [p.labels for p in pieces] + [coupling.tensor_labels[tensor] for tensor in tensors]
-    standing = _incidence(coupling, arrays)
+    standing = incidence(coupling, arrays)
     # Two kinds of units have the same number by chance in one of 2**64 cases.
     marks = standing @ np.random.default_rng(0).integers(2**63, size=len(arrays), dtype=np.uint64)
 
@@ -126,7 +126,7 @@ def removals_by_set(coupling):
     ]
 
 
-def _incidence(coupling, arrays):
+def incidence(coupling, arrays):
     """How often each unit stands in each array of labels: a matrix (units, arrays)."""
     units = [coupling.roots[array].reshape(-1) for array in arrays]
     columns = np.repeat(np.arange(len(arrays)), [len(column) for column in units])
@@ -135,11 +135,15 @@ def _incidence(coupling, arrays):
     return csr_array((ones, (units, columns)), shape=(coupling.size, len(arrays)))
 
 
-class _CountedCalls:
-    """The calls of a model with the MACs they take, to be counted again for other sizes."""
+class CountedCalls:
+    """The calls of a model with the MACs they take, to be counted again for other sizes.
+
+    Attributes:
+        counted: For each call that takes any, by id, the call and its MACs.
+    """
 
     def __init__(self, model, coupling, input_shapes):
-        self._counted = {}
+        self.counted = {}
         self._by_tensor = {}
         self._by_layer = {}
         self._known = {
@@ -154,7 +158,7 @@ class _CountedCalls:
             macs, _ = macs_of_call(call.operation, shapes, self._batch)
             if macs == 0:  # and so it stays
                 continue
-            self._counted[id(call)] = (call, macs)
+            self.counted[id(call)] = (call, macs)
             self._by_layer.setdefault(id(call.operation), []).append(id(call))
             for tensor in (*call.inputs, *call.outputs):
                 self._by_tensor.setdefault(tensor, []).append(id(call))
@@ -163,21 +167,26 @@ class _CountedCalls:
         """The MACs that go when layers and tensors get the sizes, None if not known."""
         touched = [key for layer in layers for key in self._by_layer.get(id(layer), [])]
         touched += [key for tensor in tensors for key in self._by_tensor.get(tensor, [])]
-
-        def size(tensor):
-            labels, now = sizes.coupling.tensor_labels[tensor], self._known[tensor]
-            after = sizes.of_tensor(tensor)[1:] if tensor in changed else now[1:]
-            changes = zip(labels.shape, now[1:], after, strict=True)
-            return (now[0], *(b if along != 1 else a for along, a, b in changes))
-
         changed, less = set(tensors), 0
-        for call, before in (self._counted[key] for key in dict.fromkeys(touched)):
-            stand_in = _resized(call, sizes)
-            after, _ = macs_of_call(stand_in, shapes_of(call, size), self._batch)
+        for key in dict.fromkeys(touched):
+            before, after = self.counted[key][1], self.macs(key, sizes, changed)
             if before is None or after is None:
                 return None
             less += before - after
         return less
+
+    def macs(self, key, sizes, changed=None):
+        """The MACs of a call when weights get the sizes, and tensors, or those of `changed`."""
+        call = self.counted[key][0]
+
+        def size(tensor):
+            labels, now = sizes.coupling.tensor_labels[tensor], self._known[tensor]
+            is_changed = changed is None or tensor in changed
+            after = sizes.of_tensor(tensor)[1:] if is_changed else now[1:]
+            changes = zip(labels.shape, now[1:], after, strict=True)
+            return (now[0], *(b if along != 1 else a for along, a, b in changes))
+
+        return macs_of_call(_resized(call, sizes), shapes_of(call, size), self._batch)[0]
 
 
 def _resized(call, sizes):

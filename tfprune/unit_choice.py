@@ -2,31 +2,59 @@
 
 import numpy as np
 
+from tfprune import budgets
+from tfprune.choosing import limits
+from tfprune.choosing.choice import UnitChoice
+from tfprune.choosing.fractions import nearest_multiples
+from tfprune.choosing.within import within_budget
 from tfprune.coupling.groups import choose_evenly, even_sides, linked
 from tfprune.patterns import pruned_count
 from tfprune.prunable_units import places
 
+_UNIFORM = UnitChoice()
 
-def choose_units(units, target, scoring):
-    """The units to prune, so that of each set the fraction `target` is pruned.
+
+def choose_units(units, target, scoring, choice=_UNIFORM, progress=1.0):
+    """The units to prune.
 
     Args:
         units: `PrunableUnits`.
-        target: Float from 0 to 1.
+        target: Float from 0 to 1, the fraction to prune: of each set, or with other scopes than
+            "uniform" of all units; or a budget of `tfprune.budgets`.
         scoring: `UnitScores`. It is asked for the scores of those sets which must lose units.
+        choice: `UnitChoice`.
+        progress: Float from 0 to 1: how far the budget is on the way from the dense model's cost.
 
     Returns:
         A boolean array over all units of the coupling.
 
     Raises:
-        ValueError: If the target is out of range, or too many units must stay.
+        ValueError: If the target is out of range, too many units must stay, or the budget cannot
+            be met.
     """
+    if isinstance(target, budgets.Budget):
+        return within_budget(units, target, scoring, choice, progress)
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 1:
-        raise ValueError(f"Argument `target` must be from 0 to 1. Received: target={target!r}.")
+        raise ValueError(
+            "Argument `target` must be from 0 to 1, or a budget of `tfprune.budgets`. "
+            f"Received: target={target!r}."
+        )
+    if choice.rounds and choice.scope in ("uniform", "global"):
+        return nearest_multiples(units, target, scoring, choice)
+    if choice.scope == "uniform":
+        return _by_sets(units, target, scoring, limits.least_kept(units, choice.max_fraction))
+    total = sum(len(unit_set.units) for unit_set in units.sets)
+    left = max(1, total - pruned_count(target, total))
+    return within_budget(units, budgets.Units(left), scoring, choice)
+
+
+def _by_sets(units, target, scoring, least):
+    """The same fraction of each set."""
     pruned, frozen = units.pruned(), units.frozen()
     dead = pruned.copy()
+    fewest = {id(unit_set): count for unit_set, count in zip(units.sets, least, strict=True)}
     for sets, sides in linked(units.sets, even_sides(units.coupling, pruned)):
-        counts = [_count(s, target, units.min_units) * _group_count(s) for s in sets]
+        counts = [_count(s, target, fewest[id(s)]) * _group_count(s) for s in sets]
         before = [pruned[s.units].sum() for s in sets]
         if all(count <= already for count, already in zip(counts, before, strict=True)):
             continue
@@ -39,15 +67,15 @@ def choose_units(units, target, scoring):
         if len(sets) > 1 or len(sides) > 1 or (sides and sets[0].groups is None):
             dead |= _evenly(sets, sides, scores, np.maximum(counts, before))
         else:
-            count = _count(sets[0], target, units.min_units)
+            count = _count(sets[0], target, fewest[id(sets[0])])
             dead[_lowest(sets[0], scores[sets[0].units], count)] = True
     return dead
 
 
-def _count(unit_set, target, min_units):
+def _count(unit_set, target, fewest):
     """How many units of each group of a set go."""
     size, groups = len(unit_set.units), _group_count(unit_set)
-    return min(pruned_count(target, size // groups), (size - min_units) // groups)
+    return min(pruned_count(target, size // groups), (size - fewest) // groups)
 
 
 def _evenly(sets, sides, scores, counts):

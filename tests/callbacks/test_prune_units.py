@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune import layers, schedules
+from tfprune import budgets, layers, schedules
 from tfprune.callbacks import PruneUnits
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.prunable_units import PrunableUnits
@@ -208,3 +208,113 @@ def test_what_is_no_choice_of_layers_is_refused_at_once(argument):
 def test_an_unknown_layer_is_named():
     with pytest.raises(ValueError, match="'nope'"):
         fit(model(), PruneUnits(0.5, only=["nope"]))
+
+
+class Counted(keras.callbacks.Callback):
+    """The parameters that stripping would leave, by hand, after each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        gone_a, gone_b = pruned(self.model)
+        a, b = 8 - gone_a, 4 - gone_b
+        self.seen.append(a * 4 + b * (a + 1) + b + 1)
+
+
+DENSE = 8 * 4 + 4 * 9 + 5
+
+
+@pytest.mark.parametrize("scope", ["uniform", "global", "greedy", "exact"])
+def test_a_budget_is_reached_gradually_and_met(scope):
+    made, watch = model(), Counted()
+    callback = PruneUnits(budgets.Parameters(0.4), scope=scope)
+    made.fit(*data(), batch_size=4, epochs=4, verbose=0, callbacks=[callback, watch])
+    assert watch.seen == sorted(watch.seen, reverse=True)
+    assert len(set(watch.seen)) > 3 and watch.seen[0] > 0.8 * DENSE
+    assert len(set(watch.seen[16:])) == 1  # the second half is left to recover
+    assert watch.seen[-1] == tfprune.strip(made).count_params() <= 0.4 * DENSE
+    # What is chosen anew for the same budget is what there is.
+    before = pruned(made)
+    tfprune.prune_units(made, budgets.Parameters(0.4), scope=scope)
+    assert pruned(made) == before
+
+
+def test_a_schedule_says_how_far_a_budget_is_reached():
+    made, watch = model(), Counted()
+    schedule = schedules.PolynomialDecay(0.0, 1.0, 2, 10, power=1, frequency=4)
+    callback = PruneUnits(budgets.Parameters(33), schedule=schedule, scope="greedy")
+    made.fit(*data(), batch_size=4, epochs=2, verbose=0, callbacks=[callback, watch])
+    half = watch.seen[6]
+    assert watch.seen[:5] == [DENSE] * 5
+    assert (DENSE + 33) / 2 - 13 < half <= (DENSE + 33) / 2
+    assert watch.seen[5:9] == [half] * 4
+    assert watch.seen[9:] == [watch.seen[-1]] * 7 and 33 - 13 < watch.seen[-1] <= 33
+
+
+def test_a_schedule_says_how_far_a_fraction_is_reached():
+    made, watch = model(), Watch()
+    schedule = schedules.PolynomialDecay(0.0, 1.0, 2, 10, power=1, frequency=4)
+    callback = PruneUnits(0.5, schedule=schedule)
+    made.fit(*data(), batch_size=4, epochs=2, verbose=0, callbacks=[callback, watch])
+    assert watch.seen == [0] * 5 + [3] * 4 + [6] * 7
+
+
+def test_a_budget_in_a_loop_of_ones_own():
+    made = model()
+    with pytest.raises(ValueError, match=r"give a schedule.*`schedule=tfprune"):
+        PruneUnits(budgets.Units(6)).after_step(made)
+    callback = PruneUnits(budgets.Units(6), schedule=schedules.OneShot(1.0, step=1))
+    callback.after_step(made)
+    made.train_on_batch(*data())
+    assert callback.after_step(made) == {"unit_sparsity": 0.5}
+
+
+def test_an_unreachable_budget_is_an_error_before_training():
+    made = model()
+    callback = PruneUnits(budgets.Parameters(5), min_units=2)
+    with pytest.raises(ValueError, match=r"cannot be met.*the least that can remain is 17"):
+        fit(made, callback)
+    assert pruned(made) == [0, 0] and int(made.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"target": budgets.MACs(0.5), "scope": "greedy", "round_to": 8},
+        {"target": budgets.Latency(3.0), "max_fraction": {"a": 0.5}},
+        {"target": 0.5, "schedule": schedules.OneShot(1.0, step=3), "scope": "global"},
+        {"target": schedules.OneShot(0.5, step=3)},
+    ],
+)
+def test_the_arguments_of_a_choice_survive_the_config(arguments):
+    callback = PruneUnits(**arguments)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(callback))
+    assert again.get_config() == callback.get_config()
+    assert (again.scope, again.round_to, again.max_fraction) == (
+        callback.scope,
+        callback.round_to,
+        callback.max_fraction,
+    )
+    if isinstance(arguments["target"], budgets.Budget):
+        assert again.target == arguments["target"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": schedules.Constant(0.5), "schedule": 1.0}, "must be one of these"),
+        ({"target": 0.5, "schedule": schedules.OneShot(0.5, step=3)}, "must end at 1"),
+        ({"target": 0.5, "scope": "best"}, "`scope`"),
+        ({"target": budgets.Latency(3.0), "scope": "exact"}, "measured and not worked out"),
+    ],
+)
+def test_bad_arguments_of_a_choice(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PruneUnits(**arguments)
+
+
+def test_caps_of_unknown_layers_are_an_error_before_training():
+    with pytest.raises(ValueError, match="none of whose units can be pruned.*'out'"):
+        fit(model(), PruneUnits(0.5, max_fraction={"out": 0.5}))

@@ -2,8 +2,11 @@
 
 import keras
 
-from tfprune import choices, schedules
+from tfprune import budgets, choices, schedules
 from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.choosing import limits
+from tfprune.choosing.choice import UnitChoice
+from tfprune.choosing.within import check_target
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.prunable_units import PREDICATE, PrunableUnits
@@ -23,14 +26,20 @@ class PruneUnits(ScheduledCallback):
     the same layers.
 
     Args:
-        target: The fraction of the units of each layer to prune. A `tfprune.schedules.Schedule`
-            says it for each step. A float is reached gradually (`PolynomialDecay` with ten
-            updates) over the first half of `fit`, whose other half is left to recover.
+        target: The fraction of the units of each layer to prune (with another scope than
+            "uniform", of all units), or a budget of `tfprune.budgets`. A
+            `tfprune.schedules.Schedule` says the fraction for each step. A float or a budget is
+            reached gradually (`PolynomialDecay` with ten updates) over the first half of `fit`,
+            whose other half is left to recover.
         criterion: "magnitude", "random", "activation_contribution" (measured while the model
             trains) and others, or a callable; see `tfprune.criteria.units`.
         aggregate, normalize: See `tfprune.prune_units`.
+        schedule: How far a float or a budget is reached at a step, in place of the above: a
+            `tfprune.schedules.Schedule` from 0 to 1, where 0 is the dense model. In between a
+            budget allows what lies between the dense model's cost and its own.
         only, exclude: Layers whose units may go, and whose stay; see `tfprune.prune_units`.
-        min_units: Integer, how many units each layer keeps at least.
+        scope, round_to, min_units, max_fraction: How units are chosen, and how many of a layer;
+            see `tfprune.prune_units`. An update for `Latency` rebuilds and times several models.
         seed: Integer, for criteria which draw.
         data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
         batch_size: Integer, for data in arrays.
@@ -59,22 +68,35 @@ class PruneUnits(ScheduledCallback):
         target,
         criterion="magnitude",
         *,
+        schedule=None,
         aggregate="sum",
         normalize=None,
         only=None,
         exclude=None,
+        scope="uniform",
+        round_to=None,
         min_units=1,
+        max_fraction=1.0,
         seed=None,
         data=None,
         batch_size=None,
         verbose=0,
     ):
+        if isinstance(target, dict) and target.get("class_name") in budgets.NAMES:
+            target = budgets.deserialize(target)
         is_fraction = isinstance(target, (int, float)) and not isinstance(target, bool)
+        is_budget = isinstance(target, budgets.Budget)
         super().__init__(
-            schedules.Constant(target) if is_fraction else target,
+            _first_schedule(target, schedule, is_fraction, is_budget),
             verbose=verbose,
         )
-        self.target = float(target) if is_fraction else self.schedule
+        self.target = float(target) if is_fraction else target if is_budget else self.schedule
+        self._shape = None if schedule is None else self.schedule
+        self._choice = UnitChoice(scope, round_to, max_fraction)
+        self._choice.check_budget(target)
+        self.scope = scope
+        self.round_to = round_to
+        self.max_fraction = max_fraction
         self._scoring = UnitScores(
             criterion,
             aggregate=aggregate,
@@ -94,7 +116,8 @@ class PruneUnits(ScheduledCallback):
         self.data = data
         self.batch_size = batch_size
         self._units = None
-        self._is_planned = not is_fraction
+        self._is_spread = (is_fraction or is_budget) and schedule is None
+        self._is_planned = not self._is_spread
 
     def after_step(self, model, optimizer=None):
         """Makes the update that is due: the one call per step of a custom loop.
@@ -104,16 +127,21 @@ class PruneUnits(ScheduledCallback):
         """
         if not self._is_planned:
             raise ValueError(
-                "A fraction as `target` is spread over `fit`; in a training loop of your own give "
-                f"a schedule. Received: target={self.target}. Try "
-                f"`tfprune.schedules.PolynomialDecay(0, {self.target}, begin_step, end_step)`."
+                "A fraction or a budget as `target` is spread over `fit`; in a training loop of "
+                f"your own give a schedule. Received: target={self.target}. Try "
+                "`schedule=tfprune.schedules.PolynomialDecay(0, 1, begin_step, end_step)`."
             )
         self._prepare(model)
         return super().after_step(model, optimizer)
 
     def update(self, model, sparsity, optimizer):
-        """Prunes units so that each layer has the sparsity."""
-        dead = choose_units(self._units, sparsity, self._scoring)
+        """Prunes units so that each layer has the sparsity, or a budget is reached so far."""
+        target, progress = sparsity, 1.0
+        if isinstance(self.target, budgets.Budget):
+            target, progress = self.target, sparsity
+        elif self._shape is not None:
+            target = self.target * sparsity
+        dead = choose_units(self._units, target, self._scoring, self._choice, progress)
         self._units.mask(dead, optimizer)
 
     def measure(self, model):
@@ -141,12 +169,13 @@ class PruneUnits(ScheduledCallback):
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
         self._check_conflicts()  # before anything is measured
-        self._is_planned = isinstance(self.target, schedules.Schedule)
+        self._is_planned = not self._is_spread
         if not self._is_planned and not self.params.get("steps"):
             raise ValueError(
-                "A fraction as `target` is spread over the steps of `fit`, but how many there are "
-                f"is not known. Received: target={self.target}, steps={self.params.get('steps')}. "
-                "Pass `steps_per_epoch` to `fit`, or a schedule as target."
+                "A fraction or a budget as `target` is spread over the steps of `fit`, but how "
+                f"many there are is not known. Received: target={self.target}, "
+                f"steps={self.params.get('steps')}. "
+                "Pass `steps_per_epoch` to `fit`, or a schedule."
             )
         self._converted_for_fit()  # an error before anything is measured
         self._prepare(self.model)
@@ -168,7 +197,11 @@ class PruneUnits(ScheduledCallback):
         )
         half = max(1, steps * epochs // 2)
         self.schedule = schedules.PolynomialDecay(
-            0.0, self.target, start, start + half, frequency=max(1, half // 10)
+            0.0,
+            self.target if isinstance(self.target, float) else 1.0,
+            start,
+            start + half,
+            frequency=max(1, half // 10),
         )
         self._is_planned = True
         super().on_train_begin(logs)
@@ -185,9 +218,9 @@ class PruneUnits(ScheduledCallback):
     def _prepare(self, model):
         if self._units is not None and self._units.model is model:
             return
-        self._units = PrunableUnits(
-            model, only=self.only, exclude=self.exclude, min_units=self.min_units
-        )
+        units = PrunableUnits(model, only=self.only, exclude=self.exclude, min_units=self.min_units)
+        check_target(units, self.target, self._choice)
+        self._units = units
         if isinstance(self.criterion, ActivationContribution):
             for layer, units, axis in self._units.layers():
                 self.criterion.attach(layer, units, axis)
@@ -197,12 +230,16 @@ class PruneUnits(ScheduledCallback):
         return {
             "target": self.target
             if isinstance(self.target, float)
-            else schedules.serialize(self.schedule),
+            else keras.saving.serialize_keras_object(self.target),
             "criterion": criteria.serialize(self.criterion),
             "aggregate": self.aggregate,
             "normalize": self.normalize,
             **choices.serialize(self.only, self.exclude),
+            "schedule": None if self._shape is None else schedules.serialize(self._shape),
+            "scope": self.scope,
+            "round_to": self.round_to,
             "min_units": self.min_units,
+            "max_fraction": limits.serialize(self.max_fraction),
             "seed": self.seed,
             "batch_size": self.batch_size,
             "verbose": self.verbose,
@@ -212,3 +249,23 @@ class PruneUnits(ScheduledCallback):
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
         return cls(**choices.deserialize(config))
+
+
+def _first_schedule(target, schedule, is_fraction, is_budget):
+    """The schedule that is known before `fit`; a placeholder where the target is spread over it."""
+    if schedule is None:
+        return (
+            schedules.Constant(1.0 if is_budget else target) if is_fraction or is_budget else target
+        )
+    schedule = schedules.get(schedule)
+    if not is_fraction and not is_budget:
+        raise ValueError(
+            "Argument `schedule` says how far a fraction or a budget is reached, so `target` must "
+            f"be one of these. Received: target={target!r}, schedule={schedule!r}."
+        )
+    if schedule.final not in (None, 1.0):
+        raise ValueError(
+            "Argument `schedule` must end at 1, where the target is reached. "
+            f"Received: schedule={schedule!r}, which ends at {schedule.final}."
+        )
+    return schedule

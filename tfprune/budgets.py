@@ -1,0 +1,294 @@
+"""Budgets: how much of a model may remain when its units are pruned.
+
+A fraction is one of the dense model: of the model with all its units, masked or not. So
+`Parameters(0.5)` means the same before the first unit is pruned and after half of them are.
+
+>>> Parameters(0.5), MACs(1_000_000), Latency(2.5, batch_size=32)
+(Parameters(remaining=0.5), MACs(remaining=1000000, input_shapes=None), \
+Latency(milliseconds=2.5, fraction=None, batch_size=32, input_shapes=None, tolerance=0.05))
+"""
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass
+
+import keras
+
+__all__ = [
+    "Budget",
+    "Bytes",
+    "Latency",
+    "MACs",
+    "Parameters",
+    "Units",
+    "deserialize",
+    "get",
+    "serialize",
+]
+
+
+class Budget:
+    """What all budgets have; a subclass is a frozen dataclass."""
+
+    def get_config(self):
+        """The arguments that make this budget again."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config):
+        """A budget out of its `get_config()`."""
+        return cls(**config)
+
+
+@dataclass(frozen=True)
+class _Counted(Budget):
+    """A budget of what can be counted."""
+
+    remaining: float | int
+
+    def __post_init__(self):
+        object.__setattr__(self, "remaining", _checked(self.remaining, type(self).__name__))
+
+    def allowed(self, dense, progress=1.0):
+        """How many may remain.
+
+        Args:
+            dense: Integer, how many the model has with all its units.
+            progress: Float from 0 to 1, how far on the way from there to the budget.
+        """
+        is_share = isinstance(self.remaining, float)
+        final = self.remaining * dense if is_share else min(self.remaining, dense)
+        # A millionth, so that 0.1 of 30 is 3 though 0.1 is not quite a tenth.
+        return math.floor(final + (1 - progress) * (dense - final) + 1e-6)
+
+    def __str__(self):
+        if isinstance(self.remaining, float):
+            return f"at most {100 * self.remaining:.4g} % of the {self.what}"
+        return f"at most {self.remaining:,} {self.what}"
+
+
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
+class Units(_Counted):
+    """How many units may remain, of those which may be pruned at all (see `only`, `exclude`).
+
+    Args:
+        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> print(Units(0.25))
+    at most 25 % of the units
+    """
+
+    what = "units"
+
+
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
+class Parameters(_Counted):
+    """How many parameters may remain: what `count_params()` of the stripped model gives.
+
+    Exactly so where nothing but the masks of units makes units dead. What zeros and masks of single
+    weights make dead besides is counted here, and goes too when the model is stripped.
+
+    Args:
+        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> Parameters(0.5).allowed(dense=1001)
+    500
+    """
+
+    what = "parameters"
+
+
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
+class MACs(_Counted):
+    """How many multiply-accumulates for one sample may remain, as `tfprune.coupling.costs` counts.
+
+    Args:
+        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
+        input_shapes: The sizes to take for dynamic dimensions: the shape of the input without the
+            batch axis, as `(224, 224, 3)`; for several inputs a list, or a dict by input name.
+
+    Raises:
+        ValueError: If `remaining` is neither.
+
+    Example:
+
+    >>> print(MACs(2_000_000))
+    at most 2,000,000 multiply-accumulates
+    """
+
+    input_shapes: tuple | list | dict | None = None
+    what = "multiply-accumulates"
+
+
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
+class Bytes(_Counted):
+    """How many bytes the weights may take: the sum of their elements, each as large as its dtype.
+
+    Files hold these bytes and what their format adds to them (names, the graph).
+
+    Args:
+        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> Bytes(0.5).allowed(dense=4000)
+    2000
+    """
+
+    what = "bytes of weights"
+
+
+@keras.saving.register_keras_serializable("tfprune")
+@dataclass(frozen=True)
+class Latency(Budget):
+    """How long one call may take at inference, measured on this machine.
+
+    Candidates are rebuilt without their pruned units and timed, see `tfprune.timing.latency`. What
+    was chosen is measured once more, beside the dense model, and must then be within the tolerance.
+
+    Args:
+        milliseconds: Positive number; or, in its place,
+        fraction: a float in (0, 1], of the time that the dense model takes.
+        batch_size: How many samples one call takes.
+        input_shapes: The sizes to take for dynamic dimensions, as in `MACs`.
+        tolerance: Float, by what share a measurement may be above the budget: noise.
+
+    Raises:
+        ValueError: If not just one of `milliseconds` and `fraction` is given, or out of its range.
+
+    Example:
+
+    >>> print(Latency(5.0, batch_size=32)), print(Latency(fraction=0.5))
+    at most 5 ms for a batch of 32
+    at most 50 % of the time for a batch of 1
+    (None, None)
+    """
+
+    milliseconds: float | None = None
+    fraction: float | None = None
+    batch_size: int = 1
+    input_shapes: tuple | list | dict | None = None
+    tolerance: float = 0.05
+
+    def __post_init__(self):
+        if (self.milliseconds is None) == (self.fraction is None):
+            raise ValueError(
+                "Exactly one of `milliseconds` and `fraction` must be given. "
+                f"Received: milliseconds={self.milliseconds}, fraction={self.fraction}."
+            )
+        ranges = {"milliseconds": math.inf, "fraction": 1, "tolerance": 1}
+        for name, most in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not (
+                _is_number(value) and 0 < value <= most and value != math.inf
+            ):
+                raise ValueError(
+                    f"Argument `{name}` must be a number above 0"
+                    f"{'' if most == math.inf else ' and at most 1'}. Received: {name}={value!r}."
+                )
+        if not _is_integer(self.batch_size) or self.batch_size < 1:
+            raise ValueError(
+                "Argument `batch_size` must be a positive integer. "
+                f"Received: batch_size={self.batch_size!r}."
+            )
+
+    def allowed(self, dense, progress=1.0):
+        """How many seconds a call may take, of which it takes `dense` with all units."""
+        final = self.fraction * dense if self.fraction else min(self.milliseconds / 1000, dense)
+        return final + (1 - progress) * (dense - final)
+
+    def __str__(self):
+        share = f"{100 * self.fraction:.4g} % of the time" if self.fraction else ""
+        return f"at most {share or f'{self.milliseconds:g} ms'} for a batch of {self.batch_size}"
+
+
+NAMES = ("Units", "Parameters", "MACs", "Bytes", "Latency")
+"""The class names in the configurations of budgets."""
+
+_ALL = {cls.__name__: cls for cls in (Units, Parameters, MACs, Bytes, Latency)}
+
+
+def serialize(budget):
+    """The configuration of a budget.
+
+    Example:
+
+    >>> serialize(Units(0.5))["class_name"]
+    'Units'
+    """
+    return keras.saving.serialize_keras_object(budget)
+
+
+def deserialize(config, custom_objects=None):
+    """A budget out of its configuration.
+
+    Args:
+        config: Dict, as `serialize` returns it; `{"class_name": ..., "config": ...}` is enough.
+        custom_objects: Dict of names to classes which are not registered with Keras.
+
+    Example:
+
+    >>> deserialize({"class_name": "Units", "config": {"remaining": 0.5}})
+    Units(remaining=0.5)
+    """
+    return keras.saving.deserialize_keras_object(config, {**_ALL, **(custom_objects or {})})
+
+
+def get(identifier):
+    """The budget meant by an identifier.
+
+    Args:
+        identifier: A budget, or the configuration of one.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> get(serialize(MACs(0.5)))
+    MACs(remaining=0.5, input_shapes=None)
+    """
+    found = deserialize(identifier) if isinstance(identifier, dict) else identifier
+    if isinstance(found, Budget):
+        return found
+    raise ValueError(
+        f"A budget must be one of {sorted(_ALL)} with its arguments, such as "
+        f"`tfprune.budgets.Parameters(0.5)`, or its configuration. Received: {identifier!r}."
+    )
+
+
+def _checked(remaining, name):
+    if _is_integer(remaining) and remaining >= 1:
+        return int(remaining)
+    if _is_number(remaining) and not _is_integer(remaining) and 0 < remaining <= 1:
+        return float(remaining)
+    raise ValueError(
+        f"A budget must be a float in (0, 1], the fraction of the dense model's that may remain, "
+        f"or a positive integer, how many may remain. Received: {name}({remaining!r})."
+    )
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
