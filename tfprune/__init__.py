@@ -3,6 +3,7 @@
 from tfprune import callbacks, coupling, criteria, interop, layers, masks, patterns, schedules
 from tfprune.explain import explain
 from tfprune.export import export
+from tfprune.fit_and_shrink import fit_and_shrink
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
 from tfprune.prune_units import prune_units

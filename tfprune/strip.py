@@ -142,6 +142,11 @@ class Removal:
         self.selection = keeping(self.coupling, flow.needed)
         self.folds = _folded(self._flow)
 
+    @property
+    def calls(self):
+        """The calls that an output of the model still needs."""
+        return self._flow.calls
+
     def report(self, small, error=None):
         """The `StripReport` on the model that was rebuilt."""
         reasons = _reasons(self.coupling, self._flow, self._revived)
