@@ -1,6 +1,16 @@
 """Masked training and real removal of neurons for Keras 3 models."""
 
-from tfprune import callbacks, coupling, criteria, interop, layers, masks, patterns, schedules
+from tfprune import (
+    callbacks,
+    coupling,
+    criteria,
+    interop,
+    layers,
+    masks,
+    patterns,
+    schedules,
+    unit_regularizers,
+)
 from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.fit_and_shrink import fit_and_shrink

@@ -2,7 +2,8 @@
 
 import keras
 
-from tfprune import choices, schedules
+from tfprune import choices, schedules, unit_regularizers
+from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
@@ -31,6 +32,9 @@ class PruneUnits(ScheduledCallback):
         only, exclude: Layers whose units may go, and whose stay; see `tfprune.prune_units`.
         min_units: Integer, how many units each layer keeps at least.
         seed: Integer, for criteria which draw.
+        regularizer: A penalty on units that is in the loss while `fit` runs, so that little is lost
+            when they go: "group_lasso", "batch_norm_l1", "growing", or an object of
+            `tfprune.unit_regularizers`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Example:
@@ -60,6 +64,7 @@ class PruneUnits(ScheduledCallback):
         exclude=None,
         min_units=1,
         seed=None,
+        regularizer=None,
         verbose=0,
     ):
         is_fraction = isinstance(target, (int, float)) and not isinstance(target, bool)
@@ -75,6 +80,12 @@ class PruneUnits(ScheduledCallback):
         self.exclude = exclude
         self.min_units = min_units
         self.seed = seed
+        self.regularizer = unit_regularizers.get(regularizer)
+        self._penalty = self.regularizer and RegularizeUnits(
+            self.regularizer, only=only, exclude=exclude
+        )
+        if isinstance(self.regularizer, unit_regularizers.Growing):
+            self.regularizer.default_target = self.schedule.final
         self._units = None
         self._is_planned = not is_fraction
 
@@ -89,6 +100,12 @@ class PruneUnits(ScheduledCallback):
                 "A fraction as `target` is spread over `fit`; in a training loop of your own give "
                 f"a schedule. Received: target={self.target}. Try "
                 f"`tfprune.schedules.PolynomialDecay(0, {self.target}, begin_step, end_step)`."
+            )
+        if self.regularizer is not None and self.regularizer.model is not model:
+            raise ValueError(
+                "A regularizer is attached by `fit`; in a training loop of your own call "
+                "`regularizer.attach(model)` before the step function is traced. "
+                f"Received: regularizer={self.regularizer!r}."
             )
         self._prepare(model)
         return super().after_step(model, optimizer)
@@ -134,8 +151,17 @@ class PruneUnits(ScheduledCallback):
         self._prepare(self.model)
         if isinstance(self.criterion, ActivationContribution):
             self.model.make_train_function(force=True)
+        if self._penalty:
+            self._penalty.set_model(self.model)
+            self._penalty.on_train_begin(logs)
         if self._is_planned:
             super().on_train_begin(logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Makes the update that is due."""
+        if self._penalty:
+            self._penalty.on_train_batch_end(batch, logs)
+        super().on_train_batch_end(batch, logs)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Plans the updates, where a fraction is spread over `fit`.
@@ -161,6 +187,8 @@ class PruneUnits(ScheduledCallback):
             for layer, _, _ in self._units.layers():
                 self.criterion.detach(layer)
             self.model.make_train_function(force=True)
+        if self._penalty:
+            self._penalty.on_train_end(logs)
         self._units = None
         super().on_train_end(logs)
 
@@ -184,6 +212,7 @@ class PruneUnits(ScheduledCallback):
             **choices.serialize(self.only, self.exclude),
             "min_units": self.min_units,
             "seed": self.seed,
+            "regularizer": unit_regularizers.serialize(self.regularizer),
             "verbose": self.verbose,
         }
 
