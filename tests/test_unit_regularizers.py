@@ -138,7 +138,7 @@ def test_units_of_grouped_convolutions_by_hand():
 
 def test_training_with_group_lasso_makes_units_small_and_removes_it_at_the_end(residual):
     plain = tfprune.prunable(residual)
-    callback = RegularizeUnits(GroupLasso(0.05))
+    callback = RegularizeUnits(GroupLasso(0.5))
     history = residual.fit(*data(), epochs=10, verbose=0, callbacks=[callback])
     plain.fit(*data(), epochs=10, verbose=0)
     assert by_hand(residual)[0].sum() < 0.9 * by_hand(plain)[0].sum()

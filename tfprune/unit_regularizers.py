@@ -192,8 +192,10 @@ class Growing(UnitRegularizer):
 
     When it is attached, the units that `tfprune.prune_units(model, target, criterion)` would prune
     are chosen, once. The penalty is lambda / 2 * sum over these units of ||w_u||^2, w_u as in
-    `GroupLasso`, and lambda rises by `increment` every `every` steps, up to `ceiling`; so the others
-    take over before they are pruned. Prune them when lambda is large, by magnitude.
+    `GroupLasso`, and lambda rises by `increment` every `every` steps, up to `ceiling`; so the rest
+    takes over before they are pruned. Prune them when lambda is large, by magnitude. Where
+    `tfprune.fit_and_shrink` rebuilds the model, units are chosen anew, as a share of what is left,
+    and lambda starts anew.
 
     Args:
         target: What is to be pruned, as `tfprune.prune_units` takes it. None is, in
