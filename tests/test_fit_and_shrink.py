@@ -78,6 +78,7 @@ def against_masks(build, data, optimizer, stages, **arguments):
     return result
 
 
+@pytest.mark.slow
 def test_the_losses_of_a_residual_model_are_those_of_masks_alone():
     def optimizer():
         return keras.optimizers.Adam(0.01, global_clipnorm=0.5)
@@ -247,6 +248,28 @@ def test_a_branch_that_is_zero_at_first_is_not_taken_for_dead():
     result = tfprune.fit_and_shrink(model, x, x[:, :1], stages={0: 0.5}, epochs=1, verbose=0)
     assert result.model.get_layer("branch").units == 3
     assert np.any(np.asarray(result.model.get_layer("out").kernel))
+
+
+def test_a_norm_whose_scale_changes_with_its_size_is_taken_back():
+    """RMSNormalization is cut with another scale; units that stay compute what they did."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, name="a"),
+            keras.layers.RMSNormalization(name="norm"),
+            keras.layers.Dense(2, name="out"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("f")
+    masked = tfprune.prunable(model)
+    arguments = {"epochs": 3, "verbose": 0}
+    expected = masked.fit(x, x[:, :2], callbacks=[PruneAt({1: 0.25, 2: 0.5})], **arguments)
+    result = tfprune.fit_and_shrink(model, x, x[:, :2], stages={1: 0.25, 2: 0.5}, **arguments)
+    assert result.model.get_layer("a").units == 4
+    np.testing.assert_allclose(result.history.history["loss"], expected.history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(result.model(x), masked(x), rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_elements_stay_frozen_in_the_small_model():

@@ -201,6 +201,7 @@ def test_a_weights_own_regularizer_stays():
     assert float(sum(model.losses)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["group_lasso", "batch_norm_l1", "growing"])
 def test_prune_units_with_a_regularizer(residual, name, tmp_path):
     callback = PruneUnits(0.5, regularizer=name)
@@ -212,6 +213,7 @@ def test_prune_units_with_a_regularizer(residual, name, tmp_path):
     assert tfprune.strip(residual).get_layer("stem").filters == 2
 
 
+@pytest.mark.slow
 def test_a_rebuilt_model_is_penalised_on(residual):
     callback = RegularizeUnits(Growing(0.5, increment=1.0, every=1, ceiling=2.0))
     result = tfprune.fit_and_shrink(

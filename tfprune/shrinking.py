@@ -187,16 +187,19 @@ def _zeros_hidden(model):
     A residual branch whose norm starts with a scale of 0 does nothing before the first step, and
     must not be taken for dead.
     """
-    masks = [mask for layer in masked_layers(model) for mask in layer.masks_by_name.values()]
+    kept = {id(variable): (variable, True) for variable in model.trainable_variables}
+    for layer in masked_layers(model):
+        for mask in layer.masks_by_name.values():
+            kept[id(mask.weight)] = mask.weight, _keras.values(mask.trainable)
     before = []
     try:
         with _keras.unguarded():
-            for mask in masks:
-                value = keras.ops.convert_to_numpy(_keras.raw(mask.weight))
-                is_hidden = (value == 0) & _keras.values(mask.trainable)
+            for weight, is_kept in kept.values():
+                value = keras.ops.convert_to_numpy(_keras.raw(weight))
+                is_hidden = (value == 0) & is_kept
                 if is_hidden.any():
-                    before.append((mask.weight, value))
-                    mask.weight.assign(np.where(is_hidden, np.ones_like(value), value))
+                    before.append((weight, value))
+                    weight.assign(np.where(is_hidden, np.ones_like(value), value))
         yield
     finally:
         with _keras.unguarded():
