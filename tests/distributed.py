@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import tfprune
 from tfprune import layers, schedules
 from tfprune.callbacks import PruneUnits, PruneWeights, Rewire, StraightThrough
 from tfprune.masks import masked_layers
@@ -56,6 +57,25 @@ def fit(strategy, callback):
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
     model.fit(X, Y, batch_size=BATCH, epochs=STEPS, shuffle=False, verbose=0, callbacks=[callback])
     return model
+
+
+def fit_and_shrink(strategy):
+    """The same, with units that go for real."""
+    with strategy.scope():
+        model = make_model()
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", jit_compile=False)
+    result = tfprune.fit_and_shrink(
+        model,
+        X,
+        Y,
+        stages={2: 0.25, 4: 0.5},
+        masked=True,
+        batch_size=BATCH,
+        epochs=STEPS,
+        shuffle=False,
+        verbose=0,
+    )
+    return result.model
 
 
 def loop(strategy, callback, x, y):
@@ -109,7 +129,8 @@ def main(case, kind, out):
         model = loop(strategy, make_callback(kind), X, Y)
     else:
         strategy = mirrored() if case == "mirrored" else tf.distribute.get_strategy()
-        model = fit(strategy, make_callback(kind))
+        is_shrunk = kind == "shrink"
+        model = fit_and_shrink(strategy) if is_shrunk else fit(strategy, make_callback(kind))
     np.savez(out, **arrays_of(model, strategy))
 
 

@@ -69,6 +69,18 @@ def test_two_replicas_under_fit_have_the_masks_of_one_device(kind, tmp_path):
     assert_same_masks_as_alone(found, arrays(one))
 
 
+@pytest.mark.slow
+def test_a_mirrored_model_shrinks_as_on_one_device(tmp_path):
+    one, two = tmp_path / "one.npz", tmp_path / "two.npz"
+    finish([start("single", "shrink", one)])
+    finish([start("mirrored", "shrink", two)])
+    alone, found = arrays(one), arrays(two)
+    assert alone["weight 0 kernel 0"].shape == (6, 6)
+    for name, value in found.items():
+        single = alone[re.sub(r"\d$", "0", name)]
+        np.testing.assert_allclose(value, single, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:

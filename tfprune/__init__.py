@@ -10,10 +10,12 @@ from tfprune import (
     masks,
     patterns,
     schedules,
+    unit_regularizers,
 )
 from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.exported import compare_exports
+from tfprune.fit_and_shrink import fit_and_shrink
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
 from tfprune.prune_units import prune_units

@@ -99,34 +99,35 @@ def rebuild(model, selection, folds=None, dropped=None):
     >>> rebuild(model, selection).get_layer("hidden").kernel.shape  # one new unit
     TensorShape([3, 3])
     """
-    folds, sizes = folds or {}, Sizes(selection)
-    calls = {}
-    for call in selection.coupling.trace.calls:
-        calls.setdefault(id(call.operation), []).append(call)
+    folds, sizes, calls = folds or {}, Sizes(selection), _calls_by_operation(selection)
     new = convert.rebuilt(
         model,
         lambda config, operation: _resized(config, operation, calls, sizes, folds),
         {_key(call): gone for call, gone in (dropped or {}).items()},
     )
     indices = _indices(selection, model, new)
-    added = {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
-    factors = _factors(calls, sizes)
+    added = added_constants(folds)
+    factors = scale_factors(selection)
 
     def take(variable, value, counterpart):
         changed = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
         chosen = indices.get(id(variable), {})
-        return _gathered(changed.astype(value.dtype), chosen, counterpart)
+        return gathered(changed.astype(value.dtype), chosen, counterpart)
 
     def take_slot(variable, value, counterpart, name):
-        axes = _slot_axes(name, len(variable.shape), value.ndim)
-        chosen = indices.get(id(variable), {})
-        chosen = {axes.index(a): _on(axes, i) for a, i in chosen.items() if a in axes}
-        return _gathered(value, chosen, counterpart)
+        return gathered_slot(value, variable, indices.get(id(variable), {}), counterpart, name)
 
     convert.copy_weights(model, new, take)
     _fill_made_biases(model, new, selection, folds)
     convert.copy_compile_state(model, new, take_slot)
     return new
+
+
+def _calls_by_operation(selection):
+    calls = {}
+    for call in selection.coupling.trace.calls:
+        calls.setdefault(id(call.operation), []).append(call)
+    return calls
 
 
 def _resized(config, operation, calls, sizes, folds):
@@ -156,7 +157,14 @@ def _indices(selection, model, new):
     return matched_places(selection, couple(new), _keras.variable_pairs(model, new))
 
 
-def _factors(calls, sizes):
+def added_constants(folds):
+    """For biases, by id, what is added to them. The key of what has no bias yet is `id(None)`."""
+    return {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
+
+
+def scale_factors(selection):
+    """For variables, by id, what they are multiplied with where units leave a norm's mean."""
+    calls, sizes = _calls_by_operation(selection), Sizes(selection)
     pairs = [
         pair
         for each in calls.values()
@@ -169,7 +177,7 @@ def _key(call):
     return (*(parent.name for parent in call.parents), call.operation.name, call.place)
 
 
-def _gathered(value, indices_by_axis, counterpart):
+def gathered(value, indices_by_axis, counterpart):
     """The places of an array; in new ones, what its counterpart holds."""
     is_new = np.zeros((1,) * value.ndim, bool)
     for axis, indices in indices_by_axis.items():
@@ -182,6 +190,13 @@ def _gathered(value, indices_by_axis, counterpart):
     if is_new.any():
         value = np.where(is_new, keras.ops.convert_to_numpy(_keras.raw(counterpart)), value)
     return value
+
+
+def gathered_slot(value, variable, indices_by_axis, counterpart, name):
+    """The same for a slot of a variable, which may lack axes of it."""
+    axes = _slot_axes(name, len(variable.shape), value.ndim)
+    chosen = {axes.index(a): _on(axes, i) for a, i in indices_by_axis.items() if a in axes}
+    return gathered(value, chosen, counterpart)
 
 
 def _on(axes, indices):

@@ -6,6 +6,7 @@ that its kernel does not multiply by 0 on the way to a needed output, unless the
 that can go into its bias. What nobody needs goes.
 """
 
+import contextlib
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
@@ -107,16 +108,49 @@ def strip(model, *, check=True, return_report=False):
     logits: 2 -> 2 units
     parameters: 26 -> 14
     """
-    open_model = opened(model)
-    coupling = couple(open_model)
-    flow, revived, dropped = _live_units(coupling)
-    _refuse_conflicts(flow)
-    small = rebuild(open_model, keeping(coupling, flow.needed), _folded(flow), dropped)
-    error = check_equal(model, small, coupling.trace) if check else None
-    if not return_report:
-        return small
-    reasons = _reasons(coupling, flow, revived)
-    return small, _report(model, small, coupling, flow, reasons, error)
+    removal = Removal(model)
+    small = rebuild(removal.model, removal.selection, removal.folds, removal.dropped)
+    error = check_equal(model, small, removal.coupling.trace) if check else None
+    return (small, removal.report(small, error)) if return_report else small
+
+
+class Removal:
+    """What of a model has no effect.
+
+    Args:
+        model: See `strip`.
+        hidden: Function of a model that returns a context in which values hide from the analysis
+            that they are 0, because they will not stay so.
+
+    Attributes:
+        model: The model with its composite layers opened.
+        coupling: Its units.
+        selection, folds, dropped: What `rebuild` is to be given.
+
+    Raises:
+        ValueError: See `strip`.
+    """
+
+    def __init__(self, model, hidden=contextlib.nullcontext):
+        self.given = model
+        self.model = opened(model)
+        self.coupling = couple(self.model)
+        with hidden(self.model):
+            flow, self._revived, self.dropped = _live_units(self.coupling)
+            _refuse_conflicts(flow)
+        self._flow = dataclasses.replace(flow, tensor_constants=_constants(self.coupling))
+        self.selection = keeping(self.coupling, flow.needed)
+        self.folds = _folded(self._flow)
+
+    @property
+    def calls(self):
+        """The calls that an output of the model still needs."""
+        return self._flow.calls
+
+    def report(self, small, error=None):
+        """The `StripReport` on the model that was rebuilt."""
+        reasons = _reasons(self.coupling, self._flow, self._revived)
+        return _report(self.given, small, self.coupling, self._flow, reasons, error)
 
 
 def _live_units(coupling):

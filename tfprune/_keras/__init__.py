@@ -33,6 +33,7 @@ from tfprune._keras.layers import (
 from tfprune._keras.optimizers import compile_arguments, copy_optimizer_state, reset_slots
 from tfprune._keras.pairs import layer_pairs, variable_pairs
 from tfprune._keras.saving import SavedState, without_compile_state
+from tfprune._keras.training import Relay
 from tfprune._keras.variables import (
     MaskVariable,
     guard,
@@ -49,6 +50,7 @@ from tfprune._keras.variables import (
 
 __all__ = [
     "MaskVariable",
+    "Relay",
     "SavedState",
     "all_layers",
     "all_operations",

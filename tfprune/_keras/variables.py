@@ -229,10 +229,15 @@ def masked_slices(slices, live):
     return tf.IndexedSlices(values, slices.indices, slices.dense_shape)
 
 
-@tf.custom_gradient
 def read_through(value, live):
     """`value` itself; its gradient is 0 where `live` is False."""
+    if isinstance(value, tf.distribute.DistributedValues):  # of a mirrored model, outside of steps
+        value, live = tf.convert_to_tensor(value), tf.convert_to_tensor(live)
+    return _read_through(value, live)
 
+
+@tf.custom_gradient
+def _read_through(value, live):
     def gradient(upstream):
         if isinstance(upstream, tf.IndexedSlices):
             return masked_slices(upstream, live), None

@@ -4,6 +4,7 @@ from tfprune.callbacks.capture import Capture
 from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
+from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.rewire import Rewire
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.callbacks.straight_through import StraightThrough
@@ -13,6 +14,7 @@ __all__ = [
     "LogMasks",
     "PruneUnits",
     "PruneWeights",
+    "RegularizeUnits",
     "Rewire",
     "ScheduledCallback",
     "StraightThrough",

@@ -2,7 +2,8 @@
 
 import keras
 
-from tfprune import budgets, choices, schedules
+from tfprune import budgets, choices, schedules, unit_regularizers
+from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.choosing import limits
 from tfprune.choosing.choice import UnitChoice
@@ -43,6 +44,9 @@ class PruneUnits(ScheduledCallback):
         seed: Integer, for criteria which draw.
         data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
         batch_size: Integer, for data in arrays.
+        regularizer: A penalty on units that is in the loss while `fit` runs, so that little is lost
+            when they go: "group_lasso", "batch_norm_l1", "growing", or an object of
+            `tfprune.unit_regularizers`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Example:
@@ -80,6 +84,7 @@ class PruneUnits(ScheduledCallback):
         seed=None,
         data=None,
         batch_size=None,
+        regularizer=None,
         verbose=0,
     ):
         if isinstance(target, dict) and target.get("class_name") in budgets.NAMES:
@@ -115,6 +120,12 @@ class PruneUnits(ScheduledCallback):
         self.seed = seed
         self.data = data
         self.batch_size = batch_size
+        self.regularizer = unit_regularizers.get(regularizer)
+        self._penalty = self.regularizer and RegularizeUnits(
+            self.regularizer, only=only, exclude=exclude
+        )
+        if isinstance(self.regularizer, unit_regularizers.Growing):
+            self.regularizer.default_target = target if is_budget else self.schedule.final
         self._units = None
         self._is_spread = (is_fraction or is_budget) and schedule is None
         self._is_planned = not self._is_spread
@@ -130,6 +141,12 @@ class PruneUnits(ScheduledCallback):
                 "A fraction or a budget as `target` is spread over `fit`; in a training loop of "
                 f"your own give a schedule. Received: target={self.target}. Try "
                 "`schedule=tfprune.schedules.PolynomialDecay(0, 1, begin_step, end_step)`."
+            )
+        if self.regularizer is not None and self.regularizer.model is not model:
+            raise ValueError(
+                "A regularizer is attached by `fit`; in a training loop of your own call "
+                "`regularizer.attach(model)` before the step function is traced. "
+                f"Received: regularizer={self.regularizer!r}."
             )
         self._prepare(model)
         return super().after_step(model, optimizer)
@@ -181,8 +198,17 @@ class PruneUnits(ScheduledCallback):
         self._prepare(self.model)
         if isinstance(self.criterion, ActivationContribution):
             self.model.make_train_function(force=True)
+        if self._penalty:
+            self._penalty.set_model(self.model)
+            self._penalty.on_train_begin(logs)
         if self._is_planned:
             super().on_train_begin(logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Makes the update that is due."""
+        if self._penalty:
+            self._penalty.on_train_batch_end(batch, logs)
+        super().on_train_batch_end(batch, logs)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Plans the updates, where a fraction is spread over `fit`.
@@ -212,6 +238,8 @@ class PruneUnits(ScheduledCallback):
             for layer, _, _ in self._units.layers():
                 self.criterion.detach(layer)
             self.model.make_train_function(force=True)
+        if self._penalty:
+            self._penalty.on_train_end(logs)
         self._units = None
         super().on_train_end(logs)
 
@@ -242,6 +270,7 @@ class PruneUnits(ScheduledCallback):
             "max_fraction": limits.serialize(self.max_fraction),
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "regularizer": unit_regularizers.serialize(self.regularizer),
             "verbose": self.verbose,
         }
 

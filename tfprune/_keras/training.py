@@ -1,0 +1,79 @@
+"""One `fit` over models that follow one another.
+
+Private here, and why:
+
+* `_symbolic_build` of a model, which makes the variables of its metrics: where they are made in the
+  first step, TensorFlow traces that twice, and under a distribution strategy it fails.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class Relay(keras.Model):
+    """What `fit` is called on while the model that is trained may change between epochs.
+
+    The data go through one iterator, so nothing of them starts anew with a new model. Steps,
+    metrics and evaluation are those of the current model; whoever changes it gives it to callbacks.
+
+    Args:
+        model: The first model, compiled. Make the relay in the scope of its strategy.
+    """
+
+    def __init__(self, model):
+        super().__init__(name="relay")
+        self._current = _Current(model)
+        self._batch = None
+        self.built = True
+        self.compile(None, steps_per_execution=model.steps_per_execution)
+
+    @property
+    def current(self):
+        """The model that is trained now."""
+        return self._current.model
+
+    def switch(self, model):
+        """Goes on with another model, compiled alike."""
+        model.unrolled_steps_per_execution = self.current.unrolled_steps_per_execution
+        self._current.model = model
+        model.make_train_function()
+        self._build_metrics()
+
+    @property
+    def metrics(self):
+        """Those of the current model."""
+        return self.current.metrics
+
+    def make_train_function(self, force=False):
+        """A step of the current model, whichever it is then."""
+        self.current.make_train_function(force)
+        self.train_function = self._train
+
+    def _train(self, iterator):
+        if self._batch is None and isinstance(iterator, tf.data.Iterator):
+            specs = keras.tree.flatten(iterator.element_spec)
+            if all(isinstance(s, tf.TensorSpec) and s.shape.rank is not None for s in specs):
+                self._batch = iterator.element_spec
+                self._build_metrics()
+        return self.current.train_function(iterator)
+
+    def _build_metrics(self):
+        if self._batch is not None:
+            with self.current.distribute_strategy.scope():
+                self.current._symbolic_build(data_batch=self._batch)
+
+    def make_test_function(self, force=False):
+        """A step of evaluation of the current model."""
+        self.current.make_test_function(force)
+        self.test_function = lambda iterator: self.current.test_function(iterator)
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        self._batch = data_batch
+        self.current._symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+class _Current:
+    """Holds a model where Keras does not take it for a part of the relay."""
+
+    def __init__(self, model):
+        self.model = model

@@ -1,0 +1,96 @@
+"""A penalty on coupled units while a model trains."""
+
+import keras
+
+from tfprune import choices, unit_regularizers
+from tfprune.prunable_units import PREDICATE
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class RegularizeUnits(keras.callbacks.Callback):
+    """Adds a penalty on coupled units to the loss while `fit` runs, and removes it at its end.
+
+    The penalty is in `loss` and `val_loss` as Keras's own regularizers are; the logs of epochs get
+    its value as `unit_penalty`. It may be used with `tfprune.fit_and_shrink`, whose rebuilt models
+    it follows, and on models of stock layers.
+
+    Args:
+        regularizer: A `tfprune.unit_regularizers.GroupLasso`, `BatchNormL1` or `Growing`, or a name
+            ("group_lasso", "batch_norm_l1").
+        only, exclude: Layers whose units are penalised, and whose are not; see
+            `tfprune.prune_units`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> history = model.fit(
+    ...     np.ones((8, 4)), np.ones((8, 1)), verbose=0,
+    ...     callbacks=[RegularizeUnits("group_lasso")])
+    >>> sorted(history.history)
+    ['loss', 'unit_penalty']
+    """
+
+    def __init__(self, regularizer, *, only=None, exclude=None):
+        super().__init__()
+        self.regularizer = unit_regularizers.get(regularizer)
+        if self.regularizer is None:
+            raise ValueError("Argument `regularizer` must be a regularizer. Received: None.")
+        choices.check(only, exclude, PREDICATE)
+        self.only = only
+        self.exclude = exclude
+
+    def set_model(self, model):
+        """Follows to another model where one takes the place of the one that is trained."""
+        super().set_model(model)
+        if self.regularizer.model not in (None, model):
+            _trace_anew(self.regularizer.model)
+            self._attach()
+            self.regularizer.restart(_step(model))
+
+    def on_train_begin(self, logs=None):
+        """Adds the penalty."""
+        self._attach()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Lets the strength change with the steps."""
+        self.regularizer.update(_step(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Logs the penalty."""
+        if logs is not None:
+            logs["unit_penalty"] = float(self.regularizer.penalty())
+
+    def on_train_end(self, logs=None):
+        """Removes the penalty."""
+        self.regularizer.detach()
+        _trace_anew(self.model)
+
+    def _attach(self):
+        self.regularizer.attach(self.model, only=self.only, exclude=self.exclude)
+        self.regularizer.update(_step(self.model))
+        _trace_anew(self.model)
+
+    def get_config(self):
+        """The arguments that make this callback again; layers are named."""
+        return {
+            "regularizer": unit_regularizers.serialize(self.regularizer),
+            **choices.serialize(self.only, self.exclude),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**choices.deserialize(config))
+
+
+def _step(model):
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def _trace_anew(model):
+    """The losses of a model are those at the time its steps are traced."""
+    model.make_train_function(force=True)
+    model.make_test_function(force=True)
