@@ -16,7 +16,7 @@ distributions prunable_weights watching pruning_method prune_weights prunable_un
 rebuild savings timing budgets choosing unit_choice prune_units opening prunable check strip
 recovery interop straight_through rewinding unit_pieces unit_regularizers callbacks tables
 stages shrinking fit_and_shrink summary explain_plot explain export measure exported report
-sensitivity demo_plot demo cli
+sensitivity prune demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -18,6 +18,7 @@ from tfprune.exported import compare_exports
 from tfprune.fit_and_shrink import fit_and_shrink
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
+from tfprune.prune import prune
 from tfprune.prune_units import prune_units
 from tfprune.prune_weights import prune_weights
 from tfprune.recovery import compensate, distill, recalibrate, reconstruct

@@ -6,11 +6,14 @@ import zipfile
 import zlib
 
 import keras
+import numpy as np
+import tensorflow as tf
 from rich.console import Console
 
-from tfprune import demo, report
+from tfprune import budgets, demo, report
 from tfprune.explain import explain
 from tfprune.export import SUFFIXES, export
+from tfprune.prune import prune
 from tfprune.strip import strip
 from tfprune_cli import native_log_held_back, parse
 
@@ -29,8 +32,21 @@ _LOADING_ERRORS = (
 """What Keras raises for files that are damaged or no models: it does not wrap them."""
 
 
+_BUDGETS = {
+    "units": budgets.Units,
+    "parameters": budgets.Parameters,
+    "macs": budgets.MACs,
+    "bytes": budgets.Bytes,
+    "latency": budgets.Latency,
+}
+
+
 class InputError(Exception):
     """Something the user gave that cannot be used: says what, and what to do."""
+
+
+class FailedError(Exception):
+    """The work was done, and what came out is not what it should be."""
 
 
 def main(argv=None):
@@ -53,12 +69,18 @@ def run(arguments):
     Returns:
         The exit code: 0, 1 if the work failed, 2 for bad input, of which one line on stderr tells.
     """
-    commands = {"demo": _demo, "explain": _explain, "inspect": _inspect, "strip": _strip}
+    commands = {
+        "demo": _demo,
+        "explain": _explain,
+        "inspect": _inspect,
+        "prune": _prune,
+        "strip": _strip,
+    }
     try:
         return commands[arguments.command](arguments)
-    except InputError as error:
+    except (InputError, FailedError) as error:
         print(f"tfprune {arguments.command}: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, FailedError) else 2
 
 
 def _demo(arguments):
@@ -106,37 +128,113 @@ def _explain(arguments):
     return 0
 
 
+def _prune(arguments):
+    formats = [_output_format(out, None, arguments.overwrite) for out in arguments.out]
+    arrays = _arrays(arguments.data)
+    model = _load(arguments, compiled=True)
+    kind, remaining = arguments.budget
+    validation = (arrays["x_val"], arrays["y_val"]) if "x_val" in arrays else None
+    keras.utils.set_random_seed(arguments.seed)
+    try:
+        small, done = prune(
+            model,
+            _BUDGETS[kind](remaining),
+            (arrays["x"], arrays["y"]),
+            criterion=arguments.criterion,
+            scope=arguments.scope,
+            recover=() if arguments.no_recovery else None,
+            epochs=arguments.epochs,
+            distilled=arguments.distill,
+            validation_data=validation,
+            batch_size=arguments.batch_size,
+            return_report=True,
+            verbose=1,
+            exclude=arguments.exclude,
+            round_to=arguments.round_to,
+            seed=arguments.seed,
+        )
+    except (ImportError, TypeError, ValueError, tf.errors.OpError) as error:
+        raise InputError(_one_line(error)) from error
+    except RuntimeError as error:  # the result was checked, and is not what it should be
+        raise FailedError(_one_line(error)) from error
+    Console().print(done)
+    for out, file_format in zip(arguments.out, formats, strict=True):
+        _write(small, out, file_format, arguments.overwrite, {})
+    return 0
+
+
+def _arrays(path):
+    """The arrays of a `.npz` file: `x` and `y`, and `x_val` and `y_val` if it has them."""
+    if not path.exists():
+        raise InputError(
+            f"there is no file {path}. Give one that `numpy.savez` wrote, with x and y."
+        )
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is no .npz file. Give one that `numpy.savez` wrote, with x and y."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("x", "y", "x_val", "y_val") if name in file}
+            names = sorted(file)
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise InputError(
+                f"{path} holds Python objects, which can run any code when they are loaded. Give "
+                "plain arrays of numbers."
+            ) from error
+        raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
+    except (EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
+    missing = [name for name in ("x", "y") if name not in arrays]
+    if missing or ("x_val" in arrays) != ("y_val" in arrays):
+        raise InputError(
+            f"{path} must hold x and y, and x_val with y_val or neither. It has: {names}."
+        )
+    for x, y in (("x", "y"), ("x_val", "y_val")):
+        if x in arrays and (not arrays[x].shape or len(arrays[x]) != len(arrays[y])):
+            shapes = f"{arrays[x].shape} and {arrays[y].shape}"
+            raise InputError(f"{x} and {y} in {path} must have one row a sample, not {shapes}.")
+    return arrays
+
+
 def _strip(arguments):
-    file_format = _output_format(arguments)
+    file_format = _output_format(arguments.out, arguments.format, arguments.overwrite)
     model = _load(arguments)
     try:
         small, removed = strip(model, return_report=True)
-        options = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
+    except ValueError as error:
+        raise InputError(_one_line(error)) from error
+    except RuntimeError as error:  # the result was checked, and is not what it should be
+        raise FailedError(_one_line(error)) from error
+    print(removed)
+    options = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
+    _write(small, arguments.out, file_format, arguments.overwrite, options)
+    return 0
+
+
+def _write(model, out, file_format, overwrite, options):
+    """Exports a model, and says so."""
+    try:
         with native_log_held_back(shown_on_failure=False):
-            export(
-                small, arguments.out, format=file_format, overwrite=arguments.overwrite, **options
-            )
+            export(model, out, format=file_format, overwrite=overwrite, **options)
     except (ImportError, ValueError) as error:
         raise InputError(_one_line(error)) from error
     except OSError as error:
         raise InputError(
-            f"cannot write {arguments.out}: {_one_line(error)}. Give another path with -o."
+            f"cannot write {out}: {_one_line(error)}. Give another path with -o."
         ) from error
-    except RuntimeError as error:  # the result was checked, and is not what it should be
-        print(f"tfprune strip: {_one_line(error)}", file=sys.stderr)
-        return 1
-    print(removed)
-    print(f"wrote {arguments.out}")
-    return 0
+    except RuntimeError as error:  # the file was checked, and is not what it should be
+        raise FailedError(_one_line(error)) from error
+    print(f"wrote {out}")
 
 
-def _output_format(arguments):
+def _output_format(out, file_format, overwrite):
     """The format of the output, after what can be told before the model is loaded."""
-    out = arguments.out
-    if out.exists() and not arguments.overwrite:
+    if out.exists() and not overwrite:
         raise InputError(f"{out} exists. Give --overwrite to replace it, or another path with -o.")
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items() if suffix}
-    file_format = arguments.format or by_suffix.get(out.suffix, "saved_model")
+    file_format = file_format or by_suffix.get(out.suffix, "saved_model")
     suffix = SUFFIXES[file_format]
     if suffix and out.suffix != suffix:
         raise InputError(
@@ -150,7 +248,7 @@ def _output_format(arguments):
     return file_format
 
 
-def _load(arguments):
+def _load(arguments, compiled=False):
     path = arguments.model
     if not path.exists():
         raise InputError(f"there is no file {path}. Give one that `model.save` wrote.")
@@ -165,9 +263,14 @@ def _load(arguments):
             "Give a file that `model.save` wrote."
         )
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=not arguments.unsafe)
+        model = keras.models.load_model(path, compile=compiled, safe_mode=not arguments.unsafe)
     except _LOADING_ERRORS as error:
         raise InputError(_why_not_loaded(path, _one_line(error))) from error
+    if compiled and not model.compiled:
+        raise InputError(
+            f"{path} was saved without its loss and optimizer. Compile the model and save it again."
+        )
+    return model
 
 
 def _why_not_loaded(path, message):

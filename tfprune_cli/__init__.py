@@ -56,6 +56,7 @@ def _parser():
     _add_demo(commands)
     _add_explain(commands)
     _add_inspect(commands)
+    _add_prune(commands)
     _add_strip(commands)
     return parser
 
@@ -98,6 +99,60 @@ def _add_inspect(commands):
     about = "Print the layers of a model: parameters, multiply-accumulates, sparsity."
     parser = commands.add_parser("inspect", help=about, description=about)
     _add_model(parser)
+
+
+def _add_prune(commands):
+    about = "Prune the units of a compiled model to a budget, train it on, and save what is left."
+    parser = commands.add_parser("prune", help=about, description=about)
+    _add_model(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DATA.npz",
+        help="arrays x and y; with x_val and y_val, those are evaluated on",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        required=True,
+        metavar="KIND=VALUE",
+        help="what may remain: units, parameters, macs or bytes, as a fraction (macs=0.5) or a "
+        "number (parameters=120000); or latency in milliseconds (latency=2.5)",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        action="append",
+        help="where the model goes: a directory (SavedModel) or a file that ends with .keras, "
+        ".tflite or .onnx; can be given more than once",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=_whole,
+        default=0,
+        metavar="N",
+        help="train the small model for so long (default: %(default)s)",
+    )
+    parser.add_argument("--criterion", default="magnitude", help="default: %(default)s")
+    parser.add_argument(
+        "--scope", choices=("uniform", "global", "greedy", "exact"), default="global"
+    )
+    parser.add_argument(
+        "--exclude", action="append", metavar="LAYER", help="keep the units of a layer"
+    )
+    parser.add_argument("--round-to", type=_count, metavar="N", help="keep multiples of N units")
+    parser.add_argument("--batch-size", type=_count, metavar="N", help="of training and measuring")
+    parser.add_argument(
+        "--no-recovery", action="store_true", help="leave out reconstruction and recalibration"
+    )
+    parser.add_argument(
+        "--distill", action="store_true", help="let the dense model lead the training"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def _add_strip(commands):
@@ -151,6 +206,33 @@ def _fraction(text):
 def _count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
+    return int(text)
+
+
+def _budget(text):
+    kind, _, value = text.partition("=")
+    kinds = ("units", "parameters", "macs", "bytes", "latency")
+    if kind not in kinds:
+        raise argparse.ArgumentTypeError(
+            f"must be KIND=VALUE with a kind among {', '.join(kinds)}, not {text!r}"
+        )
+    try:
+        number = int(value.replace("_", "")) if kind != "latency" else float(value)
+    except ValueError:
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+    is_fraction = isinstance(number, float) and kind != "latency"
+    if not 0 < number < float("inf") or (is_fraction and number > 1):
+        expected = "milliseconds" if kind == "latency" else "a fraction up to 1.0 or a whole number"
+        raise argparse.ArgumentTypeError(f"{kind} must be {expected}, not {value!r}")
+    return kind, number
+
+
+def _whole(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
     return int(text)
 
 

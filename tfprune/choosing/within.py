@@ -106,7 +106,7 @@ def _explained(units, budget, choice, dense):
             f"{error} Received: {budget!r} ({budget}), of which {least}, with "
             f"min_units={units.min_units}, max_fraction={choice.max_fraction!r}, "
             f"round_to={choice.round_to}, among the layers "
-            f"{[unit_set.name for unit_set in units.sets]}. Nothing was changed. Ask for less, "
+            f"{[unit_set.name for unit_set in units.sets]}. Nothing was changed. Allow more, "
             "lower `min_units` or `round_to`, raise `max_fraction`, or let more layers lose units "
             "with `only` and `exclude`."
         ) from None

@@ -1,0 +1,139 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune import budgets
+from tfprune.coupling.costs import costs
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 6, 6, 1)).astype("float32")
+Y = (X.mean(axis=(1, 2, 3)) > 0).astype("int64")
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def macs(model):
+    return sum(call.macs for call in costs(model))
+
+
+@pytest.fixture(scope="module")
+def dense():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 1))
+    x = L.Conv2D(12, 3, use_bias=False, name="first")(inputs)
+    x = L.ReLU()(L.BatchNormalization(name="norm")(x))
+    x = L.Conv2D(16, 3, activation="relu", name="second")(x)
+    model = keras.Model(inputs, L.Dense(2, name="last")(L.Flatten()(x)))
+    model.compile(keras.optimizers.Adam(5e-3), LOSS, metrics=["accuracy"])
+    model.fit(X, Y, epochs=8, verbose=0)
+    return model
+
+
+def test_a_small_model_within_the_budget_and_a_report(dense):
+    before = [np.array(w) for w in dense.get_weights()]
+    small, report = tfprune.prune(
+        dense, budgets.MACs(0.4), (X, Y), criterion="taylor", return_report=True
+    )
+    assert macs(small) <= 0.4 * macs(dense)
+    assert report.macs.after == macs(small)
+    assert report.parameters.after == small.count_params()
+    assert list(report.stages) == ["dense", "pruned", "reconstruct", "recalibrate"]
+    assert report.stages["recalibrate"]["loss"] == pytest.approx(
+        small.evaluate(X, Y, verbose=0)[0], rel=1e-4
+    )
+    assert not tfprune.masks.masked_layers(small)
+    for ours, theirs in zip(before, dense.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_recovery_brings_the_outputs_nearer_to_the_dense_ones(dense):
+    def distance(recover):
+        small = tfprune.prune(dense, budgets.MACs(0.4), (X, Y), recover=recover)
+        return np.abs(small.predict(X, verbose=0) - dense.predict(X, verbose=0)).mean()
+
+    assert distance("reconstruct") < distance(()) / 2
+
+
+def test_without_data_it_prunes_and_strips(dense):
+    small, report = tfprune.prune(dense, 0.5, return_report=True)
+    assert report.units.after == report.units.before / 2
+    assert report.stages == {}
+    masked = tfprune.prunable(dense)
+    tfprune.prune_units(masked, 0.5, scope="global", normalize="mean")
+    for ours, theirs in zip(small.get_weights(), tfprune.strip(masked).get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_it_trains_on_alone_or_led_by_the_dense_model(dense):
+    options = {"epochs": 2, "batch_size": 32, "return_report": True}
+    for distilled in (False, True):
+        small, report = tfprune.prune(
+            dense, budgets.Parameters(0.4), (X, Y), distilled=distilled, **options
+        )
+        assert list(report.stages)[-1] == "fine-tuned"
+        assert int(small.optimizer.iterations) == int(dense.optimizer.iterations) + 2 * 3
+        assert small.count_params() <= 0.4 * dense.count_params()
+
+
+def test_validation_data_is_what_is_evaluated(dense):
+    validation = X[:10], 1 - Y[:10]
+    _, report = tfprune.prune(dense, 0.25, (X, Y), validation_data=validation, return_report=True)
+    expected = dense.evaluate(*validation, verbose=0)[0]
+    assert report.stages["dense"]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_report_prints_and_becomes_json(dense):
+    _, report = tfprune.prune(dense, budgets.MACs(0.5), (X, Y), return_report=True)
+    printed = str(report)
+    for part in ("first", "at most 50 %", "reconstruct", "accuracy", "MACs"):
+        assert part in printed
+    assert json.loads(json.dumps(report.to_dict()))["macs"]["before"] == macs(dense)
+
+
+def test_more_options_are_those_of_prune_units(dense):
+    small = tfprune.prune(dense, budgets.MACs(0.6), exclude=["second"], round_to=4)
+    assert small.get_layer("second").filters == 16
+    assert small.get_layer("first").filters % 4 == 0
+
+
+def test_a_model_without_norms_is_not_recalibrated():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(8, "relu"), L.Dense(2)])
+    x = RNG.normal(size=(32, 4)).astype("float32")
+    small = tfprune.prune(model, 0.5, (x,))
+    assert small.layers[0].units == 4
+
+
+def test_a_budget_that_all_meet_changes_nothing(dense):
+    small, report = tfprune.prune(dense, budgets.MACs(1.0), (X, Y), return_report=True)
+    assert report.macs.ratio == 1
+    np.testing.assert_allclose(small.predict(X, verbose=0), dense.predict(X, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"recover": ("magic",), "data": (X, Y)}, "recover"),
+        ({"recover": ("recalibrate",)}, "data"),
+        ({"epochs": 1}, "data"),
+        ({"epochs": -1, "data": (X, Y)}, "epochs"),
+        ({"distilled": True, "data": (X, Y)}, "epochs"),
+        ({"criterion": "taylor"}, "data"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(dense, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfprune.prune(dense, budgets.MACs(0.5), **arguments)
+
+
+def test_training_needs_a_compiled_model():
+    model = keras.Sequential([keras.Input((4,)), L.Dense(8), L.Dense(2)])
+    with pytest.raises(ValueError, match="not compiled"):
+        tfprune.prune(model, 0.5, (np.ones((4, 4)), np.ones((4, 2))), epochs=1)
+
+
+def test_a_budget_out_of_reach_says_what_can_be_had(dense):
+    with pytest.raises(ValueError, match="least that can remain"):
+        tfprune.prune(dense, budgets.MACs(1))
