@@ -159,7 +159,8 @@ def _prune(arguments):
         raise FailedError(_one_line(error)) from error
     Console().print(done)
     for out, file_format in zip(arguments.out, formats, strict=True):
-        _write(small, out, file_format, arguments.overwrite, {})
+        _write(small, out, file_format, arguments.overwrite)
+        print(f"wrote {out}")
     return 0
 
 
@@ -207,14 +208,15 @@ def _strip(arguments):
         raise InputError(_one_line(error)) from error
     except RuntimeError as error:  # the result was checked, and is not what it should be
         raise FailedError(_one_line(error)) from error
-    print(removed)
     options = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
-    _write(small, arguments.out, file_format, arguments.overwrite, options)
+    _write(small, arguments.out, file_format, arguments.overwrite, **options)
+    print(removed)
+    print(f"wrote {arguments.out}")
     return 0
 
 
-def _write(model, out, file_format, overwrite, options):
-    """Exports a model, and says so."""
+def _write(model, out, file_format, overwrite, **options):
+    """Exports a model."""
     try:
         with native_log_held_back(shown_on_failure=False):
             export(model, out, format=file_format, overwrite=overwrite, **options)
@@ -226,7 +228,6 @@ def _write(model, out, file_format, overwrite, options):
         ) from error
     except RuntimeError as error:  # the file was checked, and is not what it should be
         raise FailedError(_one_line(error)) from error
-    print(f"wrote {out}")
 
 
 def _output_format(out, file_format, overwrite):
