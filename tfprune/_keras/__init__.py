@@ -30,7 +30,13 @@ from tfprune._keras.layers import (
     own_trainable_variables,
     recurrent_states,
 )
-from tfprune._keras.optimizers import compile_arguments, copy_optimizer_state, reset_slots
+from tfprune._keras.optimizers import (
+    JointUpdate,
+    compile_arguments,
+    copy_optimizer_state,
+    reset_slots,
+    variable_index,
+)
 from tfprune._keras.pairs import layer_pairs, variable_pairs
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.variables import (
@@ -38,6 +44,7 @@ from tfprune._keras.variables import (
     guard,
     is_guarded,
     is_read_through,
+    live_elements,
     raw,
     read_through,
     reading,
@@ -48,6 +55,7 @@ from tfprune._keras.variables import (
 )
 
 __all__ = [
+    "JointUpdate",
     "MaskVariable",
     "SavedState",
     "all_layers",
@@ -67,6 +75,7 @@ __all__ = [
     "is_read_through",
     "is_symbolic",
     "layer_pairs",
+    "live_elements",
     "nodes",
     "operation_classes",
     "operations",
@@ -83,6 +92,7 @@ __all__ = [
     "uncast",
     "unguarded",
     "values",
+    "variable_index",
     "variable_pairs",
     "watched",
     "without_compile_state",
