@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune import layers
+from tfprune import layers, optimizers
 from tfprune.masks import masked_layers
 
 STEPS = 4
@@ -36,6 +36,12 @@ OPTIMIZERS = {
     "Lamb": lambda **o: keras.optimizers.Lamb(0.01, **o),
     "Muon": lambda **o: keras.optimizers.Muon(0.01, **o),
     "ScheduleFreeAdamW": lambda **o: keras.optimizers.ScheduleFreeAdamW(0.01, **o),
+    "Preconditioned": lambda **o: optimizers.PreconditionedSGD(
+        0.1, dataset_size=600, batch_size=6, epsilon=0.01, **o
+    ),
+    "FullPreconditioned": lambda **o: optimizers.FullPreconditionedSGD(
+        np.diag(np.linspace(0.02, 0.1, 47)) + 0.01, dataset_size=600, batch_size=6, **o
+    ),
     "LossScale": lambda **o: keras.optimizers.LossScaleOptimizer(
         keras.optimizers.AdamW(0.01, **o), initial_scale=8.0
     ),
