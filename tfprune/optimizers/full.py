@@ -75,13 +75,13 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
                 f"size is solved in each step. Received: shape={matrix.shape}. Use "
                 "`PreconditionedSGD`, or freeze weights with `layer.trainable = False`."
             )
-        self_noise = check_covariance(matrix, damping)
+        has_noise = check_covariance(matrix, damping)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.noise = matrix
         self.dataset_size = int(dataset_size)
         self.batch_size = int(batch_size)
         self.damping = float(damping)
-        self._has_noise = self_noise
+        self._has_noise = has_noise
 
     def build(self, variables):
         """Checks that the covariance is of these variables."""
@@ -101,20 +101,20 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
 
     def joined(self, gradients, variables):
         """H g, in the shapes of the variables."""
-        given = {
-            _keras.variable_index(self, v): g for v, g in zip(variables, gradients, strict=True)
-        }
+        places = [_keras.variable_index(self, variable) for variable in variables]
+        given = dict(zip(places, gradients, strict=True))
         flat, live = [], []
         for place, variable in enumerate(self._built_with):
-            gradient = given.get(place)
-            gradient = tf.zeros(variable.shape) if gradient is None else gradient
-            flat.append(tf.cast(tf.reshape(tf.convert_to_tensor(gradient), [-1]), "float64"))
-            live.append(tf.reshape(_keras.live_elements(variable), [-1]))
+            shape = variable.shape
+            gradient = tf.convert_to_tensor(given.get(place, tf.zeros(shape)))
+            flat.append(tf.cast(tf.reshape(gradient, [-1]), "float64"))
+            has_gradient = _keras.live_elements(variable) if place in given else tf.zeros(shape)
+            live.append(tf.reshape(tf.cast(has_gradient, "bool"), [-1]))
         step = self._solved(tf.concat(flat, 0), tf.concat(live, 0) & self._has_noise)
         parts = tf.split(step, [math.prod(v.shape) for v in self._built_with])
         return [
-            tf.cast(tf.reshape(parts[_keras.variable_index(self, v)], v.shape), v.dtype)
-            for v in variables
+            tf.cast(tf.reshape(parts[place], variable.shape), variable.dtype)
+            for place, variable in zip(places, variables, strict=True)
         ]
 
     def _solved(self, gradient, live):
@@ -140,5 +140,7 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """An optimizer out of its `get_config()`, also where that went through a file."""
-        noise = keras.saving.deserialize_keras_object(config["noise"])
+        noise = config["noise"]
+        if isinstance(noise, dict):
+            noise = keras.saving.deserialize_keras_object(noise)
         return super().from_config({**config, "noise": noise}, custom_objects)
