@@ -158,8 +158,8 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
             self.assign(last, gradient)
         else:
             noise_now, seen_now = ops.convert_to_tensor(noise), ops.convert_to_tensor(seen)
-        step = self._preconditioner(noise_now, seen_now) * gradient
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
+        rate = ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, self._scaled(rate * gradient, noise_now, seen_now))
 
     def observe(self, single, batch, trainable_variables, *, in_batch):
         """Takes the paper's (g_1 - g_S)^2 into the estimate, in a training loop of your own.
@@ -202,7 +202,8 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
 
     def preconditioner_of(self, variable):
         """H for a variable: an array of its shape, 0 before the first estimate."""
-        return ops.convert_to_numpy(self._preconditioner(*self._slots_of(variable)))
+        noise, seen = self._slots_of(variable)
+        return ops.convert_to_numpy(self._scaled(ops.ones_like(noise), noise, seen))
 
     def _slots_of(self, variable):
         try:
@@ -242,10 +243,11 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
             weight *= (self.t_start - step) / (t - (step - 1))
         return ops.where(count > 0, weight, 1)
 
-    def _preconditioner(self, noise, seen):
+    def _scaled(self, gradient, noise, seen):
+        """H times a gradient; 0 before there is an estimate."""
         estimate, is_known = self._estimate(noise, seen)
-        factor = 2 * self._examples() / self.dataset_size
-        return ops.where(is_known, factor / (estimate + self.epsilon), 0)
+        scale = self.dataset_size / (2 * self._examples())
+        return ops.where(is_known, gradient / ((estimate + self.epsilon) * scale), 0)
 
     def _check_can_observe(self, in_batch):
         if self.noise != "observed":
