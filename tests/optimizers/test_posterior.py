@@ -61,7 +61,7 @@ def sample(data, optimizer, steps=8000):
     batches = independent_batches((x, y), S, steps=steps, seed=1)
     model.fit(batches, verbose=0, callbacks=[posterior])
     assert posterior.count == (steps - 400) // EVERY
-    return model, posterior, np.stack([sample[0] for sample in posterior.samples]) - optimum
+    return posterior, np.stack([sample[0] for sample in posterior.samples]) - optimum
 
 
 def whitened(samples, covariance):
@@ -84,21 +84,22 @@ def test_full_preconditioner_samples_from_the_laplace_approximation():
         noise = gradient_noise(model, data[:2], full=True)
         return FullPreconditionedSGD(noise, dataset_size=N, batch_size=S)
 
-    model, posterior, samples = sample(data, optimizer)
+    posterior, samples = sample(data, optimizer)
     found = whitened(samples, data[3])
     covariance = np.einsum("srd,sre->de", found, found) / found[..., 0].size
     np.testing.assert_allclose(covariance, np.eye(3), atol=allowed(samples) + S / N)
+    assert abs(posterior.deviation[0] - samples.std(0, ddof=1)).max() < 1e-4
     # What is predicted is spread as the linear model says: var(x w) = x Sigma x.
+    posterior.samples = posterior.samples[::10]
     x, spread = data[0][:50], posterior.predict(data[0][:50]).std(0)
     truth = np.sqrt(np.einsum("nrd,rde,nre->nr", x, data[3], x))
-    assert abs((spread / truth).mean() - 1) < allowed(samples)
-    assert abs(posterior.deviation[0] - samples.std(0, ddof=1)).max() < 1e-4
+    assert abs((spread / truth).mean() - 1) < allowed(samples[::10]) / 2
 
 
 @pytest.mark.slow
 def test_diagonal_preconditioner_does_so_where_the_noise_is_nearly_diagonal():
     data = regressions(40, correlation=0.0)
-    _, _, samples = sample(data, lambda _: PreconditionedSGD(dataset_size=N, batch_size=S), 4000)
+    _, samples = sample(data, lambda _: PreconditionedSGD(dataset_size=N, batch_size=S), 4000)
     ratio = (samples**2).mean(0) / np.einsum("rdd->rd", data[3])
     np.testing.assert_allclose(ratio.mean(0), 1, atol=allowed(samples) + 2 * S / N)
 
@@ -111,6 +112,6 @@ def test_plain_sgd_does_so_at_the_optimal_learning_rate_where_all_directions_are
         rate = optimal_learning_rate(gradient_noise(model, data[:2]), batch_size=S)
         return keras.optimizers.SGD(rate)
 
-    _, _, samples = sample(data, optimizer, 4000)
+    _, samples = sample(data, optimizer, 4000)
     ratio = (samples**2).mean(0) / np.einsum("rdd->rd", data[3])
     np.testing.assert_allclose(ratio.mean(), 1, atol=allowed(samples) + S / N)

@@ -261,6 +261,8 @@ def test_accumulated_gradients_are_those_of_the_larger_batch():
     fit(parts, 3)
     for ours, theirs in zip(parts.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    noises = [m.optimizer.noise_of(m.get_layer("last").kernel) for m in (parts, whole)]
+    np.testing.assert_allclose(*noises, rtol=1e-3)
 
 
 def test_regrown_elements_begin_with_the_mean_of_their_tensor():
