@@ -100,6 +100,21 @@ def test_a_weight_without_gradient_is_left_alone():
     assert not np.asarray(variables[1]).any()
 
 
+def test_strip_asks_for_another_optimizer_and_leaves_the_model():
+    hidden = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="h"), layers.Dense(2)])
+    optimizer = FullPreconditionedSGD(np.eye(14), dataset_size=N, batch_size=S)
+    hidden.compile(optimizer, "mse", jit_compile=False)
+    hidden.train_on_batch(X[:S], Y[:S])
+    tfprune.set_masks(hidden, "h", "kernel", trainable=np.s_[:, 1:])
+    tfprune.set_masks(hidden, "h", "bias", trainable=[1])
+    before = flat(hidden)
+    with pytest.raises(ValueError, match="another optimizer first"):
+        tfprune.strip(hidden)
+    np.testing.assert_array_equal(flat(hidden), before)
+    hidden.compile("sgd", "mse")
+    assert tfprune.strip(hidden).count_params() == 4 + 4
+
+
 def test_bad_input_is_refused():
     sizes = {"dataset_size": N, "batch_size": S}
     with pytest.raises(ValueError, match="at most 512"):

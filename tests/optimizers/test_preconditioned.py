@@ -347,7 +347,8 @@ MIRRORED = """
 import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.optimizers.test_preconditioned import assert_same, fit, small_model
+from tests.optimizers.test_preconditioned import X, assert_same, fit, small_model
+from tfprune.callbacks import CollectPosterior
 
 unclipped = {"global_clipnorm": None}  # Keras clips the share of each replica by itself
 alone = small_model(jit_compile=False, optimizer=unclipped)
@@ -355,8 +356,13 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     model = small_model(jit_compile=False, optimizer=unclipped)
 assert strategy.num_replicas_in_sync == 2
-fit(alone, 3)
-fit(model, 3)
+posteriors = [CollectPosterior(every=5) for _ in range(2)]
+fit(alone, 3, callbacks=posteriors[:1])
+fit(model, 3, callbacks=posteriors[1:])
+for ours, theirs in zip(posteriors[0].mean, posteriors[1].mean):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+predicted = [posterior.predict(X[:8], batch_size=8) for posterior in posteriors]
+np.testing.assert_allclose(*predicted, rtol=1e-3, atol=1e-4)
 assert_same(model, alone, rtol=1e-3, atol=1e-5)
 for weight in model.trainable_variables:
     first, second = (r.numpy() for r in strategy.experimental_local_results(weight.value))

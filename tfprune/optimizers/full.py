@@ -27,7 +27,8 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
 
     Where masks hold elements, the rows and columns of C of the others are inverted alone, in each
     step, whenever the masks change. Elements in which no noise was measured, as those that were
-    pruned at that time, do not move: measure again when they are regrown.
+    pruned at that time, do not move: measure again when they are regrown. A model of other sizes
+    needs another matrix: compile with another optimizer before `strip`.
 
     Args:
         noise: A `GradientNoise` with its covariance, or C as an array (P, P) over all elements of
@@ -92,7 +93,8 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
             raise ValueError(
                 "The covariance must be of the trainable weights of the model. "
                 f"Received: shape={self.noise.shape} for {size} elements in {len(variables)} "
-                "weights. Measure it on this model, with the same layers trainable."
+                "weights. Measure it on this model, with the same layers trainable; to strip or "
+                "resize a model, compile it with another optimizer first."
             )
         for variable in variables:
             check_precision(variable)

@@ -74,8 +74,8 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
         ValueError: If an argument is out of range; while training, if a weight is float16 or
             bfloat16, in which running means stand still (use a `mixed_` policy).
 
-    Memory: three numbers for each weight, two with `noise="observed"`. Gradients of embeddings are
-    made dense.
+    Cost: three numbers of memory for each weight, two with `noise="observed"`; a step of about 1.5
+    times that of Adam where weights bound it. Gradients of embeddings are made dense.
 
     Example:
 
