@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfprune.callbacks import CollectPosterior
 from tfprune.optimizers import (
@@ -51,14 +52,14 @@ def log_loss(y, logits):
     return keras.ops.sum(keras.ops.softplus(logits) - y * logits, axis=-1)
 
 
-def sample(data, optimizer, steps=8000):
+def sample(data, optimizer, steps=8000, batches=None):
     x, y, optimum, _ = data
     model = keras.Sequential([keras.Input(x.shape[1:]), Regressions()])
     model.set_weights([optimum])
     model.compile("sgd", log_loss)
     model.compile(optimizer(model), log_loss, steps_per_execution=EVERY, jit_compile=False)
     posterior = CollectPosterior(burn_in=400, every=EVERY, max_samples=steps // EVERY)
-    batches = independent_batches((x, y), S, steps=steps, seed=1)
+    batches = independent_batches((x, y), S, steps=steps, seed=1) if batches is None else batches
     model.fit(batches, verbose=0, callbacks=[posterior])
     assert posterior.count == (steps - 400) // EVERY
     return posterior, np.stack([sample[0] for sample in posterior.samples]) - optimum
@@ -74,6 +75,10 @@ def allowed(samples):
     """Four standard errors of a relative variance, of samples of correlation exp(-1) or so."""
     independent = samples.shape[0] * samples.shape[1] * (1 - np.exp(-2)) / (1 + np.exp(-2))
     return 4 * np.sqrt(2 / independent)
+
+
+def diagonal(model):
+    return PreconditionedSGD(dataset_size=N, batch_size=S)
 
 
 @pytest.mark.slow
@@ -99,7 +104,7 @@ def test_full_preconditioner_samples_from_the_laplace_approximation():
 @pytest.mark.slow
 def test_diagonal_preconditioner_does_so_where_the_noise_is_nearly_diagonal():
     data = regressions(40, correlation=0.0)
-    _, samples = sample(data, lambda _: PreconditionedSGD(dataset_size=N, batch_size=S), 4000)
+    _, samples = sample(data, diagonal, 4000)
     ratio = (samples**2).mean(0) / np.einsum("rdd->rd", data[3])
     np.testing.assert_allclose(ratio.mean(0), 1, atol=allowed(samples) + 2 * S / N)
 
@@ -115,3 +120,13 @@ def test_plain_sgd_does_so_at_the_optimal_learning_rate_where_all_directions_are
     _, samples = sample(data, optimizer, 4000)
     ratio = (samples**2).mean(0) / np.einsum("rdd->rd", data[3])
     np.testing.assert_allclose(ratio.mean(), 1, atol=allowed(samples) + S / N)
+
+
+@pytest.mark.slow
+def test_batches_without_replacement_leave_less_than_half_of_the_variance():
+    """Samples are taken in the middle and at the end of epochs, of 80 steps."""
+    data = regressions(40, correlation=0.0)
+    shuffled = tf.data.Dataset.from_tensor_slices(data[:2]).shuffle(N, seed=1).repeat(50).batch(S)
+    _, samples = sample(data, diagonal, 4000, shuffled)
+    ratio = (samples**2).mean(0) / np.einsum("rdd->rd", data[3])
+    assert 0.25 < ratio.mean() < 0.45
