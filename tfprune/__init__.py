@@ -8,6 +8,7 @@ from tfprune import (
     interop,
     layers,
     masks,
+    optimizers,
     patterns,
     schedules,
     unit_regularizers,

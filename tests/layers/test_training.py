@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune import layers
+from tfprune import layers, optimizers
 from tfprune.masks import masked_layers
 
 STEPS = 4
@@ -36,6 +36,12 @@ OPTIMIZERS = {
     "Lamb": lambda **o: keras.optimizers.Lamb(0.01, **o),
     "Muon": lambda **o: keras.optimizers.Muon(0.01, **o),
     "ScheduleFreeAdamW": lambda **o: keras.optimizers.ScheduleFreeAdamW(0.01, **o),
+    "Preconditioned": lambda **o: optimizers.PreconditionedSGD(
+        0.1, dataset_size=600, batch_size=6, epsilon=0.01, **o
+    ),
+    "FullPreconditioned": lambda **o: optimizers.FullPreconditionedSGD(
+        np.diag(np.linspace(0.02, 0.1, 47)) + 0.01, dataset_size=600, batch_size=6, **o
+    ),
     "LossScale": lambda **o: keras.optimizers.LossScaleOptimizer(
         keras.optimizers.AdamW(0.01, **o), initial_scale=8.0
     ),
@@ -485,13 +491,15 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
-from tests.layers.test_training import assert_held, assert_moved, data, mask_model, small_model
+from tests.layers.test_training import (
+    OPTIMIZERS, assert_held, assert_moved, data, mask_model, small_model
+)
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     model = small_model()
-    model.compile(keras.optimizers.{optimizer}(0.01, weight_decay=0.1, global_clipnorm=1.0), "mse",
-                  jit_compile=False)
+    optimizer = OPTIMIZERS["{optimizer}"](weight_decay=0.1, global_clipnorm=1.0)
+    model.compile(optimizer, "mse", jit_compile=False)
 assert strategy.num_replicas_in_sync == 2
 x, y = data(16)
 model.fit(x, y, batch_size=8, verbose=0)
@@ -513,7 +521,9 @@ print("held on both replicas")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["AdamW", "Ftrl", "Muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["AdamW", "Ftrl", "Muon", "Preconditioned", "FullPreconditioned"]
+)
 def test_masks_hold_in_each_replica_of_a_mirrored_strategy(optimizer, tmp_path):
     code = MIRRORED.format(optimizer=optimizer, path=tmp_path / "model.keras")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -30,7 +30,13 @@ from tfprune._keras.layers import (
     own_trainable_variables,
     recurrent_states,
 )
-from tfprune._keras.optimizers import compile_arguments, copy_optimizer_state, reset_slots
+from tfprune._keras.optimizers import (
+    JointUpdate,
+    compile_arguments,
+    copy_optimizer_state,
+    reset_slots,
+    variable_index,
+)
 from tfprune._keras.pairs import layer_pairs, variable_pairs
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.training import Relay
@@ -39,6 +45,7 @@ from tfprune._keras.variables import (
     guard,
     is_guarded,
     is_read_through,
+    live_elements,
     raw,
     read_through,
     reading,
@@ -49,6 +56,7 @@ from tfprune._keras.variables import (
 )
 
 __all__ = [
+    "JointUpdate",
     "MaskVariable",
     "Relay",
     "SavedState",
@@ -69,6 +77,7 @@ __all__ = [
     "is_read_through",
     "is_symbolic",
     "layer_pairs",
+    "live_elements",
     "nodes",
     "operation_classes",
     "operations",
@@ -85,6 +94,7 @@ __all__ = [
     "uncast",
     "unguarded",
     "values",
+    "variable_index",
     "variable_pairs",
     "watched",
     "without_compile_state",

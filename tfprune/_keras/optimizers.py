@@ -5,6 +5,8 @@ Private here, and why:
 * `_trainable_variables_indices` and `_var_key` of an optimizer: the place of a weight in the lists
   of slots;
 * these lists, attributes like `_momentums`: their names tell what a slot is and where it starts;
+* `_get_variable_index`: the same place, for an optimizer of ours as for Keras's own;
+* `_backend_update_step` of an optimizer: where all gradients of a step are still together;
 * `_compile_config` of a model: the arguments of `compile`, the objects themselves.
 """
 
@@ -97,6 +99,23 @@ def _counters(optimizer):
         for slot in values
     }
     return [variable for variable in optimizer.variables if id(variable) not in held]
+
+
+def variable_index(optimizer, variable):
+    """The place of a variable among those an optimizer was built with."""
+    return optimizer._get_variable_index(variable)
+
+
+class JointUpdate:
+    """A mixin for optimizers whose step of one variable depends on the gradients of all."""
+
+    def joined(self, gradients, variables):
+        """The gradients that the variables are updated with, in place of their own."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `joined`.")
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        grads = self.joined(grads, trainable_variables)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
 
 
 def compile_arguments(model):

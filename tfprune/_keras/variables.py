@@ -103,6 +103,13 @@ def is_guarded(variable):
     return isinstance(variable, MaskedVariable)
 
 
+def live_elements(variable):
+    """A boolean tensor of its shape: False where masks hold an element, True without masks."""
+    if is_guarded(variable):
+        return uncast(variable.live)
+    return tf.ones(variable.shape, "bool")
+
+
 def raw(variable):
     """The `tf.Variable` under a Keras variable, without casts."""
     return variable._value
@@ -141,7 +148,7 @@ def guard(variable, kept, live):
     in each replica, and costs one selection a write.
     """
     variable.__class__ = MaskedVariable
-    variable.kept, kept.prunes = kept, variable
+    variable.kept, kept.prunes, variable.live = kept, variable, live
     _divide_by_no_zero_in_adafactor()
     if raw(live) is None:  # Built while Keras traces symbolically; it makes the variables later.
         live.guards_when_made = variable, kept

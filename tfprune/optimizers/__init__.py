@@ -1,0 +1,23 @@
+"""SGD as approximate Bayesian inference (Mandt, Hoffman & Blei 2017): optimizers and theory."""
+
+from tfprune.optimizers.batches import independent_batches
+from tfprune.optimizers.full import FullPreconditionedSGD
+from tfprune.optimizers.noise import (
+    GradientNoise,
+    averaging_covariance,
+    gradient_noise,
+    optimal_learning_rate,
+    optimal_preconditioner,
+)
+from tfprune.optimizers.preconditioned import PreconditionedSGD
+
+__all__ = [
+    "FullPreconditionedSGD",
+    "GradientNoise",
+    "PreconditionedSGD",
+    "averaging_covariance",
+    "gradient_noise",
+    "independent_batches",
+    "optimal_learning_rate",
+    "optimal_preconditioner",
+]
