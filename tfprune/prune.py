@@ -38,7 +38,7 @@ class PruneReport(Printable):
 
     def tables(self):
         """What is printed: a rich table of the layers, one of the model, one of the stages."""
-        layers = table(("layer",), ("units",), self.budget)
+        layers = table(("layer",), ("units",))
         for layer in self.strip.layers:
             layers.add_row(layer.name, changed(Change(layer.before, layer.after), short))
         total = table(("total",), ("before", "after", "ratio"))
@@ -47,12 +47,12 @@ class PruneReport(Printable):
             ratio = "" if change.ratio is None else f"{change.ratio:.3g}"
             total.add_row(name, count(change.before), count(change.after), ratio)
         if not self.stages:
-            return [layers, "", total]
+            return [self.budget, "", layers, "", total]
         names = list(self.stages["dense"])
         stages = table(("stage",), names)
         for stage, metrics in self.stages.items():
             stages.add_row(stage, *(number(metrics.get(name)) for name in names))
-        return [layers, "", total, "", stages]
+        return [self.budget, "", layers, "", total, "", stages]
 
     def to_dict(self):
         """The report as dicts, lists, strings and numbers, which JSON can write."""

@@ -11,7 +11,7 @@ from tfprune.coupling.groups import even_sides, linked
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
 from tfprune.prunable_units import PrunableUnits
-from tfprune.tables import NOTHING, Printable, number, plain, table
+from tfprune.tables import Printable, number, plain, table
 from tfprune.unit_choice import choose_units
 from tfprune.unit_scores import UnitScores
 
@@ -89,11 +89,11 @@ class Sensitivity(Printable):
         """What is printed: a rich table, a row for each set."""
         columns = ["units", *(f"{fraction:.0%}" for fraction in self.fractions)]
         title = f"{self.metric}, {number(self.baseline)} as it is, with a fraction of units pruned"
-        rows = table(("layers",), columns, title)
+        rows = table(("layers",), columns)
         for found in self.sets:
             values = (number(value) for value in found.values)
             rows.add_row(found.name, str(found.units), *values)
-        return [rows if self.sets else NOTHING]
+        return [title, "", rows]
 
     def to_dict(self):
         """The result as dicts, lists, strings and numbers, which JSON can write."""
