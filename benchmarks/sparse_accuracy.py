@@ -20,10 +20,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from _digits import digits
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sklearn.datasets import load_digits
 
 import tfprune
 from tfprune import callbacks, schedules
@@ -47,15 +47,6 @@ NETWORKS = {
         layers.Dense(10),
     ],
 }
-
-
-def digits():
-    """Training and test images of 8 x 8 pixels, and their labels."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype("float32").reshape(-1, 8, 8, 1)
-    order = np.random.default_rng(0).permutation(len(images))
-    train, test = order[:1200], order[1200:]
-    return images[train], labels[train], images[test], labels[test]
 
 
 X, Y, X_TEST, Y_TEST = digits()

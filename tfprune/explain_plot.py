@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from tfprune import plots
 from tfprune.files import written_whole
 from tfprune.tables import count, short
 
@@ -49,17 +50,11 @@ def save(path, explanation):
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "`Explanation.plot` needs matplotlib. Install it with `pip install 'tfprune[demo]'`."
-        ) from error
     rows, arrows, width, height = layout(explanation.graph)
     legend = _legend(explanation.sets)
     width, legend_height = max(width, 5.0), 0.2 * -(-len(legend) // 2)
     top, bottom = 0.4, 0.2 + legend_height
-    figure = Figure(figsize=(width, height + top + bottom), dpi=130)
+    figure = plots.figure("Explanation.plot", figsize=(width, height + top + bottom), dpi=130)
     axes = figure.add_axes(
         (0, bottom / (height + top + bottom), 1, height / (height + top + bottom))
     )

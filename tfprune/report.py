@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfprune import measure
+from tfprune import measure, plots
 from tfprune.coupling.costs import costs
 from tfprune.coupling.shapes import sized_inputs
 from tfprune.tables import (
@@ -231,14 +231,10 @@ class Comparison(Printable):
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "`Comparison.plot` needs matplotlib. Install it with `pip install 'tfprune[demo]'`."
-            ) from error
         rows = [row for row in reversed(self.layers) if row.units != Change(None, None)]
-        figure = Figure(figsize=(8, 1.5 + 0.35 * len(rows)), layout="constrained")
+        figure = plots.figure(
+            "Comparison.plot", figsize=(8, 1.5 + 0.35 * len(rows)), layout="constrained"
+        )
         axes = figure.subplots()
         for shift, side, name in zip((0.2, -0.2), ("before", "after"), self.names, strict=True):
             places = [place + shift for place in range(len(rows))]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from tfprune import measure
+from tfprune import measure, plots
 from tfprune.coupling.groups import even_sides, linked
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
@@ -111,14 +111,7 @@ class Sensitivity(Printable):
         Raises:
             ImportError: If matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "`Sensitivity.plot` needs matplotlib. Install it with "
-                "`pip install 'tfprune[demo]'`."
-            ) from error
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = plots.figure("Sensitivity.plot", figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.axhline(self.baseline, color="gray", linestyle=":", label="as it is")
         for place, found in enumerate(self.sets):
