@@ -12,9 +12,10 @@ import tfprune
 PACKAGE = Path(tfprune.__file__).parent
 LAYOUT = """
 _keras files parallel schedules patterns layers masks choices cut convert coupling criteria
-distributions prunable_weights watching pruning_method prune_weights prunable_units unit_scores
-unit_choice prune_units opening prunable check rebuild savings strip interop straight_through
-rewinding callbacks tables summary explain_plot explain export measure report demo_plot demo cli
+distributions prunable_weights watching weight_scores pruning_method prune_weights freeze
+freezing_method freeze_weights prunable_units unit_scores unit_choice prune_units opening prunable
+check rebuild savings strip interop straight_through rewinding callbacks tables summary explain_plot
+explain export measure report experiments demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,6 +3,8 @@
 from tfprune import callbacks, coupling, criteria, interop, layers, masks, patterns, schedules
 from tfprune.explain import explain
 from tfprune.export import export
+from tfprune.freeze import freeze, unfreeze
+from tfprune.freeze_weights import freeze_weights
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
 from tfprune.prune_units import prune_units

@@ -1,6 +1,7 @@
 """Callbacks that move masks while a model trains."""
 
 from tfprune.callbacks.capture import Capture
+from tfprune.callbacks.freeze_weights import FreezeWeights
 from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
@@ -10,6 +11,7 @@ from tfprune.callbacks.straight_through import StraightThrough
 
 __all__ = [
     "Capture",
+    "FreezeWeights",
     "LogMasks",
     "PruneUnits",
     "PruneWeights",

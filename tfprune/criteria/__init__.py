@@ -1,5 +1,5 @@
 """Criteria: what an element of a weight, or a unit, is worth. Higher = keep."""
 
-from tfprune.criteria import weights
+from tfprune.criteria import freezing, weights
 
-__all__ = ["weights"]
+__all__ = ["freezing", "weights"]
