@@ -72,16 +72,19 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
         )
     found, variables = {}, [weight.variable for weight in weights]
     by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))
-    if by_data:
-        _check_compiled(model, by_data)
-        found = _gradients(model, variables, data, batch_size, verbose)
-        if "hessian_gradient" in names:
-            run = _HessianGradients(model, variables, found["gradient"])
-            found["hessian_gradient"] = run.over(data, batch_size, verbose)
     if "gradient_variance" in names:
         _check_compiled(model, {"gradient_variance"})
         run = _GradientVariances(model, variables)
-        found["gradient_variance"] = run.over(data, batch_size, verbose)
+        found = dict(
+            zip(("gradient", "gradient_variance"), run.over(data, batch_size, verbose), strict=True)
+        )
+        by_data -= {"gradient"}
+    if by_data:
+        _check_compiled(model, by_data)
+        found |= _gradients(model, variables, data, batch_size, verbose)
+        if "hessian_gradient" in names:
+            run = _HessianGradients(model, variables, found["gradient"])
+            found["hessian_gradient"] = run.over(data, batch_size, verbose)
     if "flow_gradient" in names:
         found["flow_gradient"] = _flow_gradients(model, variables)
     if "input_norm" in names:
@@ -190,7 +193,8 @@ class _GradientVariances(Measuring):
 
         def take_one(index, means, sums):
             one = keras.tree.map_structure(
-                lambda array: array[index : index + 1], (x, y, sample_weight)
+                lambda array: None if array is None else array[index : index + 1],
+                (x, y, sample_weight),
             )
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
@@ -215,10 +219,11 @@ class _GradientVariances(Measuring):
                 variable.assign(value)
 
     def over(self, data, batch_size, verbose):
-        """The variance of the gradient of one example, for each weight."""
+        """The mean and the variance of the gradient of one example, each for all weights."""
         super().over(data, batch_size, verbose)
         examples = float(self.examples)
-        return [keras.ops.convert_to_numpy(total) / examples for total in self._sums.items]
+        means = [keras.ops.convert_to_numpy(mean) for mean in self._means.items]
+        return means, [keras.ops.convert_to_numpy(s) / examples for s in self._sums.items]
 
 
 def _dense(gradients):
