@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfprune.experiments import digits, stacked
+from tfprune.experiments import digits, digits_plot, stacked
 
 QUICK = digits.Protocol(repeats=2, steps_before=10, steps_after=15)
 
@@ -91,6 +91,20 @@ def test_results_are_written_and_read_again(results, tmp_path):
         np.testing.assert_allclose(again.train[name], results.train[name], atol=1e-5)
     with pytest.raises(ValueError, match=r"`fraction`.*0.33"):
         results.mean("prune random", 0.33)
+
+
+def test_a_lead_is_the_mean_difference_of_each_repeat(results):
+    lead = results.lead("freeze random", "prune random", 0.5, 1.0)
+    test = results.test
+    by_hand = [np.mean(test["freeze random"][1:, r] - test["prune random"][1:, r]) for r in (0, 1)]
+    np.testing.assert_allclose(lead, by_hand)
+
+
+def test_the_picture_has_a_curve_and_a_band_for_each_sweep(results):
+    left, right = digits_plot.figure(results).axes
+    assert (len(left.lines), len(right.lines)) == (2, 3)
+    np.testing.assert_allclose(left.lines[0].get_ydata(), results.mean("prune magnitude"))
+    assert (len(left.collections), len(right.collections)) == (2, 3)
 
 
 def test_the_whole_experiment_is_1265_trainings():

@@ -16,8 +16,8 @@ deviates from the notebook where that is wrong:
   fall below 1.461.
 * Accuracies are those of the test set. The notebook's pool the training and the test set.
 * Every step of a training moves the weights. The notebook's first step of each `fit` does not.
-* Each training begins with weights and masks of its own. The notebook's reset keeps masks; where a
-  network is masked a second time it forgets the first mask, while here both hold.
+* Masks add up. After the notebook's reset, which draws new weights instead of restoring the first,
+  a network that is masked a second time forgets its first mask.
 
 `Protocol.of_notebook()` has the first two as they were. The trainings of one repeat share the first
 200 steps and the order of batches, so the curves of a repeat differ by the intervention alone.
@@ -210,10 +210,23 @@ class Results:
         found = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
         return found if fraction is None else float(found[self._place(name, fraction)])
 
-    def lead(self, name, other, fraction):
-        """How far one sweep is ahead of another at a fraction: an array over repeats."""
-        values = (self.test[n][self._place(n, fraction)] for n in (name, other))
-        first, second = map(np.asarray, values)
+    def lead(self, name, other, low, high):
+        """How far one sweep is ahead of another, in test accuracy: for each repeat.
+
+        Args:
+            name, other: Names of sweeps.
+            low, high: Floats; the lead is the mean over the fractions of both between them, these
+                included.
+
+        Returns:
+            An array of shape (repeats,).
+        """
+        shared = set(np.round(self.fractions[name], 6)) & set(np.round(self.fractions[other], 6))
+        inside = [p for p in shared if low - 1e-6 <= p <= high + 1e-6]
+        first, second = (
+            np.mean([self.test[n][self._place(n, p)] for p in inside], axis=0)
+            for n in (name, other)
+        )
         return first - second
 
     def _place(self, name, fraction):
