@@ -21,9 +21,9 @@ class FreezeWeights(ScheduledCallback):
     `exclude`. As long as the schedule has never fallen nothing is set free.
 
     Pruned elements are left alone: where fewer than the fraction are not pruned, these are all
-    frozen. Beside `PruneWeights` or `PruneUnits` it may freeze the same weights, but frozen
-    elements are never pruned. Two of them in one `fit` must choose different weights. Layers with
-    `trainable=False` are left out.
+    frozen. Beside `PruneWeights` it may freeze the same weights, but frozen elements are never
+    pruned; nor are units, by `PruneUnits`, of which any element is frozen. Two of them in one `fit`
+    must choose different weights. Layers with `trainable=False` are left out.
 
     The callback keeps nothing that would have to be saved: training goes on after
     `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption

@@ -23,11 +23,7 @@ deviates from the notebook where that is wrong:
 200 steps and the order of batches, so the curves of a repeat differ by the intervention alone.
 """
 
-import functools
-import json
 import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -35,7 +31,8 @@ import numpy as np
 from tfprune.criteria import freezing
 from tfprune.criteria import weights as criteria
 from tfprune.experiments import stacked
-from tfprune.files import written_whole
+from tfprune.experiments.digits_protocol import Protocol, load, start
+from tfprune.experiments.digits_results import Results
 from tfprune.patterns.top_k import highest
 
 SWEEPS = (
@@ -46,101 +43,6 @@ SWEEPS = (
     ("freeze", "random"),
 )
 """What is done to the network, and the criterion: what has the lowest score, it is done to."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The numbers of the experiment.
-
-    Args:
-        repeats: Integer, trainings for each sweep and fraction, from different initial weights.
-        steps_before, steps_after: Integers, steps before and after the intervention.
-        rate, batch_size, kappa, rule, double_softmax: See `tfprune.experiments.stacked.Update`.
-        first_step: The t of the first step.
-        dataset_size: Integer, N. Default: the size of the training set.
-        hidden: Integer, hidden units.
-        seed: Integer; the same seed gives the same trainings.
-    """
-
-    repeats: int = 5
-    steps_before: int = 200
-    steps_after: int = 3000
-    rate: float = 0.01
-    batch_size: int = 32
-    kappa: float = 1.0
-    rule: str = "preconditioned"
-    double_softmax: bool = False
-    first_step: int = 10
-    dataset_size: int | None = None
-    hidden: int = 32
-    seed: int = 0
-
-    @classmethod
-    def of_notebook(cls, **changes):
-        """The notebook's loss and N, both wrong, for a comparison."""
-        return cls(**{"double_softmax": True, "dataset_size": 2314, **changes})
-
-    def update(self, examples):
-        """The `stacked.Update` on a training set of so many examples."""
-        return stacked.Update(
-            self.rate,
-            self.batch_size,
-            self.dataset_size or examples,
-            self.kappa,
-            self.rule,
-            self.double_softmax,
-        )
-
-
-@dataclass(frozen=True)
-class Digits:
-    """The data, standardised: x float32 of shape (examples, 61), y the digits."""
-
-    x_train: np.ndarray = field(repr=False)
-    y_train: np.ndarray = field(repr=False)
-    x_test: np.ndarray = field(repr=False)
-    y_test: np.ndarray = field(repr=False)
-
-
-@functools.cache
-def load():
-    """The digits of scikit-learn, 1,257 for training and 540 for the test (split with seed 42).
-
-    Features are standardised with mean and deviation of the training set; three of the 64, which
-    are always 0 there, are left out.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    x, y = load_digits(return_X_y=True)
-    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.3, random_state=42)
-    mean, deviation = x_train.mean(axis=0), x_train.std(axis=0)
-    varies = deviation > 0
-    x_train, x_test = (
-        ((a - mean)[:, varies] / deviation[varies]).astype("float32") for a in (x_train, x_test)
-    )
-    return Digits(x_train, y_train, x_test, y_test)
-
-
-def start(protocol, repeat):
-    """The initial network of a repeat, as `stacked.Networks` of one replica; and all its batches.
-
-    Kernels and biases are uniform within sqrt(6 / (inputs + outputs)), C is uniform from 0 to
-    sqrt(6 / weights).
-    """
-    rng = np.random.default_rng([protocol.seed, repeat])
-    examples, features = load().x_train.shape
-    sizes = ((features, protocol.hidden), (protocol.hidden, 10))
-    weights = []
-    for inputs, outputs in sizes:
-        limit = np.sqrt(6 / (inputs + outputs))
-        for shape in ((1, inputs, outputs), (1, outputs)):
-            weights.append(rng.uniform(-limit, limit, shape).astype("float32"))
-    most = np.sqrt(6 / sum(weight.size for weight in weights))
-    covariance = [rng.uniform(0, most, w.shape).astype("float32") for w in weights]
-    steps = protocol.steps_before + protocol.steps_after
-    batches = rng.integers(0, examples, (steps, protocol.batch_size + 1))
-    return stacked.Networks(weights, covariance, step=protocol.first_step), batches
 
 
 def intervene(networks, action, criterion, fraction, seed, double_softmax=False):
@@ -175,98 +77,6 @@ def intervene(networks, action, criterion, fraction, seed, double_softmax=False)
         masks.append(kept)
         weights.append(weight * (kept | ~mask) if action == "prune" else weight)
     return stacked.Networks(weights, networks.covariance, masks, networks.step)
-
-
-@dataclass(frozen=True)
-class Results:
-    """Accuracies by sweep.
-
-    Args:
-        protocol: `Protocol`.
-        fractions: Dict from the name of a sweep, as "prune magnitude", to its fractions p.
-        test, train: Dicts from the name to an array of shape (fractions, repeats).
-        seconds: Float, how long it took.
-    """
-
-    protocol: Protocol
-    fractions: dict = field(repr=False)
-    test: dict = field(repr=False)
-    train: dict = field(repr=False)
-    seconds: float = 0.0
-
-    @property
-    def trainings(self):
-        """How many trainings there were."""
-        return sum(np.size(values) for values in self.test.values())
-
-    def mean(self, name, fraction=None):
-        """The mean test accuracy over repeats: for each fraction, or for the one given."""
-        means = np.mean(self.test[name], axis=1)
-        return means if fraction is None else float(means[self._place(name, fraction)])
-
-    def deviation(self, name, fraction=None):
-        """The standard deviation over repeats, from the sample (n - 1)."""
-        values = np.asarray(self.test[name])
-        found = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
-        return found if fraction is None else float(found[self._place(name, fraction)])
-
-    def lead(self, name, other, low, high):
-        """How far one sweep is ahead of another, in test accuracy: for each repeat.
-
-        Args:
-            name, other: Names of sweeps.
-            low, high: Floats; the lead is the mean over the fractions of both between them, these
-                included.
-
-        Returns:
-            An array of shape (repeats,).
-        """
-        shared = set(np.round(self.fractions[name], 6)) & set(np.round(self.fractions[other], 6))
-        inside = [p for p in shared if low - 1e-6 <= p <= high + 1e-6]
-        first, second = (
-            np.mean([self.test[n][self._place(n, p)] for p in inside], axis=0)
-            for n in (name, other)
-        )
-        return first - second
-
-    def _place(self, name, fraction):
-        place = int(np.argmin(np.abs(np.asarray(self.fractions[name]) - fraction)))
-        if not np.isclose(self.fractions[name][place], fraction):
-            raise ValueError(
-                f"Argument `fraction` must be one of the sweep {name!r}. "
-                f"Received: fraction={fraction}."
-            )
-        return place
-
-    def save(self, path):
-        """Writes a JSON file, whole or not at all."""
-        content = {
-            "protocol": asdict(self.protocol),
-            "seconds": round(self.seconds, 1),
-            "sweeps": {
-                name: {
-                    "fractions": [round(float(p), 4) for p in self.fractions[name]],
-                    "test": np.round(self.test[name], 5).tolist(),
-                    "train": np.round(self.train[name], 5).tolist(),
-                }
-                for name in self.fractions
-            },
-        }
-        with written_whole(Path(path)) as place:
-            Path(place).write_text(json.dumps(content) + "\n")
-
-    @classmethod
-    def load(cls, path):
-        """Reads what `save` wrote."""
-        content = json.loads(Path(path).read_text())
-        sweeps = content["sweeps"].items()
-        return cls(
-            Protocol(**content["protocol"]),
-            {name: np.array(sweep["fractions"]) for name, sweep in sweeps},
-            {name: np.array(sweep["test"]) for name, sweep in sweeps},
-            {name: np.array(sweep["train"]) for name, sweep in sweeps},
-            content["seconds"],
-        )
 
 
 def fractions_of(action, points=51):

@@ -56,7 +56,8 @@ class Networks:
     """Replicas with what their training holds; nothing is changed in place.
 
     Args:
-        weights: List of four float32 arrays, as the module describes them.
+        weights: List of four arrays, as the module describes them, all float32 or all float64,
+            in which everything is then computed.
         covariance: List of arrays of the same shapes, the estimate C.
         masks: List of boolean arrays of the same shapes, False = not trained. Default: all are.
         step: The t of the next step.
@@ -123,16 +124,16 @@ def train(networks, x, y, batches, update, on_steps=None):
             "Argument `batches` must have the shape (steps, batch_size + 1). "
             f"Received: shape={np.shape(batches)}, batch_size={update.batch_size}."
         )
-    classes = networks.weights[3].shape[1]
-    x, y = tf.constant(x, "float32"), tf.one_hot(y, classes)
+    dtype = networks.weights[0].dtype
+    x, y = tf.constant(x, dtype), tf.one_hot(y, networks.weights[3].shape[1], dtype=dtype)
     run = _steps(update)
     weights, covariance, masks = (
-        [tf.constant(array, "float32") for array in _replicas_inside(group)]
+        [tf.constant(array, dtype) for array in _replicas_inside(group)]
         for group in (networks.weights, networks.covariance, networks.masks)
     )
     for start in range(0, len(batches), 100):
         piece = tf.constant(batches[start : start + 100], "int32")
-        first = tf.constant(networks.step + start, "float32")
+        first = tf.constant(networks.step + start, dtype)
         weights, covariance = run(weights, covariance, masks, x, y, piece, first)
         if on_steps is not None:
             on_steps(len(piece))
@@ -146,8 +147,9 @@ def train(networks, x, y, batches, update, on_steps=None):
 def gradients(networks, x, y, *, double_softmax=False):
     """The gradient of the mean loss over the examples, for each replica: four arrays."""
     weights = [tf.constant(array) for array in _replicas_inside(networks.weights)]
-    labels = tf.one_hot(y, weights[3].shape[1])
-    mean, _ = _gradients(weights, tf.constant(x, "float32"), labels, len(x), double_softmax)
+    dtype = weights[0].dtype
+    labels = tf.one_hot(y, weights[3].shape[1], dtype=dtype)
+    mean, _ = _gradients(weights, tf.constant(x, dtype), labels, len(x), double_softmax)
     return [np.array(array) for array in _replicas_first(mean)]
 
 
@@ -213,7 +215,7 @@ def _steps(update):
             )
             moves = [update.rate * g * mask for g, mask in zip(mean, masks, strict=True)]
             if update.rule == "preconditioned":
-                kappa = update.kappa / (first + tf.cast(index, "float32"))
+                kappa = update.kappa / (first + tf.cast(index, first.dtype))
                 covariance = [
                     (1 - kappa) * c + kappa * tf.square(g_1 - g_s)
                     for c, g_1, g_s in zip(covariance, one, mean, strict=True)
