@@ -12,11 +12,12 @@ import tfprune
 PACKAGE = Path(tfprune.__file__).parent
 LAYOUT = """
 _keras files parallel plots schedules patterns layers masks choices cut convert coupling
-criteria distributions prunable_weights watching pruning_method prune_weights prunable_units
-unit_scores rebuild savings timing budgets choosing unit_choice prune_units opening prunable
-check strip recovery interop straight_through rewinding unit_pieces unit_regularizers optimizers
-callbacks tables stages shrinking fit_and_shrink summary explain_plot explain export measure
-exported report sensitivity prune demo_plot demo cli
+criteria distributions prunable_weights watching weight_scores pruning_method prune_weights
+freeze freezing_method freeze_weights prunable_units unit_scores rebuild savings timing budgets
+choosing unit_choice prune_units opening prunable check strip recovery interop straight_through
+rewinding unit_pieces unit_regularizers optimizers callbacks tables stages shrinking
+fit_and_shrink summary explain_plot explain export measure exported report sensitivity prune
+experiments demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -17,6 +17,8 @@ from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.exported import compare_exports
 from tfprune.fit_and_shrink import fit_and_shrink
+from tfprune.freeze import freeze, unfreeze
+from tfprune.freeze_weights import freeze_weights
 from tfprune.masks import set_masks
 from tfprune.prunable import prunable
 from tfprune.prune import prune

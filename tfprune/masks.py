@@ -96,6 +96,22 @@ def masked_layers(model):
     return [layer for layer in _keras.all_layers(model) if isinstance(layer, Masked)]
 
 
+def element_mask(layer, weight, given, argument="index"):
+    """The boolean array of a weight's shape that is meant by one, or by what indexes it.
+
+    Args:
+        layer: A layer of `tfprune.layers`.
+        weight: The weight's name.
+        given: As in `set_masks`.
+        argument: What the user calls it, for errors.
+
+    Raises:
+        ValueError: If the layer has no such weight with masks, or `given` does not fit it.
+    """
+    before = _keras.values(_mask_of(layer, weight).trainable)
+    return _as_mask(given, before, argument, layer, weight)
+
+
 def _mask_of(layer, weight):
     if not isinstance(layer, Masked):
         inner = [sub.name for sub in _keras.all_layers(layer) if isinstance(sub, Masked)]

@@ -60,8 +60,12 @@ class PrunableWeight:
         return len(self.variable.shape) >= 2 and not self.name.endswith(_NOT_KERNELS)
 
 
-def select_weights(model, only=None, exclude=None):
+def select_weights(model, only=None, exclude=None, *, action="prune"):
     """The weights that `prune_weights` prunes, each once; its `only` and `exclude` explain.
+
+    Args:
+        model, only, exclude: See `tfprune.prune_weights`.
+        action: What is done to them, for errors.
 
     Raises:
         ValueError: If there is none, or a layer is unknown.
@@ -71,7 +75,7 @@ def select_weights(model, only=None, exclude=None):
     ]
     if not every:
         raise ValueError(
-            "The model has no weights that carry masks, so nothing can be pruned. "
+            f"The model has no weights that carry masks, so there is nothing to {action}. "
             f"Received: model={model.name!r}. Make it prunable with `tfprune.prunable(model)`, "
             "and build it if it is not built yet."
         )
@@ -88,8 +92,8 @@ def select_weights(model, only=None, exclude=None):
     ]
     if not weights:
         raise ValueError(
-            "No weight is left to prune: the layers chosen have no kernels, are excluded, or have "
-            f"`trainable=False`. Received: only={only!r}, exclude={exclude!r}, "
+            f"No weight is left to {action}: the layers chosen have no kernels, are excluded, or "
+            f"have `trainable=False`. Received: only={only!r}, exclude={exclude!r}, "
             f"model={model.name!r}."
         )
     return weights

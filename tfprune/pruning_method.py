@@ -1,14 +1,11 @@
 """How masks for weights are chosen: criterion -> scores, distribution and pattern -> masks."""
 
-import contextlib
-
 import numpy as np
 
-from tfprune import distributions, parallel, patterns
+from tfprune import distributions, patterns
 from tfprune.criteria import weights as criteria
-from tfprune.criteria.asking import drawn_seed
-from tfprune.criteria.measuring import measure
 from tfprune.patterns import matrix_axes, pruned_count, top_k_mask, top_k_masks
+from tfprune.weight_scores import WeightScores, about
 
 
 class PruningMethod:
@@ -35,10 +32,9 @@ class PruningMethod:
         self.criterion = criteria.get(criterion)
         self.pattern = patterns.get(pattern)
         self.distribution = distributions.get(distribution)
-        self.seed = drawn_seed(seed, self.criterion)
-        self.data = data
-        self.batch_size = batch_size
-        self.verbose = verbose
+        self._scoring = WeightScores(
+            self.criterion, seed=seed, data=data, batch_size=batch_size, verbose=verbose
+        )
         if self.distribution is distributions.GLOBAL and self.pattern.uses_matrix:
             raise ValueError(
                 "Argument `distribution` cannot be 'global' with a pattern in the matrix of each "
@@ -72,7 +68,7 @@ class PruningMethod:
             if self.pattern.uses_matrix
             or mask.size - np.count_nonzero(mask) < pruned_count(sparsities[place], mask.size)
         ]
-        scores = self._scores(model, weights, places, measured)
+        scores = self._scoring.of(model, weights, places, measured)
         masks = [None] * len(weights)
         for place in places:
             weight = weights[place]
@@ -89,34 +85,6 @@ class PruningMethod:
                 )
         return masks
 
-    def _scores(self, model, weights, places, measured):
-        """The scores of the weights at some places, by place."""
-        measured = measured or {}
-        chosen = [weights[place] for place in places]
-        names = [name for name in criteria.measures_of(self.criterion) if name not in measured]
-        if names and chosen:
-            found = measure(
-                names,
-                model,
-                chosen,
-                self.data,
-                batch_size=self.batch_size,
-                verbose=self.verbose,
-            )
-            found = {name: dict(zip(places, found[name], strict=True)) for name in names}
-            measured = {**measured, **found}
-
-        def score(value, place):
-            of_weight = {name: arrays[place] for name, arrays in measured.items()}
-            with about(weights[place]):
-                return criteria.score(self.criterion, value, [self.seed, place], of_weight)
-
-        values = [weight.value for weight in chosen]
-        if criteria.is_known(self.criterion):
-            return dict(zip(places, parallel.each(score, values, places), strict=True))
-        # A function of somebody else's may depend on the order in which it is called.
-        return {place: score(v, place) for v, place in zip(values, places, strict=True)}
-
     def _ranked_together(self, model, weights, sparsity, measured):
         """Masks out of one ranking; each weight keeps an element, unless all go."""
         kept = [weight.trainable_mask for weight in weights]
@@ -127,7 +95,7 @@ class PruningMethod:
         if by_magnitude:
             scores = [weight.value for weight in weights]
         else:
-            scores = list(self._scores(model, weights, range(len(weights)), measured).values())
+            scores = list(self._scoring.of(model, weights, range(len(weights)), measured).values())
         limits = {"frozen": [weight.frozen_mask for weight in weights], "keep_one": True}
         try:
             return top_k_masks(
@@ -138,14 +106,3 @@ class PruningMethod:
                 with about(weight):  # whose scores are not finite, the error names
                     top_k_mask(score, 0.0, trainable=weight.trainable_mask)
             raise ValueError(f"Cannot prune the weights together. {error}") from error
-
-
-@contextlib.contextmanager
-def about(weight):
-    """Names a weight in what is raised."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(
-            f"Cannot prune weight {weight.name!r} of layer {weight.layer.name!r}. {error}"
-        ) from error

@@ -11,8 +11,8 @@ TRAINING = """
 import os, sys
 import keras, numpy as np, tensorflow as tf
 from tfprune import layers
-from tfprune.callbacks import PruneWeights, Rewire
-from tfprune.schedules import Constant, PolynomialDecay
+from tfprune.callbacks import FreezeWeights, PruneWeights, Rewire
+from tfprune.schedules import Constant, Function, PolynomialDecay
 
 tf.config.experimental.enable_op_determinism()
 CALLBACKS = {
@@ -20,7 +20,12 @@ CALLBACKS = {
     "rigl": lambda: Rewire(Constant(0.6, end_step=20, frequency=3), grow="gradient", seed=0),
     "gradual": lambda: PruneWeights(PolynomialDecay(0.1, 0.8, 0, 20, frequency=3)),
     "movement": lambda: PruneWeights(PolynomialDecay(0.1, 0.8, 1, 20, frequency=3), "movement"),
+    "freeze": lambda: FreezeWeights(Function(rise_and_fall, end_step=20, frequency=3), "magnitude"),
 }
+
+def rise_and_fall(step):
+    return 0.8 - abs(step - 9) / 20
+
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(28, 6)).astype("float32"), rng.normal(size=(28, 2)).astype("float32")
 
@@ -47,6 +52,7 @@ def train(case, backup, out, save_freq, dies_at=-1, dies_before=0):
     callbacks.insert(len(callbacks) - dies_before, look)
     model.fit(data, steps_per_epoch=7, epochs=50, verbose=0, callbacks=callbacks)
     masks = [np.array(m) for layer in model.layers for m in layer.trainable_masks.values()]
+    masks += [np.array(m) for layer in model.layers for m in layer.frozen_masks.values()]
     assert int(model.optimizer.iterations) == 23
     np.savez(out, *[np.array(v) for v in model.optimizer.variables], *model.get_weights(), *masks)
 
@@ -84,6 +90,7 @@ def whole(tmp_path_factory):
         ("rigl", "1"),
         ("gradual", "1"),
         ("movement", "1"),
+        ("freeze", "1"),
         ("rigl", "epoch"),
         ("movement", "epoch"),
     ],

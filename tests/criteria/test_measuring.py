@@ -215,3 +215,44 @@ def test_embeddings_and_mixed_precision():
     assert [array.shape for array in found] == shapes
     assert not found[0][4].any()  # a token that does not occur
     assert all(array.any() for array in found)
+
+
+@pytest.mark.parametrize("batch_size", [8, 3, 1])
+def test_the_variance_of_gradients_is_that_of_single_examples_whatever_the_batches(batch_size):
+    model = linear()
+    (found,) = one("gradient_variance", model, batch_size=batch_size)
+    each = [gradient(X[i : i + 1], Y[i : i + 1], kernel(model)) for i in range(8)]
+    np.testing.assert_allclose(found, np.var(each, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_variance_is_right_where_it_is_small_beside_the_mean():
+    model = linear()
+    x = np.ones((8, 3), "float32")
+    y = (1000 + np.arange(8)[:, None] * np.ones((1, 2))).astype("float32")
+    (found,) = one("gradient_variance", model, data=(x, y), batch_size=4)
+    np.testing.assert_allclose(found, np.var(np.arange(8.0)), rtol=1e-3)
+
+
+def test_the_variance_with_a_recurrent_layer_a_norm_and_several_inputs():
+    inputs = {"a": keras.Input((2, 3), name="a"), "b": keras.Input((2,), name="b")}
+    x = layers.LSTM(3)(inputs["a"])
+    x = layers.BatchNormalization()(layers.Concatenate()([x, inputs["b"]]))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    model.compile("sgd", "mse")
+    data = {"a": DRAW.normal(size=(4, 2, 3)), "b": DRAW.normal(size=(4, 2))}
+    weights = select_weights(model, only=lambda layer, name: True)
+    found = measure(["gradient_variance"], model, weights, (data, Y[:4]))["gradient_variance"]
+    names = ["gradient", "squared_gradient"]
+    of_ones = measure(names, model, weights, (data, Y[:4]), batch_size=1)
+    for ours, *moments in zip(found, *(of_ones[name] for name in names), strict=True):
+        np.testing.assert_allclose(ours, moments[1] - moments[0] ** 2, rtol=1e-3, atol=1e-7)
+        assert ours.any()
+
+
+def test_the_gradient_that_is_measured_with_the_variance_is_the_gradient():
+    model = linear()
+    weights = select_weights(model)
+    found = measure(["gradient", "gradient_variance"], model, weights, (X, Y), batch_size=3)
+    (mean,) = found["gradient"]
+    np.testing.assert_allclose(mean, gradient(X, Y, kernel(model)), rtol=1e-4, atol=1e-6)
+    assert set(found) == {"gradient", "gradient_variance"}

@@ -2,6 +2,7 @@
 
 from tfprune.callbacks.capture import Capture
 from tfprune.callbacks.collect_posterior import CollectPosterior
+from tfprune.callbacks.freeze_weights import FreezeWeights
 from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
 from tfprune.callbacks.prune_weights import PruneWeights
@@ -13,6 +14,7 @@ from tfprune.callbacks.straight_through import StraightThrough
 __all__ = [
     "Capture",
     "CollectPosterior",
+    "FreezeWeights",
     "LogMasks",
     "PruneUnits",
     "PruneWeights",

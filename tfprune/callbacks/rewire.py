@@ -14,9 +14,9 @@ from tfprune.masks import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.patterns.top_k import checked, highest
 from tfprune.prunable_weights import PREDICATE, claimed, count_weights, select_weights
-from tfprune.pruning_method import about
 from tfprune.schedules import FOREVER
 from tfprune.watching import GradientWatch
+from tfprune.weight_scores import about
 
 GROW = ("random", "gradient")
 DECAY = ("cosine", "constant")

@@ -47,6 +47,9 @@ class ScheduledCallback(keras.callbacks.Callback):
     {'sparsity': 0.5}
     """
 
+    _action = "prune"
+    """What it does, for errors."""
+
     def __init__(self, schedule, *, verbose=0):
         super().__init__()
         self.schedule = schedules.get(schedule)
@@ -157,7 +160,7 @@ class ScheduledCallback(keras.callbacks.Callback):
             if both:
                 more = f" and {len(both) - 1} more" if len(both) > 1 else ""
                 raise ValueError(
-                    f"Two callbacks prune the same: {both[0]}{more}. "
+                    f"Two callbacks {self._action} the same: {both[0]}{more}. "
                     f"Received: {self._described()} and {other._described()}. Leave one of them "
                     "out, or tell them apart with `only` and `exclude`."
                 )

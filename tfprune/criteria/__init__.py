@@ -1,5 +1,5 @@
 """Criteria: what an element of a weight, or a unit, is worth. Higher = keep."""
 
-from tfprune.criteria import activations, units, weights
+from tfprune.criteria import activations, freezing, units, weights
 
-__all__ = ["activations", "units", "weights"]
+__all__ = ["activations", "freezing", "units", "weights"]

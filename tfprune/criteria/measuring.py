@@ -13,11 +13,24 @@ from tfprune import _keras, convert
 from tfprune.criteria.inputs import input_norms
 from tfprune.criteria.running import Held, Measuring, totals
 
-NEED_DATA = ("gradient", "squared_gradient", "movement", "hessian_gradient", "input_norm")
+NEED_DATA = (
+    "gradient",
+    "gradient_variance",
+    "squared_gradient",
+    "movement",
+    "hessian_gradient",
+    "input_norm",
+)
 """The measures which are taken on data."""
 
 MEASURES = (*NEED_DATA, "flow_gradient")
 """All measures by name."""
+
+
+_WITHOUT_DATA = (
+    " `PruneWeights` sums up 'movement' in training, but before its first step there is none yet: "
+    "begin later."
+)
 
 
 def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
@@ -27,6 +40,9 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
         names: What to measure, of:
 
             * `gradient`: dL/dw, the mean over examples;
+            * `gradient_variance`: (dL/dw - `gradient`)^2 of each example, the mean over examples:
+              the diagonal of the covariance of the gradient noise. Each example goes through the
+              model on its own, which takes longer than the others;
             * `squared_gradient`: (dL/dw)^2 of each batch, the mean over batches, so that with
               `batch_size=1` it is the diagonal of the empirical Fisher matrix;
             * `movement`: -w dL/dw summed over batches;
@@ -51,14 +67,21 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
     if names.intersection(NEED_DATA) and data is None:
         raise ValueError(
             f"The criterion asks for {sorted(names.intersection(NEED_DATA))}, which is measured on "
-            "data. Received: data=None. Pass `data=(x, y)` or a dataset. `PruneWeights` sums up "
-            "'movement' in training, but before its first step there is none yet: begin later."
+            "data. Received: data=None. Pass `data=(x, y)` or a dataset."
+            + (_WITHOUT_DATA if "movement" in names else "")
         )
     found, variables = {}, [weight.variable for weight in weights]
     by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))
+    if "gradient_variance" in names:
+        check_compiled(model, {"gradient_variance"})
+        run = _GradientVariances(model, variables)
+        found = dict(
+            zip(("gradient", "gradient_variance"), run.over(data, batch_size, verbose), strict=True)
+        )
+        by_data -= {"gradient"}
     if by_data:
         check_compiled(model, by_data)
-        found = _gradients(model, variables, data, batch_size, verbose)
+        found |= _gradients(model, variables, data, batch_size, verbose)
         if "hessian_gradient" in names:
             run = _HessianGradients(model, variables, found["gradient"])
             found["hessian_gradient"] = run.over(data, batch_size, verbose)
@@ -159,6 +182,52 @@ class _HessianGradients(Measuring):
         super().over(data, batch_size, verbose)
         examples = float(self.examples)
         return [keras.ops.convert_to_numpy(total) / examples for total in self._sums.items]
+
+
+class _GradientVariances(Measuring):
+    """Welford's sums: stable also where the variance is small beside the mean."""
+
+    def __init__(self, model, variables):
+        super().__init__(model, variables)
+        shapes = [v.shape for v in variables]
+        self._means, self._sums = (totals(shapes, name) for name in ("mean", "deviations"))
+
+    def take(self, x, y, sample_weight, size):
+        tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
+
+        def take_one(index, means, sums):
+            one = keras.tree.map_structure(
+                lambda array: None if array is None else array[index : index + 1],
+                (x, y, sample_weight),
+            )
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                loss = self.loss_through(tensors, *one)
+            gradients = _dense(tape.gradient(loss, tensors, unconnected_gradients="zero"))
+            count = self.examples + tf.cast(index + 1, "float32")
+            new_means = [m + (g - m) / count for m, g in zip(means, gradients, strict=True)]
+            parts = zip(sums, gradients, means, new_means, strict=True)
+            sums = [s + (g - before) * (g - after) for s, g, before, after in parts]
+            return index + 1, new_means, sums
+
+        variables = (self._means.items, self._sums.items)
+        state = [[tf.convert_to_tensor(v) for v in group] for group in variables]
+        _, *state = tf.while_loop(
+            lambda index, *_: index < tf.cast(size, "int32"),
+            take_one,
+            [tf.constant(0), *state],
+            parallel_iterations=1,
+        )
+        for group, values in zip(variables, state, strict=True):
+            for variable, value in zip(group, values, strict=True):
+                variable.assign(value)
+
+    def over(self, data, batch_size, verbose):
+        """The mean and the variance of the gradient of one example, each for all weights."""
+        super().over(data, batch_size, verbose)
+        examples = float(self.examples)
+        means = [keras.ops.convert_to_numpy(mean) for mean in self._means.items]
+        return means, [keras.ops.convert_to_numpy(s) / examples for s in self._sums.items]
 
 
 def _dense(gradients):

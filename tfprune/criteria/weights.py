@@ -5,8 +5,9 @@ It returns an array of the weight's shape, higher = keep.
 
 * `seed`: a list of integers which differs from weight to weight and stays the same from update to
   update;
-* `gradient`, `squared_gradient`, `movement`, `hessian_gradient`, `flow_gradient`, `input_norm`:
-  arrays of the weight's shape, or which broadcast to it, that are measured on data; see
+* `gradient`, `gradient_variance`, `squared_gradient`, `movement`, `hessian_gradient`,
+  `flow_gradient`, `input_norm`: arrays of the weight's shape, or which broadcast to it, that are
+  measured on data; see
   `tfprune.criteria.measuring.measure`.
 
 Any such function will do:

@@ -1,0 +1,150 @@
+"""Freezing elements of weights on a schedule while a model trains, and setting them free."""
+
+import keras
+
+from tfprune import choices, distributions
+from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.criteria import freezing
+from tfprune.freezing_method import FreezingMethod, apply_frozen, frozen_share
+from tfprune.prunable_weights import PREDICATE, claimed, select_weights
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class FreezeWeights(ScheduledCallback):
+    """Freezes, in each kernel and embedding, the elements with the lowest scores.
+
+    At every update each weight has `round(size * fraction)` frozen elements, the fraction being
+    what the schedule says. Frozen elements keep their value bit for bit under every optimizer, and
+    its slots of them become 0. Where the schedule rises, the lowest of the others are frozen; where
+    it has fallen, the highest of the frozen are set free, by scores of that moment. What others
+    have frozen counts, and may be set free too where the schedule falls: leave it out with
+    `exclude`. As long as the schedule has never fallen nothing is set free.
+
+    Pruned elements are left alone: where fewer than the fraction are not pruned, these are all
+    frozen. Beside `PruneWeights` it may freeze the same weights, but frozen elements are never
+    pruned; nor are units, by `PruneUnits`, of which any element is frozen. Two of them in one `fit`
+    must choose different weights. Layers with `trainable=False` are left out.
+
+    The callback keeps nothing that would have to be saved: training goes on after
+    `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption
+    (criterion "random" needs a `seed` for that).
+
+    The logs of steps and epochs get `frozen`, the share of elements that are frozen, as `frozen_1`
+    where the name is taken. Without `fit`, call `after_step(model)` once per step.
+
+    Args:
+        schedule: A `tfprune.schedules.Schedule`, its configuration, a number or a callable
+            step -> fraction.
+        criterion: "preconditioned_gradient", "gradient", "magnitude", "random", or a callable; see
+            `tfprune.freeze_weights`.
+        distribution: "uniform", "global", a dict, a callable or "erk"; see
+            `tfprune.distributions`. A dict says what each layer has in the end.
+        only: The weights: a sequence of layers or layer names, or a predicate
+            `(layer, weight_name) -> bool`, which decides about biases too; see
+            `tfprune.freeze_weights`. Default: all kernels and embeddings.
+        exclude: What to leave alone, given in the same way.
+        seed: Integer, for criteria which draw; the same seed gives the same masks.
+        data: `(x, y)` or a dataset, on which gradients are measured at every update that changes
+            something, with the weights of that moment. Gradients seen in training are of many
+            different weights, and say nothing of single examples; so they do not stand in.
+        batch_size: Integer, for data in arrays.
+        verbose: 0 is quiet, 1 prints a line for every update.
+
+    Raises:
+        ValueError: At the start of training, if there is nothing to freeze, a layer is unknown, or
+            another `FreezeWeights` freezes the same weights; at an update, if there is no data for
+            the criterion, or scores are NaN or infinite. Masks are then as they were.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(5, name="d")])
+    >>> model.compile("adam", "mse")
+    >>> x, y = np.ones((8, 4)), np.ones((8, 5))
+    >>> schedule = tfprune.schedules.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=6)
+    >>> callback = FreezeWeights(schedule, "gradient", data=(x, y))
+    >>> history = model.fit(x, y, batch_size=2, epochs=2, callbacks=[callback], verbose=0)
+    >>> history.history["frozen"]
+    [0.0, 0.8]
+    """
+
+    _action = "freeze"
+
+    def __init__(
+        self,
+        schedule,
+        criterion="preconditioned_gradient",
+        *,
+        distribution="uniform",
+        only=None,
+        exclude=None,
+        seed=None,
+        data=None,
+        batch_size=None,
+        verbose=0,
+    ):
+        super().__init__(schedule, verbose=verbose)
+        choices.check(only, exclude, PREDICATE)
+        self.method = FreezingMethod(criterion, distribution, seed, data, batch_size)
+        self.criterion = self.method.criterion
+        self.distribution = self.method.distribution
+        self.only = only
+        self.exclude = exclude
+        self.seed = seed
+        self.data = data
+        self.batch_size = batch_size
+        self._final = self.schedule.final
+        distributions.check_end(self.distribution, self.schedule)
+
+    def update(self, model, sparsity, optimizer):
+        """Brings the frozen share of the weights to what the schedule says, given as `sparsity`."""
+        weights = self._weights(model)
+        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        has_fallen = sparsity < self._highest_until(step)
+        masks = self.method.masks(model, weights, sparsity, final=self._final, thaw=has_fallen)
+        apply_frozen(model, weights, masks, optimizer)
+
+    def measure(self, model):
+        """The frozen share of the weights chosen."""
+        return {"frozen": frozen_share(self._weights(model))}
+
+    def chosen(self, model):
+        """The weights it freezes."""
+        names = claimed(self._weights(model))
+        return {("frozen", key): name for key, name in names.items()}
+
+    def _weights(self, model):
+        return select_weights(model, self.only, self.exclude, action=self._action)
+
+    def _highest_until(self, step):
+        """The highest fraction that was due up to a step."""
+        schedule = self._schedule_in_steps()
+        due = schedule.last_due(step)
+        known, highest = self._highest
+        now = due
+        while due is not None and due > known:
+            highest = max(highest, schedule(due))
+            due = schedule.last_due(due - 1)
+        self._highest = (now, highest)
+        return highest
+
+    def _forget(self):
+        self._highest = (-1, 0.0)  # up to which step, and what it was
+        super()._forget()
+
+    def get_config(self):
+        """The arguments that make this callback again, layers by their names; data is left out."""
+        return {
+            **super().get_config(),
+            "criterion": freezing.serialize(self.criterion),
+            "distribution": distributions.serialize(self.distribution),
+            **choices.serialize(self.only, self.exclude),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """A callback out of its `get_config()`."""
+        return cls(**choices.deserialize(config))

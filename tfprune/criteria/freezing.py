@@ -1,0 +1,102 @@
+"""Criteria for freezing: what it is worth to train an element on. The lowest are frozen first.
+
+They are functions as those of `tfprune.criteria.weights`, and ask for what is measured in the same
+way; "magnitude" and "random" are those of that module. With g the mean gradient over the data and
+C the variance of the gradient of one example, a step of the diagonally preconditioned optimizer is
+in proportion to g / C.
+
+>>> score = get(lambda weight, gradient_variance: 1 / gradient_variance)
+"""
+
+import numpy as np
+
+from tfprune.criteria import asking, weights
+
+
+def gradient(weight, gradient):
+    """The absolute gradient, |g|: how much the loss falls for a step of a given length.
+
+    Args:
+        weight: Array of any shape.
+        gradient: g, the mean over examples, of the same shape.
+
+    Returns:
+        An array of the weight's shape.
+
+    Example:
+
+    >>> gradient(np.array([2.0, -1.0]), np.array([-0.5, 3.0]))
+    array([0.5, 3. ])
+    """
+    return np.abs(gradient)
+
+
+def preconditioned_gradient(weight, gradient, gradient_variance):
+    """How far a preconditioned step would go, |g / C|.
+
+    A variance below what single precision can tell from 0, that is 1.2e-7 g^2, counts as that much;
+    where the gradient is 0, so is the score.
+
+    Args:
+        weight: Array of any shape.
+        gradient: g, the mean over examples, of the same shape.
+        gradient_variance: C, the mean over examples of (g_i - g)^2, of the same shape.
+
+    Returns:
+        An array of the weight's shape, float64.
+
+    Example:
+
+    >>> preconditioned_gradient(np.zeros(3), np.array([2.0, -1.0, 0.0]), np.array([4.0, 0.5, 0.0]))
+    array([0.5, 2. , 0. ])
+
+    Reference:
+        S. Mandt, M. Hoffman, D. Blei, "Stochastic Gradient Descent as Approximate Bayesian
+        Inference", https://arxiv.org/abs/1704.04289, corollary 3: the preconditioner 2 S / (N C).
+    """
+    size = np.abs(np.asarray(gradient, "float64"))
+    floor = np.finfo("float32").eps * np.square(size)
+    variance = np.maximum(np.asarray(gradient_variance, "float64"), floor)
+    return np.divide(size, variance, out=np.zeros_like(size), where=variance > 0)
+
+
+_ALL = {
+    "preconditioned_gradient": preconditioned_gradient,
+    "gradient": gradient,
+    "magnitude": weights.magnitude,
+    "random": weights.random,
+}
+
+
+def get(identifier):
+    """The criterion meant by an identifier.
+
+    Args:
+        identifier: "preconditioned_gradient", "gradient", "magnitude", "random"; a callable as
+            `tfprune.criteria.weights` describes it; or the configuration of a callable.
+
+    Raises:
+        ValueError: If there is no such criterion, or it asks for something unknown.
+
+    Example:
+
+    >>> get("gradient") is gradient
+    True
+    """
+    return weights.get(asking.find(identifier, _ALL, "a callable from a weight's values to scores"))
+
+
+def serialize(criterion):
+    """The name of a criterion of this module, or the configuration of another callable.
+
+    Example:
+
+    >>> serialize(preconditioned_gradient)
+    'preconditioned_gradient'
+    """
+    return asking.serialize(criterion, _ALL)
+
+
+def is_known(criterion):
+    """Whether a criterion is a function of this module."""
+    return criterion in _ALL.values()
