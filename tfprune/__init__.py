@@ -1,6 +1,16 @@
 """Masked training and real removal of neurons for Keras 3 models."""
 
-from tfprune import callbacks, coupling, criteria, interop, layers, masks, patterns, schedules
+from tfprune import (
+    callbacks,
+    coupling,
+    criteria,
+    interop,
+    layers,
+    masks,
+    patterns,
+    schedules,
+    surgery,
+)
 from tfprune.explain import explain
 from tfprune.export import export
 from tfprune.masks import set_masks
