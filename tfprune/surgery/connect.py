@@ -203,4 +203,3 @@ def _given_by(source):
     if isinstance(source, keras.layers.InputLayer):
         return [source.output]
     return keras.tree.flatten(source.output)
-

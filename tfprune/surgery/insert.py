@@ -56,7 +56,9 @@ class Insert(Edit):
         draft.added.extend(layers)
 
         def inserted(config, here):
-            return graph.with_inserted(config, operation.name, self.layers) if here == path else config
+            return (
+                graph.with_inserted(config, operation.name, self.layers) if here == path else config
+            )
 
         def initialised(new):
             made = [at(new, path, name) for name in self.names]

@@ -152,6 +152,4 @@ def _along_axis(start, old, new, is_causal):
     if new <= old:
         return np.arange(start, start + new)
     front = new - old if is_causal else (new - 1) // 2 - (old - 1) // 2
-    return np.concatenate(
-        [np.full(front, NEW), np.arange(old), np.full(new - old - front, NEW)]
-    )
+    return np.concatenate([np.full(front, NEW), np.arange(old), np.full(new - old - front, NEW)])

@@ -100,7 +100,7 @@ def without_negative(coupling, utilities, *, time_limit=60.0, verbose=0):
     values = np.where(finite, values / scale, -1.0)
     # What is worth nothing stays; nothing is so small that a solver overlooks it.
     values = np.where(values < 0, np.minimum(values, -1e-4), np.maximum(values, 1e-4))
-    found = problem.solved(-values, np.ones(len(problem.first)), [], may_grow=False)
+    found = problem.solved(-values, np.ones(len(problem.first)), [])
     if found is None:
         raise RuntimeError(_too_long(time_limit))
     return problem.solution(*found, values)
@@ -152,15 +152,15 @@ class _Problem:
 
     def _find_scope(self, coupling, whole):
         """The kinds that the rows can change, by way of groups."""
-        ties, column = [], self.least
+        ties, column, asked, growing = [], self.least, [], []
         for grouping in coupling.groupings:
             count = sum(len(side) for side in grouping.sides)
             ties.append(self._kinds_in(range(column, column + count)))
             column += count
-        asked = []
-        for _ in self.rows:
+        for row in self.rows:
             ties.append(self._kinds_in(range(column, column + 2)))
             asked.extend(ties[-1].tolist())
+            growing.extend(ties[-1].tolist() if row.firm or row.size > row.now else ())
             column += 2
         edges = [(tied[0], other) for tied in ties for other in tied]
         ours, theirs = np.array(edges, int).reshape(-1, 2).T
@@ -168,6 +168,8 @@ class _Problem:
         component = connected_components(graph, directed=False)[1]
         reached = np.isin(component, component[asked]) | whole
         self.scope = np.flatnonzero(reached & ~self.is_held)
+        # No size that is to become smaller is met with new units.
+        self.grows = np.isin(component, component[growing])[self.scope]
         self.free = np.zeros(coupling.size, bool)
         self.free[np.isin(self.kind, self.scope)] = True
 
@@ -196,14 +198,14 @@ class _Problem:
         solution = self.solution(*found, worth)
         return [solution.size(row) for row in self.rows]
 
-    def solved(self, costs, new_costs, sizes, *, slack=False, may_grow=True):
+    def solved(self, costs, new_costs, sizes, *, slack=False):
         """How many of each kind in scope stay and how many are new, or None."""
         programme = _Programme()
         bound = sum(abs(size) + len(row.units) for row, size in zip(self.rows, sizes, strict=True))
         units = np.flatnonzero(self.free)
         x = programme.variables(costs[units], np.ones(len(units)), integer=False)
         kept = programme.variables(np.zeros(len(self.scope)), self.counts[self.scope])
-        new = programme.variables(new_costs[self.scope], np.full(len(self.scope), bound * may_grow))
+        new = programme.variables(new_costs[self.scope], bound * self.grows)
         place = np.full(len(self.first), -1)
         place[self.scope] = np.arange(len(self.scope))
         programme.one_each(x, kept[place[self.kind[units]]], kept)

@@ -102,4 +102,3 @@ class Replace(Edit):
 def _symbolic(leaf):
     """A symbolic tensor for a tensor of a trace."""
     return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
-

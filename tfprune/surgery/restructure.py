@@ -127,4 +127,3 @@ def _no_model(edits, error):
 
 def _names(edits):
     return [" ".join(edit.describe()[:2]) for edit in edits]
-

@@ -81,7 +81,8 @@ def _named_pieces(coupling):
         name = next(
             name
             for count in range(1, len(parts) + 2)
-            if (id(piece.layer), name := "_".join(parts[-count:])) not in taken or count > len(parts)
+            if (id(piece.layer), name := "_".join(parts[-count:])) not in taken
+            or count > len(parts)
         )
         taken.add((id(piece.layer), name))
         names[id(piece.variable)] = name
