@@ -14,7 +14,8 @@ LAYOUT = """
 _keras files parallel schedules patterns layers masks choices cut convert coupling criteria
 distributions prunable_weights watching pruning_method prune_weights prunable_units unit_scores
 unit_choice prune_units opening prunable check rebuild savings strip interop straight_through
-rewinding callbacks tables surgery summary explain_plot explain export measure report demo_plot demo cli
+rewinding callbacks tables surgery summary explain_plot explain export measure report demo_plot
+demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,6 +1,7 @@
 """Edits of the graph in a model's config: layers put in, inputs added."""
 
 from tfprune import _keras
+from tfprune.cut import cut
 
 
 def with_inserted(config, name, layers):
@@ -62,6 +63,22 @@ def with_input(config, name, source):
         for layer in config["layers"]
     ]
     return {**config, "layers": layers}
+
+
+def without_inputs(config, name, places):
+    """The config without some inputs of an operation, given by their places, and what they need."""
+
+    def shortened(node):
+        (tensors, *rest) = node["args"]
+        return {**node, "args": ([t for i, t in enumerate(tensors) if i not in places], *rest)}
+
+    layers = [
+        {**layer, "inbound_nodes": [shortened(node) for node in layer["inbound_nodes"]]}
+        if layer["name"] == name
+        else layer
+        for layer in config["layers"]
+    ]
+    return cut({**config, "layers": layers}, {})
 
 
 def without(config, name):

@@ -10,16 +10,21 @@ from tfprune import _keras
 from tfprune.coupling.selection import NEW, Selection, made_units, one_each
 from tfprune.coupling.units import couple, unit_name
 from tfprune.rebuild import rebuild
-from tfprune.surgery.base import Edit, from_dict
-from tfprune.surgery.connect import Connect, Disconnect
+from tfprune.surgery.edits import (
+    Connect,
+    Disconnect,
+    Edit,
+    Insert,
+    Remove,
+    Replace,
+    Resize,
+    ResizeKernel,
+    Shrink,
+    from_dict,
+)
 from tfprune.surgery.finding import find, walk
 from tfprune.surgery.growth import Growth, effects, selection_of
-from tfprune.surgery.insert import Insert
-from tfprune.surgery.kernel import ResizeKernel
 from tfprune.surgery.programme import solve, without_negative
-from tfprune.surgery.remove import Remove
-from tfprune.surgery.replace import Replace
-from tfprune.surgery.resizing import Resize, Shrink
 from tfprune.surgery.restructure import copied, restructured
 from tfprune.surgery.utility import Utilities
 from tfprune.tables import Printable, table

@@ -7,7 +7,7 @@ from tfprune.coupling.places import carried_places
 from tfprune.coupling.selection import NEW, keeping
 from tfprune.coupling.units import couple
 from tfprune.rebuild import gathered, gathered_slot
-from tfprune.surgery.base import Draft, at
+from tfprune.surgery.edits.base import Draft, at
 from tfprune.surgery.finding import units_along
 from tfprune.surgery.growth import Growth
 
@@ -56,11 +56,11 @@ def restructured(model, edits):
     def _all(variable):
         return {**draft.windows.get(id(variable), {}), **indices.get(id(variable), {})}
 
-    convert.copy_weights(model, new, take, take_mask, pairs)
-    for change in draft.afterwards:
+    for change in draft.afterwards:  # first, since what is wrong with a layer explains the rest
         change(new)
+    convert.copy_weights(model, new, take, take_mask, pairs)
     convert.copy_compile_state(model, new, take_slot, pairs)
-    return new
+    return restructured(new, draft.next) if draft.next else new
 
 
 def _as_it_is(model):

@@ -78,12 +78,9 @@ def _named_pieces(coupling):
         if id(piece.variable) in names:
             continue
         parts = piece.variable.path.split("/")
-        name = next(
-            name
-            for count in range(1, len(parts) + 2)
-            if (id(piece.layer), name := "_".join(parts[-count:])) not in taken
-            or count > len(parts)
-        )
+        name = parts.pop()
+        while (id(piece.layer), name) in taken and parts:
+            name = f"{parts.pop()}_{name}"
         taken.add((id(piece.layer), name))
         names[id(piece.variable)] = name
     return [(piece, piece.layer, names[id(piece.variable)]) for piece in coupling.slices]

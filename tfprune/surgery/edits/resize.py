@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from tfprune.surgery.base import Edit
-from tfprune.surgery.connect import Connect, Disconnect
+from tfprune.surgery.edits.base import Edit
+from tfprune.surgery.edits.connect import Connect, Disconnect
 from tfprune.surgery.finding import find
 from tfprune.surgery.sizes import Difference, Inputs, asked
 

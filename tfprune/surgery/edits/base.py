@@ -80,6 +80,8 @@ class Draft:
             operation, and whether its weights are kept.
         afterwards: Functions of the new model that set weights.
         added: Layers that come into the model.
+        taken: For concatenations, by id, the places of the inputs that they lose.
+        next: Edits that are made when these have been.
     """
 
     layers: dict = field(default_factory=dict)
@@ -90,6 +92,8 @@ class Draft:
     replaced: list = field(default_factory=list)
     afterwards: list = field(default_factory=list)
     added: list = field(default_factory=list)
+    taken: dict = field(default_factory=dict)
+    next: list = field(default_factory=list)
 
     def positions(self, path, operation, size):
         """The list of old positions of a concatenation, to be changed."""

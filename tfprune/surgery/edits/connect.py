@@ -9,7 +9,8 @@ from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.coupling.selection import NEW
 from tfprune.surgery import graph
-from tfprune.surgery.base import Edit
+from tfprune.surgery.edits.base import Edit
+from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.finding import calls_of, find, output_units, units_along
 from tfprune.surgery.sizes import equal
 
@@ -135,15 +136,26 @@ class Disconnect(Edit):
 
     def draft(self, model, draft):
         path, target, gone, tensors, place = self._places(model)
-        key = (*path, target.name, place)
-        draft.dropped[key] = (*draft.dropped.get(key, ()), gone)
-        if isinstance(rule_of(target), Concatenate):
-            axis = target.axis % len(target.output.shape)
-            positions = draft.positions(path, target, target.output.shape[axis])
-            sizes = [tensor.shape[axis] for tensor in tensors]
-            start = sum(sizes[:gone])
-            lost = set(range(start, start + sizes[gone]))
-            positions[:] = [position for position in positions if position not in lost]
+        if not isinstance(rule_of(target), Concatenate):
+            key = (*path, target.name, place)
+            draft.dropped[key] = (*draft.dropped.get(key, ()), gone)
+            return
+        axis = target.axis % len(target.output.shape)
+        positions = draft.positions(path, target, target.output.shape[axis])
+        sizes = [tensor.shape[axis] for tensor in tensors]
+        start = sum(sizes[:gone])
+        lost = set(range(start, start + sizes[gone]))
+        positions[:] = [position for position in positions if position not in lost]
+        taken = draft.taken.setdefault(id(target), set())
+        if not taken:
+            draft.structure.append(
+                lambda config, here: (
+                    graph.without_inputs(config, target.name, taken) if here == path else config
+                )
+            )
+        taken.add(gone)
+        if len(tensors) - len(taken) == 1 and NEW not in positions:
+            draft.next.append(Remove(self.target))  # side by side with nothing
 
     def removed_units(self, model, coupling):
         """The units that the target loses, if it is a concatenation."""

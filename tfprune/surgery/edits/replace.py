@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.trace import Tensor
-from tfprune.surgery.base import Edit, at
+from tfprune.surgery.edits.base import Edit, at
 from tfprune.surgery.finding import calls_of, find, unit_axis, units_along
 from tfprune.surgery.sizes import Row
 

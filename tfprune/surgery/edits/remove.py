@@ -6,7 +6,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.base import Edit, at
+from tfprune.surgery.edits.base import Edit, at
 from tfprune.surgery.finding import calls_of, find, units_along
 from tfprune.surgery.sizes import equal
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.base import Edit, at
+from tfprune.surgery.edits.base import Edit, at
 from tfprune.surgery.finding import find, walk
 from tfprune.surgery.identity import set_identity
 

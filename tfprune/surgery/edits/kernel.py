@@ -9,7 +9,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.selection import NEW
 from tfprune.coupling.trace import trace
-from tfprune.surgery.base import Edit
+from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.finding import find
 
 
