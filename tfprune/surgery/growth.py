@@ -83,8 +83,9 @@ class Growth:
         pieces = [p for p in self.pieces.get(id(variable), []) if p.axis in indices]
         units = {id(p): self.selection.coupling.roots[p.labels] for p in pieces}
         for piece in pieces:
-            if piece.uses:
-                value = value * piece.spread(self.shares[units[id(piece)]]).astype(value.dtype)
+            shares = self.shares[units[id(piece)]]
+            if piece.uses and (shares != 1).any():
+                value = value * piece.spread(shares).astype(value.dtype)
         value = gathered(value, indices, self._start(variable, counterpart))
         used, made = (self._new(pieces, indices, value.ndim, uses) for uses in (True, False))
         value = np.where(used & ~made, 0, value)

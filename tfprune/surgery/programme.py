@@ -14,7 +14,6 @@ Given how many of a kind stay, those of the highest utility do, so no x needs to
 
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
@@ -75,7 +74,7 @@ def solve(coupling, rows, utilities, *, relaxed=False, cheap=(), time_limit=60.0
     if found is None:
         sizes = problem.nearest(worth, cost)
         if sizes is None:
-            raise ValueError(_impossible(rows))
+            raise ValueError(_impossible(coupling, rows))
         if not relaxed:
             raise ValueError(_unmet(coupling, rows, sizes))
         found = problem.solved(-worth, cost, sizes)
@@ -275,9 +274,10 @@ class _Problem:
 
     def _say(self, units, rows):
         if self.verbose and units > _LARGE:
-            keras.utils.io_utils.print_msg(
+            print(
                 f"Choosing among {units:,} units of {len(self.scope):,} kinds under {rows:,} "
-                f"constraints, for at most {self.time_limit:g} s."
+                f"constraints, for at most {self.time_limit:g} s.",
+                flush=True,
             )
 
     def solution(self, kept, new, worth):
@@ -374,12 +374,12 @@ def _too_long(time_limit):
     )
 
 
-def _impossible(rows):
-    firm = [row.name for row in rows if row.firm]
+def _impossible(coupling, rows):
+    firm = [row for row in rows if row.firm] or rows
     return (
         "There are no sizes at which this fits together, and nothing was changed. "
-        f"Received: {_listed(firm or [row.name for row in rows])}. Units of the inputs and outputs "
-        "of the model keep their number; see `tfprune.explain(model)` for what holds the others."
+        f"Received: {_listed([row.name for row in firm])}.{_held(coupling, firm)} Units of the "
+        "inputs and outputs of the model keep their number; see `tfprune.explain(model)`."
     )
 
 
@@ -389,14 +389,18 @@ def _unmet(coupling, rows, sizes):
     reachable = [
         f"{row.name}: {size}" for row, size in zip(rows, sizes, strict=True) if not row.firm
     ]
-    units = np.unique(np.concatenate([row.units for row in asked]))
-    pins = sorted({coupling.pins[u] for u in units.tolist() if u in coupling.pins})
-    held = f" What holds units: {_listed(pins)}." if pins else ""
     return (
         "The sizes cannot be met, and nothing was changed. "
-        f"Received: {_listed(wanted)}. The nearest that can: {_listed(reachable)}.{held} "
-        "Ask for these, or take them with `relaxed=True`."
+        f"Received: {_listed(wanted)}. The nearest that can: {_listed(reachable)}."
+        f"{_held(coupling, asked)} Ask for these, or take them with `relaxed=True`."
     )
+
+
+def _held(coupling, rows):
+    """Why units that rows count cannot go or come, as a sentence."""
+    units = np.unique(np.concatenate([row.units for row in rows]))
+    pins = sorted({coupling.pins[u] for u in units.tolist() if u in coupling.pins})
+    return f" What holds units: {_listed(pins)}." if pins else ""
 
 
 def _listed(items):
