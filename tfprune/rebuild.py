@@ -122,8 +122,10 @@ def rebuild(model, selection, folds=None, dropped=None, *, growth=None, stock=Tr
         changed = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
         chosen = indices.get(id(variable), {})
         if growth is not None:
-            return growth.taken(variable, changed, chosen, counterpart).astype(value.dtype)
-        return gathered(changed.astype(value.dtype), chosen, counterpart)
+            taken = growth.taken(variable, changed, chosen, counterpart).astype(value.dtype)
+        else:
+            taken = gathered(changed.astype(value.dtype), chosen, counterpart)
+        return _checked(variable, taken, counterpart)
 
     def take_mask(variable, value, counterpart):
         return gathered(value, indices.get(id(variable), {}), counterpart)
@@ -198,6 +200,16 @@ def gathered(value, indices_by_axis, counterpart):
         if isinstance(counterpart, keras.Variable):
             counterpart = keras.ops.convert_to_numpy(_keras.raw(counterpart))
         value = np.where(is_new, counterpart, value)
+    return value
+
+
+def _checked(variable, value, counterpart):
+    if tuple(value.shape) != tuple(counterpart.shape):
+        raise ValueError(
+            "A weight does not fit the new model, because its layer does not tell which units "
+            f"stand where in it. Received: weight={variable.path!r}, shape={tuple(value.shape)}, "
+            f"where {tuple(counterpart.shape)} is needed. Leave the units before it as they are."
+        )
     return value
 
 

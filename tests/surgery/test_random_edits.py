@@ -8,6 +8,7 @@ from tests.random_models import random_inputs, random_model
 from tfprune import _keras, convert, surgery
 from tfprune.check import error
 from tfprune.surgery import Split, by, inputs_of
+from tfprune.surgery.edits import Resize
 
 layers = keras.layers
 EDITS = 3
@@ -89,7 +90,13 @@ def run(seed):
         for ours, theirs in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
         x = random_inputs(model, seed)
-        after = outputs_of(new, x)
+        try:
+            after = outputs_of(new, x)
+        except Exception:  # Keras cannot tell beforehand whether dynamic sizes will agree
+            sizes = [n for layer in model.inputs for n in layer.shape[1:]]
+            assert None in sizes
+            assert not isinstance(plan.edits[0], Resize)
+            continue
         made += 1
         if not plan.effects:
             doubled = [convert.in_double_precision(each) for each in (model, new)]
@@ -103,9 +110,9 @@ def run(seed):
 
 
 def test_edits_of_random_models_give_models_or_reasons():
-    counts = np.sum([run(seed) for seed in range(25)], axis=0)
-    assert counts[0] > 15
-    assert counts[1] > 5
+    counts = np.sum([run(seed) for seed in range(12)], axis=0)
+    assert counts[0] > 8
+    assert counts[1] > 3
 
 
 @pytest.mark.slow

@@ -68,6 +68,14 @@ def matched_places(selection, new, pairs):
     """
     both = _piece_pairs(selection.coupling, new, pairs)
     stood = _matched_units(selection, new, both)
+    come = np.flatnonzero(stood == NEW)
+    pinned = [unit for unit in come.tolist() if unit in new.pins]
+    if pinned:  # as where a unit was alone, and a mean over it was the unit
+        raise ValueError(
+            "New units would not be free to come and go, since they count in what others are. "
+            f"Received: {len(come)} new units, of which {len(pinned)} would be held. "
+            f"Reason: {new.pins[pinned[0]]}."
+        )
     return _places(selection.coupling, new, both, stood)
 
 

@@ -124,20 +124,61 @@ class Growth:
         return np.where(copied, drawn, 0).astype(value.dtype)
 
 
-def effects(selection):
+def grows_alone(selection):
+    """Whether a unit gets neighbours that stands alone along the axes of some tensor.
+
+    The labels of that tensor do not tell then along which axis the new ones will stand.
+    """
+    coupling = selection.coupling
+    alone = [labels for labels in coupling.tensor_labels.values() if labels.size == 1]
+    units = coupling.roots[np.array([int(labels.reshape(-1)[0]) for labels in alone], int)]
+    return bool(np.isin(units, list(selection.grown)).any())
+
+
+def effects(selection, new=None, pairs=()):
     """Why the function of the model changes when units go or come; empty where it stays.
 
     A new unit is without effect where all that takes part of it in sums has weights for that, or
     passes it on.
+
+    Args:
+        selection: The `Selection`.
+        new: The units of the new model, where those of the old one do not tell: see `grows_alone`.
+        pairs: Pairs of an old variable and its counterpart then.
+
+    Returns:
+        A tuple of sentences.
     """
     coupling = selection.coupling
-    gone = np.flatnonzero(selection.counts == 0)
-    reasons = ["units are removed"] if len(gone) else []
+    reasons = ["units are removed"] if (selection.counts == 0).any() else []
     grown = np.zeros(coupling.size, bool)
     grown[list(selection.grown)] = True
-    if not grown.any():
-        return tuple(reasons)
-    used = {}
+    if new is not None:
+        coupling, grown = new, _grown_then(coupling, grown, new, pairs)
+    if grown.any():
+        reasons += _uses_without_weights(coupling, grown)
+    return tuple(dict.fromkeys(reasons))
+
+
+def _grown_then(old, grown, new, pairs):
+    """For each unit of the new model, whether a layer makes it that makes grown ones."""
+    counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
+    makers = {
+        (counterparts.get(id(piece.variable)), piece.axis)
+        for piece in old.slices
+        if piece.makes and grown[old.roots[piece.labels]].any()
+    }
+    found = np.zeros(new.size, bool)
+    for piece in new.slices:
+        if (id(piece.variable), piece.axis) in makers:
+            found[new.roots[piece.labels]] = True
+    found[0] = False
+    return found
+
+
+def _uses_without_weights(coupling, grown):
+    """Why calls need units, other than by weights which new units have of their own."""
+    reasons, used = [], {}
     for piece in coupling.slices:
         if piece.uses:
             units = coupling.roots[piece.labels]
@@ -160,4 +201,4 @@ def effects(selection):
             units = coupling.roots[np.broadcast_to(need.labels, need.where.shape)[need.where]]
             if set(np.unique(units[grown[units]]).tolist()) - with_weights:
                 reasons.append(need.reason)
-    return tuple(dict.fromkeys(reasons))
+    return reasons

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.selection import NEW, Selection, made_units, one_each
+from tfprune.coupling.selection import NEW
 from tfprune.coupling.units import couple, unit_name
 from tfprune.rebuild import rebuild
+from tfprune.surgery.chosen import made_only_by, makers, selected, standing
 from tfprune.surgery.edits import (
     Connect,
     Disconnect,
@@ -23,7 +24,7 @@ from tfprune.surgery.edits import (
     from_dict,
 )
 from tfprune.surgery.finding import find, walk
-from tfprune.surgery.growth import Growth, effects, selection_of
+from tfprune.surgery.growth import Growth, effects, grows_alone, selection_of
 from tfprune.surgery.programme import solve, without_negative
 from tfprune.surgery.restructure import copied, restructured
 from tfprune.surgery.utility import Utilities
@@ -72,7 +73,7 @@ class Plan(Printable):
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
         self._limits = _checked_limits(limits)
         self._units = None
-        self._new = self._solved = None
+        self._new = self._solved = self._grown = None
         self.edits = ()
         if _keras.functional(model) is None:
             couple(model)  # says what is wrong with it
@@ -135,7 +136,7 @@ class Plan(Printable):
             if not named & inserted:  # else it is checked where the layer is there
                 edit.check(self._model)
         self.edits = (*self.edits, *edits)
-        self._solved = None
+        self._solved = self._grown = None
 
     def _name(self, layer):
         if isinstance(layer, str):
@@ -154,13 +155,8 @@ class Plan(Printable):
     def model(self):
         """The new model; solved and made the first time it is asked for."""
         if self._new is None:
-            start, selection = self._solve()
             later = [edit for edit in self.edits if not _is_first(edit)]
-            new = start
-            if selection is not None and _changes(selection):
-                noise = (self._split.noise, self._split.seed) if self._split else ()
-                growth = Growth(start, selection, *noise)
-                new = rebuild(start, selection, growth=growth, stock=False)
+            new = self._resized()
             if _changing(later):
                 for edit in later:
                     edit.check(new)
@@ -172,7 +168,12 @@ class Plan(Printable):
     def effects(self):
         """Why the new model computes something else; empty where it computes the same."""
         start, selection = self._solve()
-        found = [] if selection is None else list(effects(selection))
+        found = []
+        if selection is not None and grows_alone(selection):
+            new = self._resized()
+            found += effects(selection, couple(new), _keras.variable_pairs(start, new))
+        elif selection is not None:
+            found += effects(selection)
         for edit in self.edits:
             found += edit.effects(self._model if _is_first(edit) else start)
         return tuple(dict.fromkeys(found))
@@ -184,13 +185,24 @@ class Plan(Printable):
         if selection is None:
             return ()
         found = {}
-        for layer, family, units in _makers(selection.coupling):
-            then = _then(selection, units)
-            if then != units.tolist():
+        for layer, family, units in makers(selection.coupling):
+            stand = standing(selection, units)
+            if stand != units.tolist():
                 name = unit_name(layer, family)
-                stay = len(set(then) - {NEW})  # copies of a unit have its number
-                found[name] = Resized(name, len(units), len(then), len(then) - stay)
+                stay = len(set(stand) - {NEW})  # copies of a unit have its number
+                found[name] = Resized(name, len(units), len(stand), len(stand) - stay)
         return tuple(found.values())
+
+    def _resized(self):
+        """The model with the sizes, before what comes after them."""
+        start, selection = self._solve()
+        if selection is None or not _changes(selection):
+            return start
+        if self._grown is None:
+            noise = (self._split.noise, self._split.seed) if self._split else ()
+            growth = Growth(start, selection, *noise)
+            self._grown = rebuild(start, selection, growth=growth, stock=False)
+        return self._grown
 
     def _solve(self):
         """The model with what comes before sizes, and the selection of units in it."""
@@ -209,7 +221,7 @@ class Plan(Printable):
             return None
         coupling = couple(start)
         if self._units is not None:
-            return _selected(coupling, start, self._units)
+            return selected(coupling, start, self._units)
         rows = [row for edit in later for row in edit.rows(start, coupling, later)]
         utilities = Utilities(coupling, self._criterion)
         solutions = []
@@ -222,7 +234,7 @@ class Plan(Printable):
             solutions = [without_negative(coupling, utilities, **self._limits)]
         elif rows:
             goes = [layer for edit in later for layer in edit.removed(start)]
-            cheap = _made_only_by(coupling, goes)
+            cheap = made_only_by(coupling, goes)
             ask = utilities if _may_shrink(rows) or self._split else _of_equal_worth
             options = {"relaxed": self._relaxed, "cheap": cheap, **self._limits}
             solutions = [solve(coupling, rows, ask, **options)]
@@ -262,11 +274,11 @@ class Plan(Printable):
         """
         _, selection = self._solve()
         units = []
-        for layer, family, made in _makers(selection.coupling) if selection is not None else ():
-            then = _then(selection, made)
-            if then != made.tolist():
+        for layer, family, made in makers(selection.coupling) if selection is not None else ():
+            stand = standing(selection, made)
+            if stand != made.tolist():
                 places = {unit: place for place, unit in enumerate(made.tolist())}
-                kept = [places.get(unit, NEW) for unit in then]
+                kept = [places.get(unit, NEW) for unit in stand]
                 units.append([layer.name, family, len(made), kept])
         return {
             "edits": [edit.to_dict() for edit in self.edits],
@@ -350,51 +362,6 @@ def _may_shrink(rows):
 
 def _of_equal_worth(wanted):
     return np.ones(len(wanted))
-
-
-def _made_only_by(coupling, layers):
-    """The units that go with layers: nobody else makes them."""
-    gone = [id(layer) for layer in layers]
-    units = [s.units for s in coupling.sets if all(id(layer) in gone for layer in s.layers)]
-    return np.concatenate([np.empty(0, int), *units])
-
-
-def _makers(coupling):
-    """Layers, families and the units they make."""
-    seen = set()
-    for piece in coupling.slices:
-        key = (id(piece.layer), piece.family)
-        if piece.makes and key not in seen:
-            seen.add(key)
-            yield piece.layer, piece.family, one_each(coupling.roots[piece.labels])
-
-
-def _then(selection, units):
-    """What stands in the place of units then, in order: their numbers, or `NEW`."""
-    if selection.grown:
-        return selection.expanded(units).tolist()
-    return units[selection.counts[units] > 0].tolist()
-
-
-def _selected(coupling, model, entries):
-    """The selection that entries of a dict stand for: layer, family, how many units, indices."""
-    counts, grown = np.ones(coupling.size, int), {}
-    for name, family, size, kept in entries:
-        units = made_units(coupling, find(model, name)[1], family)
-        if len(units) != size:
-            raise ValueError(
-                "The plan was made for a model with other sizes. "
-                f"Received: layer={name!r} with {len(units)} units, where there were {size}."
-            )
-        in_place, place = {unit: [] for unit in units.tolist()}, 0
-        for index in kept:
-            place = place if index == NEW else index
-            in_place[int(units[place])].append(NEW if index == NEW else int(units[index]))
-        for unit, stands in in_place.items():
-            counts[unit] = len(stands)
-            if stands not in ([], [unit]):
-                grown[unit] = tuple(stands)
-    return Selection(coupling, counts, grown)
 
 
 def _serialised(layer):

@@ -15,11 +15,11 @@ Given how many of a kind stay, those of the highest utility do, so no x needs to
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from tfprune.coupling.labels import FIXED
+from tfprune.surgery.integers import Programme, too_long
 
 _LARGE = 5000  # units from which on a message tells what is being solved
 
@@ -79,7 +79,7 @@ def solve(coupling, rows, utilities, *, relaxed=False, cheap=(), time_limit=60.0
             raise ValueError(_unmet(coupling, rows, sizes))
         found = problem.solved(-worth, cost, sizes)
     if found is None:
-        raise RuntimeError(_too_long(time_limit))
+        raise RuntimeError(too_long(time_limit))
     return problem.solution(*found, worth)
 
 
@@ -101,7 +101,7 @@ def without_negative(coupling, utilities, *, time_limit=60.0, verbose=0):
     values = np.where(values < 0, np.minimum(values, -1e-4), np.maximum(values, 1e-4))
     found = problem.solved(-values, np.ones(len(problem.first)), [])
     if found is None:
-        raise RuntimeError(_too_long(time_limit))
+        raise RuntimeError(too_long(time_limit))
     return problem.solution(*found, values)
 
 
@@ -199,7 +199,7 @@ class _Problem:
 
     def solved(self, costs, new_costs, sizes, *, slack=False):
         """How many of each kind in scope stay and how many are new, or None."""
-        programme = _Programme()
+        programme = Programme()
         bound = sum(abs(size) + len(row.units) for row, size in zip(self.rows, sizes, strict=True))
         units = np.flatnonzero(self.free)
         x = programme.variables(costs[units], np.ones(len(units)), integer=False)
@@ -309,69 +309,6 @@ class _Counter:
         values[self.place[kinds[free]]] = often[free]
         fixed = (often * self.problem.counts[kinds])[~free].sum()
         return np.concatenate([self.kept, self.new]), np.concatenate([values, values]), fixed
-
-
-class _Programme:
-    """Variables and constraints, put together for `scipy.optimize.milp`."""
-
-    def __init__(self):
-        self.costs, self.bounds, self.integer = [], [], []
-        self.count = 0
-        self.triples, self.lower, self.upper = [], [], []
-
-    def variables(self, costs, upper, *, lower=0, integer=True):
-        """Adds variables and gives their places."""
-        costs = np.asarray(costs, float)
-        self.costs.append(costs)
-        self.bounds.append((np.full(len(costs), float(lower)), np.asarray(upper, float)))
-        self.integer.append(np.full(len(costs), int(integer)))
-        self.count += len(costs)
-        return np.arange(self.count - len(costs), self.count)
-
-    def row(self, places, values, lower, upper):
-        """Adds a constraint `lower <= sum values * variables <= upper`."""
-        values = np.asarray(values, float)
-        is_used = values != 0
-        line = np.full(is_used.sum(), len(self.lower))
-        self.triples.append((line, np.asarray(places)[is_used], values[is_used]))
-        self.lower.append(lower)
-        self.upper.append(upper)
-
-    def one_each(self, parts, sums, every):
-        """Adds `sum of parts = sums` for each of `every`, given the sum of each part."""
-        line = len(self.lower) + np.searchsorted(every, sums)
-        self.triples.append((line, parts, np.ones(len(parts))))
-        self.triples.append((len(self.lower) + np.arange(len(every)), every, -np.ones(len(every))))
-        self.lower.extend([0] * len(every))
-        self.upper.extend([0] * len(every))
-
-    def solved(self, time_limit):
-        """The values of the variables, or None if there are none."""
-        if not self.count:
-            return np.empty(0) if self._holds_without_variables() else None
-        lines, places, values = (np.concatenate(part) for part in zip(*self.triples, strict=True))
-        matrix = csr_array((values, (lines, places)), shape=(len(self.lower), self.count))
-        result = milp(
-            np.concatenate(self.costs),
-            integrality=np.concatenate(self.integer),
-            bounds=Bounds(*(np.concatenate(part) for part in zip(*self.bounds, strict=True))),
-            constraints=LinearConstraint(matrix, self.lower, self.upper),
-            options={"time_limit": time_limit, "mip_rel_gap": 0},
-        )
-        if result.status == 1 and result.x is None:
-            raise RuntimeError(_too_long(time_limit))
-        return result.x
-
-    def _holds_without_variables(self):
-        pairs = zip(self.lower, self.upper, strict=True)
-        return all(lower <= 0 <= upper for lower, upper in pairs)
-
-
-def _too_long(time_limit):
-    return (
-        "The sizes were not solved in time, and nothing was changed. "
-        f"Received: time_limit={time_limit:g}. Allow more, or ask for fewer sizes at once."
-    )
 
 
 def _impossible(coupling, rows):
