@@ -39,8 +39,8 @@ def find(model, given, argument="layer"):
     name = getattr(given, "name", given)
     if found:
         raise ValueError(
-            f"Argument `{argument}` names {len(found)} layers of the model; pass the layer itself. "
-            f"Received: {argument}={name!r}."
+            f"Argument `{argument}` names {len(found)} layers, of the model and of models in it. "
+            f"Received: {argument}={name!r}. Give them names of their own."
         )
     names = [each.name for _, each in walk(model)]
     raise ValueError(

@@ -156,7 +156,7 @@ def effects(selection, new=None, pairs=()):
     if new is not None:
         coupling, grown = new, _grown_then(coupling, grown, new, pairs)
     if grown.any():
-        reasons += _uses_without_weights(coupling, grown)
+        reasons += uses_without_weights(coupling, grown)
     return tuple(dict.fromkeys(reasons))
 
 
@@ -176,8 +176,13 @@ def _grown_then(old, grown, new, pairs):
     return found
 
 
-def _uses_without_weights(coupling, grown):
-    """Why calls need units, other than by weights which new units have of their own."""
+def uses_without_weights(coupling, grown):
+    """Why calls need units, other than by weights which new units have of their own.
+
+    Args:
+        coupling: The units.
+        grown: Boolean array over them.
+    """
     reasons, used = [], {}
     for piece in coupling.slices:
         if piece.uses:

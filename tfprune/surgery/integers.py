@@ -69,6 +69,7 @@ class Programme:
 
 
 def too_long(time_limit):
+    """The message that the time was up."""
     return (
         "The sizes were not solved in time, and nothing was changed. "
         f"Received: time_limit={time_limit:g}. Allow more, or ask for fewer sizes at once."

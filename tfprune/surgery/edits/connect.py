@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.coupling.selection import NEW
+from tfprune.coupling.units import couple
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.finding import calls_of, find, output_units, units_along
+from tfprune.surgery.growth import uses_without_weights
 from tfprune.surgery.sizes import equal
 
 
@@ -86,9 +89,15 @@ class Connect(Edit):
 
     def effects(self, model):
         _, target = find(model, self.target, "target")
-        if isinstance(rule_of(target), Concatenate):
-            return []  # the rows that use it are 0
-        return [f"{self.target!r} gets another input"]
+        if not isinstance(rule_of(target), Concatenate):
+            return [f"{self.target!r} gets another input"]
+        coupling = couple(model, [target])  # the channels that come are as those that are there
+        units = np.unique(units_along(coupling, _one_call(coupling, target).outputs[0]))
+        channels = np.zeros(coupling.size, bool)
+        channels[units] = True
+        held = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
+        reasons = [*uses_without_weights(coupling, channels), *held]
+        return [f"{self.target!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
 
     def describe(self):
         return "connect", f"{self.source} -> {self.target}", ""

@@ -62,6 +62,11 @@ class Insert(Edit):
 
         def initialised(new):
             made = [at(new, path, name) for name in self.names]
+            if None in made:
+                raise ValueError(
+                    "Nothing takes the first output of the layer, so nothing can be put behind it. "
+                    f"Received: after={self.after!r}."
+                )
             for layer, values in zip(made, self._given, strict=True):
                 if values is not None:
                     layer.set_weights([np.array(value) for value in values])
