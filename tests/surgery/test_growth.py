@@ -255,6 +255,11 @@ def test_inputs_can_be_named():
         surgery.resize(model, {inputs_of(last): by(+1)})
 
 
+def test_as_near_as_can_be_leaves_one_unit():
+    model = drawn(mlp)
+    assert surgery.resize(model, {"grow": by(-9)}, relaxed=True).get_layer("grow").units == 1
+
+
 def test_layers_that_carry_masks_stay_such_with_their_masks():
     import tfprune
 

@@ -85,7 +85,7 @@ def test_printed_it_says_what_it_will_do_and_does_nothing():
     growing(plan)
     plan.remove("norm")
     text = str(plan)
-    for part in ("insert", "deeper (Dense)", "by(+2)", "connect", "conv -> joined", "to (5, 5)"):
+    for part in ("insert", "deeper (Dense)", "by(+2)", "connect", "conv -> joined", "to 5"):
         assert part in text
     row = next(line.split() for line in text.splitlines() if line.startswith("conv "))
     assert row == ["conv", "4", "6", "0", "2"]
@@ -161,6 +161,22 @@ def test_after_it_was_carried_out_a_plan_is_closed():
     assert plan.model is plan.model
     with pytest.raises(RuntimeError, match="carried out"):
         plan.remove("norm")
+
+
+def test_layers_are_put_behind_inserted_ones_and_these_are_edited():
+    model = network()
+    with surgery.edit(model) as plan:
+        plan.insert("conv", layers.Conv2D(4, 3, padding="same", name="first"))
+        plan.insert("first", [layers.Conv2D(4, 1, name="second"), layers.ReLU(name="third")])
+        plan.insert("conv", layers.DepthwiseConv2D(3, padding="same", name="before"))
+        plan.resize_kernel("first", 5)
+        plan.resize({"first": by(+3)})
+    order = [layer.name for layer in plan.model.layers]
+    assert order[1:6] == ["conv", "before", "first", "second", "third"]
+    assert plan.effects == ()
+    np.testing.assert_allclose(plan.model(example()), model(example()), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="'nowhere'"), surgery.edit(model) as plan:
+        plan.insert("nowhere", layers.ReLU())
 
 
 def test_without_edits_the_model_is_copied():

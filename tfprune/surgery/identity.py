@@ -19,7 +19,7 @@ def set_identity(model, layers):
     for layer in layers:
         for call in known.calls:
             if call.operation is layer:
-                _check_activation(known, call)
+                _check_activation(known, call, layers)
         layer.set_weights(_checked(layer, identity_weights(layer)))
 
 
@@ -123,7 +123,7 @@ def _centre(layer, window):
 # Activations -------------------------------------------------------------------------------------
 
 
-def _check_activation(known, call):
+def _check_activation(known, call, identities):
     layer = call.operation
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.ReLU):
@@ -137,7 +137,7 @@ def _check_activation(known, call):
         name = getattr(activation, "__name__", activation)
         kind = "" if is_elementwise(activation) else ", which joins its units,"
         raise ValueError(_refusal(layer, f"its activation {name}{kind} changes what it takes"))
-    if not is_nonnegative(known, call.inputs[0]):
+    if not is_nonnegative(known, call.inputs[0], identities):
         raise ValueError(_refusal(layer, "relu changes it where what it takes is below 0"))
 
 
@@ -158,8 +158,8 @@ _PASSING = tuple(
 )
 
 
-def is_nonnegative(known, tensor):
-    """Whether a tensor of a trace is known never to be below 0."""
+def is_nonnegative(known, tensor, identities=()):
+    """Whether a tensor of a trace is known never to be below 0; identities pass on what they take."""
     made = {output: call for call in known.calls for output in call.outputs}
     stack, seen = [tensor], set()
     while stack:
@@ -174,7 +174,7 @@ def is_nonnegative(known, tensor):
         is_relu = isinstance(layer, keras.layers.ReLU) and not layer.negative_slope
         if is_relu or any(activation is each for each in _NONNEGATIVE):
             continue
-        if not isinstance(layer, _PASSING):
+        if not isinstance(layer, _PASSING) and layer not in identities:
             return False
         stack.extend(call.inputs)
     return True

@@ -23,7 +23,7 @@ from tfprune.surgery.edits import (
     Shrink,
     from_dict,
 )
-from tfprune.surgery.finding import find, walk
+from tfprune.surgery.finding import find
 from tfprune.surgery.growth import Growth, effects, grows_alone, selection_of
 from tfprune.surgery.programme import solve, without_negative
 from tfprune.surgery.restructure import copied, restructured
@@ -113,12 +113,8 @@ class Plan(Printable):
 
     def resize_kernel(self, layer, kernel_size, padding=None):
         """Adds what `tfprune.surgery.resize_kernel` does."""
-        name = self._name(layer)
-        if isinstance(kernel_size, int):
-            found = [each for _, each in walk(self._model) if each.name == name]
-            rank = len(getattr(found[0], "kernel_size", (1,))) if found else 1
-            kernel_size = (kernel_size,) * rank
-        self._add(ResizeKernel(name, tuple(kernel_size), padding))
+        size = tuple(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size
+        self._add(ResizeKernel(self._name(layer), size, padding))
 
     def replace(self, layer, new_layer, keep_weights=True):
         """Adds what `tfprune.surgery.replace` does."""
@@ -207,8 +203,13 @@ class Plan(Printable):
     def _solve(self):
         """The model with what comes before sizes, and the selection of units in it."""
         if self._solved is None:
-            first = [edit for edit in self.edits if _is_first(edit)]
-            start = restructured(self._model, first) if first else self._model
+            start, together = self._model, []
+            for edit in filter(_is_first, self.edits):
+                if any(edit.after in other.names for other in together):  # behind one of these
+                    start, together = restructured(start, together), []
+                edit.check(start)
+                together.append(edit)
+            start = restructured(start, together) if together else start
             for edit in self.edits:
                 if not _is_first(edit):
                     edit.check(start)

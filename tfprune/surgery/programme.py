@@ -326,10 +326,11 @@ def _unmet(coupling, rows, sizes):
     reachable = [
         f"{row.name}: {size}" for row, size in zip(rows, sizes, strict=True) if not row.firm
     ]
+    least = " A size is never below 1." if any(row.size < 1 for row in asked) else ""
     return (
         "The sizes cannot be met, and nothing was changed. "
         f"Received: {_listed(wanted)}. The nearest that can: {_listed(reachable)}."
-        f"{_held(coupling, asked)} Ask for these, or take them with `relaxed=True`."
+        f"{_held(coupling, asked)}{least} Ask for these, or take them with `relaxed=True`."
     )
 
 

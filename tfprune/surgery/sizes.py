@@ -95,7 +95,7 @@ def asked(model, coupling, key, wanted, more=(), less=()):
         more, less: Units of what is joined to the layer, or taken from it, at the same time.
 
     Raises:
-        ValueError: If either cannot be read, or the size is below 1.
+        ValueError: If either cannot be read.
     """
     layer, family = key if isinstance(key, tuple) else (key, None)
     if isinstance(layer, Inputs):
@@ -107,17 +107,12 @@ def asked(model, coupling, key, wanted, more=(), less=()):
         name = repr(unit_name(operation, family))
     now = len(units)
     parts = [(units, 1), *((u, 1) for u in more), *((u, -1) for u in less)]
-    row = Row(
+    return Row(
         name,
         np.concatenate([part for part, _ in parts]),
         np.concatenate([np.full(len(part), sign) for part, sign in parts]),
         now + wanted.units if isinstance(wanted, Difference) else _checked(wanted, name),
     )
-    if row.size < 1:
-        raise ValueError(
-            f"A size is never below 1. Received: {name} of size {now}, asked for {wanted!r}."
-        )
-    return row
 
 
 def equal(name, ours, theirs):

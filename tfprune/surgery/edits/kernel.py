@@ -18,7 +18,7 @@ class ResizeKernel(Edit):
     """Gives a convolution another window, see `tfprune.surgery.resize_kernel`."""
 
     layer: str
-    kernel_size: tuple
+    kernel_size: int | tuple
     padding: str | None = None
 
     def check(self, model):
@@ -29,19 +29,19 @@ class ResizeKernel(Edit):
                 f"Received: layer={layer.name!r} ({type(layer).__name__})."
             )
         rank = len(layer.kernel_size)
-        size = self.kernel_size
+        size = self._size(layer)
         is_integer = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
         if len(size) != rank or not is_integer:
             raise ValueError(
                 f"Argument `kernel_size` must be {rank} positive integers, or one. "
-                f"Received: kernel_size={tuple(size)!r}, layer={layer.name!r}."
+                f"Received: kernel_size={self.kernel_size!r}, layer={layer.name!r}."
             )
 
     def draft(self, model, draft):
         _, layer = find(model, self.layer)
 
         def resized(config):
-            arguments = {**config["config"], "kernel_size": tuple(self.kernel_size)}
+            arguments = {**config["config"], "kernel_size": self._size(layer)}
             if self.padding is not None:
                 arguments["padding"] = self.padding
             return {**config, "config": arguments}
@@ -49,8 +49,12 @@ class ResizeKernel(Edit):
         draft.layers.setdefault(id(layer), []).append(resized)
         is_causal = self._padding(layer) == "causal"
         for variable in windowed_variables(layer):
-            chosen = window_indices(np.asarray(_keras.raw(variable)), self.kernel_size, is_causal)
+            chosen = window_indices(np.asarray(_keras.raw(variable)), self._size(layer), is_causal)
             draft.windows[id(variable)] = dict(enumerate(chosen))
+
+    def _size(self, layer):
+        given = self.kernel_size
+        return (given,) * len(layer.kernel_size) if isinstance(given, int) else tuple(given)
 
     def _padding(self, layer):
         return layer.padding if self.padding is None else self.padding
@@ -60,7 +64,7 @@ class ResizeKernel(Edit):
         before, after = self._shapes(model, layer)
         if before != after:
             return [f"{self.layer!r} gives {after[1:]} in place of {before[1:]}"]
-        if any(new < old for new, old in zip(self.kernel_size, layer.kernel_size, strict=True)):
+        if any(new < old for new, old in zip(self._size(layer), layer.kernel_size, strict=True)):
             return [f"{self.layer!r} loses taps"]
         return [] if self._keeps_function(layer) else [f"the window of {self.layer!r} moves"]
 
@@ -70,14 +74,14 @@ class ResizeKernel(Edit):
             return False
         if layer.padding == "causal":
             return True
-        pairs = list(zip(self.kernel_size, layer.kernel_size, strict=True))
+        pairs = list(zip(self._size(layer), layer.kernel_size, strict=True))
         strides = layer.strides if isinstance(layer.strides, (tuple, list)) else (layer.strides,)
         is_covered = all(s <= old for s, (_, old) in zip(strides, pairs, strict=False))
         return layer.padding == "same" and is_covered and all((a - b) % 2 == 0 for a, b in pairs)
 
     def _shapes(self, model, layer):
         call = next(call for call in trace(model).calls if call.operation is layer)
-        config = {**layer.get_config(), "kernel_size": tuple(self.kernel_size)}
+        config = {**layer.get_config(), "kernel_size": self._size(layer)}
         config["padding"] = self._padding(layer)
         other = type(layer).from_config(config)
         given = call.inputs[0]
@@ -86,7 +90,7 @@ class ResizeKernel(Edit):
 
     def describe(self):
         padding = "" if self.padding is None else f", padding={self.padding}"
-        return "resize kernel", self.layer, f"to {tuple(self.kernel_size)}{padding}"
+        return "resize kernel", self.layer, f"to {self.kernel_size}{padding}"
 
 
 def windowed_variables(layer):
