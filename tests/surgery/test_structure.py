@@ -163,8 +163,10 @@ def test_behind_an_input_behind_a_shared_layer_and_in_a_nested_model():
 def test_an_identity_goes_without_a_trace():
     model = images()
     new = surgery.insert(model, "pool", layers.Dense(4, name="new"))
-    back = surgery.remove(new, "new")
-    x = example(model)
+    plan = surgery.edit(new)
+    plan.remove("new")
+    assert plan.effects == ()
+    back, x = plan.model, example(model)
     np.testing.assert_array_equal(back(x), model(x))
     assert names(back) == names(model)
 

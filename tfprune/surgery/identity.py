@@ -19,7 +19,7 @@ def set_identity(model, layers):
     for layer in layers:
         for call in known.calls:
             if call.operation is layer:
-                _check_activation(known, call, layers)
+                _check_activation(known, call)
         layer.set_weights(_checked(layer, identity_weights(layer)))
 
 
@@ -123,7 +123,7 @@ def _centre(layer, window):
 # Activations -------------------------------------------------------------------------------------
 
 
-def _check_activation(known, call, identities):
+def _check_activation(known, call):
     layer = call.operation
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.ReLU):
@@ -137,7 +137,7 @@ def _check_activation(known, call, identities):
         name = getattr(activation, "__name__", activation)
         kind = "" if is_elementwise(activation) else ", which joins its units,"
         raise ValueError(_refusal(layer, f"its activation {name}{kind} changes what it takes"))
-    if not is_nonnegative(known, call.inputs[0], identities):
+    if not is_nonnegative(known, call.inputs[0]):
         raise ValueError(_refusal(layer, "relu changes it where what it takes is below 0"))
 
 
@@ -158,8 +158,8 @@ _PASSING = tuple(
 )
 
 
-def is_nonnegative(known, tensor, identities=()):
-    """Whether a tensor of a trace is known never to be below 0; identities pass on what they take."""
+def is_nonnegative(known, tensor):
+    """Whether a tensor of a trace is known never to be below 0."""
     made = {output: call for call in known.calls for output in call.outputs}
     stack, seen = [tensor], set()
     while stack:
@@ -174,10 +174,22 @@ def is_nonnegative(known, tensor, identities=()):
         is_relu = isinstance(layer, keras.layers.ReLU) and not layer.negative_slope
         if is_relu or any(activation is each for each in _NONNEGATIVE):
             continue
-        if not isinstance(layer, _PASSING) and layer not in identities:
+        if not isinstance(layer, _PASSING) and not is_identity(layer):
             return False
         stack.extend(call.inputs)
     return True
+
+
+def is_identity(layer):
+    """Whether a layer with weights gives what it takes now, whatever that is."""
+    if getattr(layer, "activation", None) not in (None, keras.activations.linear):
+        return False
+    try:
+        values = _checked(layer, identity_weights(layer))
+    except ValueError:
+        return False
+    pairs = zip(values, layer.get_weights(), strict=True)
+    return bool(values) and all((ours == theirs).all() for ours, theirs in pairs)
 
 
 def _checked(layer, values):

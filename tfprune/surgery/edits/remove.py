@@ -8,6 +8,7 @@ from tfprune import _keras
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit, at
 from tfprune.surgery.finding import calls_of, find, units_along
+from tfprune.surgery.identity import is_identity
 from tfprune.surgery.sizes import equal
 
 
@@ -62,7 +63,9 @@ class Remove(Edit):
                 draft.dropped[(*path, operation.name, place)] = tuple(gone)
 
     def effects(self, model):
-        return [f"{self.layer!r} is removed"]
+        layer = find(model, self.layer)[1]
+        is_nothing = isinstance(layer, keras.layers.Layer) and is_identity(layer)
+        return [] if is_nothing else [f"{self.layer!r} is removed"]
 
     def describe(self):
         return "remove", self.layer, ""
