@@ -9,18 +9,22 @@ from tfprune.coupling.rules.activations import is_elementwise
 from tfprune.coupling.trace import trace
 
 
-def set_identity(model, layers):
-    """Sets the weights of layers of a model so that each gives what it takes.
+def set_identity(layers):
+    """Sets the weights of layers so that each gives what it takes, but for its activation.
 
     Raises:
-        ValueError: If a layer has no such weights, or an activation which changes what it takes.
+        ValueError: If a layer has no such weights.
     """
-    known = trace(model)
     for layer in layers:
-        for call in known.calls:
-            if call.operation is layer:
-                _check_activation(known, call)
         layer.set_weights(_checked(layer, identity_weights(layer)))
+
+
+def check_activations(model, layers):
+    """Raises a `ValueError` where the activation of a layer of a model changes what it takes."""
+    known = trace(model)
+    for call in known.calls:
+        if any(call.operation is layer for layer in layers):
+            _check_activation(known, call)
 
 
 @functools.singledispatch

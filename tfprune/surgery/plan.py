@@ -197,7 +197,14 @@ class Plan(Printable):
         if self._grown is None:
             noise = (self._split.noise, self._split.seed) if self._split else ()
             growth = Growth(start, selection, *noise)
-            self._grown = rebuild(start, selection, growth=growth, stock=False)
+            try:
+                self._grown = rebuild(start, selection, growth=growth, stock=False)
+            except Exception as error:  # Keras and layers raise whatever they like
+                sizes = [f"{each.name}: {each.before} -> {each.after}" for each in self.sizes]
+                raise ValueError(
+                    "With these sizes there is no model, and nothing was changed. "
+                    f"Received: {'; '.join(sizes)}. Reason: {error}"
+                ) from error
         return self._grown
 
     def _solve(self):

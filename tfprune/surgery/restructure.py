@@ -56,7 +56,8 @@ def restructured(model, edits):
     def _all(variable):
         return {**draft.windows.get(id(variable), {}), **indices.get(id(variable), {})}
 
-    for change in draft.afterwards:  # first, since what is wrong with a layer explains the rest
+    # First, since what is wrong with a layer explains the rest.
+    for change in [*draft.afterwards, *draft.checks]:
         change(new)
     convert.copy_weights(model, new, take, take_mask, pairs)
     convert.copy_compile_state(model, new, take_slot, pairs)

@@ -79,6 +79,7 @@ class Draft:
         replaced: For each operation that is replaced the names of the models around, the
             operation, and whether its weights are kept.
         afterwards: Functions of the new model that set weights.
+        checks: Functions of the new model that raise where it is not as it should be.
         added: Layers that come into the model.
         taken: For concatenations, by id, the places of the inputs that they lose.
         next: Edits that are made when these have been.
@@ -91,6 +92,7 @@ class Draft:
     windows: dict = field(default_factory=dict)
     replaced: list = field(default_factory=list)
     afterwards: list = field(default_factory=list)
+    checks: list = field(default_factory=list)
     added: list = field(default_factory=list)
     taken: dict = field(default_factory=dict)
     next: list = field(default_factory=list)

@@ -60,11 +60,11 @@ class Connect(Edit):
                 f"Received: source={self.source!r}, target={self.target!r}."
             )
         (output,) = call.outputs
-        given = before[0].outputs[0] if before else None
-        if given is not None and len(given.shape) != len(output.shape):
+        given = keras.tree.flatten(source.output)[0].shape
+        if len(given) != len(output.shape):
             raise ValueError(
                 "The source must give a tensor with as many axes as the target. Received: "
-                f"source={self.source!r} {given.shape}, target={self.target!r} {output.shape}."
+                f"source={self.source!r} {given}, target={self.target!r} {output.shape}."
             )
         return call, output_units(coupling, source), units_along(coupling, output)
 

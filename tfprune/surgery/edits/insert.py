@@ -9,7 +9,7 @@ from tfprune import _keras
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit, at
 from tfprune.surgery.finding import find, walk
-from tfprune.surgery.identity import set_identity
+from tfprune.surgery.identity import check_activations, set_identity
 
 _INITS = ("identity", "default")
 
@@ -72,10 +72,16 @@ class Insert(Edit):
                     layer.set_weights([np.array(value) for value in values])
             fresh = [k for k, v in zip(made, self._given, strict=True) if v is None]
             if self.init == "identity":
-                set_identity(new, fresh)
+                set_identity(fresh)
+
+        def checked(new):
+            made = [at(new, path, name) for name in self.names]
+            check_activations(new, [k for k, v in zip(made, self._given, strict=True) if v is None])
 
         draft.structure.append(inserted)
         draft.afterwards.append(initialised)
+        if self.init == "identity":
+            draft.checks.append(checked)  # once all identities are known as such
 
     @property
     def _given(self):
