@@ -56,10 +56,11 @@ def restructured(model, edits):
     def _all(variable):
         return {**draft.windows.get(id(variable), {}), **indices.get(id(variable), {})}
 
-    # First, since what is wrong with a layer explains the rest.
-    for change in [*draft.afterwards, *draft.checks]:
+    for change in draft.afterwards:  # first, since what is wrong with a layer explains the rest
         change(new)
     convert.copy_weights(model, new, take, take_mask, pairs)
+    for check in draft.checks:
+        check(new)
     convert.copy_compile_state(model, new, take_slot, pairs)
     return restructured(new, draft.next) if draft.next else new
 
