@@ -68,6 +68,19 @@ def attention():
     return keras.Model(inputs, layers.Dense(2)(x))
 
 
+def shared_heads():
+    inputs = keras.Input((5, 6))
+    x = layers.GroupQueryAttention(3, 4, 2, name="grow")(inputs, inputs)
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def over_time():
+    inputs = keras.Input((3, 5, 5, 2))
+    x = layers.ConvLSTM2D(3, 2, return_sequences=True, name="grow")(inputs)
+    x = layers.Conv3D(2, 2)(x)
+    return keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling3D()(x)))
+
+
 def nested():
     part_inputs = keras.Input((4,))
     part = keras.Model(part_inputs, layers.Dense(4, name="inner")(part_inputs))
@@ -91,6 +104,9 @@ CASES = [
     (attention, ("grow", "heads"), +2),
     (attention, ("grow", "key_dims"), +1),
     (attention, ("grow", "value_dims"), +2),
+    (shared_heads, ("grow", "heads"), +2),
+    (shared_heads, ("grow", "key_dims"), +1),
+    (over_time, "grow", +1),
     (nested, "grow", +1),
     (nested, "inner", +2),
 ]

@@ -221,6 +221,16 @@ def test_a_replaced_layer_keeps_what_fits_and_others_follow_its_size():
     np.testing.assert_array_equal(given.get_layer("b").kernel, built.kernel)
 
 
+def test_weights_of_the_same_name_and_shape_are_told_apart_by_what_is_around_them():
+    inputs = keras.Input((4, 3))
+    attention = layers.MultiHeadAttention(1, 3, name="attention")(inputs, inputs)
+    model = drawn(keras.Model(inputs, attention))
+    new = surgery.replace(model, "attention", layers.MultiHeadAttention(1, 3, dropout=0.5))
+    x = example(model)
+    np.testing.assert_allclose(new(x), model(x), rtol=1e-5)
+    assert new.get_layer("attention").dropout == 0.5
+
+
 def test_another_kind_of_layer_takes_the_place():
     model = images()
     new = surgery.replace(model, "pool", layers.AveragePooling2D(2))

@@ -99,7 +99,7 @@ def carried_places(old, new, pairs, made=()):
         for ours, theirs in both
         if ours.makes and ours.labels.ndim == 1
     ]
-    for were, are in [*makers, *made]:
+    for were, are in [*makers, *_made_by_none(old, new, both), *made]:
         if len(were) == len(are):
             stood[are] = np.where(stood[are] == NEW, were, stood[are])
     return _places(old, new, both, stood, may_lack=True)
@@ -147,7 +147,24 @@ def _matched_units(selection, new, both):
         if not is_told or (stood[are][known] != were[known]).any():
             raise ValueError(_other_coupling(ours.layer))
         stood[are] = were
+    for were, are in _made_by_none(old, new, both):
+        were = selection.expanded(were)
+        if len(were) == len(are):
+            stood[are] = were
     return stood
+
+
+def _made_by_none(old, new, both):
+    """Old and new units that no layer makes, such as heads of keys that others share."""
+    made = [np.zeros(coupling.size, bool) for coupling in (old, new)]
+    for pair in both:
+        for coupling, piece, is_made in zip((old, new), pair, made, strict=True):
+            is_made[coupling.roots[piece.labels]] |= piece.makes
+    for ours, theirs in both:
+        if ours.labels.ndim == 1 and not ours.makes:
+            were, are = old.roots[ours.labels], new.roots[theirs.labels]
+            if not (made[0][were] | (were == FIXED)).any() and not made[1][are].any():
+                yield one_each(were), one_each(are)
 
 
 def _occurrences(after, before, are, piece, may_lack=False):

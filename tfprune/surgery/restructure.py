@@ -102,11 +102,15 @@ def _given(coupling, operation):
 
 def _same_variables(ours, theirs):
     """The weights of two layers that have the same name and shape."""
-    found = {(v.path.split("/")[-1], tuple(v.shape)): v for v in theirs.weights}
+    found = {_key(theirs, variable): variable for variable in theirs.weights}
     for variable in ours.weights:
-        key = (variable.path.split("/")[-1], tuple(variable.shape))
-        if key in found:
-            yield variable, found[key]
+        if _key(ours, variable) in found:
+            yield variable, found[_key(ours, variable)]
+
+
+def _key(layer, variable):
+    """The name of a weight in its layer, as `query/kernel`, and its shape."""
+    return variable.path.rsplit(f"{layer.name}/", 1)[-1], tuple(variable.shape)
 
 
 def _check_shape(edits, variable, value, counterpart):
