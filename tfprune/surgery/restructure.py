@@ -119,8 +119,9 @@ def _check_shape(edits, variable, value, counterpart):
             "A weight does not fit the new model, because the shape of what its layer takes "
             "changes in more than its channels. Nothing was changed. "
             f"Received: edits={_names(edits)}, weight={variable.path!r} of shape "
-            f"{tuple(value.shape)}, where {tuple(counterpart.shape)} is needed. Replace its layer "
-            "too, or choose padding and strides which keep the shape."
+            f"{tuple(value.shape)}, where {tuple(counterpart.shape)} is needed. Give layers that "
+            "come in the shape of what they stand for, choose padding and strides which keep it, "
+            "or replace the layer of the weight too."
         )
 
 
