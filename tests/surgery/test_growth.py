@@ -31,6 +31,7 @@ def convolutions():
     x = layers.Conv2D(4, 3, name="grow")(inputs)
     x = layers.DepthwiseConv2D(3, depth_multiplier=2)(layers.PReLU(shared_axes=[1, 2])(x))
     x = layers.SeparableConv2D(3, 2, depth_multiplier=2)(layers.ZeroPadding2D()(x))
+    x = layers.Conv2D(6, 1, groups=3, name="each")(x)
     return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Conv2DTranspose(2, 3)(x))))
 
 
@@ -98,6 +99,7 @@ def sliced():
 
 CASES = [
     *((make, "grow", +2) for make in (mlp, residual, convolutions, flattened, recurrent, sliced)),
+    (convolutions, "each", +4),
     (grouped, "grow", +2),
     (grouped, "grouped", +4),
     (backwards, "grow", +4),

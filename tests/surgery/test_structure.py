@@ -4,7 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+import tfprune
 from tfprune import surgery
+from tfprune.surgery import by
+from tfprune.surgery.edits.kernel import window_indices
 
 layers = keras.layers
 
@@ -321,6 +324,45 @@ def test_what_cannot_be_connected_is_refused(source, target, message):
 def test_what_is_no_input_cannot_be_disconnected():
     with pytest.raises(ValueError, match="must be one of several inputs"):
         surgery.disconnect(two_branches(), "b", "total")
+
+
+# Masks, and known architectures ------------------------------------------------------------------
+
+
+def test_masks_go_along():
+    model = tfprune.prunable(images())
+    mask = np.arange(72).reshape(3, 3, 2, 4) % 3 != 0
+    tfprune.set_masks(model, "conv", "kernel", trainable=mask)
+    added = tfprune.layers.Conv2D(4, 1, name="new")
+    new = surgery.insert(model, "pool", added)
+    np.testing.assert_array_equal(new.get_layer("conv").trainable_masks["kernel"], mask)
+    assert np.array(new.get_layer("new").trainable_masks["kernel"]).all()
+    x = example(model)
+    np.testing.assert_allclose(new(x), model(x), rtol=1e-5)
+    smaller = surgery.resize_kernel(model, "conv", 2)
+    rows, columns = window_indices(np.array(model.get_layer("conv").kernel), (2, 2))
+    kept = np.array(smaller.get_layer("conv").trainable_masks["kernel"])
+    np.testing.assert_array_equal(kept, mask[rows][:, columns])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "ConvNeXtTiny"])
+def test_known_architectures_grow_and_lose_units(name):
+    make = getattr(keras.applications, name)
+    model = make(weights=None, input_shape=(32, 32, 3), classes=5)
+    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    layer = convolutions[len(convolutions) // 2]
+    x = example(model)
+    plan = surgery.edit(model)
+    plan.resize({layer: by(+8)})
+    if not plan.effects:
+        difference = np.array(plan.model(x)) - np.array(model(x))
+        assert np.abs(difference).max() < 1e-5
+    else:
+        assert all("statistics" in reason for reason in plan.effects)
+    smaller = surgery.resize(plan.model, {layer.name: by(-16)})
+    assert smaller.get_layer(layer.name).output.shape[-1] == layer.output.shape[-1] - 8
+    assert np.isfinite(np.array(smaller(x))).all()
 
 
 # Compile state -----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ _NORMS = (
     keras.layers.GroupNormalization,
     keras.layers.RMSNormalization,
 )
+_LOOKED_AT = 64  # of units that enter one call: those that stand in the same places are alike
 _START = {"gamma": 1, "scale": 1, "moving_variance": 1, "beta": 0, "moving_mean": 0}
 
 
@@ -177,11 +178,14 @@ def _grown_then(old, grown, new, pairs):
 
 
 def uses_without_weights(coupling, grown):
-    """Why calls need units, other than by weights which new units have of their own.
+    """Why others need units, by other means than weights which new units have of their own.
 
     Args:
         coupling: The units.
         grown: Boolean array over them.
+
+    Returns:
+        A list of sentences.
     """
     reasons, used = [], {}
     for piece in coupling.slices:
@@ -189,21 +193,26 @@ def uses_without_weights(coupling, grown):
             units = coupling.roots[piece.labels]
             used.setdefault(id(piece.layer), set()).update(np.unique(units[grown[units]]).tolist())
     constants = {t: np.full(a.shape, np.nan) for t, a in coupling.tensor_labels.items()}
-    flow = Flow(
-        tensor_labels=coupling.tensor_labels,
-        tensor_constants=constants,
-        roots=coupling.roots,
-        needed=np.ones(coupling.size, bool),
-        calls=coupling.trace.calls,
-    )
     for call in coupling.trace.calls:
-        if not any(grown[coupling.roots[coupling.tensor_labels[t]]].any() for t in call.inputs):
+        taken = [np.unique(coupling.roots[coupling.tensor_labels[t]]) for t in call.inputs]
+        taken = np.unique(np.concatenate([np.empty(0, int), *taken]))
+        open_units = set(taken[grown[taken]].tolist()) - used.get(id(call.operation), set())
+        if not open_units:
             continue
         rule = rule_of(call.operation)
         rule.constants(call, [constants[tensor] for tensor in call.inputs])  # some note parts
-        with_weights = used.get(id(call.operation), set())
-        for need in rule.needs(call, flow):
-            units = coupling.roots[np.broadcast_to(need.labels, need.where.shape)[need.where]]
-            if set(np.unique(units[grown[units]]).tolist()) - with_weights:
-                reasons.append(need.reason)
+        for unit in sorted(open_units)[:_LOOKED_AT]:
+            needed = np.ones(coupling.size, bool)
+            needed[unit] = False  # it is what others need that counts
+            flow = Flow(
+                tensor_labels=coupling.tensor_labels,
+                tensor_constants=constants,
+                roots=coupling.roots,
+                needed=needed,
+                calls=coupling.trace.calls,
+            )
+            for need in rule.needs(call, flow):
+                units = coupling.roots[np.broadcast_to(need.labels, need.where.shape)[need.where]]
+                if (units == unit).any():
+                    reasons.append(need.reason)
     return reasons

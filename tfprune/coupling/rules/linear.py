@@ -231,10 +231,17 @@ class Convolution(_Windowed):
         labels.group(layer, inputs, outputs.reshape(layer.groups, -1))
 
     def resize(self, config, call, sizes):
-        """Sets `filters`, and `groups` to the number of groups of which any filter is left."""
+        """Sets `filters`, and `groups` to the number of groups of which any filter is left.
+
+        Where each channel is a group there are as many as channels.
+        """
         layer, (output,) = call.operation, call.outputs
+        before, after = self.axes(call)
         config["filters"] = sizes.of_weight(layer.kernel)[-1]
-        config["groups"] = groups_left(layer, sizes.counts_along(output, self.axes(call)[1]))
+        if layer.groups > 1 and layer.kernel.shape[-2] == 1:
+            config["groups"] = int(sizes.counts_along(call.inputs[0], before).sum())
+        else:
+            config["groups"] = groups_left(layer, sizes.counts_along(output, after))
 
 
 @rule(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
