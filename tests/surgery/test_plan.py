@@ -97,9 +97,9 @@ def test_printed_it_says_what_it_will_do_and_does_nothing():
 def test_a_plan_is_written_and_read_with_the_units_it_chose():
     model = network()
     plan = surgery.edit(model, criterion=lambda weights: -np.arange(len(weights["kernel"])))
-    plan.resize({"total": 3, "hidden": by(-1)})
+    plan.resize({"total": np.int64(3), "hidden": by(-1)})
     plan.insert("hidden", [layers.Dense(5, name="deeper")])
-    plan.resize_kernel("other", 1)
+    plan.resize_kernel("other", (np.int32(1), 1))
     content = json.loads(json.dumps(plan.to_dict()))
     same = keras.models.clone_model(model)
     same.set_weights(model.get_weights())

@@ -114,6 +114,7 @@ class Plan(Printable):
     def resize_kernel(self, layer, kernel_size, padding=None):
         """Adds what `tfprune.surgery.resize_kernel` does."""
         size = tuple(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size
+        size = keras.tree.map_structure(lambda n: n.item() if _is_number(n) else n, size)
         self._add(ResizeKernel(self._name(layer), size, padding))
 
     def replace(self, layer, new_layer, keep_weights=True):
@@ -353,6 +354,10 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
 
 def _is_first(edit):
     return edit.before_sizes
+
+
+def _is_number(value):
+    return isinstance(value, np.integer)
 
 
 def _changing(edits):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.connect import Connect, Disconnect
 from tfprune.surgery.finding import find
@@ -28,6 +30,7 @@ class Resize(Edit):
         layer, family = key if isinstance(key, tuple) else (key, None)
         inputs = isinstance(layer, Inputs)
         name = name_of(layer.layer if inputs else layer)
+        wanted = wanted.item() if isinstance(wanted, np.integer) else wanted
         change = wanted.units if isinstance(wanted, Difference) else None
         return cls(name, None if change is not None else wanted, change, inputs, family)
 
