@@ -116,7 +116,7 @@ def test_a_causal_identity_is_the_last_tap():
         (images, "conv", layers.Conv2D(4, 3, name="new"), "border"),
         (images, "conv", layers.Conv2D(4, 2, padding="same", name="new"), "centre"),
         (images, "conv", layers.Conv2D(4, 1, strides=2, name="new"), "strides|not fit"),
-        (images, "conv", layers.LSTM(4, name="new"), "Keras says"),
+        (images, "conv", layers.LSTM(4, name="new"), "Reason"),
         (images, "nowhere", layers.ReLU(name="new"), "'nowhere'"),
     ],
 )
@@ -127,6 +127,14 @@ def test_what_has_no_identity_is_refused(make, after, layer, message):
         surgery.insert(model, after, layer)
     for ours, theirs in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_only_fails_when_it_is_run_is_refused_too():
+    inputs = keras.Input((4, 3))
+    x, y = (layers.Dense(5, name=name)(inputs) for name in "xy")
+    model = keras.Model(inputs, layers.Dense(1)(layers.Attention(name="attention")([x, y])))
+    with pytest.raises(ValueError, match="there is no model.*insert after x"):
+        surgery.insert(model, "x", layers.Dense(3, name="new"), init="default")
 
 
 def test_inserted_as_initialised_the_plan_says_that_the_function_changes():

@@ -30,6 +30,8 @@ def restructured(model, edits):
         edit.draft(model, draft)
     try:
         new = convert.rebuilt(model, draft.edit, draft.dropped, draft.restructure, draft.added)
+        if not all(edit.keeps_shapes for edit in edits):
+            couple(new)  # some layers take shapes that do not fit until they are run
     except Exception as error:  # Keras and layers raise whatever they like
         raise ValueError(_no_model(edits, error)) from error
     replaced = {id(operation) for _, operation, _ in draft.replaced}
@@ -128,7 +130,7 @@ def _check_shape(edits, variable, value, counterpart):
 def _no_model(edits, error):
     return (
         "With these edits there is no model, and nothing was changed. "
-        f"Received: edits={_names(edits)}. Keras says: {str(error).strip() or repr(error)}"
+        f"Received: edits={_names(edits)}. Reason: {str(error).strip() or repr(error)}"
     )
 
 

@@ -17,6 +17,9 @@ class Edit:
     before_sizes = False
     """Whether it is made before sizes are solved: what it adds can then be resized too."""
 
+    keeps_shapes = False
+    """Whether every tensor that was there has the shape it had."""
+
     def __init_subclass__(cls):
         KINDS[cls.__name__] = cls
 

@@ -25,6 +25,11 @@ class Insert(Edit):
 
     before_sizes = True
 
+    @property
+    def keeps_shapes(self):
+        """An identity does; of other layers it is not known."""
+        return self.init == "identity" and not any(v is not None for v in self._given)
+
     def check(self, model):
         if self.init not in _INITS:
             raise ValueError(f"Argument `init` must be one of {_INITS}. Received: {self.init!r}.")

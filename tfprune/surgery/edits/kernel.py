@@ -90,7 +90,8 @@ class ResizeKernel(Edit):
 
     def describe(self):
         padding = "" if self.padding is None else f", padding={self.padding}"
-        return "resize kernel", self.layer, f"to {self.kernel_size}{padding}"
+        size = self.kernel_size if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
+        return "resize kernel", self.layer, f"to {size}{padding}"
 
 
 def windowed_variables(layer):
