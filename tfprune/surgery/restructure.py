@@ -1,15 +1,27 @@
 """A model from what edits change in its graph, with every weight that has a place in it."""
 
+import functools
+
+import keras
 import numpy as np
+import tensorflow as tf
 
 from tfprune import _keras, convert
 from tfprune.coupling.places import carried_places
 from tfprune.coupling.selection import NEW, keeping
+from tfprune.coupling.trace import Tensor, trace
 from tfprune.coupling.units import couple
 from tfprune.rebuild import gathered, gathered_slot
 from tfprune.surgery.edits.base import Draft, at
 from tfprune.surgery.finding import units_along
 from tfprune.surgery.growth import Growth
+
+_UNCHECKED = (
+    keras.layers.Attention,
+    keras.layers.AdditiveAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
 
 
 def restructured(model, edits):
@@ -31,7 +43,7 @@ def restructured(model, edits):
     try:
         new = convert.rebuilt(model, draft.edit, draft.dropped, draft.restructure, draft.added)
         if not all(edit.keeps_shapes for edit in edits):
-            couple(new)  # some layers take shapes that do not fit until they are run
+            _run_attention(new)
     except Exception as error:  # Keras and layers raise whatever they like
         raise ValueError(_no_model(edits, error)) from error
     replaced = {id(operation) for _, operation, _ in draft.replaced}
@@ -65,6 +77,24 @@ def restructured(model, edits):
         check(new)
     convert.copy_compile_state(model, new, take_slot, pairs)
     return restructured(new, draft.next) if draft.next else new
+
+
+def _run_attention(model):
+    """Runs attention layers in a graph: on symbolic tensors they take shapes that do not fit."""
+    for call in trace(model).calls:
+        if isinstance(call.operation, _UNCHECKED):
+            given = (*call.inputs, *call.masks)
+            specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in given]
+            tf.function(functools.partial(_run, call, given)).get_concrete_function(*specs)
+
+
+def _run(call, given, *tensors):
+    known = dict(zip(given, tensors, strict=True))
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: known[leaf] if isinstance(leaf, Tensor) else leaf,
+        (list(call.args), dict(call.kwargs)),
+    )
+    return call.operation(*args, **kwargs)
 
 
 def _as_it_is(model):
