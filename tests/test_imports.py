@@ -16,8 +16,8 @@ criteria distributions prunable_weights watching weight_scores pruning_method pr
 freeze freezing_method freeze_weights prunable_units unit_scores rebuild savings timing budgets
 choosing unit_choice prune_units opening prunable check strip recovery interop straight_through
 rewinding unit_pieces unit_regularizers optimizers callbacks tables stages shrinking
-fit_and_shrink summary explain_plot explain export measure exported report sensitivity prune
-experiments demo_plot demo cli
+fit_and_shrink surgery summary explain_plot explain export measure exported report sensitivity
+prune experiments demo_plot demo cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -11,6 +11,7 @@ from tfprune import (
     optimizers,
     patterns,
     schedules,
+    surgery,
     unit_regularizers,
 )
 from tfprune.explain import explain

@@ -77,7 +77,7 @@ def _in_double_precision(config):
 # A model from its edited config -----------------------------------------------------------------
 
 
-def rebuilt(model, edit, dropped=None):
+def rebuilt(model, edit, dropped=None, restructure=None, added=()):
     """A new model from the config of a model, every layer's part passed through `edit`.
 
     Args:
@@ -86,17 +86,21 @@ def rebuilt(model, edit, dropped=None):
             operation. Not called for nested models, but for what is in them.
         dropped: Dict from a call, as the names of the nested models around it, its operation's
             name and its place, to the places of the inputs it does without.
+        restructure: Function of the config of the model, or of one nested in it, and the names of
+            the models around its layers; returns the new config. It comes before `dropped`.
+        added: Layers that are not in the model, but of which there are some in the new config.
 
     Returns:
         The new model with fresh weights.
     """
-    config = _edited(model, edit, dropped or {})
+    config = _edited(model, edit, dropped or {}, restructure)
+    operations = [*_keras.all_operations(model), *added]
     return keras.saving.deserialize_keras_object(
-        config, custom_objects=_custom_objects(model), safe_mode=False
+        config, custom_objects=_custom_objects(operations), safe_mode=False
     )
 
 
-def _edited(model, edit, dropped, path=()):
+def _edited(model, edit, dropped, restructure, path=()):
     """The serialised model with all its operations edited."""
     serialised = _keras.graph_config(model)
     config = serialised["config"]
@@ -108,12 +112,13 @@ def _edited(model, edit, dropped, path=()):
             layers.append(_without_shapes(layer_config))
         elif _keras.functional(operation) is not None:
             outer = {k: v for k, v in layer_config.items() if k in ("name", "inbound_nodes")}
-            inner = _edited(operation, edit, dropped, (*path, operation.name))
+            inner = _edited(operation, edit, dropped, restructure, (*path, operation.name))
             layers.append({**inner, **outer})
         else:
             layers.append(edit(_without_shapes(layer_config), operation))
     config = {**config, "layers": layers}
     config.pop("build_input_shape", None)
+    config = config if restructure is None else restructure(config, path)
     here = {key[-2:]: places for key, places in dropped.items() if key[:-2] == path}
     return {**serialised, "config": cut(config, here) if here else config}
 
@@ -124,10 +129,10 @@ def _without_shapes(config):
     return _in_nested(config, _without_shapes)
 
 
-def _custom_objects(model):
-    """Classes and functions of the model that Keras could not find by name."""
+def _custom_objects(operations):
+    """Classes and functions of operations that Keras could not find by name."""
     found = {}
-    for operation in _keras.all_operations(model):
+    for operation in operations:
         for value in [operation, *vars(operation).values()]:
             named = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
             module = getattr(named, "__module__", "")
@@ -145,7 +150,7 @@ def _unchanged(_, array, *__):
     return array
 
 
-def copy_weights(old, new, take=_unchanged):
+def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
     """Copies every variable from a model to its rebuilt one.
 
     Args:
@@ -153,26 +158,36 @@ def copy_weights(old, new, take=_unchanged):
         new: The model that `rebuilt` made of it.
         take: Function of an old variable, its value, and its counterpart in the new model; returns
             the new value.
+        take_mask: The same for each mask of a variable; its counterpart is an array.
+        pairs: Pairs of an old variable and its counterpart; by default all that there are.
     """
-    for ours, theirs in _keras.variable_pairs(old, new):
+    pairs = list(_keras.variable_pairs(old, new) if pairs is None else pairs)
+    for ours, theirs in pairs:
         theirs.assign(take(ours, keras.ops.convert_to_numpy(_keras.raw(ours)), theirs))
-    for _, theirs in _keras.layer_pairs(old, new):
-        if isinstance(theirs, keras.layers.Normalization):
+    for theirs in _keras.all_layers(new):
+        if isinstance(theirs, keras.layers.Normalization) and theirs.built:
             theirs.finalize_state()  # it computes with a copy of what it learned
-    for ours, theirs in _layer_pairs_with_masks(old, new):
-        for name, mask in ours.masks_by_name.items():
-            values = (mask.trainable, mask.frozen)
-            theirs.masks_by_name[name].set(*(keras.ops.convert_to_numpy(v) for v in values))
-            theirs.masks_by_name[name].rewired.assign(_keras.raw(mask.rewired))
+    fresh_masks = _masks_by_weight(new)
+    counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
+    for weight, mask in _masks_by_weight(old).items():
+        fresh = fresh_masks.get(counterparts.get(weight))
+        if fresh is None:
+            continue
+        both = ((mask.trainable, fresh.trainable), (mask.frozen, fresh.frozen))
+        values = [[keras.ops.convert_to_numpy(v) for v in pair] for pair in both]
+        fresh.set(*(take_mask(mask.weight, *pair) for pair in values))
+        fresh.rewired.assign(_keras.raw(mask.rewired))
 
 
-def _layer_pairs_with_masks(old, new):
-    for ours, theirs in _keras.layer_pairs(old, new):
-        if getattr(ours, "masks_by_name", None) and getattr(theirs, "masks_by_name", None):
-            yield ours, theirs
+def _masks_by_weight(model):
+    return {
+        id(mask.weight): mask
+        for layer in _keras.all_layers(model)
+        for mask in (getattr(layer, "masks_by_name", None) or {}).values()
+    }
 
 
-def copy_compile_state(old, new, take=_unchanged):
+def copy_compile_state(old, new, take=_unchanged, pairs=None):
     """Compiles `new` as `old` is, with its own optimizer in the same state.
 
     Args:
@@ -180,6 +195,7 @@ def copy_compile_state(old, new, take=_unchanged):
         new: The model that `rebuilt` made of it.
         take: Function of an old weight, the value of one of its slots, the slot's counterpart and
             its name; returns the new value.
+        pairs: As in `copy_weights`.
     """
     arguments = _keras.compile_arguments(old)
     if not arguments:
@@ -195,7 +211,10 @@ def copy_compile_state(old, new, take=_unchanged):
     if optimizer is not None and old.optimizer.built:
         optimizer.build(new.trainable_variables)
         _keras.copy_optimizer_state(
-            old.optimizer, optimizer, list(_keras.variable_pairs(old, new)), take
+            old.optimizer,
+            optimizer,
+            list(_keras.variable_pairs(old, new) if pairs is None else pairs),
+            take,
         )
 
 

@@ -70,8 +70,8 @@ class Sizes:
         return np.broadcast_to(self.counts(labels), (tensor.shape[axis + 1],))
 
 
-def rebuild(model, selection, folds=None, dropped=None):
-    """A new model of stock layers with the units of a selection.
+def rebuild(model, selection, folds=None, dropped=None, *, growth=None, stock=True):
+    """A new model with the units of a selection, by default of stock layers.
 
     Weights are gathered, the compile state and the optimizer's slots go along. What belongs to new
     units is as the layers' initializers and the optimizer make it. The model given is not touched.
@@ -82,6 +82,10 @@ def rebuild(model, selection, folds=None, dropped=None):
         folds: For operations, by id, a list of `tfprune.coupling.rules.base.Fold`: what is added
             to their biases first.
         dropped: Dict from a `Call` to the places of the inputs that it does without.
+        growth: What the weights of new units become: an object with a method `taken(variable,
+            value, indices, counterpart)` which returns the new value, given the old one and the old
+            indices along each axis that changes. By default what the initializers made.
+        stock: Whether layers that carry masks become stock layers; else their masks go along.
 
     Returns:
         The new model.
@@ -102,7 +106,9 @@ def rebuild(model, selection, folds=None, dropped=None):
     folds, sizes, calls = folds or {}, Sizes(selection), _calls_by_operation(selection)
     new = convert.rebuilt(
         model,
-        lambda config, operation: _resized(config, operation, calls, sizes, folds),
+        lambda config, operation: _resized(
+            convert.to_stock(config) if stock else config, operation, calls, sizes, folds
+        ),
         {_key(call): gone for call, gone in (dropped or {}).items()},
     )
     indices = _indices(selection, model, new)
@@ -112,12 +118,20 @@ def rebuild(model, selection, folds=None, dropped=None):
     def take(variable, value, counterpart):
         changed = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
         chosen = indices.get(id(variable), {})
-        return gathered(changed.astype(value.dtype), chosen, counterpart)
+        if growth is not None:
+            taken = growth.taken(variable, changed, chosen, counterpart).astype(value.dtype)
+        else:
+            taken = gathered(changed.astype(value.dtype), chosen, counterpart)
+        return _checked(variable, taken, counterpart)
+
+    def take_mask(variable, value, counterpart):
+        return gathered(value, indices.get(id(variable), {}), counterpart)
 
     def take_slot(variable, value, counterpart, name):
-        return gathered_slot(value, variable, indices.get(id(variable), {}), counterpart, name)
+        chosen = indices.get(id(variable), {})
+        return gathered_slot(variable, value, chosen, counterpart, name)
 
-    convert.copy_weights(model, new, take)
+    convert.copy_weights(model, new, take, take_mask)
     _fill_made_biases(model, new, selection, folds)
     convert.copy_compile_state(model, new, take_slot)
     return new
@@ -132,7 +146,7 @@ def _calls_by_operation(selection):
 
 def _resized(config, operation, calls, sizes, folds):
     """A serialised operation with the new sizes in its arguments and in those of its calls."""
-    config, coupling = convert.to_stock(config), sizes.coupling
+    coupling = sizes.coupling
     if id(operation) in coupling.trace.entries:
         shape = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
         return {**config, "config": {**config["config"], "batch_shape": shape}}
@@ -178,25 +192,56 @@ def _key(call):
 
 
 def gathered(value, indices_by_axis, counterpart):
-    """The places of an array; in new ones, what its counterpart holds."""
+    """The places of an array; in new ones, what its counterpart holds.
+
+    Args:
+        value: The array.
+        indices_by_axis: For axes that change the old indices, `NEW` where there is none; those that
+            differ along other axes too stand last.
+        counterpart: The variable of the new model, or an array.
+    """
     is_new = np.zeros((1,) * value.ndim, bool)
     for axis, indices in indices_by_axis.items():
         if indices.ndim > 1:
             value = np.take_along_axis(value, indices, axis)
-            is_new = is_new | (indices == NEW)
         else:
             value = np.take(value, indices, axis)
-            is_new = is_new | placed(indices == NEW, axis, value.ndim)
+        is_new = is_new | new_places(indices, axis, value.ndim)
     if is_new.any():
-        value = np.where(is_new, keras.ops.convert_to_numpy(_keras.raw(counterpart)), value)
+        if isinstance(counterpart, keras.Variable):
+            counterpart = keras.ops.convert_to_numpy(_keras.raw(counterpart))
+        value = np.where(is_new, counterpart, value)
     return value
 
 
-def gathered_slot(value, variable, indices_by_axis, counterpart, name):
-    """The same for a slot of a variable, which may lack axes of it."""
+def _checked(variable, value, counterpart):
+    if tuple(value.shape) != tuple(counterpart.shape):
+        raise ValueError(
+            "A weight does not fit the new model, because its layer does not tell which units "
+            f"stand where in it. Received: weight={variable.path!r}, shape={tuple(value.shape)}, "
+            f"where {tuple(counterpart.shape)} is needed. Leave the units before it as they are."
+        )
+    return value
+
+
+def gathered_slot(variable, value, indices_by_axis, counterpart, name):
+    """The same for a slot of a weight, which may lack axes of it.
+
+    Args:
+        variable: The old weight.
+        value, counterpart: The slot's.
+        indices_by_axis: As of the weight.
+        name: The name of the slot's list in the optimizer.
+    """
     axes = _slot_axes(name, len(variable.shape), value.ndim)
     chosen = {axes.index(a): _on(axes, i) for a, i in indices_by_axis.items() if a in axes}
     return gathered(value, chosen, counterpart)
+
+
+def new_places(indices, axis, rank):
+    """Where the indices along an axis are `NEW`, as an array of some rank."""
+    is_new = indices == NEW
+    return is_new if indices.ndim > 1 else placed(is_new, axis, rank)
 
 
 def _on(axes, indices):

@@ -160,7 +160,7 @@ class _Cut:
             full = np.array(keras.ops.convert_to_numpy(_keras.raw(counterpart)))
             places = np.arange(full.size).reshape(full.shape)
             chosen = self._places.get(id(ours), {})
-            full.reshape(-1)[gathered_slot(places, ours, chosen, None, name)] = value
+            full.reshape(-1)[gathered_slot(ours, places, chosen, None, name)] = value
             return full
 
         convert.copy_compile_state(small, self.full, take_slot)

@@ -12,8 +12,13 @@ from tfprune._keras.graphs import functional, operations
 from tfprune._keras.layers import states
 
 
-def layer_pairs(old, new):
-    """The layers of a model, each with its counterpart in a model rebuilt from its config."""
+def layer_pairs(old, new, without=()):
+    """The layers of a model, each with its counterpart in a model rebuilt from its config.
+
+    Args:
+        old, new: The models.
+        without: The ids of layers of `old` that have no counterpart, though the name is there.
+    """
     graph = functional(old)
     if graph is None:
         yield old, new
@@ -22,14 +27,18 @@ def layer_pairs(old, new):
         return
     counterparts = {operation.name: operation for operation in operations(new)}
     for operation in graph.operations:
-        if isinstance(operation, keras.layers.Layer) and operation.name in counterparts:
-            yield from layer_pairs(operation, counterparts[operation.name])
+        is_layer = isinstance(operation, keras.layers.Layer) and id(operation) not in without
+        if is_layer and operation.name in counterparts:
+            yield from layer_pairs(operation, counterparts[operation.name], without)
 
 
-def variable_pairs(old, new):
-    """The variables of a model, each with its counterpart; a variable the new one adds has none."""
+def variable_pairs(old, new, without=()):
+    """The variables of a model, each with its counterpart; a variable the new one adds has none.
+
+    The arguments are those of `layer_pairs`.
+    """
     seen = set()
-    for ours, theirs in layer_pairs(old, new):
+    for ours, theirs in layer_pairs(old, new, without):
         if id(ours) in seen:
             continue
         seen.add(id(ours))

@@ -26,6 +26,8 @@ class Slice:
             channels do from group to group of filters, an array with the variable's axes.
         makes: Whether the layer makes these units (its output), or goes along with them.
         family: What the units are called where the layer makes several kinds, else None.
+        uses: Whether these are the factors with which the units enter sums, so that a unit has no
+            effect where they are 0, and two equal ones have that of one where they are halved.
     """
 
     layer: object
@@ -34,6 +36,7 @@ class Slice:
     labels: np.ndarray
     makes: bool = False
     family: str | None = None
+    uses: bool = False
 
     def spread(self, values):
         """An array with a value for each label, as a view of the variable's shape."""
@@ -94,7 +97,7 @@ class Labels:
         if labels.size:
             self.pins.append((labels, reason))
 
-    def slice(self, layer, variable, axis, labels, *, makes=False, family=None):
+    def slice(self, layer, variable, axis, labels, *, makes=False, family=None, uses=False):
         """Says that the units `labels` stand along `axis` of `variable`; None is passed over.
 
         A layer called again has other labels for the same weights: those are united. See `Slice`
@@ -108,7 +111,7 @@ class Labels:
         if self._owners:
             layer, family = self._owners[0][0], self._family(family)
         if known is labels:
-            self.slices.append(Slice(layer, variable, axis, labels, makes, family))
+            self.slices.append(Slice(layer, variable, axis, labels, makes, family, uses))
         else:
             self.unite(known, labels, f"{layer.name!r} is also called on fixed channels")
 

@@ -66,25 +66,69 @@ def matched_places(selection, new, pairs):
     Raises:
         ValueError: If the new model couples its units in another way.
     """
-    old = selection.coupling
+    both = _piece_pairs(selection.coupling, new, pairs)
+    stood = _matched_units(selection, new, both)
+    come = np.flatnonzero(stood == NEW)
+    pinned = [unit for unit in come.tolist() if unit in new.pins]
+    if pinned:  # as where a unit was alone, and a mean over it was the unit
+        raise ValueError(
+            "New units would not be free to come and go, since they count in what others are. "
+            f"Received: {len(come)} new units, of which {len(pinned)} would be held. "
+            f"Reason: {new.pins[pinned[0]]}."
+        )
+    return _places(selection.coupling, new, both, stood)
+
+
+def carried_places(old, new, pairs, made=()):
+    """The same where operations were added, taken away or connected, and units are as they were.
+
+    Args:
+        old, new: The `Coupling` of either model.
+        pairs: Pairs of an old variable and its counterpart.
+        made: Pairs of arrays, old units or `NEW` and the new units that stand for them, of
+            operations that count as makers of what they give.
+
+    Returns:
+        As `matched_places`; what was nowhere in the old model is `NEW`.
+    """
+    both = _piece_pairs(old, new, pairs)
+    stood = np.full(new.size, NEW)
+    stood[FIXED] = FIXED
+    makers = [
+        (one_each(old.roots[ours.labels]), one_each(new.roots[theirs.labels]))
+        for ours, theirs in both
+        if ours.makes and ours.labels.ndim == 1
+    ]
+    for were, are in [*makers, *_made_by_none(old, new, both), *made]:
+        if len(were) == len(are):
+            stood[are] = np.where(stood[are] == NEW, were, stood[are])
+    return _places(old, new, both, stood, may_lack=True)
+
+
+def _piece_pairs(old, new, pairs):
+    """The places of units in the old weights, each with that in the counterpart of the weight."""
     counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
     found = {(id(piece.variable), piece.axis): piece for piece in new.slices}
-    both = [
+    return [
         (piece, found[counterparts[id(piece.variable)], piece.axis])
         for piece in old.slices
         if (counterparts.get(id(piece.variable)), piece.axis) in found
     ]
-    stood = _matched_units(selection, new, both)
+
+
+def _places(old, new, both, stood, may_lack=False):
+    """The old indices along each axis, given for each new unit the old one that it was."""
     indices, uneven = {}, []
     for ours, theirs in both:
-        before, after = old.roots[ours.labels], stood[new.roots[theirs.labels]]
-        if before.ndim > 1:
-            uneven.append((ours, before, after))
+        before, are = old.roots[ours.labels], new.roots[theirs.labels]
+        if before.ndim > 1 or are.ndim > 1:
+            uneven.append((ours, before, are))
         else:
-            indices.setdefault(id(ours.variable), {})[ours.axis] = _occurrences(after, before, ours)
-    for ours, before, after in uneven:
+            found = _occurrences(stood[are], before, are, ours, may_lack)
+            indices.setdefault(id(ours.variable), {})[ours.axis] = found
+    for ours, before, are in uneven:
         chosen = indices.setdefault(id(ours.variable), {})
-        chosen[ours.axis] = _uneven_occurrences(after, before, ours, chosen)
+        chosen[ours.axis] = _uneven_occurrences(stood, are, before, ours, chosen, may_lack)
     return indices
 
 
@@ -103,19 +147,40 @@ def _matched_units(selection, new, both):
         if not is_told or (stood[are][known] != were[known]).any():
             raise ValueError(_other_coupling(ours.layer))
         stood[are] = were
+    for were, are in _made_by_none(old, new, both):
+        were = selection.expanded(were)
+        if len(were) == len(are):
+            stood[are] = were
     return stood
 
 
-def _occurrences(after, before, piece):
-    """For each unit in `after` the place in `before` of the same occurrence of it."""
+def _made_by_none(old, new, both):
+    """Old and new units that no layer makes, such as heads of keys that others share."""
+    made = [np.zeros(coupling.size, bool) for coupling in (old, new)]
+    for pair in both:
+        for coupling, piece, is_made in zip((old, new), pair, made, strict=True):
+            is_made[coupling.roots[piece.labels]] |= piece.makes
+    for ours, theirs in both:
+        if ours.labels.ndim == 1 and not ours.makes:
+            were, are = old.roots[ours.labels], new.roots[theirs.labels]
+            if not (made[0][were] | (were == FIXED)).any() and not made[1][are].any():
+                yield one_each(were), one_each(are)
+
+
+def _occurrences(after, before, are, piece, may_lack=False):
+    """For each unit in `after` the place in `before` of the same occurrence of it.
+
+    Occurrences are counted among the new units `are`: several may stand for one old unit.
+    """
     size = len(before) + len(after)
     known = before * size + _numbered(before)
-    wanted = after * size + _numbered(after)
+    wanted = after * size + _numbered(are)
     order = np.argsort(known)
     found = order[np.searchsorted(known, wanted, sorter=order) % len(known)]
-    if (known[found] != wanted)[after != NEW].any():
+    lacks = (known[found] != wanted) | (after == NEW)
+    if lacks[after != NEW].any() and not may_lack:
         raise ValueError(_other_coupling(piece.layer))
-    return np.where(after == NEW, NEW, found)
+    return np.where(lacks, NEW, found)
 
 
 def _numbered(values):
@@ -128,18 +193,16 @@ def _numbered(values):
     return numbers
 
 
-def _uneven_occurrences(after, before, piece, chosen):
+def _uneven_occurrences(stood, are, before, piece, chosen, may_lack):
     """The same for each line along the axis of a piece, the lines being chosen already."""
+    after = stood[are]
     for axis, indices in chosen.items():
         before = np.take(before, indices, axis) if before.shape[axis] != 1 else before
         after = np.where(placed(indices == NEW, axis, after.ndim), NEW, after)
-    before, after = (np.moveaxis(units, piece.axis, -1) for units in (before, after))
-    lines = [
-        _occurrences(theirs, ours, piece)
-        for ours, theirs in zip(
-            before.reshape(-1, before.shape[-1]), after.reshape(-1, after.shape[-1]), strict=True
-        )
-    ]
+    are = np.broadcast_to(are, after.shape)
+    before, after, are = (np.moveaxis(units, piece.axis, -1) for units in (before, after, are))
+    flat = [units.reshape(-1, units.shape[-1]) for units in (after, before, are)]
+    lines = [_occurrences(*line, piece, may_lack) for line in zip(*flat, strict=True)]
     return np.moveaxis(np.reshape(lines, after.shape), -1, piece.axis)
 
 

@@ -20,7 +20,7 @@ class Selection:
         counts: For each unit how many units of the new model stand in its place: 0 where it goes,
             1 where it stays, more where new ones stand next to it.
         grown: For each unit with new ones next to it the units in its place, in order: its own
-            number if it stays, and `NEW`.
+            number if it stays, again for each new one that is a copy of it, and `NEW`.
     """
 
     coupling: Coupling

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfprune.coupling.labels import FIXED, Labels
+from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.trace import Trace, trace
 
@@ -75,11 +75,13 @@ class Coupling:
         return self.roots[labels]
 
 
-def couple(model):
+def couple(model, apart=()):
     """Finds the coupled units of a model.
 
     Args:
         model: A Functional or built Sequential model, masked or not.
+        apart: Operations that join tensors side by side and count as makers of what they give: it
+            is not coupled with what they take.
 
     Returns:
         A `Coupling`.
@@ -104,6 +106,8 @@ def couple(model):
     for call in traced.calls:
         inputs = [tensor_labels[tensor] for tensor in call.inputs]
         outputs = rule_of(call.operation).label(call, inputs, labels)
+        if any(call.operation is operation for operation in apart):
+            outputs = [_made_anew(call, labels)]
         tensor_labels.update(zip(call.outputs, outputs, strict=True))
     _tie_repeated_calls(traced, tensor_labels, labels)
     for tensor in traced.outputs:
@@ -122,6 +126,14 @@ def couple(model):
         pins=pins,
         sets=_sets(labels, roots, pins),
     )
+
+
+def _made_anew(call, labels):
+    """Fresh labels along the axis along which a call joins its inputs."""
+    (output,) = call.outputs
+    rank = len(output.shape)
+    axis = call.operation.axis % rank
+    return placed(labels.fresh(output.shape[axis]), axis - 1, rank - 1)
 
 
 def _tie_repeated_calls(traced, tensor_labels, labels):

@@ -301,14 +301,15 @@ def _note_slices(layer, incoming, inside, outgoing, labels):
     ):
         if kind in parts:
             part = parts[kind]
-            labels.slice(layer, part.kernel, 0, inputs)
+            labels.slice(layer, part.kernel, 0, inputs, uses=True)
             labels.slice(layer, part.kernel, 1, rows, makes=family is not None, family=family)
-            labels.slice(layer, part.kernel, 2, columns, makes=True, family=dims)
+            is_query = kind == "query"  # its dimensions are multiplied with those of the keys
+            labels.slice(layer, part.kernel, 2, columns, makes=True, family=dims, uses=is_query)
             labels.slice(layer, part.bias, 0, rows, makes=family is not None, family=family)
-            labels.slice(layer, part.bias, 1, columns, makes=True, family=dims)
+            labels.slice(layer, part.bias, 1, columns, makes=True, family=dims, uses=is_query)
     last = _last(parts)
-    labels.slice(layer, last.kernel, 0, heads)
-    labels.slice(layer, last.kernel, 1, value_dims)
+    labels.slice(layer, last.kernel, 0, heads, uses=True)
+    labels.slice(layer, last.kernel, 1, value_dims, uses=True)
     labels.slice(layer, last.kernel, 2, outgoing, makes=True)
     labels.slice(layer, last.bias, 0, outgoing, makes=True)
 

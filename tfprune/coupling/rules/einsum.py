@@ -116,7 +116,8 @@ class EinsumDense(Linear):
     def slices(self, layer, inputs, outputs, labels):
         """One axis of the kernel for each, and that of the bias if it has it."""
         equation = _Equation.of(layer.equation)
-        labels.slice(layer, layer.kernel, equation.kernel.index(equation.contracted), inputs)
+        used = equation.kernel.index(equation.contracted)
+        labels.slice(layer, layer.kernel, used, inputs, uses=True)
         made = equation.kernel.index(equation.made)
         labels.slice(layer, layer.kernel, made, outputs, makes=True)
         if layer.bias is not None and equation.made in layer.bias_axes:

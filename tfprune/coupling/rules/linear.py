@@ -155,7 +155,7 @@ class Dense(Linear):
 
     def slices(self, layer, inputs, outputs, labels):
         """Kernel rows are inputs; columns and bias are units."""
-        labels.slice(layer, layer.kernel, 0, inputs)
+        labels.slice(layer, layer.kernel, 0, inputs, uses=True)
         labels.slice(layer, layer.kernel, 1, outputs, makes=True)
         labels.slice(layer, layer.bias, 0, outputs, makes=True)
 
@@ -215,7 +215,7 @@ class Convolution(_Windowed):
         """The last two axes of the kernel; the bias."""
         rank, is_shared = len(layer.kernel.shape), layer.kernel.shape[-2] > 1
         if layer.groups == 1:
-            labels.slice(layer, layer.kernel, rank - 2, inputs)
+            labels.slice(layer, layer.kernel, rank - 2, inputs, uses=True)
         elif is_shared:
             self._group_slices(layer, inputs, outputs, labels)
         labels.slice(layer, layer.kernel, rank - 1, outputs, makes=layer.groups == 1 or is_shared)
@@ -227,14 +227,21 @@ class Convolution(_Windowed):
         inputs = np.broadcast_to(inputs, (rows * layer.groups,)).reshape(layer.groups, rows)
         by_filter = np.repeat(inputs, filters // layer.groups, axis=0).T
         by_filter = by_filter.reshape(*(1 for _ in window), rows, filters)
-        labels.slice(layer, layer.kernel, len(window), by_filter)
+        labels.slice(layer, layer.kernel, len(window), by_filter, uses=True)
         labels.group(layer, inputs, outputs.reshape(layer.groups, -1))
 
     def resize(self, config, call, sizes):
-        """Sets `filters`, and `groups` to the number of groups of which any filter is left."""
+        """Sets `filters`, and `groups` to the number of groups of which any filter is left.
+
+        Where each channel is a group there are as many as channels.
+        """
         layer, (output,) = call.operation, call.outputs
+        before, after = self.axes(call)
         config["filters"] = sizes.of_weight(layer.kernel)[-1]
-        config["groups"] = groups_left(layer, sizes.counts_along(output, self.axes(call)[1]))
+        if layer.groups > 1 and layer.kernel.shape[-2] == 1:
+            config["groups"] = int(sizes.counts_along(call.inputs[0], before).sum())
+        else:
+            config["groups"] = groups_left(layer, sizes.counts_along(output, after))
 
 
 @rule(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
@@ -252,7 +259,7 @@ class TransposedConvolution(_Windowed):
     def slices(self, layer, inputs, outputs, labels):
         """The last two axes of the kernel; the bias."""
         rank = len(layer.kernel.shape)
-        labels.slice(layer, layer.kernel, rank - 1, inputs)
+        labels.slice(layer, layer.kernel, rank - 1, inputs, uses=True)
         labels.slice(layer, layer.kernel, rank - 2, outputs, makes=True)
         labels.slice(layer, layer.bias, 0, outputs, makes=True)
 
@@ -292,7 +299,8 @@ class SeparableConvolution(_Windowed):
         rank = len(depthwise.shape)
         inputs = np.broadcast_to(inputs, (depthwise.shape[-2],))
         labels.slice(layer, depthwise, rank - 2, inputs)
-        labels.slice(layer, pointwise, rank - 2, np.repeat(inputs, depthwise.shape[-1]))
+        hidden = np.repeat(inputs, depthwise.shape[-1])
+        labels.slice(layer, pointwise, rank - 2, hidden, uses=True)
         labels.slice(layer, pointwise, rank - 1, outputs, makes=True)
         labels.slice(layer, layer.bias, 0, outputs, makes=True)
 

@@ -37,9 +37,9 @@ class _Recurrent(Rule):
         rank = len(cell.kernel.shape)
         units = labels.fresh(cell.recurrent_kernel.shape[-2])
         gated = np.tile(units, self.gates)
-        labels.slice(layer, cell.kernel, rank - 2, incoming)
+        labels.slice(layer, cell.kernel, rank - 2, incoming, uses=True)
         labels.slice(layer, cell.kernel, rank - 1, gated, makes=True)
-        labels.slice(layer, cell.recurrent_kernel, rank - 2, units)
+        labels.slice(layer, cell.recurrent_kernel, rank - 2, units, uses=True)
         labels.slice(layer, cell.recurrent_kernel, rank - 1, gated, makes=True)
         if cell.bias is not None:
             labels.slice(layer, cell.bias, len(cell.bias.shape) - 1, gated, makes=True)

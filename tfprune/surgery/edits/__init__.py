@@ -1,0 +1,24 @@
+"""The kinds of edits, one a file: what each asks of sizes, and what it changes in a model."""
+
+from tfprune.surgery.edits.base import Draft, Edit, at, from_dict
+from tfprune.surgery.edits.connect import Connect, Disconnect
+from tfprune.surgery.edits.insert import Insert
+from tfprune.surgery.edits.kernel import ResizeKernel
+from tfprune.surgery.edits.remove import Remove
+from tfprune.surgery.edits.replace import Replace
+from tfprune.surgery.edits.resize import Resize, Shrink
+
+__all__ = [
+    "Connect",
+    "Disconnect",
+    "Draft",
+    "Edit",
+    "Insert",
+    "Remove",
+    "Replace",
+    "Resize",
+    "ResizeKernel",
+    "Shrink",
+    "at",
+    "from_dict",
+]

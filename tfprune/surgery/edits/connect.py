@@ -1,0 +1,226 @@
+"""Inputs given to, and taken from, an operation that takes several."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.joins import Concatenate
+from tfprune.coupling.selection import NEW
+from tfprune.coupling.units import couple
+from tfprune.surgery import graph
+from tfprune.surgery.edits.base import Edit
+from tfprune.surgery.edits.remove import Remove
+from tfprune.surgery.finding import calls_of, find, output_units, units_along
+from tfprune.surgery.growth import uses_without_weights
+from tfprune.surgery.sizes import equal
+
+
+@dataclass(frozen=True)
+class Connect(Edit):
+    """Gives an operation another input, see `tfprune.surgery.connect`."""
+
+    source: str
+    target: str
+
+    def check(self, model):
+        path, _ = find(model, self.source, "source")
+        target_path, target = find(model, self.target, "target")
+        if path != target_path:
+            raise ValueError(
+                "Layers of different models in the model cannot be connected. "
+                f"Received: source={self.source!r}, target={self.target!r}."
+            )
+        _check_list(target, "target")
+
+    def rows(self, model, coupling, edits):
+        call, ours, theirs = self._ends(model, coupling)
+        if is_concatenation(call):
+            return []
+        name = f"{self.source!r} and {self.target!r}, to connect them"
+        same = len(ours) == len(theirs) and (ours == theirs).all()
+        return [] if same else [equal(name, ours, theirs)]
+
+    def _ends(self, model, coupling):
+        """The call of the target, and the units of the source and of the target."""
+        _, source = find(model, self.source, "source")
+        _, target = find(model, self.target, "target")
+        call = _one_call(coupling, target)
+        before = [c for c in coupling.trace.calls if c.operation is source]
+        if len(before) > 1:
+            raise ValueError(
+                "A layer that is called several times cannot be a source. "
+                f"Received: source={self.source!r}, with {len(before)} calls."
+            )
+        if before and _depends(coupling.trace, before[0], call):
+            raise ValueError(
+                "The source must not depend on the target. "
+                f"Received: source={self.source!r}, target={self.target!r}."
+            )
+        (output,) = call.outputs
+        given = keras.tree.flatten(source.output)[0].shape
+        if len(given) != len(output.shape):
+            raise ValueError(
+                "The source must give a tensor with as many axes as the target. Received: "
+                f"source={self.source!r} {given}, target={self.target!r} {output.shape}."
+            )
+        return call, output_units(coupling, source), units_along(coupling, output)
+
+    def added_units(self, model, coupling):
+        """The units that the target gets by way of the source, if it is a concatenation."""
+        call, ours, _ = self._ends(model, coupling)
+        return [ours] if is_concatenation(call) else []
+
+    def draft(self, model, draft):
+        path, source = find(model, self.source, "source")
+        _, target = find(model, self.target, "target")
+
+        def connected(config, here):
+            return graph.with_input(config, target.name, source.name) if here == path else config
+
+        draft.structure.append(connected)
+        if isinstance(rule_of(target), Concatenate):
+            axis = target.axis % len(target.output.shape)
+            shape = keras.tree.flatten(source.output)[0].shape
+            positions = draft.positions(path, target, target.output.shape[axis])
+            positions.extend([NEW] * shape[axis])
+
+    def effects(self, model):
+        _, target = find(model, self.target, "target")
+        if not isinstance(rule_of(target), Concatenate):
+            return [f"{self.target!r} gets another input"]
+        coupling = couple(model, [target])  # the channels that come are as those that are there
+        units = np.unique(units_along(coupling, _one_call(coupling, target).outputs[0]))
+        channels = np.zeros(coupling.size, bool)
+        channels[units] = True
+        held = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
+        reasons = [*uses_without_weights(coupling, channels), *held]
+        return [f"{self.target!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
+
+    def describe(self):
+        return "connect", f"{self.source} -> {self.target}", ""
+
+
+@dataclass(frozen=True)
+class Disconnect(Edit):
+    """Takes an input from an operation, see `tfprune.surgery.disconnect`."""
+
+    source: str
+    target: str
+
+    def check(self, model):
+        find(model, self.source, "source")
+        _, target = find(model, self.target, "target")
+        _check_list(target, "target")
+        self._places(model)
+
+    def _places(self, model):
+        """The path and the name of the target, and which of its inputs come from the source."""
+        path, target = find(model, self.target, "target")
+        _, source = find(model, self.source, "source")
+        around = model
+        for name in path:
+            around = next(each for each in _keras.operations(around) if each.name == name)
+        nodes = [
+            (node, place)
+            for node, place in _keras.nodes(_keras.functional(around))
+            if node.operation is target
+        ]
+        if len(nodes) != 1:
+            raise ValueError(
+                "Inputs can only be taken from an operation that is called once. "
+                f"Received: target={self.target!r}, with {len(nodes)} calls."
+            )
+        given = {id(tensor) for tensor in _given_by(source)}
+        tensors = keras.tree.flatten([list(nodes[0][0].arguments.args)])
+        found = [i for i, tensor in enumerate(tensors) if id(tensor) in given]
+        if not found or len(tensors) - 1 < 1:
+            raise ValueError(
+                "The source must be one of several inputs of the target. "
+                f"Received: source={self.source!r}, target={self.target!r}."
+            )
+        return path, target, found[-1], tensors, nodes[0][1]
+
+    def draft(self, model, draft):
+        path, target, gone, tensors, place = self._places(model)
+        if not isinstance(rule_of(target), Concatenate):
+            key = (*path, target.name, place)
+            draft.dropped[key] = (*draft.dropped.get(key, ()), gone)
+            return
+        axis = target.axis % len(target.output.shape)
+        positions = draft.positions(path, target, target.output.shape[axis])
+        sizes = [tensor.shape[axis] for tensor in tensors]
+        start = sum(sizes[:gone])
+        lost = set(range(start, start + sizes[gone]))
+        positions[:] = [position for position in positions if position not in lost]
+        taken = draft.taken.setdefault(id(target), set())
+        if not taken:
+            draft.structure.append(
+                lambda config, here: (
+                    graph.without_inputs(config, target.name, taken) if here == path else config
+                )
+            )
+        taken.add(gone)
+        if len(tensors) - len(taken) == 1 and NEW not in positions:
+            draft.next.append(Remove(self.target))  # side by side with nothing
+
+    def removed_units(self, model, coupling):
+        """The units that the target loses, if it is a concatenation."""
+        _, target, gone, _, _ = self._places(model)
+        call = _one_call(coupling, target)
+        return [units_along(coupling, call.inputs[gone])] if is_concatenation(call) else []
+
+    def effects(self, model):
+        return [f"{self.target!r} loses an input"]
+
+    def describe(self):
+        return "disconnect", f"{self.source} -> {self.target}", ""
+
+
+def is_concatenation(call):
+    """Whether a call joins units side by side."""
+    if not isinstance(rule_of(call.operation), Concatenate):
+        return False
+    return call.operation.axis % len(call.outputs[0].shape) != 0
+
+
+def _one_call(coupling, target):
+    calls = calls_of(coupling, target)
+    if len(calls) != 1:
+        raise ValueError(
+            "Only an operation that is called once can get or lose inputs. "
+            f"Received: target={target.name!r}, with {len(calls)} calls."
+        )
+    return calls[0]
+
+
+def _check_list(target, argument):
+    """Refuses operations that do not take a list of tensors."""
+    nodes = getattr(target, "input", None) if isinstance(target, keras.layers.Layer) else None
+    if not isinstance(nodes, (list, tuple)) or _keras.functional(target) is not None:
+        raise ValueError(
+            "Inputs can be given to, and taken from, layers which take a list of tensors, as Add "
+            f"and Concatenate. Received: {argument}={target.name!r} ({type(target).__name__})."
+        )
+
+
+def _depends(known, source, target):
+    """Whether the source of a connection needs what its target gives."""
+    made = {output: call for call in known.calls for output in call.outputs}
+    stack, seen = [source], set()
+    while stack:
+        call = stack.pop()
+        if call is target:
+            return True
+        if call is not None and id(call) not in seen:
+            seen.add(id(call))
+            stack.extend(made.get(tensor) for tensor in call.inputs)
+    return False
+
+
+def _given_by(source):
+    if isinstance(source, keras.layers.InputLayer):
+        return [source.output]
+    return keras.tree.flatten(source.output)

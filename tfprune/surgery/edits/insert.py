@@ -1,0 +1,119 @@
+"""Layers put into a model."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.surgery import graph
+from tfprune.surgery.edits.base import Edit, at
+from tfprune.surgery.finding import find, walk
+from tfprune.surgery.identity import check_activations, set_identity
+
+_INITS = ("identity", "default")
+
+
+@dataclass(frozen=True)
+class Insert(Edit):
+    """Puts layers behind an operation, see `tfprune.surgery.insert`."""
+
+    after: str
+    layers: tuple
+    init: str = "identity"
+    weights: tuple = ()
+
+    before_sizes = True
+
+    @property
+    def keeps_shapes(self):
+        """An identity does; of other layers it is not known."""
+        return self.init == "identity" and not any(v is not None for v in self._given)
+
+    def check(self, model):
+        if self.init not in _INITS:
+            raise ValueError(f"Argument `init` must be one of {_INITS}. Received: {self.init!r}.")
+        if not self.layers:
+            raise ValueError("Argument `layers` must hold at least one layer. Received none.")
+        _, operation = find(model, self.after, "after")
+        taken = {each.name for _, each in walk(model)}
+        for name in self.names:
+            if name in taken:
+                raise ValueError(
+                    "The name of an inserted layer must be new. "
+                    f"Received: layer={name!r}, which the model has already."
+                )
+            taken.add(name)
+        if len(_outputs(operation)) > 1:
+            raise ValueError(
+                "Layers can only be inserted behind a layer with one output. "
+                f"Received: after={operation.name!r}, which has {len(_outputs(operation))}."
+            )
+
+    @property
+    def names(self):
+        """The names of the layers."""
+        return [layer["config"]["name"] for layer in self.layers]
+
+    def draft(self, model, draft):
+        path, operation = find(model, self.after, "after")
+        layers = [keras.saving.deserialize_keras_object(layer) for layer in self.layers]
+        draft.added.extend(layers)
+
+        def inserted(config, here):
+            return (
+                graph.with_inserted(config, operation.name, self.layers) if here == path else config
+            )
+
+        def initialised(new):
+            made = [at(new, path, name) for name in self.names]
+            if None in made:
+                raise ValueError(
+                    "Nothing takes the first output of the layer, so nothing can be put behind it. "
+                    f"Received: after={self.after!r}."
+                )
+            for layer, values in zip(made, self._given, strict=True):
+                if values is not None:
+                    layer.set_weights([np.array(value) for value in values])
+            fresh = [k for k, v in zip(made, self._given, strict=True) if v is None]
+            if self.init == "identity":
+                set_identity(fresh)
+
+        def checked(new):
+            made = [at(new, path, name) for name in self.names]
+            check_activations(new, [k for k, v in zip(made, self._given, strict=True) if v is None])
+
+        draft.structure.append(inserted)
+        draft.afterwards.append(initialised)
+        if self.init == "identity":
+            draft.checks.append(checked)  # once all identities are known as such
+
+    @property
+    def _given(self):
+        """The weights of each layer that was given with some, else None."""
+        return self.weights or (None,) * len(self.layers)
+
+    def effects(self, model):
+        pairs = zip(self.names, self._given, strict=True)
+        made = [name for name, v in pairs if self.init == "default" or v is not None]
+        return [f"{', '.join(map(repr, made))} inserted with weights of their own"] if made else []
+
+    def describe(self):
+        kinds = ", ".join(
+            f"{layer['config']['name']} ({layer['class_name']})" for layer in self.layers
+        )
+        return "insert", f"after {self.after}", f"{kinds}, init={self.init}"
+
+
+def _outputs(operation):
+    graph_of = _keras.functional(operation)
+    if graph_of is not None:
+        return graph_of.outputs
+    return keras.tree.flatten(operation.output) if _is_called_once(operation) else [None]
+
+
+def _is_called_once(operation):
+    try:
+        return operation.output is not None
+    except (AttributeError, ValueError):
+        return False

@@ -1,0 +1,104 @@
+"""A layer in the place of another."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.trace import Tensor
+from tfprune.surgery.edits.base import Edit, at
+from tfprune.surgery.finding import calls_of, find, unit_axis, units_along
+from tfprune.surgery.sizes import Row
+
+
+@dataclass(frozen=True)
+class Replace(Edit):
+    """Puts a layer in the place of another, see `tfprune.surgery.replace`."""
+
+    layer: str
+    new_layer: dict
+    keep_weights: bool = True
+    weights: tuple | None = None
+
+    def check(self, model):
+        _, operation = find(model, self.layer)
+        is_layer = isinstance(operation, keras.layers.Layer)
+        if isinstance(operation, keras.layers.InputLayer) or _keras.functional(operation):
+            is_layer = False
+        if not is_layer:
+            raise ValueError(
+                "Only a layer can be replaced, not an input, a model or a raw operation. "
+                f"Received: layer={operation.name!r} ({type(operation).__name__})."
+            )
+
+    def rows(self, model, coupling, edits):
+        _, operation = find(model, self.layer)
+        rows = []
+        for call in calls_of(coupling, operation)[:1]:
+            (output, *_) = call.outputs
+            axis = unit_axis(coupling, output)
+            size = self._shape(call)[axis]
+            units = units_along(coupling, output)
+            if size is None or len(units) != output.shape[axis]:
+                continue
+            taken = units_along(coupling, call.inputs[0]) if call.inputs else ()
+            is_passed_on = len(taken) == len(units) and (taken == units).all()
+            if not (is_passed_on and size == len(units)):
+                signs = units * 0 + 1
+                name = f"what {operation.name!r} gives, to be replaced"
+                rows.append(Row(name, units, signs, int(size), firm=True))
+        return rows
+
+    def _shape(self, call):
+        """The shape of what the new layer gives for what the old one takes."""
+        layer = keras.saving.deserialize_keras_object(self.new_layer)
+        args, kwargs = keras.tree.map_structure(_symbolic, (list(call.args), dict(call.kwargs)))
+        try:
+            outputs = keras.tree.flatten(layer(*args, **kwargs))
+        except Exception as error:  # the layer may raise whatever it likes
+            raise ValueError(
+                "The new layer does not take what the old one takes, and nothing was changed. "
+                f"Received: layer={self.layer!r}, new_layer={self._kind}. Keras says: {error}"
+            ) from error
+        if len(outputs) != len(call.outputs) or len(outputs[0].shape) != len(call.outputs[0].shape):
+            raise ValueError(
+                "The new layer must give tensors of as many axes as the old one. Received: "
+                f"layer={self.layer!r}, new_layer={self._kind}, {call.outputs[0].shape} -> "
+                f"{outputs[0].shape}."
+            )
+        return outputs[0].shape
+
+    @property
+    def _kind(self):
+        return self.new_layer["class_name"]
+
+    def draft(self, model, draft):
+        path, operation = find(model, self.layer)
+        draft.added.append(keras.saving.deserialize_keras_object(self.new_layer))
+        new = {**self.new_layer["config"], "name": operation.name}
+
+        def exchanged(config):
+            kept = {key: config[key] for key in ("name", "inbound_nodes") if key in config}
+            return {**self.new_layer, "config": new, **kept}
+
+        def given(new):
+            at(new, path, operation.name).set_weights([np.array(w) for w in self.weights])
+
+        draft.layers.setdefault(id(operation), []).append(exchanged)
+        draft.replaced.append((path, operation, self.keep_weights and self.weights is None))
+        if self.weights is not None:
+            draft.afterwards.append(given)
+
+    def effects(self, model):
+        return [f"{self.layer!r} is replaced"]
+
+    def describe(self):
+        kept = ", weights that fit are kept" if self.keep_weights else ""
+        kept = ", with its weights" if self.weights is not None else kept
+        return "replace", self.layer, f"by {self._kind}{kept}"
+
+
+def _symbolic(leaf):
+    """A symbolic tensor for a tensor of a trace."""
+    return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf

@@ -1,0 +1,69 @@
+"""Sizes of layers among the edits of a plan."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.surgery.edits.base import Edit
+from tfprune.surgery.edits.connect import Connect, Disconnect
+from tfprune.surgery.finding import find
+from tfprune.surgery.sizes import Difference, Inputs, asked
+
+
+@dataclass(frozen=True)
+class Resize(Edit):
+    """Asks for the size of a layer, see `tfprune.surgery.resize`.
+
+    `change` is the difference, or None where `size` is the size; `inputs` tells whether it is that
+    of the inputs; `family` what the layer calls the units where it makes several kinds.
+    """
+
+    layer: str
+    size: int | None = None
+    change: int | None = None
+    inputs: bool = False
+    family: str | None = None
+
+    @classmethod
+    def of(cls, name_of, key, wanted):
+        """The edit for an entry of `changes`; `name_of` gives the name of a layer."""
+        layer, family = key if isinstance(key, tuple) else (key, None)
+        inputs = isinstance(layer, Inputs)
+        name = name_of(layer.layer if inputs else layer)
+        wanted = wanted.item() if isinstance(wanted, np.integer) else wanted
+        change = wanted.units if isinstance(wanted, Difference) else None
+        return cls(name, None if change is not None else wanted, change, inputs, family)
+
+    def check(self, model):
+        find(model, self.layer)
+
+    @property
+    def _wanted(self):
+        return self.size if self.change is None else Difference(self.change)
+
+    def rows(self, model, coupling, edits):
+        key = Inputs(self.layer) if self.inputs else (self.layer, self.family)
+        _, operation = find(model, self.layer)
+        more, less = [], []
+        if not self.inputs:
+            for edit in edits:  # what it is to be then counts what it gets and loses
+                is_end = isinstance(edit, (Connect, Disconnect))
+                if is_end and find(model, edit.target)[1] is operation:
+                    if isinstance(edit, Connect):
+                        more += edit.added_units(model, coupling)
+                    else:
+                        less += edit.removed_units(model, coupling)
+        return [asked(model, coupling, key, self._wanted, more, less)]
+
+    def describe(self):
+        name = f"inputs of {self.layer}" if self.inputs else self.layer
+        name = name if self.family is None else f"{name}/{self.family}"
+        return "resize", name, f"{self._wanted!r}" if self.change else f"to {self.size}"
+
+
+@dataclass(frozen=True)
+class Shrink(Edit):
+    """Takes all units of negative utility out, see `tfprune.surgery.shrink`."""
+
+    def describe(self):
+        return "shrink", "all layers", "without units of negative utility"

@@ -1,0 +1,168 @@
+"""A model from what edits change in its graph, with every weight that has a place in it."""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras, convert
+from tfprune.coupling.places import carried_places
+from tfprune.coupling.selection import NEW, keeping
+from tfprune.coupling.trace import Tensor, trace
+from tfprune.coupling.units import couple
+from tfprune.rebuild import gathered, gathered_slot
+from tfprune.surgery.edits.base import Draft, at
+from tfprune.surgery.finding import units_along
+from tfprune.surgery.growth import Growth
+
+_UNCHECKED = (
+    keras.layers.Attention,
+    keras.layers.AdditiveAttention,
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
+
+
+def restructured(model, edits):
+    """A new model with edits made, all at once; sizes must fit.
+
+    Args:
+        model: The model. It is not touched.
+        edits: The `Edit`s.
+
+    Returns:
+        The new model, with compile state and slots.
+
+    Raises:
+        ValueError: If there is no such model, with the reason.
+    """
+    draft = Draft()
+    for edit in edits:
+        edit.draft(model, draft)
+    try:
+        new = convert.rebuilt(model, draft.edit, draft.dropped, draft.restructure, draft.added)
+        if not all(edit.keeps_shapes for edit in edits):
+            _run_attention(new)
+    except Exception as error:  # Keras and layers raise whatever they like
+        raise ValueError(_no_model(edits, error)) from error
+    replaced = {id(operation) for _, operation, _ in draft.replaced}
+    pairs = list(_keras.variable_pairs(model, new, replaced))
+    for path, operation, keeps in draft.replaced:
+        pairs += _same_variables(operation, at(new, path, operation.name)) if keeps else []
+    indices = _indices(model, new, draft, pairs)
+    growth = Growth(model, _as_it_is(model)) if draft.apart else None
+
+    def take(variable, value, counterpart):
+        chosen = indices.get(id(variable), {})
+        value = gathered(value, draft.windows.get(id(variable), {}), 0)
+        if chosen:
+            value = growth.taken(variable, value, chosen, counterpart)
+        _check_shape(edits, variable, value, counterpart)
+        return value
+
+    def take_mask(variable, value, counterpart):
+        return gathered(value, _all(variable), counterpart)
+
+    def take_slot(variable, value, counterpart, name):
+        return gathered_slot(variable, value, _all(variable), counterpart, name)
+
+    def _all(variable):
+        return {**draft.windows.get(id(variable), {}), **indices.get(id(variable), {})}
+
+    for change in draft.afterwards:  # first, since what is wrong with a layer explains the rest
+        change(new)
+    convert.copy_weights(model, new, take, take_mask, pairs)
+    for check in draft.checks:
+        check(new)
+    convert.copy_compile_state(model, new, take_slot, pairs)
+    return restructured(new, draft.next) if draft.next else new
+
+
+def _run_attention(model):
+    """Runs attention layers in a graph: on symbolic tensors they take shapes that do not fit."""
+    for call in trace(model).calls:
+        if isinstance(call.operation, _UNCHECKED):
+            given = (*call.inputs, *call.masks)
+            specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in given]
+            tf.function(functools.partial(_run, call, given)).get_concrete_function(*specs)
+
+
+def _run(call, given, *tensors):
+    known = dict(zip(given, tensors, strict=True))
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: known[leaf] if isinstance(leaf, Tensor) else leaf,
+        (list(call.args), dict(call.kwargs)),
+    )
+    return call.operation(*args, **kwargs)
+
+
+def _as_it_is(model):
+    coupling = couple(model)
+    return keeping(coupling, np.ones(coupling.size, bool))
+
+
+def copied(model):
+    """The same model anew."""
+    new = convert.rebuilt(model, lambda config, _: config)
+    convert.copy_weights(model, new)
+    convert.copy_compile_state(model, new)
+    return new
+
+
+def _indices(model, new, draft, pairs):
+    """Where the inputs of a concatenation change: the old indices along all axes of weights."""
+    if not draft.apart:
+        return {}
+    joined = list(draft.apart.values())
+    operations = [operation for _, operation, _ in joined]
+    theirs = [at(new, path, operation.name) for path, operation, _ in joined]
+    before, after = couple(model, operations), couple(new, [each for each in theirs if each])
+    made = []
+    for (_, operation, positions), other in zip(joined, theirs, strict=True):
+        if other is not None:
+            were, are = _given(before, operation), _given(after, other)
+            positions = np.asarray(positions)
+            made.append((np.where(positions == NEW, NEW, were[positions]), are))
+    return carried_places(before, after, pairs, made)
+
+
+def _given(coupling, operation):
+    call = next(call for call in coupling.trace.calls if call.operation is operation)
+    return units_along(coupling, call.outputs[0])
+
+
+def _same_variables(ours, theirs):
+    """The weights of two layers that have the same name and shape."""
+    found = {_key(theirs, variable): variable for variable in theirs.weights}
+    for variable in ours.weights:
+        if _key(ours, variable) in found:
+            yield variable, found[_key(ours, variable)]
+
+
+def _key(layer, variable):
+    """The name of a weight in its layer, as `query/kernel`, and its shape."""
+    return variable.path.rsplit(f"{layer.name}/", 1)[-1], tuple(variable.shape)
+
+
+def _check_shape(edits, variable, value, counterpart):
+    if tuple(value.shape) != tuple(counterpart.shape):
+        raise ValueError(
+            "A weight does not fit the new model, because the shape of what its layer takes "
+            "changes in more than its channels. Nothing was changed. "
+            f"Received: edits={_names(edits)}, weight={variable.path!r} of shape "
+            f"{tuple(value.shape)}, where {tuple(counterpart.shape)} is needed. Give layers that "
+            "come in the shape of what they stand for, choose padding and strides which keep it, "
+            "or replace the layer of the weight too."
+        )
+
+
+def _no_model(edits, error):
+    return (
+        "With these edits there is no model, and nothing was changed. "
+        f"Received: edits={_names(edits)}. Reason: {str(error).strip() or repr(error)}"
+    )
+
+
+def _names(edits):
+    return [" ".join(edit.describe()[:2]) for edit in edits]

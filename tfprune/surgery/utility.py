@@ -1,0 +1,126 @@
+"""What the units of any model are worth, masked or not."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune.coupling.labels import FIXED
+from tfprune.coupling.units import Coupling, unit_name
+from tfprune.criteria import asking
+from tfprune.criteria import units as criteria
+from tfprune.criteria.contribution import ActivationContribution
+from tfprune.criteria.units_slices import Parts
+from tfprune.layers import Masked
+from tfprune.prunable_units import places
+from tfprune.unit_scores import UnitScores
+
+
+@dataclass(frozen=True, eq=False)
+class _AnyUnits:
+    """All units of a model, as what scores units asks of `PrunableUnits`.
+
+    Attributes:
+        model: The model.
+        coupling: Its units.
+        masked: Where units stand in weights: triples of a slice, its layer and the weight's name.
+    """
+
+    model: keras.Model
+    coupling: Coupling
+    masked: list
+
+    @property
+    def sets(self):
+        """The sets of units."""
+        return self.coupling.sets
+
+    def pruned(self):
+        """None: what surgery takes away is gone at once."""
+        return np.zeros(self.coupling.size, bool)
+
+
+class Utilities:
+    """What coupled units are worth, summed over the layers that a criterion looks at.
+
+    Args:
+        model: The model.
+        coupling: Its units.
+        criterion: See `tfprune.criteria.units`. Scores may be negative; those that are not finite
+            count as worst. A `tfprune.unit_scores.UnitScores` brings the data along, for criteria
+            that are measured on data.
+        seed: Integer, for criteria which draw.
+
+    Raises:
+        ValueError: If a criterion is measured on data, and there is none.
+    """
+
+    def __init__(self, model, coupling, criterion="magnitude", seed=None):
+        self.units = _AnyUnits(model, coupling, _named_pieces(coupling))
+        self.scores = criterion if isinstance(criterion, UnitScores) else None
+        if self.scores is not None:
+            return
+        self.criterion = criteria.get(criterion)
+        self.seed = asking.drawn_seed(seed, self.criterion)
+        measured = [*criteria.gradients_of(self.criterion)]
+        measured += criteria.activations_of(self.criterion)
+        if measured:
+            raise ValueError(
+                f"The criterion asks for {measured}, which is measured on data. Received: "
+                f"criterion={criterion!r}. Pass "
+                f"`tfprune.unit_scores.UnitScores({criterion!r}, data=(x, y))`."
+            )
+
+    def __call__(self, wanted):
+        """An array over all units, with the utilities of those for which `wanted` is True."""
+        coupling = self.units.coupling
+        if self.scores is not None:
+            sets = [unit_set for unit_set in coupling.sets if wanted[unit_set.units].any()]
+            return self.scores.of(self.units, sets)
+        found = np.zeros(coupling.size)
+        parts = Parts(self.units, criteria.roles_of(self.criterion))
+        for place, unit_set in enumerate(coupling.sets):
+            for number, part in enumerate(parts.of_set(place)):
+                if not wanted[unit_set.units].any():
+                    continue
+                scores = self._scores(part, [self.seed or 0, place, number])
+                members = np.isin(part.units, unit_set.units)
+                target = unit_set.units[places(part.units[members], unit_set.units)]
+                with np.errstate(invalid="ignore"):
+                    found[target] += scores[members]
+        found[FIXED] = 0
+        return found
+
+    def _scores(self, part, seed):
+        criterion, weights = self.criterion, part.rows(self.units.coupling.roots)
+        is_shown = part.family is None and isinstance(part.layer, Masked)
+        if isinstance(criterion, ActivationContribution) and not is_shown:
+            criterion = criteria.magnitude  # nothing inside a layer is measured
+        units = len(next(iter(weights.values())))
+        offered = {"layer": part.layer, "role": part.role, "weights": weights, "seed": seed}
+        scores = asking.call(criterion, offered)
+        if scores is None:  # the criterion cannot judge the layer
+            return np.zeros(units)
+        scores = np.asarray(scores, "float64")
+        if scores.shape != (units,):
+            name = unit_name(part.layer, part.family)
+            raise ValueError(
+                f"A criterion must return one score for each of the {units} units. "
+                f"Received: shape={scores.shape}, layer={name!r}."
+            )
+        return scores
+
+
+def _named_pieces(coupling):
+    """The slices with names of their weights that are unique in a layer."""
+    names, taken = {}, set()
+    for piece in coupling.slices:
+        if id(piece.variable) in names:
+            continue
+        parts = piece.variable.path.split("/")
+        name = parts.pop()
+        while (id(piece.layer), name) in taken and parts:
+            name = f"{parts.pop()}_{name}"
+        taken.add((id(piece.layer), name))
+        names[id(piece.variable)] = name
+    return [(piece, piece.layer, names[id(piece.variable)]) for piece in coupling.slices]
