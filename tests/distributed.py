@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tfprune
 from tfprune import layers, schedules
-from tfprune.callbacks import PruneUnits, PruneWeights, Rewire, StraightThrough
+from tfprune.callbacks import FreezeWeights, PruneUnits, PruneWeights, Rewire, StraightThrough
 from tfprune.masks import masked_layers
 
 STEPS, BATCH = 8, 16
@@ -27,6 +27,7 @@ def make_callback(kind):
         "weights": lambda: PruneWeights(SCHEDULE, distribution="global"),
         "rewired": lambda: Rewire(rewired, grow="gradient", seed=0),
         "straight": lambda: StraightThrough(SCHEDULE),
+        "frozen": lambda: FreezeWeights(SCHEDULE, "magnitude"),
     }[kind]()
 
 
@@ -109,7 +110,9 @@ def arrays_of(model, strategy):
     found = {}
     for number, layer in enumerate(masked_layers(model)):
         for name, mask in layer.masks_by_name.items():
-            kinds = {"weight": mask.weight, "trainable": mask.trainable, "live": mask.live}
+            kinds = {
+                kind: getattr(mask, kind) for kind in ("weight", "trainable", "frozen", "live")
+            }
             for kind, variable in kinds.items():
                 for replica, value in enumerate(
                     strategy.experimental_local_results(variable.value)
