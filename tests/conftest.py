@@ -13,6 +13,7 @@ import tfprune  # noqa: F401 (its modules, and TensorFlow's, are to be frozen)
 # anyway: a collection need not look through its millions of objects.
 gc.collect()
 gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items):

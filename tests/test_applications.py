@@ -20,14 +20,16 @@ SIZES = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}
 
 # Every architecture is stripped and compared. Writing and reading files takes longer than that, and
 # shows nothing that its relatives do not: one of each family is written.
-SAVED = """ConvNeXtTiny DenseNet121 EfficientNetB0 EfficientNetV2B0 InceptionResNetV2 InceptionV3
-MobileNet MobileNetV2 MobileNetV3Small ResNet50 ResNet50V2 VGG16 Xception""".split()
+SAVED = """ConvNeXtTiny DenseNet121 EfficientNetB0 EfficientNetV2B0 InceptionV3 MobileNet
+MobileNetV3Small ResNet50 VGG16 Xception""".split()
 
 
 @pytest.fixture(autouse=True)
 def memory():
-    """These models are large: what one leaves goes before the next."""
+    """These models are large: what one leaves goes before the next, and nothing in between."""
+    gc.disable()
     yield
+    gc.enable()
     keras.backend.clear_session()
     gc.collect()
 
