@@ -25,8 +25,8 @@ def each(function, arrays, *more):
     [3, 5]
     """
     calls = list(zip(arrays, *more, strict=True))
-    threads = min(len(calls), os.cpu_count() or 1, 8)
-    if threads < 2 or sum(array.size for array in arrays) < _ENOUGH:
+    if len(calls) < 2 or sum(array.size for array in arrays) < _ENOUGH:
         return [function(*arguments) for arguments in calls]
+    threads = min(len(calls), os.cpu_count() or 1, 8)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda arguments: function(*arguments), calls))

@@ -63,7 +63,9 @@ def reset_slots(optimizer, weight, changed):
     for part, attribute, slot in slots(optimizer, weight):
         if tuple(slot.shape) == tuple(weight.shape):
             start = _slot_start(part, attribute, weight)
-            slot.assign(tf.where(changed, tf.cast(start, slot.dtype), raw(slot)))
+            is_number = isinstance(start, (int, float))
+            start = tf.constant(start, slot.dtype) if is_number else tf.cast(start, slot.dtype)
+            slot.assign(tf.where(changed, start, raw(slot)))
 
 
 def _slot_start(optimizer, attribute, weight):

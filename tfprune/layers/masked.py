@@ -137,11 +137,14 @@ class WeightMask:
     def set(self, trainable=None, frozen=None):
         """Writes masks (arrays of the weight's shape, or `None`) and zeroes what is pruned."""
         with _keras.unguarded():
-            if trainable is not None:
+            if trainable is None:
+                trainable = _keras.values(self.trainable)
+            else:
                 self.trainable.assign(trainable)
-            if frozen is not None:
+            if frozen is None:
+                frozen = _keras.values(self.frozen)
+            else:
                 self.frozen.assign(frozen)
-            trainable, frozen = _keras.values(self.trainable), _keras.values(self.frozen)
             # Without frozen elements both variables share their memory.
             live = trainable & ~frozen if frozen.any() else _keras.raw(self.trainable)
             self.live.assign(live)
