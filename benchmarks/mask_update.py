@@ -68,7 +68,7 @@ class Resnet:
         self.weights = select_weights(self.model)
         if sparsity_before:
             tfprune.prune_weights(self.model, sparsity_before, distribution="global")
-        self.before = [(np.array(w.variable), np.array(w.trainable_mask)) for w in self.weights]
+        self.before = [(w.value.copy(), w.trainable_mask.copy()) for w in self.weights]
 
     def reset(self):
         for weight, (value, mask) in zip(self.weights, self.before, strict=True):
