@@ -33,7 +33,7 @@ from step_overhead import CASES, STEPS_A_TURN, keras_step, tf_keras_step
 from strip import _largest_so_far
 
 import tfprune
-from tfprune.prunable_weights import select_weights
+from tfprune.weights.prunable import select_weights
 
 SPARSITY = 0.8
 BOUND = 2.5

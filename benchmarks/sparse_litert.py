@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tfprune
-from tfprune.export.loading import load
+from tfprune.exporting.loading import load
 from tfprune.patterns import Block
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

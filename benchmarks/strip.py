@@ -35,11 +35,11 @@ from rich.table import Table
 import tfprune
 from tfprune.coupling import couple, keeping
 from tfprune.coupling.costs import costs
-from tfprune.measure import without_masks
-from tfprune.prunable_units import PrunableUnits
-from tfprune.rebuild import rebuild
-from tfprune.unit_choice import choose_units
-from tfprune.unit_scores import UnitScores
+from tfprune.measuring.measure import without_masks
+from tfprune.rebuild.engine import rebuild
+from tfprune.units.prunable import PrunableUnits
+from tfprune.units.scores import UnitScores
+from tfprune.units.selection.selecting import choose_units
 
 ARCHITECTURES = ("ResNet50", "DenseNet121", "EfficientNetB0", "NASNetMobile", "ConvNeXtTiny")
 PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}

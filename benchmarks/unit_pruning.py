@@ -28,9 +28,9 @@ from rich.progress import track
 from rich.table import Table
 
 import tfprune
-from tfprune import measure
 from tfprune.coupling.costs import costs
-from tfprune.masks import masked_layers, set_masks
+from tfprune.masks.setting import masked_layers, set_masks
+from tfprune.measuring import measure
 
 SEEDS = 5
 EPOCHS, MORE_EPOCHS, BATCH = 16, 2, 32

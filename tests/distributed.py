@@ -12,7 +12,7 @@ import tensorflow as tf
 import tfprune
 from tfprune import layers, schedules
 from tfprune.callbacks import FreezeWeights, PruneUnits, PruneWeights, Rewire, StraightThrough
-from tfprune.masks import masked_layers
+from tfprune.masks.setting import masked_layers
 
 STEPS, BATCH = 8, 16
 SCHEDULE = schedules.PolynomialDecay(0.1, 0.7, 1, 7, frequency=2)

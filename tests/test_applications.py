@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.convert import in_double_precision
+from tfprune.rebuild.convert import in_double_precision
 
 NAMES = sorted(
     name for name, value in vars(keras.applications).items() if inspect.isfunction(value)

@@ -1,8 +1,10 @@
-"""The order of the layout: each module imports only from those above it."""
+"""The order of the rooms, and the public face: each room imports only from those before it."""
 
 import ast
+import importlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,14 +12,10 @@ import pytest
 import tfprune
 
 PACKAGE = Path(tfprune.__file__).parent
-LAYOUT = """
-_keras files parallel plots schedules patterns layers masks choices cut convert coupling
-criteria distributions prunable_weights watching weight_scores pruning_method prune_weights
-freeze freezing_method freeze_weights prunable_units unit_scores rebuild savings timing budgets
-choosing unit_choice prune_units opening prunable check strip recovery interop straight_through
-rewinding unit_pieces unit_regularizers optimizers callbacks tables stages shrinking
-fit_and_shrink surgery summary explain_plot explain export measure exported report sensitivity
-prune experiments demo_plot demo cli
+ROOMS = """
+_tools _keras layers schedules patterns masks coupling exporting rebuild stripping measuring
+criteria weights units experiments interop optimizers recovery reports callbacks surgery shrinking
+cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -39,28 +37,51 @@ def dotted(path):
             yield ast.unparse(node)
 
 
-def row(path):
+def room(path):
     """The first part of the path in the package: `coupling` for `coupling/rules/base.py`."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def test_the_layout_names_every_module():
-    assert {row(path) for path in FILES} - {"__init__"} == set(LAYOUT)
+def test_every_file_is_in_a_room():
+    assert {room(path) for path in FILES} - {"__init__"} == set(ROOMS)
 
 
-@pytest.mark.parametrize("name", LAYOUT)
-def test_imports_come_from_above(name):
-    below = set(LAYOUT[LAYOUT.index(name) + 1 :])
+@pytest.mark.parametrize("name", ROOMS)
+def test_rooms_import_from_those_before(name):
+    later = set(ROOMS[ROOMS.index(name) + 1 :])
     for path in FILES:
-        if row(path) == name:
-            rows = {i.split(".")[1] for i in imported(path) if i.startswith("tfprune.")}
-            assert not rows & below, f"{path} imports from below"
-            assert rows <= set(LAYOUT), f"{path} imports by way of the package: {rows}"
+        if room(path) == name:
+            rooms = {i.split(".")[1] for i in imported(path) if i.startswith("tfprune.")}
+            assert not rooms & later, f"{path} imports from a later room"
+            assert rooms <= set(ROOMS), f"{path} imports by way of the package: {rooms}"
+
+
+def test_the_face_shows_public_names_only():
+    assert dir(tfprune) == sorted(tfprune.__all__)
+    public = {name: getattr(tfprune, name) for name in tfprune.__all__}
+    assert {"prune", "prunable", "strip", "callbacks", "budgets", "Selection"} <= set(public)
+    for name, value in public.items():
+        doc = value if name.startswith("__") else value.__doc__
+        assert doc, f"tfprune.{name} says nothing about itself"
+
+
+@pytest.mark.parametrize("name", sorted(tfprune.__all__))
+def test_no_function_hides_a_module(name):
+    if not isinstance(getattr(tfprune, name), types.ModuleType):
+        assert not (PACKAGE / name).exists()
+        assert not (PACKAGE / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in tfprune.__all__ if isinstance(getattr(tfprune, n), types.ModuleType)]
+)
+def test_public_modules_can_be_imported_by_their_name(name):
+    assert importlib.import_module(f"tfprune.{name}") is getattr(tfprune, name)
 
 
 def test_only_one_package_touches_what_is_private_to_keras():
     users = {
-        row(path)
+        room(path)
         for path in FILES
         if any(name.startswith("keras.src") for name in [*imported(path), *dotted(path)])
     }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tfprune
 from tests.random_models import random_inputs, random_model
-from tfprune.convert import in_double_precision
+from tfprune.rebuild.convert import in_double_precision
 
 SETTINGS = settings(
     max_examples=100,

@@ -1,35 +1,93 @@
 """Masked training and real removal of neurons for Keras 3 models."""
 
+import sys
+
 from tfprune import (
-    budgets,
     callbacks,
     coupling,
     criteria,
+    experiments,
     interop,
     layers,
     masks,
     optimizers,
     patterns,
+    recovery,
     schedules,
     surgery,
-    unit_regularizers,
 )
-from tfprune.explain import explain
-from tfprune.export import export
-from tfprune.exported import compare_exports
-from tfprune.fit_and_shrink import fit_and_shrink
-from tfprune.freeze import freeze, unfreeze
-from tfprune.freeze_weights import freeze_weights
-from tfprune.masks import set_masks
-from tfprune.prunable import prunable
-from tfprune.prune import prune
-from tfprune.prune_units import prune_units
-from tfprune.prune_weights import prune_weights
+from tfprune.exporting.export import export
+from tfprune.masks.freeze import freeze, unfreeze
+from tfprune.masks.rewinding import capture, rewind
+from tfprune.masks.setting import set_masks
+from tfprune.masks.summary import summary
 from tfprune.recovery import compensate, distill, recalibrate, reconstruct
-from tfprune.report import compare, inspect
-from tfprune.rewinding import capture, rewind
-from tfprune.sensitivity import sensitivity
-from tfprune.strip import strip
-from tfprune.summary import summary
+from tfprune.reports.explain import explain
+from tfprune.reports.exported import compare_exports
+from tfprune.reports.report import compare, inspect
+from tfprune.shrinking.fit_and_shrink import fit_and_shrink
+from tfprune.shrinking.prune import prune
+from tfprune.stripping.prunable import prunable
+from tfprune.stripping.strip import strip
+from tfprune.units import budgets
+from tfprune.units import regularizers as unit_regularizers
+from tfprune.units.prune_units import prune_units
+from tfprune.units.selection.selection import Selection
+from tfprune.units.sensitivity import sensitivity
+from tfprune.weights import distributions
+from tfprune.weights.freeze_weights import freeze_weights
+from tfprune.weights.prune_weights import prune_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
+
+__all__ = [
+    "Selection",
+    "__version__",
+    "budgets",
+    "callbacks",
+    "capture",
+    "compare",
+    "compare_exports",
+    "compensate",
+    "coupling",
+    "criteria",
+    "distill",
+    "distributions",
+    "experiments",
+    "explain",
+    "export",
+    "fit_and_shrink",
+    "freeze",
+    "freeze_weights",
+    "inspect",
+    "interop",
+    "layers",
+    "masks",
+    "optimizers",
+    "patterns",
+    "prunable",
+    "prune",
+    "prune_units",
+    "prune_weights",
+    "recalibrate",
+    "reconstruct",
+    "recovery",
+    "rewind",
+    "schedules",
+    "sensitivity",
+    "set_masks",
+    "strip",
+    "summary",
+    "surgery",
+    "unfreeze",
+    "unit_regularizers",
+]
+
+# These are in the rooms of what they work on; users import them from here.
+for _name in ("budgets", "distributions", "unit_regularizers"):
+    sys.modules[f"{__name__}.{_name}"] = globals()[_name]
+
+
+def __dir__():
+    """The public names."""
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""The command `tfprune`: reads its arguments, then hands over to `tfprune.cli`.
+"""The command `tfprune`: reads its arguments, then hands over to `tfprune.cli.commands`.
 
 It stands beside the package and not in it, since importing any module of `tfprune` imports
 TensorFlow, which takes seconds and writes to the terminal. Help, the version and mistakes in
@@ -6,12 +6,12 @@ arguments should not wait for that, and what TensorFlow writes can only be held 
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import os
 import sys
-import tempfile
 from pathlib import Path
+
+from tfprune_cli import native_log
 
 
 def main(argv=None):
@@ -25,10 +25,10 @@ def main(argv=None):
     """
     arguments = parse(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_log_held_back():
-        from tfprune import cli
+    with native_log.held_back():
+        from tfprune.cli import commands
 
-    return cli.run(arguments)
+    return commands.run(arguments)
 
 
 def parse(argv=None):
@@ -240,26 +240,3 @@ def _seed(text):
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2**32 - 1, not {text!r}")
     return int(text)
-
-
-@contextlib.contextmanager
-def native_log_held_back(shown_on_failure=True):
-    """Keeps what TensorFlow writes off the terminal, unless the block fails and it shall be shown.
-
-    Its first messages are written while its libraries load, whatever TF_CPP_MIN_LOG_LEVEL says, and
-    straight to file descriptor 2, so that descriptor has to point elsewhere meanwhile.
-    """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            if shown_on_failure:
-                log.seek(0)
-                os.write(terminal, log.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)

@@ -5,7 +5,7 @@ import pytest
 import tfprune
 from tfprune import layers
 from tfprune.callbacks import Capture
-from tfprune.rewinding import Snapshot
+from tfprune.masks.rewinding import Snapshot
 
 X, Y = np.ones((24, 3), "float32"), np.ones((24, 1), "float32")
 

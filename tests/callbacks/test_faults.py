@@ -6,7 +6,7 @@ import pytest
 
 from tfprune import layers, prune_units, prune_weights
 from tfprune.callbacks import PruneUnits, PruneWeights, Rewire, StraightThrough
-from tfprune.masks import count_masks, masked_layers
+from tfprune.masks.setting import count_masks, masked_layers
 from tfprune.schedules import Constant, OneShot, PolynomialDecay
 
 X, Y = np.ones((8, 4), "float32"), np.ones((8, 2), "float32")

@@ -6,7 +6,7 @@ import tfprune
 from tfprune import budgets, layers, schedules
 from tfprune.callbacks import PruneUnits
 from tfprune.criteria.contribution import ActivationContribution
-from tfprune.prunable_units import PrunableUnits
+from tfprune.units.prunable import PrunableUnits
 
 
 def model(loss="mse", optimizer="adam", **compile_arguments):

@@ -10,8 +10,8 @@ from tfprune import layers
 from tfprune.callbacks import PruneUnits
 from tfprune.criteria import units as criteria
 from tfprune.criteria.activations import activation_statistics
-from tfprune.prunable_units import PrunableUnits
-from tfprune.unit_scores import UnitScores
+from tfprune.units.prunable import PrunableUnits
+from tfprune.units.scores import UnitScores
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(10, 4)).astype("float32")

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tfprune import layers
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.measuring import MEASURES, measure
-from tfprune.masks import set_masks
-from tfprune.prunable_weights import select_weights
+from tfprune.masks.setting import set_masks
+from tfprune.weights.prunable import select_weights
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(8, 3)).astype("float32")

@@ -10,8 +10,8 @@ from tfprune import layers
 from tfprune.criteria import units as criteria
 from tfprune.criteria.units_slices import roles
 from tfprune.criteria.units_weights import L1, L2, SecondOrder, Taylor
-from tfprune.prunable_units import PrunableUnits
-from tfprune.unit_scores import UnitScores
+from tfprune.units.prunable import PrunableUnits
+from tfprune.units.scores import UnitScores
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(8, 4)).astype("float32")

@@ -153,7 +153,7 @@ CASES = [
 
 def masked_parts(layer):
     """The layers that carry masks in a layer, wrappers and cells looked into."""
-    from tfprune.masks import masked_layers
+    from tfprune.masks.setting import masked_layers
 
     return masked_layers(layer)
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import tfprune
 from tfprune import layers
-from tfprune.masks import masked_layers
+from tfprune.masks.setting import masked_layers
 
 
 def make(module=layers):

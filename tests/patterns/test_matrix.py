@@ -5,7 +5,7 @@ import pytest
 from tests.layers.cases import CASES, masked_parts
 from tfprune import layers
 from tfprune.patterns import MatrixAxes, matrix_axes, matrix_rule
-from tfprune.prunable_weights import PrunableWeight
+from tfprune.weights.prunable import PrunableWeight
 
 BY_HAND = [  # layer, shapes of its inputs, weight; its stack, inputs and outputs
     (lambda: layers.Dense(3), [(4,)], "kernel", (), (0,), (1,)),

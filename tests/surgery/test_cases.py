@@ -8,7 +8,7 @@ import tfprune
 from tfprune import surgery
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.surgery import by
-from tfprune.unit_scores import UnitScores
+from tfprune.units.scores import UnitScores
 
 layers = keras.layers
 

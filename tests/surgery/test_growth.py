@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfprune import surgery
-from tfprune.check import error
+from tfprune.stripping.check import error
 from tfprune.surgery import Split, by, inputs_of
 
 layers = keras.layers

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from tests.random_models import random_inputs, random_model
-from tfprune import _keras, convert, surgery
-from tfprune.check import error
+from tfprune import _keras, surgery
+from tfprune.rebuild import convert
+from tfprune.stripping.check import error
 from tfprune.surgery import Split, by, inputs_of
 from tfprune.surgery.edits import Resize
 

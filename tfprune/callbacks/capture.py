@@ -5,7 +5,7 @@ import pathlib
 
 import keras
 
-from tfprune.rewinding import capture
+from tfprune.masks.rewinding import capture
 
 
 @keras.saving.register_keras_serializable("tfprune")

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.masks import masked_layers
+from tfprune.masks.setting import masked_layers
 
 
 @keras.saving.register_keras_serializable("tfprune")

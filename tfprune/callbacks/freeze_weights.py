@@ -2,11 +2,12 @@
 
 import keras
 
-from tfprune import choices, distributions
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import freezing
-from tfprune.freezing_method import FreezingMethod, apply_frozen, frozen_share
-from tfprune.prunable_weights import PREDICATE, claimed, select_weights
+from tfprune.masks import layer_filter
+from tfprune.weights import distributions
+from tfprune.weights.freezing import FreezingMethod, apply_frozen, frozen_share
+from tfprune.weights.prunable import PREDICATE, claimed, select_weights
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -85,7 +86,7 @@ class FreezeWeights(ScheduledCallback):
         verbose=0,
     ):
         super().__init__(schedule, verbose=verbose)
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.method = FreezingMethod(criterion, distribution, seed, data, batch_size)
         self.criterion = self.method.criterion
         self.distribution = self.method.distribution
@@ -139,7 +140,7 @@ class FreezeWeights(ScheduledCallback):
             **super().get_config(),
             "criterion": freezing.serialize(self.criterion),
             "distribution": distributions.serialize(self.distribution),
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
             "seed": self.seed,
             "batch_size": self.batch_size,
         }
@@ -147,4 +148,4 @@ class FreezeWeights(ScheduledCallback):
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune import choices
-from tfprune.prunable_weights import PREDICATE, select_weights
+from tfprune.masks import layer_filter
+from tfprune.weights.prunable import PREDICATE, select_weights
 
 _BINS = 30
 _SCALAR, _TENSOR = 1, 2  # the classes of data that TensorBoard tells apart
@@ -60,7 +60,7 @@ class LogMasks(keras.callbacks.Callback):
                 'Argument `frequency` must be "epoch" or an integer of at least 1, in steps. '
                 f"Received: frequency={frequency!r}."
             )
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.log_dir = None if log_dir is None else str(log_dir)
         self.frequency = frequency
         self.histograms = histograms
@@ -119,13 +119,13 @@ class LogMasks(keras.callbacks.Callback):
             "log_dir": self.log_dir,
             "frequency": self.frequency,
             "histograms": self.histograms,
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
         }
 
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))
 
 
 def _named(weights):

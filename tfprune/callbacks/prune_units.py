@@ -2,17 +2,20 @@
 
 import keras
 
-from tfprune import budgets, choices, schedules, unit_regularizers
+from tfprune import schedules
 from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.scheduled import ScheduledCallback
-from tfprune.choosing import limits
-from tfprune.choosing.choice import UnitChoice
-from tfprune.choosing.within import check_target
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
-from tfprune.prunable_units import PREDICATE, PrunableUnits
-from tfprune.unit_choice import choose_units
-from tfprune.unit_scores import UnitScores
+from tfprune.masks import layer_filter
+from tfprune.units import budgets
+from tfprune.units import regularizers as unit_regularizers
+from tfprune.units.prunable import PREDICATE, PrunableUnits
+from tfprune.units.scores import UnitScores
+from tfprune.units.selection import limits
+from tfprune.units.selection.budget_search import check_target
+from tfprune.units.selection.selecting import choose_units
+from tfprune.units.selection.selection import Selection
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -97,7 +100,7 @@ class PruneUnits(ScheduledCallback):
         )
         self.target = float(target) if is_fraction else target if is_budget else self.schedule
         self._shape = None if schedule is None else self.schedule
-        self._choice = UnitChoice(scope, round_to, max_fraction)
+        self._choice = Selection(scope, round_to, max_fraction)
         self._choice.check_budget(target)
         self.scope = scope
         self.round_to = round_to
@@ -113,7 +116,7 @@ class PruneUnits(ScheduledCallback):
         self.criterion = self._scoring.criterion
         self.aggregate = aggregate
         self.normalize = normalize
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
         self.min_units = min_units
@@ -262,7 +265,7 @@ class PruneUnits(ScheduledCallback):
             "criterion": criteria.serialize(self.criterion),
             "aggregate": self.aggregate,
             "normalize": self.normalize,
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
             "schedule": None if self._shape is None else schedules.serialize(self._shape),
             "scope": self.scope,
             "round_to": self.round_to,
@@ -277,7 +280,7 @@ class PruneUnits(ScheduledCallback):
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))
 
 
 def _first_schedule(target, schedule, is_fraction, is_budget):

@@ -2,18 +2,20 @@
 
 import keras
 
-from tfprune import choices, distributions, patterns
+from tfprune import patterns
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
-from tfprune.prunable_weights import (
+from tfprune.masks import layer_filter
+from tfprune.masks.gradient_accumulation import GradientWatch
+from tfprune.weights import distributions
+from tfprune.weights.prunable import (
     PREDICATE,
     apply_masks,
     claimed,
     count_weights,
     select_weights,
 )
-from tfprune.pruning_method import PruningMethod
-from tfprune.watching import GradientWatch
+from tfprune.weights.pruning import PruningMethod
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -90,7 +92,7 @@ class PruneWeights(ScheduledCallback):
         verbose=0,
     ):
         super().__init__(schedule, verbose=verbose)
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.method = PruningMethod(criterion, pattern, distribution, seed, data, batch_size)
         self.criterion = self.method.criterion
         self.pattern = self.method.pattern
@@ -157,7 +159,7 @@ class PruneWeights(ScheduledCallback):
             "criterion": criteria.serialize(self.criterion),
             "pattern": patterns.serialize(self.pattern),
             "distribution": distributions.serialize(self.distribution),
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
             "seed": self.seed,
             "batch_size": self.batch_size,
         }
@@ -165,4 +167,4 @@ class PruneWeights(ScheduledCallback):
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))

@@ -2,8 +2,9 @@
 
 import keras
 
-from tfprune import choices, unit_regularizers
-from tfprune.prunable_units import PREDICATE
+from tfprune.masks import layer_filter
+from tfprune.units import regularizers as unit_regularizers
+from tfprune.units.prunable import PREDICATE
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -38,7 +39,7 @@ class RegularizeUnits(keras.callbacks.Callback):
         self.regularizer = unit_regularizers.get(regularizer)
         if self.regularizer is None:
             raise ValueError("Argument `regularizer` must be a regularizer. Received: None.")
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
 
@@ -77,13 +78,13 @@ class RegularizeUnits(keras.callbacks.Callback):
         """The arguments that make this callback again; layers are named."""
         return {
             "regularizer": unit_regularizers.serialize(self.regularizer),
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
         }
 
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))
 
 
 def _step(model):

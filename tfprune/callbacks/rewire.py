@@ -6,17 +6,18 @@ import numbers
 import keras
 import numpy as np
 
-from tfprune import choices, distributions
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
-from tfprune.criteria.asking import drawn_seed
-from tfprune.masks import set_masks
+from tfprune.criteria.arguments import drawn_seed
+from tfprune.masks import layer_filter
+from tfprune.masks.gradient_accumulation import GradientWatch
+from tfprune.masks.setting import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.patterns.top_k import checked, highest
-from tfprune.prunable_weights import PREDICATE, claimed, count_weights, select_weights
 from tfprune.schedules import FOREVER
-from tfprune.watching import GradientWatch
-from tfprune.weight_scores import about
+from tfprune.weights import distributions
+from tfprune.weights.prunable import PREDICATE, claimed, count_weights, select_weights
+from tfprune.weights.scores import about
 
 GROW = ("random", "gradient")
 DECAY = ("cosine", "constant")
@@ -124,7 +125,7 @@ class Rewire(ScheduledCallback):
                 "own. Take 'erk' or 'uniform'."
             )
         distributions.check_end(self.distribution, self.schedule)
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.only = only
         self.exclude = exclude
         self.seed = seed
@@ -271,14 +272,14 @@ class Rewire(ScheduledCallback):
             "drop_fraction": self.drop_fraction,
             "decay": self.decay,
             "distribution": distributions.serialize(self.distribution),
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
             "seed": self.seed,
         }
 
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))
 
 
 def rewired(weight, scores, sparsity, fraction):

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 
-from tfprune import choices, distributions
 from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.masks import layer_filter
+from tfprune.masks.straight_through import TopKRead
 from tfprune.patterns import pruned_count, top_k_mask
-from tfprune.prunable_weights import PREDICATE, apply_masks, claimed, select_weights
-from tfprune.straight_through import TopKRead
+from tfprune.weights import distributions
+from tfprune.weights.prunable import PREDICATE, apply_masks, claimed, select_weights
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -65,7 +66,7 @@ class StraightThrough(ScheduledCallback):
 
     def __init__(self, schedule, *, distribution="uniform", only=None, exclude=None, verbose=0):
         super().__init__(schedule, verbose=verbose)
-        choices.check(only, exclude, PREDICATE)
+        layer_filter.check(only, exclude, PREDICATE)
         self.distribution = distributions.get(distribution)
         if self.distribution is distributions.GLOBAL:
             raise ValueError(
@@ -173,13 +174,13 @@ class StraightThrough(ScheduledCallback):
         return {
             **super().get_config(),
             "distribution": distributions.serialize(self.distribution),
-            **choices.serialize(self.only, self.exclude),
+            **layer_filter.serialize(self.only, self.exclude),
         }
 
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**choices.deserialize(config))
+        return cls(**layer_filter.deserialize(config))
 
 
 def _mask_of(weight):

@@ -1,15 +1,15 @@
-"""Which units of a model are coupled: model -> trace -> labels -> units -> selection."""
+"""Which units of a model are coupled: model -> trace -> labels -> units -> kept_units."""
 
+from tfprune.coupling.kept_units import KeptUnits, keeping, select
 from tfprune.coupling.labels import along
 from tfprune.coupling.rules import Rule, rule
-from tfprune.coupling.selection import Selection, keeping, select
 from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, couple
 
 __all__ = [
     "Coupling",
     "Rule",
-    "Selection",
+    "KeptUnits",
     "UnitSet",
     "along",
     "couple",

@@ -45,7 +45,7 @@ def activation_statistics(units, data, *, sets=None, batch_size=None, verbose=0)
 
     >>> import keras
     >>> import tfprune
-    >>> from tfprune.prunable_units import PrunableUnits
+    >>> from tfprune.units.prunable import PrunableUnits
     >>> hidden = tfprune.layers.Dense(2, activation="relu", kernel_initializer="identity")
     >>> model = keras.Sequential([keras.Input((2,)), hidden, tfprune.layers.Dense(1)])
     >>> units = PrunableUnits(model)

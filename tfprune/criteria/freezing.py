@@ -10,7 +10,7 @@ in proportion to g / C.
 
 import numpy as np
 
-from tfprune.criteria import asking, weights
+from tfprune.criteria import arguments, weights
 
 
 def gradient(weight, gradient):
@@ -83,7 +83,9 @@ def get(identifier):
     >>> get("gradient") is gradient
     True
     """
-    return weights.get(asking.find(identifier, _ALL, "a callable from a weight's values to scores"))
+    return weights.get(
+        arguments.find(identifier, _ALL, "a callable from a weight's values to scores")
+    )
 
 
 def serialize(criterion):
@@ -94,7 +96,7 @@ def serialize(criterion):
     >>> serialize(preconditioned_gradient)
     'preconditioned_gradient'
     """
-    return asking.serialize(criterion, _ALL)
+    return arguments.serialize(criterion, _ALL)
 
 
 def is_known(criterion):

@@ -28,7 +28,7 @@ def input_norms(model, weights, data, batch_size=None, verbose=0):
     Example:
 
     >>> import tfprune
-    >>> from tfprune.prunable_weights import select_weights
+    >>> from tfprune.weights.prunable import select_weights
     >>> model = keras.Sequential([keras.Input((2,)), tfprune.layers.Dense(3)])
     >>> x = np.array([[3.0, 0.0], [4.0, 1.0]])
     >>> input_norms(model, select_weights(model), (x, None))

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune import _keras, convert
+from tfprune import _keras
 from tfprune.criteria.inputs import input_norms
 from tfprune.criteria.running import Held, Measuring, totals
+from tfprune.rebuild import convert
 
 NEED_DATA = (
     "gradient",

@@ -41,7 +41,7 @@ array([1., 3.])
 
 import numpy as np
 
-from tfprune.criteria import asking, units_tensors
+from tfprune.criteria import arguments, units_tensors
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.units_weights import (
     L1,
@@ -160,21 +160,21 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    criterion = asking.find(identifier, _ALL, "a callable which scores the units of a layer")
+    criterion = arguments.find(identifier, _ALL, "a callable which scores the units of a layer")
     of_activations = activations_of(criterion)
     if of_activations:
         rule = (
             f"A criterion for units that asks for {of_activations} looks at activations, and may "
             f"ask for {list(units_tensors.MEASURES)} alone."
         )
-        asking.check(criterion, units_tensors.MEASURES, rule)
+        arguments.check(criterion, units_tensors.MEASURES, rule)
     else:
         rule = (
             "A criterion for units may ask for `layer`, `weights` and `seed`, for `role`, "
             "`gradient` and `squared_gradient`, or else for measures of activations: "
             f"{list(units_tensors.MEASURES)}."
         )
-        asking.check(criterion, _OFFERED, rule)
+        arguments.check(criterion, _OFFERED, rule)
     return criterion
 
 
@@ -186,7 +186,7 @@ def serialize(criterion):
     >>> serialize(magnitude), serialize(L1())
     ('magnitude', 'l1')
     """
-    return asking.serialize(criterion, _ALL)
+    return arguments.serialize(criterion, _ALL)
 
 
 def gradients_of(criterion):
@@ -197,7 +197,7 @@ def gradients_of(criterion):
     >>> gradients_of(Taylor()), gradients_of(magnitude)
     (['gradient'], [])
     """
-    return asking.asked(criterion, OF_WEIGHTS)
+    return arguments.asked(criterion, OF_WEIGHTS)
 
 
 def activations_of(criterion):
@@ -208,7 +208,7 @@ def activations_of(criterion):
     >>> activations_of(apoz), activations_of(magnitude)
     (['zero_share'], [])
     """
-    return asking.asked(criterion, units_tensors.MEASURES)
+    return arguments.asked(criterion, units_tensors.MEASURES)
 
 
 def roles_of(criterion):
@@ -249,7 +249,7 @@ def score(criterion, layer, weights, seed=None, family=None, *, role="makers", m
         criterion = magnitude
     offered = {"layer": layer, "role": role, "weights": weights, "seed": seed, **(measured or {})}
     units = len(next(iter(weights.values())))
-    return checked(asking.call(criterion, offered), units, getattr(layer, "name", layer))
+    return checked(arguments.call(criterion, offered), units, getattr(layer, "name", layer))
 
 
 def checked(scores, units, name):

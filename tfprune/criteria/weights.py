@@ -20,7 +20,7 @@ array([0., 2.])
 
 import numpy as np
 
-from tfprune.criteria import asking
+from tfprune.criteria import arguments
 from tfprune.criteria.measuring import MEASURES
 
 
@@ -266,12 +266,12 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    criterion = asking.find(identifier, _ALL, "a callable from a weight's values to scores")
+    criterion = arguments.find(identifier, _ALL, "a callable from a weight's values to scores")
     rule = (
         "A criterion must take the weight's values, and may have arguments named "
         f"{['seed', *MEASURES]}."
     )
-    asking.check(criterion, ["seed", *MEASURES], rule, values=1)
+    arguments.check(criterion, ["seed", *MEASURES], rule, values=1)
     return criterion
 
 
@@ -283,7 +283,7 @@ def serialize(criterion):
     >>> serialize(magnitude)
     'magnitude'
     """
-    return asking.serialize(criterion, _ALL)
+    return arguments.serialize(criterion, _ALL)
 
 
 def is_known(criterion):
@@ -299,7 +299,7 @@ def measures_of(criterion):
     >>> measures_of(gradient), measures_of(magnitude)
     (['gradient'], [])
     """
-    return asking.asked(criterion, MEASURES, values=1)
+    return arguments.asked(criterion, MEASURES, values=1)
 
 
 def score(criterion, weight, seed=None, measured=None):
@@ -317,7 +317,7 @@ def score(criterion, weight, seed=None, measured=None):
     Raises:
         ValueError: If the scores are not of the weight's shape.
     """
-    scores = np.asarray(asking.call(criterion, {"seed": seed, **(measured or {})}, weight))
+    scores = np.asarray(arguments.call(criterion, {"seed": seed, **(measured or {})}, weight))
     if scores.shape != weight.shape:
         raise ValueError(
             f"A criterion must return scores of the weight's shape {weight.shape}. "

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune._tools.files import written_whole
 from tfprune.experiments.digits_protocol import Protocol
-from tfprune.files import written_whole
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from keras import ops
 
 from tfprune import _keras
 from tfprune.criteria.running import Measuring
-from tfprune.masks import masked_layers
+from tfprune.masks.setting import masked_layers
 from tfprune.optimizers.preconditioned import check_integer
 
 MAX_MATRIX = 4096

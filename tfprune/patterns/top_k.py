@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from tfprune import parallel
+from tfprune._tools import parallel
 
 
 def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):

@@ -12,10 +12,10 @@ from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import Rule
 from tfprune.criteria.running import Measuring
 from tfprune.layers import Masked
-from tfprune.masks import set_masks
+from tfprune.masks.setting import set_masks
+from tfprune.recovery.captured_activations import double_totals, watched_inputs
 from tfprune.recovery.copies import as_given, copied
-from tfprune.recovery.origins import Origins, by_path
-from tfprune.recovery.taps import double_totals, watched_inputs
+from tfprune.recovery.unit_provenance import Origins, by_path
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import keras
 
-from tfprune import _keras, convert
+from tfprune import _keras
+from tfprune.rebuild import convert
 
 
 def copied(model, edit=lambda config, _: config):

@@ -5,7 +5,8 @@ import functools
 
 import keras
 
-from tfprune import _keras, convert
+from tfprune import _keras
+from tfprune.rebuild import convert
 from tfprune.recovery.copies import copied
 
 

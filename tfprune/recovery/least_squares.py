@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from tfprune.recovery.taps import double_totals
+from tfprune.recovery.captured_activations import double_totals
 
 ELEMENTS_AT_ONCE = 2**22
 """How many elements of the rows are held at once: 32 MB in double precision."""

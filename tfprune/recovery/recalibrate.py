@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune import _keras, choices
+from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.criteria.running import Held, Measuring
+from tfprune.masks import layer_filter
+from tfprune.recovery.captured_activations import double_totals, watched_inputs
 from tfprune.recovery.copies import as_given, copied
-from tfprune.recovery.taps import double_totals, watched_inputs
 
 
 def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbose=0):
@@ -60,11 +61,11 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
         inference); B. Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network
         Pruning", https://arxiv.org/abs/2007.02491 (after pruning).
     """
-    choices.check(only, exclude, "layer -> bool")
+    layer_filter.check(only, exclude, "layer -> bool")
     copy = copied(model)
     names = {id(theirs): ours for ours, theirs in _keras.layer_pairs(model, copy)}
-    is_chosen = choices.chooser(only, model, default=True, parts=_keras.all_layers)
-    is_excluded = choices.chooser(exclude, model, default=False, parts=_keras.all_layers)
+    is_chosen = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
+    is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
     chosen = [
         layer
         for layer in _keras.all_layers(copy)

@@ -10,11 +10,11 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.criteria.running import Held, Measuring
+from tfprune.recovery.captured_activations import watched_inputs, watched_sums
 from tfprune.recovery.copies import as_given, copied
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
-from tfprune.recovery.origins import Origins, by_path
-from tfprune.recovery.taps import watched_inputs, watched_sums
+from tfprune.recovery.unit_provenance import Origins, by_path
 
 MOST_UNKNOWNS = 8192
 """How many inputs a layer may have in all taps: their products take half a gigabyte then."""

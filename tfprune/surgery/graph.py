@@ -1,7 +1,7 @@
 """Edits of the graph in a model's config: layers put in, inputs added."""
 
 from tfprune import _keras
-from tfprune.cut import cut
+from tfprune.rebuild.cut import cut
 
 
 def with_inserted(config, name, layers):

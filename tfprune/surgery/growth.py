@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.kept_units import NEW, KeptUnits
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules import Flow, rule_of
-from tfprune.coupling.selection import NEW, Selection
-from tfprune.rebuild import gathered, new_places
+from tfprune.rebuild.engine import gathered, new_places
 
 _NORMS = (
     keras.layers.BatchNormalization,
@@ -29,7 +29,7 @@ _START = {"gamma": 1, "scale": 1, "moving_variance": 1, "beta": 0, "moving_mean"
 
 
 def selection_of(coupling, solution, split=False):
-    """The selection that a solution stands for.
+    """The kept_units that a solution stands for.
 
     New units stand behind the last of their kind; those that are split off behind the unit they
     are a copy of, those of the highest utility first.
@@ -48,7 +48,7 @@ def selection_of(coupling, solution, split=False):
             grown[last] = ((last,) if solution.kept[last] else ()) + (NEW,) * count
     for unit, in_place in grown.items():
         counts[unit] = len(in_place)
-    return Selection(coupling, counts, grown)
+    return KeptUnits(coupling, counts, grown)
 
 
 class Growth:
@@ -56,25 +56,25 @@ class Growth:
 
     Args:
         model: The model.
-        selection: The `Selection`; an old unit in place of `NEW` is a copy of it.
+        kept_units: The `KeptUnits`; an old unit in place of `NEW` is a copy of it.
         noise: What is added to the weights that make copies: normal, with the deviation of the
             weight times this.
         seed: Integer, for the noise.
     """
 
-    def __init__(self, model, selection, noise=0.0, seed=None):
-        self.selection, self.noise = selection, noise
+    def __init__(self, model, kept_units, noise=0.0, seed=None):
+        self.kept_units, self.noise = kept_units, noise
         self.draw = np.random.default_rng(seed)
         self.pieces = {}
-        for piece in selection.coupling.slices:
+        for piece in kept_units.coupling.slices:
             self.pieces.setdefault(id(piece.variable), []).append(piece)
         self.owners = {
             id(variable): layer
             for layer in _keras.all_layers(model)
             for variable in layer.weights  # layers inside come later, and have the last word
         }
-        self.shares = np.ones(selection.coupling.size)
-        for unit, in_place in selection.grown.items():
+        self.shares = np.ones(kept_units.coupling.size)
+        for unit, in_place in kept_units.grown.items():
             self.shares[unit] = 1 / max(1, in_place.count(unit))
 
     def taken(self, variable, value, indices, counterpart):
@@ -82,7 +82,7 @@ class Growth:
         if not indices:
             return value
         pieces = [p for p in self.pieces.get(id(variable), []) if p.axis in indices]
-        units = {id(p): self.selection.coupling.roots[p.labels] for p in pieces}
+        units = {id(p): self.kept_units.coupling.roots[p.labels] for p in pieces}
         for piece in pieces:
             shares = self.shares[units[id(piece)]]
             if piece.uses and (shares != 1).any():
@@ -125,35 +125,35 @@ class Growth:
         return np.where(copied, drawn, 0).astype(value.dtype)
 
 
-def grows_alone(selection):
+def grows_alone(kept_units):
     """Whether a unit gets neighbours that stands alone along the axes of some tensor.
 
     The labels of that tensor do not tell then along which axis the new ones will stand.
     """
-    coupling = selection.coupling
+    coupling = kept_units.coupling
     alone = [labels for labels in coupling.tensor_labels.values() if labels.size == 1]
     units = coupling.roots[np.array([int(labels.reshape(-1)[0]) for labels in alone], int)]
-    return bool(np.isin(units, list(selection.grown)).any())
+    return bool(np.isin(units, list(kept_units.grown)).any())
 
 
-def effects(selection, new=None, pairs=()):
+def effects(kept_units, new=None, pairs=()):
     """Why the function of the model changes when units go or come; empty where it stays.
 
     A new unit is without effect where all that takes part of it in sums has weights for that, or
     passes it on.
 
     Args:
-        selection: The `Selection`.
+        kept_units: The `KeptUnits`.
         new: The units of the new model, where those of the old one do not tell: see `grows_alone`.
         pairs: Pairs of an old variable and its counterpart then.
 
     Returns:
         A tuple of sentences.
     """
-    coupling = selection.coupling
-    reasons = ["units are removed"] if (selection.counts == 0).any() else []
+    coupling = kept_units.coupling
+    reasons = ["units are removed"] if (kept_units.counts == 0).any() else []
     grown = np.zeros(coupling.size, bool)
-    grown[list(selection.grown)] = True
+    grown[list(kept_units.grown)] = True
     if new is not None:
         coupling, grown = new, _grown_then(coupling, grown, new, pairs)
     if grown.any():

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.selection import NEW
+from tfprune._tools.tables import Printable, table
+from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.units import couple, unit_name
-from tfprune.rebuild import rebuild
-from tfprune.surgery.chosen import made_only_by, makers, selected, standing
+from tfprune.rebuild.engine import rebuild
 from tfprune.surgery.edits import (
     Connect,
     Disconnect,
@@ -23,12 +23,12 @@ from tfprune.surgery.edits import (
     Shrink,
     from_dict,
 )
-from tfprune.surgery.finding import find
 from tfprune.surgery.growth import Growth, effects, grows_alone, selection_of
-from tfprune.surgery.programme import solve, without_negative
+from tfprune.surgery.indices import made_only_by, makers, selected, standing
+from tfprune.surgery.lookup import find
 from tfprune.surgery.restructure import copied, restructured
+from tfprune.surgery.size_solver import solve, without_negative
 from tfprune.surgery.utility import Utilities
-from tfprune.tables import Printable, table
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ class Plan(Printable):
     @property
     def effects(self):
         """Why the new model computes something else; empty where it computes the same."""
-        start, selection = self._solve()
+        start, kept_units = self._solve()
         found = []
-        if selection is not None and grows_alone(selection):
+        if kept_units is not None and grows_alone(kept_units):
             new = self._resized()
-            found += effects(selection, couple(new), _keras.variable_pairs(start, new))
-        elif selection is not None:
-            found += effects(selection)
+            found += effects(kept_units, couple(new), _keras.variable_pairs(start, new))
+        elif kept_units is not None:
+            found += effects(kept_units)
         for edit in self.edits:
             found += edit.effects(self._model if _is_first(edit) else start)
         return tuple(dict.fromkeys(found))
@@ -178,12 +178,12 @@ class Plan(Printable):
     @property
     def sizes(self):
         """The layers whose units change, as `Resized`."""
-        _, selection = self._solve()
-        if selection is None:
+        _, kept_units = self._solve()
+        if kept_units is None:
             return ()
         found = {}
-        for layer, family, units in makers(selection.coupling):
-            stand = standing(selection, units)
+        for layer, family, units in makers(kept_units.coupling):
+            stand = standing(kept_units, units)
             if stand != units.tolist():
                 name = unit_name(layer, family)
                 stay = len(set(stand) - {NEW})  # copies of a unit have its number
@@ -192,14 +192,14 @@ class Plan(Printable):
 
     def _resized(self):
         """The model with the sizes, before what comes after them."""
-        start, selection = self._solve()
-        if selection is None or not _changes(selection):
+        start, kept_units = self._solve()
+        if kept_units is None or not _changes(kept_units):
             return start
         if self._grown is None:
             noise = (self._split.noise, self._split.seed) if self._split else ()
-            growth = Growth(start, selection, *noise)
+            growth = Growth(start, kept_units, *noise)
             try:
-                self._grown = rebuild(start, selection, growth=growth, stock=False)
+                self._grown = rebuild(start, kept_units, growth=growth, stock=False)
             except Exception as error:  # Keras and layers raise whatever they like
                 sizes = [f"{each.name}: {each.before} -> {each.after}" for each in self.sizes]
                 raise ValueError(
@@ -209,7 +209,7 @@ class Plan(Printable):
         return self._grown
 
     def _solve(self):
-        """The model with what comes before sizes, and the selection of units in it."""
+        """The model with what comes before sizes, and the kept_units of units in it."""
         if self._solved is None:
             start, together = self._model, []
             for edit in filter(_is_first, self.edits):
@@ -281,10 +281,10 @@ class Plan(Printable):
 
         The criterion is not in it: the units which it chose are.
         """
-        _, selection = self._solve()
+        _, kept_units = self._solve()
         units = []
-        for layer, family, made in makers(selection.coupling) if selection is not None else ():
-            stand = standing(selection, made)
+        for layer, family, made in makers(kept_units.coupling) if kept_units is not None else ():
+            stand = standing(kept_units, made)
             if stand != made.tolist():
                 places = {unit: place for place, unit in enumerate(made.tolist())}
                 kept = [places.get(unit, NEW) for unit in stand]
@@ -366,8 +366,8 @@ def _changing(edits):
     return any(not isinstance(edit, (Resize, Shrink)) for edit in edits)
 
 
-def _changes(selection):
-    return bool(selection.grown) or bool((selection.counts != 1).any())
+def _changes(kept_units):
+    return bool(kept_units.grown) or bool((kept_units.counts != 1).any())
 
 
 def _may_shrink(rows):

@@ -6,15 +6,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune import _keras, convert
-from tfprune.coupling.places import carried_places
-from tfprune.coupling.selection import NEW, keeping
+from tfprune import _keras
+from tfprune.coupling.index_maps import carried_places
+from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.trace import Tensor, trace
 from tfprune.coupling.units import couple
-from tfprune.rebuild import gathered, gathered_slot
+from tfprune.rebuild import convert
+from tfprune.rebuild.engine import gathered, gathered_slot
 from tfprune.surgery.edits.base import Draft, at
-from tfprune.surgery.finding import units_along
 from tfprune.surgery.growth import Growth
+from tfprune.surgery.lookup import units_along
 
 _UNCHECKED = (
     keras.layers.Attention,

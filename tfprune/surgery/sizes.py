@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import unit_name
-from tfprune.surgery.finding import find, input_units, output_units
+from tfprune.surgery.lookup import find, input_units, output_units
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import Coupling, unit_name
-from tfprune.criteria import asking
+from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.units_slices import Parts
 from tfprune.layers import Masked
-from tfprune.prunable_units import places
-from tfprune.unit_scores import UnitScores
+from tfprune.units.prunable import places
+from tfprune.units.scores import UnitScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Utilities:
         if self.scores is not None:
             return
         self.criterion = criteria.get(criterion)
-        self.seed = asking.drawn_seed(seed, self.criterion)
+        self.seed = arguments.drawn_seed(seed, self.criterion)
         measured = [*criteria.gradients_of(self.criterion)]
         measured += criteria.activations_of(self.criterion)
         if measured:
@@ -98,7 +98,7 @@ class Utilities:
             criterion = criteria.magnitude  # nothing inside a layer is measured
         units = len(next(iter(weights.values())))
         offered = {"layer": part.layer, "role": part.role, "weights": weights, "seed": seed}
-        scores = asking.call(criterion, offered)
+        scores = arguments.call(criterion, offered)
         if scores is None:  # the criterion cannot judge the layer
             return np.zeros(units)
         scores = np.asarray(scores, "float64")

@@ -103,8 +103,8 @@ class TimeDistributed(Rule):
         pairs = zip(inner.inputs + inner.outputs, call.inputs + call.outputs, strict=True)
         labels = ChainMap({ours: known[theirs][0] for ours, theirs in pairs}, known)
         coupling = dataclasses.replace(sizes.coupling, tensor_labels=labels)
-        selection = dataclasses.replace(sizes.selection, coupling=coupling)
-        return dataclasses.replace(sizes, selection=selection)
+        kept_units = dataclasses.replace(sizes.kept_units, coupling=coupling)
+        return dataclasses.replace(sizes, kept_units=kept_units)
 
 
 _MERGES = {

@@ -6,12 +6,13 @@ import warnings
 import keras
 import numpy as np
 
-from tfprune import _keras, check
+from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.interop import tf_keras
 from tfprune.interop.tfmot import sources
-from tfprune.masks import masked_layers, set_masks
-from tfprune.prunable import prunable
+from tfprune.masks.setting import masked_layers, set_masks
+from tfprune.stripping import check
+from tfprune.stripping.prunable import prunable
 
 _TWO_LIBRARIES = 10
 """By how much more two libraries may differ than two models of one: their operations round

@@ -6,15 +6,15 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
-from tfprune.coupling.selection import NEW
 from tfprune.coupling.units import couple
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.remove import Remove
-from tfprune.surgery.finding import calls_of, find, output_units, units_along
 from tfprune.surgery.growth import uses_without_weights
+from tfprune.surgery.lookup import calls_of, find, output_units, units_along
 from tfprune.surgery.sizes import equal
 
 

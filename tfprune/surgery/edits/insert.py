@@ -8,8 +8,8 @@ import numpy as np
 from tfprune import _keras
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit, at
-from tfprune.surgery.finding import find, walk
 from tfprune.surgery.identity import check_activations, set_identity
+from tfprune.surgery.lookup import find, walk
 
 _INITS = ("identity", "default")
 

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.selection import NEW
+from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.trace import trace
 from tfprune.surgery.edits.base import Edit
-from tfprune.surgery.finding import find
+from tfprune.surgery.lookup import find
 
 
 @dataclass(frozen=True)

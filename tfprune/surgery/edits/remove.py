@@ -7,8 +7,8 @@ import keras
 from tfprune import _keras
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit, at
-from tfprune.surgery.finding import calls_of, find, units_along
 from tfprune.surgery.identity import is_identity
+from tfprune.surgery.lookup import calls_of, find, units_along
 from tfprune.surgery.sizes import equal
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.trace import Tensor
 from tfprune.surgery.edits.base import Edit, at
-from tfprune.surgery.finding import calls_of, find, unit_axis, units_along
+from tfprune.surgery.lookup import calls_of, find, unit_axis, units_along
 from tfprune.surgery.sizes import Row
 
 

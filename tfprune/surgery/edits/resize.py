@@ -6,7 +6,7 @@ import numpy as np
 
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.connect import Connect, Disconnect
-from tfprune.surgery.finding import find
+from tfprune.surgery.lookup import find
 from tfprune.surgery.sizes import Difference, Inputs, asked
 
 

@@ -1,0 +1,1 @@
+"""Tables, plots, files and threads: what has nothing to do with pruning."""

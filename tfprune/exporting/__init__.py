@@ -1,0 +1,1 @@
+"""Models to disk, one file a format."""

@@ -1,0 +1,160 @@
+"""A finished model to disk, for inference: SavedModel, `.keras`, LiteRT or ONNX."""
+
+import inspect
+import pathlib
+
+from tfprune._tools.files import written_whole
+from tfprune.exporting import keras_file, litert, onnx_file, saved_model
+from tfprune.masks.setting import masked_layers
+
+_FORMATS = {
+    "keras": keras_file,
+    "litert": litert,
+    "onnx": onnx_file,
+    "saved_model": saved_model,
+}
+SUFFIXES = {name: module.SUFFIX for name, module in _FORMATS.items()}
+"""What a path of each format ends in; nothing for a directory."""
+
+
+def export(model, path, *, format="saved_model", overwrite=False, **options):
+    """Writes a model for inference, in a form that knows nothing of tfprune.
+
+    * `"saved_model"`: a directory for `tf.saved_model.load`, TensorFlow Serving and converters.
+      Each weight is stored once, and only those that inference reads: no optimizer, metrics or
+      seeds. It has the signature `serving_default`, which takes the model's inputs as keywords by
+      their names and gives a dict by output name (an output name that comes again gets `_1`,
+      `_2`), and the function `serve`, which takes and gives tensors in the structure of the
+      model's own inputs and outputs. Dynamic dimensions stay dynamic. Layers run in inference
+      mode. Look-up tables go along.
+    * `"keras"`: a `.keras` file without optimizer and compile state. To go on with training
+      later, save with `model.save` instead.
+    * `"litert"`: a `.tflite` file for LiteRT (TensorFlow Lite), with the same names in its
+      signature. Weights are float32, or smaller with `quantize`; zeros in whole blocks are left
+      out with `sparse`. Inputs and outputs keep their types.
+    * `"onnx"`: an `.onnx` file, again with the same names. Needs `pip install 'tfprune[onnx]'`.
+
+    What is written is read back and checked. A SavedModel: every stored value against the model's,
+    and, if no input has a dynamic size but the batch and no random numbers are drawn and no state
+    is updated, the outputs for one random sample. LiteRT and ONNX: the outputs, always; the error
+    is the root mean square of the difference over that of the model's output. The model appears
+    under `path` complete or not at all, also if the process is killed.
+
+    Args:
+        model: A Functional or built Sequential model without masks; for the `.keras` format any
+            built model.
+        path: Where to write, on a local file system: a directory, or a file that ends in `.keras`,
+            `.tflite` or `.onnx`.
+        format: `"saved_model"`, `"keras"`, `"litert"` or `"onnx"`.
+        overwrite: Whether a model that is at `path` already is replaced. It stays until the new
+            one is complete.
+        **options: Those of the format. `"onnx"` takes `representative_data`, `"litert"` all:
+
+            * `representative_data`: Inputs as the model will meet them, in the structure in which
+              it takes them, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches of
+              inputs or of `(inputs, targets)`. Outputs are compared on the first of them; without
+              them on random numbers. A hundred samples or more should calibrate `"int8"`.
+            * `quantize`: None; `"float16"`: weights of half the size; `"dynamic"`: int8 weights,
+              of those with 1,024 elements or more, float32 activations; `"int8"`: weights and
+              activations are int8, calibrated on `representative_data`, which must be given.
+            * `sparse`: Whether weights with enough zeros are stored without them. Dense layers
+              pruned by `patterns.Block((4, 1))` then compute without them too, which is faster for
+              single samples from a sparsity of about 80 % on (`benchmarks/sparse_litert.py`), and
+              for batches later or never. True is refused where that would be slower; `"size"`
+              takes the smaller file whatever its speed. Not with `"float16"` and `"dynamic"`.
+            * `batch_size`: What the batch is fixed to; recurrent layers need that.
+            * `tolerance`: The largest error; by default 1e-4, 0.03 for `"float16"`, 0.2 for
+              `"dynamic"` and 0.3 for `"int8"`.
+
+    Returns:
+        The path as `pathlib.Path`.
+
+    Raises:
+        ValueError: If the model carries masks or cannot be exported, if an option does not fit, or
+            if the path is taken or does not fit the format. Nothing is written then.
+        ImportError: If `"onnx"` is asked for and its packages are not installed.
+        RuntimeError: If what was written is not what the model is. It is removed then.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2, name="y")])
+    >>> path = export(model, pathlib.Path(tempfile.mkdtemp()) / "small")
+    >>> loaded = tf.saved_model.load(path)
+    >>> loaded.serve(tf.ones((5, 3))).shape
+    TensorShape([5, 2])
+    >>> list(loaded.signatures["serving_default"](x=tf.ones((5, 3))))
+    ['y']
+    >>> export(model, path.with_suffix(".tflite"), format="litert", quantize="float16").name
+    'small.tflite'
+    """
+    if format not in _FORMATS:
+        raise ValueError(
+            f"Argument `format` must be one of {sorted(_FORMATS)}. Received: format={format!r}."
+        )
+    path = pathlib.Path(path)
+    write = _FORMATS[format].write
+    _check_options(write, format, options)
+    _check_path(path, format, overwrite)
+    _check_no_masks(model)
+    if not model.built:
+        raise ValueError(
+            f"Argument `model` must be built. Received: model={model.name!r}. Call it on data once."
+        )
+    with written_whole(path.resolve()) as place:
+        write(model, place, **options)
+    return path
+
+
+def _check_options(write, format, options):
+    parameters = inspect.signature(write).parameters.values()
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        takes = f"takes {known} beside `overwrite`" if known else "takes `overwrite` alone"
+        raise ValueError(
+            f"Arguments of `export` must be those of the format. Received: {unknown} with "
+            f"format={format!r}, which {takes}."
+        )
+
+
+def _check_path(path, format, overwrite):
+    received = f"Received: path={str(path)!r}, format={format!r}"
+    if ":/" in str(path):
+        raise ValueError(
+            f"Argument `path` must be on a local file system. {received}. Export to a local "
+            "directory and copy it."
+        )
+    suffix = SUFFIXES[format]
+    if suffix and path.suffix != suffix:
+        raise ValueError(f"Argument `path` must end in `{suffix}`. {received}.")
+    if not suffix and path.suffix in filter(None, SUFFIXES.values()):
+        raise ValueError(
+            f"Argument `path` must be a directory, not a `{path.suffix}` file. {received}."
+        )
+    if not path.exists():
+        return
+    if not overwrite:
+        raise ValueError(
+            f"Argument `path` must be free. {received}. Pass `overwrite=True` to replace what is "
+            "there."
+        )
+    is_model = path.is_file() if suffix else (path / "saved_model.pb").is_file()
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if not is_model and not (is_empty and not suffix):
+        raise ValueError(
+            "Cannot overwrite what is at the path, because it is no model of that format. "
+            f"{received}. Remove it first."
+        )
+
+
+def _check_no_masks(model):
+    masked = masked_layers(model)
+    if masked:
+        names = ", ".join(repr(layer.name) for layer in masked[:5])
+        raise ValueError(
+            "Cannot export a model that carries masks, because they would be exported too. "
+            f"Received: model={model.name!r} with {len(masked)} masked layers ({names}"
+            f"{', ...' if len(masked) > 5 else ''}). Call `tfprune.strip(model)` first and export "
+            "what it returns."
+        )

@@ -1,0 +1,176 @@
+"""An exported model read back, of any format, behind one face: arrays by name in and out."""
+
+import contextlib
+import pathlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras
+from tfprune.exporting.graph import output_names
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model, ready to run.
+
+    Attributes:
+        format: As `export` names it.
+        shapes: The shape of each input by name, with the batch axis; None where it is dynamic.
+        run: A function from arrays by input name to arrays by output name.
+    """
+
+    format: str
+    shapes: dict
+    run: Callable
+
+
+def load(path):
+    """Reads an exported model.
+
+    Args:
+        path: What `export` wrote, or another file or directory of these formats.
+
+    Returns:
+        An `Exported`.
+
+    Raises:
+        ValueError: If there is no model of a format that is known.
+        ImportError: If its runtime is not installed.
+    """
+    path = pathlib.Path(path)
+    loaders = {".keras": _keras_file, ".onnx": _onnx_file, ".tflite": _litert_file}
+    if path.suffix in loaders and path.is_file():
+        return loaders[path.suffix](path)
+    if (path / "saved_model.pb").is_file():
+        return _saved_model(path)
+    raise ValueError(
+        "Argument `path` must be a SavedModel or end in `.keras`, `.tflite` or `.onnx`, and be "
+        f"there. Received: path={str(path)!r}."
+    )
+
+
+def by_name(model, compiled=True):
+    """A function from arrays by input name to arrays by output name: the model at inference.
+
+    Args:
+        model: A Functional or built Sequential model.
+        compiled: Whether it runs as a `tf.function`, which pays from the second call on.
+    """
+    structure = _keras.input_structure(model)
+    inputs = keras.tree.flatten(structure)
+    names = output_names(model)
+
+    def function(given):
+        return model(given, training=False)
+
+    if compiled:
+        function = tf.function(function, autograph=False)
+
+    def run(arrays):
+        tensors = [tf.convert_to_tensor(arrays[tensor.name]) for tensor in inputs]
+        outputs = keras.tree.flatten(function(keras.tree.pack_sequence_as(structure, tensors)))
+        return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
+
+    return run
+
+
+def _keras_file(path):
+    model = keras.models.load_model(path, compile=False)
+    inputs = keras.tree.flatten(_keras.input_structure(model))
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    return Exported("keras", shapes, by_name(model))
+
+
+def _saved_model(path):
+    loaded = tf.saved_model.load(path)
+    signature = loaded.signatures["serving_default"]
+
+    def run(arrays):
+        outputs = signature(**{name: tf.convert_to_tensor(a) for name, a in arrays.items()})
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    run.keep = loaded  # the signature alone does not keep the variables
+    specs = signature.structured_input_signature[1]
+    return Exported("saved_model", {n: tuple(spec.shape) for n, spec in specs.items()}, run)
+
+
+@contextlib.contextmanager
+def without_advice():
+    """Holds back TensorFlow's advice to get the interpreter from another package."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter")
+        yield
+
+
+def interpreter(content):
+    """A LiteRT interpreter of the bytes of a file."""
+    with without_advice():
+        return tf.lite.Interpreter(model_content=content)
+
+
+def litert(content):
+    """A LiteRT model from the bytes of its file.
+
+    The buffers are laid out anew only where a shape changes, so that equal calls cost what they
+    cost in production.
+    """
+    model = interpreter(content)
+    signature = model.get_signature_runner()
+    inputs, outputs = signature.get_input_details(), signature.get_output_details()
+    laid_out = {}
+
+    def run(arrays):
+        shapes = {name: np.shape(arrays[name]) for name in inputs}
+        if shapes != laid_out:
+            laid_out.clear()
+            for name, shape in shapes.items():
+                model.resize_tensor_input(inputs[name]["index"], shape, strict=True)
+            model.allocate_tensors()
+            laid_out.update(shapes)
+        for name, details in inputs.items():
+            model.set_tensor(details["index"], np.asarray(arrays[name], details["dtype"]))
+        model.invoke()
+        return {name: model.get_tensor(details["index"]) for name, details in outputs.items()}
+
+    shapes = {
+        name: tuple(None if size < 0 else int(size) for size in details["shape_signature"])
+        for name, details in inputs.items()
+    }
+    return Exported("litert", shapes, run)
+
+
+def onnx(content):
+    """An ONNX model from the bytes of its file, on the CPU."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "An ONNX model needs onnxruntime. Install it with `pip install 'tfprune[onnx]'`."
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    shapes = {
+        given.name: tuple(size if isinstance(size, int) else None for size in given.shape)
+        for given in session.get_inputs()
+    }
+
+    def run(arrays):
+        given = {name: np.asarray(arrays[name]) for name in shapes}
+        return dict(zip(names, session.run(names, given), strict=True))
+
+    return Exported("onnx", shapes, run)
+
+
+def _litert_file(path):
+    return litert(path.read_bytes())
+
+
+def _onnx_file(path):
+    return onnx(path.read_bytes())

@@ -1,0 +1,166 @@
+"""A model as an `.onnx` file."""
+
+import contextlib
+import logging
+import pathlib
+
+import tensorflow as tf
+
+from tfprune.exporting import loading
+from tfprune.exporting.checks import check_outputs, check_repeatable, samples
+from tfprune.exporting.graph import traced
+
+SUFFIX = ".onnx"
+
+_OPSET = 18  # the last one that tf2onnx knows
+_TOLERANCE = 1e-4
+_HALF_TOLERANCE = 2e-2  # where the model itself computes in half precision
+_MOST_BYTES = 2**31 - 1  # of a protocol buffer
+
+
+def write(model, place, *, representative_data=None):
+    """Converts, writes the file and compares its outputs with the model's; see `export`."""
+    _require_extra()
+    function = traced(model)
+    check_repeatable(model, function, "onnx")
+    _check_names(model, function)
+    _check_size(model)
+    arrays = samples(model, representative_data)
+    content = _converted(model, function)
+    pathlib.Path(place).write_bytes(content)
+    halves = {tf.float16, tf.bfloat16}
+    is_half = any(op.dtype in halves for op in function.outputs) or any(
+        tensor.dtype in halves
+        for node in function.graph.get_operations()
+        for tensor in node.outputs
+    )
+    limit = _HALF_TOLERANCE if is_half else _TOLERANCE
+    check_outputs(model, _loaded(content, model), arrays, limit, "Export a SavedModel instead.")
+
+
+def _require_extra():
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "`export` to ONNX needs tf2onnx, onnx and onnxruntime. Install them with "
+            "`pip install 'tfprune[onnx]'`."
+        ) from error
+
+
+def _check_names(model, function):
+    inputs = {spec.name for spec in function.structured_input_signature[0]}
+    shared = inputs & set(function.structured_outputs)
+    if shared:
+        raise ValueError(
+            "Cannot export to ONNX a model that has an output of the name of an input. Received: "
+            f"model={model.name!r}, names={sorted(shared)}. Rename one, or leave out the output "
+            "if it is the input itself."
+        )
+
+
+def _check_size(model):
+    size = sum(variable.value.dtype.size * tf.size(variable.value) for variable in model.weights)
+    if size > _MOST_BYTES:
+        raise ValueError(
+            "Cannot export to ONNX a model of more than 2 GB of weights in one file. Received: "
+            f"model={model.name!r} of {int(size):,} bytes. Export a SavedModel."
+        )
+
+
+def _converted(model, function):
+    import tf2onnx
+
+    specs = list(function.structured_input_signature[0])
+    try:
+        with _quiet("tf2onnx", "tensorflow"):
+            proto, _ = tf2onnx.convert.from_function(_Ready(function), specs, opset=_OPSET)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever it stumbles over
+        raise ValueError(
+            f"Cannot convert the model to ONNX: tf2onnx says {str(error)[:300]!r}. Received: "
+            f"model={model.name!r}. Export a SavedModel."
+        ) from error
+    unknown = sorted({node.op_type for node in proto.graph.node if not _is_known(node)})
+    if unknown:
+        raise ValueError(
+            f"Cannot convert the model to ONNX, which does not have the operations {unknown}. "
+            f"Received: model={model.name!r}. Leave those layers out, or export a SavedModel."
+        )
+    _store_constants(proto.graph, function)
+    return proto.SerializeToString()
+
+
+def _store_constants(graph, function):
+    """Puts tensors which the graph captured, as the mean of a Normalization, into the file.
+
+    tf2onnx makes inputs of them, which nobody could feed.
+    """
+    from onnx import numpy_helper
+
+    captured = function.captured_inputs
+    placeholders = function.inputs[len(function.inputs) - len(captured) :]
+    values = {
+        placeholder.name: value.numpy()
+        for placeholder, value in zip(placeholders, captured, strict=True)
+        if value.dtype != tf.resource
+    }
+    used = _used_names(graph)
+    for given in [given for given in graph.input if given.name in values]:
+        graph.input.remove(given)
+        if given.name in used:
+            graph.initializer.append(numpy_helper.from_array(values[given.name], given.name))
+
+
+def _used_names(graph):
+    """The names of all tensors that nodes read, those in bodies of loops and branches included."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= _used_names(body)
+    return names
+
+
+class _Ready:
+    """What tf2onnx takes a `tf.function` for: it gives the concrete function that is there."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def get_concrete_function(self, *_):
+        """The one there is."""
+        return self.function
+
+
+def _is_known(node):
+    import onnx
+
+    return bool(node.domain) or onnx.defs.has(node.op_type)
+
+
+@contextlib.contextmanager
+def _quiet(*names):
+    """Holds back warnings of loggers: what matters of them is checked afterwards."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _loaded(content, model):
+    try:
+        return loading.onnx(content)
+    except Exception as error:  # onnxruntime's own, of a private module
+        raise RuntimeError(
+            f"onnxruntime cannot load the ONNX file. Received: model={model.name!r} ({error})."
+        ) from error

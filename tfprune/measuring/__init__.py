@@ -1,0 +1,1 @@
+"""Bytes, latency and metrics of models."""

@@ -1,0 +1,1 @@
+"""Copies of models and of their graphs with fewer or more units."""

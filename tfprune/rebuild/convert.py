@@ -1,0 +1,225 @@
+"""The same model out of other layers, by way of its config: stock, drop-in, double precision."""
+
+import inspect
+
+import keras
+
+from tfprune import _keras
+from tfprune.layers import DROP_INS
+from tfprune.rebuild.cut import cut
+
+_DROP_IN_NAMES = {
+    name: DROP_INS[stock]
+    for name, stock in vars(keras.layers).items()
+    if isinstance(stock, type) and stock in DROP_INS
+}
+_STOCK_NAMES = {drop_in.__name__: name for name, drop_in in reversed(_DROP_IN_NAMES.items())}
+
+
+def to_drop_in(config, exclude=()):
+    """A serialised layer with its class, and those of the layers in it, exchanged."""
+    if config.get("class_name") in _DROP_IN_NAMES and config.get("module") == "keras.layers":
+        if config["config"].get("name") in exclude:
+            return config
+        drop_in = _DROP_IN_NAMES[config["class_name"]]
+        config = {
+            **config,
+            "module": drop_in.__module__,
+            "class_name": drop_in.__name__,
+            "registered_name": f"tfprune>{drop_in.__name__}",
+        }
+    return _in_nested(config, lambda inner: to_drop_in(inner, exclude))
+
+
+def to_stock(config):
+    """A serialised layer with drop-in classes, its own and those in it, made stock again."""
+    if str(config.get("registered_name")).startswith("tfprune>"):
+        name = _STOCK_NAMES[config["class_name"]]
+        config = {**config, "module": "keras.layers", "class_name": name, "registered_name": None}
+    return _in_nested(config, to_stock)
+
+
+def _in_nested(config, convert):
+    """Applies `convert` to the serialised layers among the arguments of a layer."""
+    arguments = config.get("config")
+    if not isinstance(arguments, dict):
+        return config
+
+    def visit(value):
+        if isinstance(value, dict) and "class_name" in value and "config" in value:
+            return convert(value)
+        if isinstance(value, (list, tuple)):
+            return [visit(item) for item in value]
+        return value
+
+    return {**config, "config": {name: visit(value) for name, value in arguments.items()}}
+
+
+def in_double_precision(model):
+    """The model in float64, with the same weights, where rounding hides nothing."""
+
+    def edit(config, operation):
+        is_layer = isinstance(operation, keras.layers.Layer)
+        return _in_double_precision(config) if is_layer else config
+
+    copy = rebuilt(model, edit)
+    copy_weights(model, copy)
+    return copy
+
+
+def _in_double_precision(config):
+    """A serialised layer and the layers in it, in float64."""
+    if "dtype" in (config["config"] or {}):
+        config = {**config, "config": {**config["config"], "dtype": "float64"}}
+    return _in_nested(config, _in_double_precision)
+
+
+# A model from its edited config -----------------------------------------------------------------
+
+
+def rebuilt(model, edit, dropped=None, restructure=None, added=()):
+    """A new model from the config of a model, every layer's part passed through `edit`.
+
+    Args:
+        model: A Functional or built Sequential model.
+        edit: Function of a serialised operation and the operation; returns the new serialised
+            operation. Not called for nested models, but for what is in them.
+        dropped: Dict from a call, as the names of the nested models around it, its operation's
+            name and its place, to the places of the inputs it does without.
+        restructure: Function of the config of the model, or of one nested in it, and the names of
+            the models around its layers; returns the new config. It comes before `dropped`.
+        added: Layers that are not in the model, but of which there are some in the new config.
+
+    Returns:
+        The new model with fresh weights.
+    """
+    config = _edited(model, edit, dropped or {}, restructure)
+    operations = [*_keras.all_operations(model), *added]
+    return keras.saving.deserialize_keras_object(
+        config, custom_objects=_custom_objects(operations), safe_mode=False
+    )
+
+
+def _edited(model, edit, dropped, restructure, path=()):
+    """The serialised model with all its operations edited."""
+    serialised = _keras.graph_config(model)
+    config = serialised["config"]
+    operations = {operation.name: operation for operation in _keras.operations(model)}
+    layers = []
+    for layer_config in config["layers"]:
+        operation = operations.get(layer_config["config"]["name"])
+        if operation is None:  # the input layer of a Sequential model
+            layers.append(_without_shapes(layer_config))
+        elif _keras.functional(operation) is not None:
+            outer = {k: v for k, v in layer_config.items() if k in ("name", "inbound_nodes")}
+            inner = _edited(operation, edit, dropped, restructure, (*path, operation.name))
+            layers.append({**inner, **outer})
+        else:
+            layers.append(edit(_without_shapes(layer_config), operation))
+    config = {**config, "layers": layers}
+    config.pop("build_input_shape", None)
+    config = config if restructure is None else restructure(config, path)
+    here = {key[-2:]: places for key, places in dropped.items() if key[:-2] == path}
+    return {**serialised, "config": cut(config, here) if here else config}
+
+
+def _without_shapes(config):
+    """Drops the shapes for which layers were built: the new ones may differ."""
+    config = {key: value for key, value in config.items() if key != "build_config"}
+    return _in_nested(config, _without_shapes)
+
+
+def _custom_objects(operations):
+    """Classes and functions of operations that Keras could not find by name."""
+    found = {}
+    for operation in operations:
+        for value in [operation, *vars(operation).values()]:
+            named = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
+            module = getattr(named, "__module__", "")
+            is_known = module.startswith(("keras.", "tensorflow.", "builtins", "numpy"))
+            name = getattr(named, "__name__", "")
+            if not is_known and keras.saving.get_registered_name(named) == name:
+                found[name] = named
+    return found
+
+
+# What moves from the old model to the new one ---------------------------------------------------
+
+
+def _unchanged(_, array, *__):
+    return array
+
+
+def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
+    """Copies every variable from a model to its rebuilt one.
+
+    Args:
+        old: The model.
+        new: The model that `rebuilt` made of it.
+        take: Function of an old variable, its value, and its counterpart in the new model; returns
+            the new value.
+        take_mask: The same for each mask of a variable; its counterpart is an array.
+        pairs: Pairs of an old variable and its counterpart; by default all that there are.
+    """
+    pairs = list(_keras.variable_pairs(old, new) if pairs is None else pairs)
+    for ours, theirs in pairs:
+        theirs.assign(take(ours, keras.ops.convert_to_numpy(_keras.raw(ours)), theirs))
+    for theirs in _keras.all_layers(new):
+        if isinstance(theirs, keras.layers.Normalization) and theirs.built:
+            theirs.finalize_state()  # it computes with a copy of what it learned
+    fresh_masks = _masks_by_weight(new)
+    counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
+    for weight, mask in _masks_by_weight(old).items():
+        fresh = fresh_masks.get(counterparts.get(weight))
+        if fresh is None:
+            continue
+        both = ((mask.trainable, fresh.trainable), (mask.frozen, fresh.frozen))
+        values = [[keras.ops.convert_to_numpy(v) for v in pair] for pair in both]
+        fresh.set(*(take_mask(mask.weight, *pair) for pair in values))
+        fresh.rewired.assign(_keras.raw(mask.rewired))
+
+
+def _masks_by_weight(model):
+    return {
+        id(mask.weight): mask
+        for layer in _keras.all_layers(model)
+        for mask in (getattr(layer, "masks_by_name", None) or {}).values()
+    }
+
+
+def copy_compile_state(old, new, take=_unchanged, pairs=None):
+    """Compiles `new` as `old` is, with its own optimizer in the same state.
+
+    Args:
+        old: The model; if it is not compiled, nothing happens.
+        new: The model that `rebuilt` made of it.
+        take: Function of an old weight, the value of one of its slots, the slot's counterpart and
+            its name; returns the new value.
+        pairs: As in `copy_weights`.
+    """
+    arguments = _keras.compile_arguments(old)
+    if not arguments:
+        return
+    optimizer = old.optimizer
+    if optimizer is not None:
+        optimizer = type(optimizer).from_config(optimizer.get_config())
+    metrics = {
+        key: keras.tree.map_structure(copied_metric, arguments[key])
+        for key in ("metrics", "weighted_metrics")
+    }
+    new.compile(**{**arguments, **metrics, "optimizer": optimizer})
+    if optimizer is not None and old.optimizer.built:
+        optimizer.build(new.trainable_variables)
+        _keras.copy_optimizer_state(
+            old.optimizer,
+            optimizer,
+            list(_keras.variable_pairs(old, new) if pairs is None else pairs),
+            take,
+        )
+
+
+def copied_metric(metric):
+    """A metric anew, without what it counted; a name as it is."""
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric

@@ -1,0 +1,1 @@
+"""What a model is, and what two differ in, as tables and pictures."""

@@ -1,0 +1,1 @@
+"""Small models out of large ones: in one call, or while they train."""

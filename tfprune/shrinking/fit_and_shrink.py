@@ -1,0 +1,253 @@
+"""Training in which the model is rebuilt smaller again and again, so each epoch gets faster."""
+
+import dataclasses
+import inspect
+import time
+
+import keras
+
+from tfprune import _keras
+from tfprune._tools.tables import Change
+from tfprune.callbacks import ScheduledCallback, StraightThrough
+from tfprune.coupling.costs import costs
+from tfprune.shrinking.full_model import Shrinking
+from tfprune.shrinking.stages import Shrunk, Stage, planned
+from tfprune.units.prune_units import prune_units
+
+_FIT = set(inspect.signature(keras.Model.fit).parameters) - {"self", "x", "y"}
+_PRUNING = set(inspect.signature(prune_units).parameters) - {"model", "target"}
+
+
+def fit_and_shrink(model, x=None, y=None, *, stages, masked=False, check=True, **arguments):
+    """Trains a model and removes units for real while it does, so that each epoch is faster.
+
+    At the beginning of some epochs units are pruned and the model is rebuilt without them; training
+    goes on with the small one. It is one training: the data run through one `fit`, optimizer slots
+    are cut along, its step count, learning rate, schedule and loss scale go on, and so do metrics,
+    history and callbacks. The losses are those of a training in which the same units are masked at
+    the same epochs and nothing is rebuilt, up to rounding, where no layer draws at random; a cut
+    RMSNormalization has another scale, which its optimizer sees.
+
+    What is trained are stock layers, as fast as Keras's; where masks are left, for frozen or
+    single pruned elements of the model given, drop-in layers which keep them. Only what is masked
+    goes: a weight that happens to be 0 may still be trained.
+
+    Callbacks are called as in one `fit`, `on_train_begin` once, and their `model` is the one that
+    is trained at the time. `EarlyStopping(restore_best_weights=True)` begins anew with each
+    rebuilt model, since the best weights of a larger one do not fit. `stop_training` ends all
+    stages. Files of `ModelCheckpoint` hold the model as it was then; weights alone fit only a model
+    of the same stage. A callback that prunes, and `BackupAndRestore`, are refused.
+
+    Args:
+        model: A compiled Functional or Sequential model, of stock layers or of `tfprune.layers`.
+            It is not touched.
+        x, y: The data, as `fit` takes them: arrays, datasets, generators.
+        stages: What is pruned when. A dict from an epoch, at whose beginning units go, to the
+            target of `tfprune.prune_units`, as `{2: 0.3, 4: 0.6}`; a sequence of targets, spread
+            evenly over the first half of training; or a single fraction, which is reached in four
+            equal steps over the first half. Fractions count from the model given.
+        masked: Whether the model that is trained and returned carries masks, for more pruning.
+        check: Whether each rebuilt model is run beside the masked one and compared.
+        **arguments: Those of `keras.Model.fit` (`epochs`, `validation_data`, `callbacks`, ...) and
+            those of `tfprune.prune_units` (`criterion`, `only`, `seed`, ...). What both have, as
+            `batch_size`, goes to `fit`, and to the pruning where it is given data of its own.
+
+    Returns:
+        A `Shrunk`, with the small `model`, compiled, the `history` of all epochs, and the `stages`:
+        units, parameters, MACs, seconds an epoch, seconds of rebuilding.
+
+    Raises:
+        TypeError: If an argument is unknown.
+        ValueError: If the model is not compiled or has training steps of its own, stages are out
+            of range or cannot be reached, or a callback cannot go on. Nothing is trained then: all
+            stages are tried on a copy first.
+
+    Example:
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)), keras.layers.Dense(8, activation="relu", name="hidden"),
+    ...     keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> x, y = np.ones((32, 4)), np.ones((32, 1))
+    >>> result = fit_and_shrink(model, x, y, stages={1: 0.25, 2: 0.5}, epochs=4, verbose=0)
+    >>> result.model.get_layer("hidden").units, [stage.units.after for stage in result.stages]
+    (4, [8, 6, 4])
+    >>> len(result.history.history["loss"])
+    4
+    """
+    fitting, pruning = _split(arguments)
+    plan = planned(stages, fitting.get("initial_epoch", 0), fitting.get("epochs", 1))
+    _check_model(model)
+    callbacks = keras.tree.flatten(fitting.pop("callbacks", None) or [])
+    _check_callbacks(callbacks)
+    _try(model, plan, pruning)
+
+    shrinking = Shrinking(model, check=check)
+    training = _Stages(shrinking, plan, pruning, masked, callbacks, fitting.pop("verbose", "auto"))
+    training.relay.fit(x, y, verbose=0, callbacks=[training], **fitting)
+    small = shrinking.finished(masked)
+    history = training.history
+    history.set_model(small)
+    small.history = history
+    return Shrunk(small, history, tuple(training.stages))
+
+
+def _split(arguments):
+    """The arguments of `fit` and those of `prune_units`."""
+    unknown = sorted(set(arguments) - _FIT - _PRUNING)
+    if unknown:
+        raise TypeError(
+            "Arguments must be those of `fit_and_shrink`, `keras.Model.fit` or "
+            f"`tfprune.prune_units`. Received: {unknown}."
+        )
+    fitting = {name: value for name, value in arguments.items() if name in _FIT}
+    for_both = _FIT if arguments.get("data") is None else set()
+    pruning = {n: v for n, v in arguments.items() if n in _PRUNING - for_both}
+    return fitting, pruning
+
+
+def _check_model(model):
+    if not getattr(model, "compiled", False) or model.optimizer is None:
+        raise ValueError(
+            "The model must be compiled with an optimizer, as for `fit`. "
+            f"Received: model={getattr(model, 'name', model)!r}. Call `model.compile(...)` first."
+        )
+    own = [
+        name
+        for name in ("train_step", "test_step", "compute_loss", "compute_metrics", "fit")
+        if getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if own:
+        raise ValueError(
+            "The rebuilt model is a plain one, so steps of the model's own would be lost. "
+            f"Received: model={model.name!r} ({type(model).__name__}), which overrides {own}. "
+            "Train it with `tfprune.callbacks.PruneUnits` and call `tfprune.strip` at the end."
+        )
+
+
+def _check_callbacks(callbacks):
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, (ScheduledCallback, StraightThrough)):
+            raise ValueError(
+                "A callback that moves masks cannot go on when the model is rebuilt. "
+                f"Received: {name}. `fit_and_shrink` prunes units itself, see `stages`; prune "
+                "weights of the small model afterwards."
+            )
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise ValueError(
+                "BackupAndRestore cannot resume a training in which the model is rebuilt: its file "
+                f"fits the model of one stage alone. Received: {name}. Use `ModelCheckpoint` with "
+                "whole models (`.keras`), and go on with `fit_and_shrink` of the loaded one."
+            )
+
+
+def _try(model, plan, pruning):
+    """All stages on a copy that is not trained, so that errors come before hours of training."""
+    trial = Shrinking(model, check=False)
+    for _, target in plan:
+        trial.prune(target, **pruning)
+    trial.cut()
+
+
+class _Stages(keras.callbacks.CallbackList):
+    """Hands the user's callbacks the model of the time, and changes it where a stage begins."""
+
+    def __init__(self, shrinking, plan, pruning, masked, callbacks, verbose):
+        self.shrinking = shrinking
+        self.plan = dict(plan)
+        self.pruning = pruning
+        self.masked = masked
+        self.verbose = verbose
+        self.stages = []
+        first, report = shrinking.cut(masked)
+        with shrinking.strategy.scope():
+            self.relay = _keras.Relay(first)
+        super().__init__(
+            callbacks, add_history=True, add_progbar=verbose != 0, model=self.relay.current
+        )
+        self._size = _size(shrinking, first)
+        self._report = report
+
+    @property
+    def history(self):
+        """The user's History, or Keras's own."""
+        return self.model.history
+
+    def set_model(self, model):
+        """Keeps to the model of the stage; `fit` gives the relay."""
+        if model is not self.relay:
+            super().set_model(model)
+
+    def set_params(self, params):
+        """As `fit` gives them, which shows nothing itself."""
+        super().set_params({**(params or {}), "verbose": self.verbose})
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Goes on with a smaller model where a stage begins."""
+        if epoch in self.plan:
+            self._shrink(epoch)
+        elif not self.stages:
+            self._begin(epoch, None, self._size, 0.0, self._report)
+        self._start = time.perf_counter()
+        super().on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Notes how long the epoch took."""
+        times = (*self.stages[-1].epoch_seconds, time.perf_counter() - self._start)
+        self.stages[-1] = dataclasses.replace(self.stages[-1], epoch_seconds=times)
+        super().on_epoch_end(epoch, logs)
+        self._pass_on_stop()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stops where a callback says so."""
+        super().on_train_batch_end(batch, logs)
+        self._pass_on_stop()
+
+    def on_train_end(self, logs=None):
+        """Does what `fit` does at its end, to the model that was trained."""
+        self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
+        super().on_train_end(logs)
+
+    def _shrink(self, epoch):
+        start = time.perf_counter()
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self.shrinking.take_back()
+        self.shrinking.prune(self.plan[epoch], **self.pruning)
+        made = self.shrinking.cut(self.masked)
+        if made is not None:
+            small, self._report = made
+            self.relay.switch(small)
+            self.set_model(small)
+            for callback in self.callbacks:
+                _forget_best_weights(callback)
+        seconds = time.perf_counter() - start
+        size = _size(self.shrinking, self.model)
+        self._begin(epoch, self.plan[epoch], size, seconds, self._report)
+
+    def _begin(self, epoch, target, size, seconds, report):
+        changes = [Change(before, after) for before, after in zip(self._size, size, strict=True)]
+        self.stages.append(Stage(epoch, target, *changes, seconds, report=report))
+        self._size = size
+
+    def _pass_on_stop(self):
+        if self.model.stop_training:
+            self.relay.stop_training = True
+
+
+def _size(shrinking, model):
+    """Units, parameters and MACs of the model that is trained."""
+    each = [call.macs for call in costs(model)]
+    macs = None if None in each else sum(each)
+    return shrinking.units(), _keras.count_weights(model), macs
+
+
+def _forget_best_weights(callback):
+    """The best weights of a larger model cannot be restored: a new best is looked for."""
+    if isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights:
+        callback.wait = 0
+        callback.best = None
+        callback.best_weights = None
+        callback.best_epoch = 0

@@ -1,0 +1,208 @@
+"""A model that becomes smaller while it is trained: the masks are kept at its full size.
+
+What is trained is a small model without the pruned units. When more are to go, its weights and
+slots are written back to where they stood in the full model, which is masked; units are pruned
+there, and a new small model is cut out of it. So a target means the same at each time, and the
+masks are those of a training that never rebuilds.
+"""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.index_maps import kept_places
+from tfprune.masks.setting import masked_layers
+from tfprune.rebuild import convert
+from tfprune.rebuild.engine import added_constants, gathered, gathered_slot, rebuild, scale_factors
+from tfprune.stripping.check import check_equal
+from tfprune.stripping.prunable import prunable
+from tfprune.stripping.strip import Removal
+from tfprune.units.prune_units import prune_units
+
+
+class Shrinking:
+    """A masked model of full size, and the small models that are cut out of it.
+
+    Args:
+        model: A compiled model, of stock or of drop-in layers. It is not touched.
+        check: Whether each small model is run beside the full one and compared.
+
+    Raises:
+        ValueError: If the model cannot be made prunable.
+    """
+
+    def __init__(self, model, *, check=True):
+        self.strategy = model.distribute_strategy
+        self.check = check
+        with self.strategy.scope():
+            self.full = prunable(model)
+        self._small = None
+        self._cut = None
+
+    def prune(self, target, **arguments):
+        """Prunes units of the full model; see `tfprune.prune_units`."""
+        with self.strategy.scope():
+            return prune_units(self.full, target, **arguments)
+
+    def cut(self, masked=False):
+        """A small model, compiled, with the slots of the full one's optimizer.
+
+        It is of drop-in layers where masks are left in it, or `masked` asks for them.
+
+        Returns:
+            The model and a `StripReport`, which compares it with the full one; None if the small
+            model there is has the same units.
+
+        Raises:
+            ValueError: If the model cannot be rebuilt.
+            RuntimeError: If the outputs differ, which would be a defect.
+        """
+        with self.strategy.scope():
+            cut = _Cut(self.full)
+            if self._cut is not None and cut.is_like(self._cut):
+                return None
+            removal = cut.removal
+            small = rebuild(removal.model, cut.kept_units, removal.folds, removal.dropped)
+            error = check_equal(self.full, small, removal.coupling.trace) if self.check else None
+            report = removal.report(small, error)
+            if masked or cut.has_masks:
+                small = prunable(small)
+                cut.copy_masks(small)
+        self._cut, self._small = cut, small
+        return small, report
+
+    def finished(self, masked=False):
+        """The small model as it is given back: of stock layers, unless `masked` asks for masks."""
+        if masked or not masked_layers(self._small):
+            return self._small
+        with self.strategy.scope():
+            stock = convert.rebuilt(self._small, lambda config, _: convert.to_stock(config))
+            convert.copy_weights(self._small, stock)
+            convert.copy_compile_state(self._small, stock)
+        return stock
+
+    def take_back(self):
+        """Writes weights, slots and counters of the small model to where they stood in the full."""
+        with self.strategy.scope():
+            self._cut.take_back(self._small)
+
+    def units(self):
+        """How many units the small model has of those that can go."""
+        coupling, counts = self._cut.removal.coupling, self._cut.kept_units.counts
+        return sum(int(counts[s.units].sum()) for s in coupling.sets if s.removable)
+
+
+class _Cut:
+    """Which elements of the full model a small one has."""
+
+    def __init__(self, full):
+        self.full = full
+        self.removal = Removal(full, _zeros_hidden)
+        self.kept_units = self.removal.kept_units
+        self._refuse_made_biases()
+        self._places = kept_places(self.kept_units)
+        self._added = added_constants(self.removal.folds)
+        self._factors = scale_factors(self.kept_units)
+
+    def _refuse_made_biases(self):
+        for folds in self.removal.folds.values():
+            for fold in folds:
+                if fold.layer.bias is None:
+                    raise ValueError(
+                        "Cannot shrink the model while it trains, because a pruned unit emits a "
+                        "constant that a layer without a bias uses and does not mask. "
+                        f"Received: layer={fold.layer.name!r} ({type(fold.layer).__name__}). Give "
+                        "it a bias, or train with masks and call `tfprune.strip` at the end."
+                    )
+
+    @functools.cached_property
+    def has_masks(self):
+        """Whether elements stay that are masked."""
+        used = {id(call.operation) for call in self.removal.calls}
+        masks = [
+            mask
+            for layer in masked_layers(self.full)
+            if id(layer) in used
+            for mask in layer.masks_by_name.values()
+        ]
+        return any(f.any() or not t.all() for t, f in map(self._masks_of, masks))
+
+    def is_like(self, other):
+        """Whether both have the same units, and no masks that could differ."""
+        same = np.array_equal(self.kept_units.counts, other.kept_units.counts)
+        return same and not self.has_masks
+
+    def copy_masks(self, small):
+        """Gives a small model of drop-in layers the masks that are left."""
+        for ours, theirs in _keras.layer_pairs(self.full, small):
+            for name, mask in getattr(ours, "masks_by_name", {}).items():
+                if name in getattr(theirs, "masks_by_name", {}):
+                    theirs.masks_by_name[name].set(*self._masks_of(mask))
+
+    def _masks_of(self, mask):
+        chosen = self._places.get(id(mask.weight), {})
+        return [gathered(_keras.values(m), chosen, None) for m in (mask.trainable, mask.frozen)]
+
+    def take_back(self, small):
+        """Writes the state of a small model into the full one."""
+        pairs = list(_keras.variable_pairs(self.full, small))
+        for ours, theirs in pairs:
+            value = np.array(keras.ops.convert_to_numpy(_keras.raw(ours)))
+            stood = self._stood(ours, value.shape)
+            value.reshape(-1)[stood] = self._as_in_full(ours, theirs, stood)
+            ours.assign(value)
+        by_small = {id(theirs): ours for ours, theirs in pairs}
+
+        def take_slot(variable, value, counterpart, name):
+            ours = by_small[id(variable)]
+            full = np.array(keras.ops.convert_to_numpy(_keras.raw(counterpart)))
+            places = np.arange(full.size).reshape(full.shape)
+            chosen = self._places.get(id(ours), {})
+            full.reshape(-1)[gathered_slot(ours, places, chosen, None, name)] = value
+            return full
+
+        convert.copy_compile_state(small, self.full, take_slot)
+
+    def _stood(self, variable, shape):
+        """For each element of a small variable its place in the full one."""
+        places = np.arange(int(np.prod(shape))).reshape(shape)
+        return gathered(places, self._places.get(id(variable), {}), None)
+
+    def _as_in_full(self, ours, theirs, stood):
+        """The value of a small variable without what cutting it made of it."""
+        value = keras.ops.convert_to_numpy(_keras.raw(theirs))
+        for changes, undo in ((self._factors, np.divide), (self._added, np.subtract)):
+            if id(ours) in changes:
+                change = np.broadcast_to(changes[id(ours)], ours.shape).reshape(-1)[stood]
+                value = undo(value, change).astype(value.dtype)
+        return value
+
+
+@contextlib.contextmanager
+def _zeros_hidden(model):
+    """While open, elements that are 0 but not pruned are 1: training may move them yet.
+
+    A residual branch whose norm starts with a scale of 0 does nothing before the first step, and
+    must not be taken for dead.
+    """
+    kept = {id(variable): (variable, True) for variable in model.trainable_variables}
+    for layer in masked_layers(model):
+        for mask in layer.masks_by_name.values():
+            kept[id(mask.weight)] = mask.weight, _keras.values(mask.trainable)
+    before = []
+    try:
+        with _keras.unguarded():
+            for weight, is_kept in kept.values():
+                value = keras.ops.convert_to_numpy(_keras.raw(weight))
+                is_hidden = (value == 0) & is_kept
+                if is_hidden.any():
+                    before.append((weight, value))
+                    weight.assign(np.where(is_hidden, np.ones_like(value), value))
+        yield
+    finally:
+        with _keras.unguarded():
+            for weight, value in before:
+                weight.assign(value)

@@ -1,0 +1,109 @@
+"""Whether two models compute the same, by running both."""
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.embedding import Embedding
+from tfprune.rebuild import convert
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
+"""The relative difference that is allowed, by the lowest precision a model computes in."""
+
+IN_DOUBLE_PRECISION = 1e-6
+"""What is allowed where single precision cannot tell: constants are folded into float32."""
+
+
+def check_equal(before, after, trace, batch_size=4):
+    """Runs two models on the same random inputs.
+
+    Where single precision is too coarse for the model, because large numbers cancel in it, the
+    models are compared once more in double precision.
+
+    Args:
+        before: The model.
+        after: The model that should compute the same.
+        trace: The trace of `before`.
+        batch_size: How many examples are run. Dynamic dimensions get 16 positions.
+
+    Returns:
+        The largest absolute difference over the largest absolute output.
+
+    Raises:
+        RuntimeError: If it is larger than the precision of the model's computation allows.
+    """
+    inputs = random_inputs(trace, batch_size)
+    difference = relative_error(before, after, inputs)
+    precision = lowest_precision(before)
+    allowed = TOLERANCE[precision]
+    if difference > allowed and precision == "float32":
+        copies = [convert.in_double_precision(model) for model in (before, after)]
+        difference, allowed = relative_error(*copies, inputs), IN_DOUBLE_PRECISION
+    if not difference <= allowed:
+        raise RuntimeError(
+            "The stripped model does not compute what the model computes. "
+            f"Received: model={before.name!r}, relative difference={difference:.3g}, "
+            f"allowed={allowed:.3g}. Nothing was changed. Please report it with the model's "
+            "`to_json()`."
+        )
+    return difference
+
+
+def relative_error(before, after, inputs):
+    """The largest difference between the outputs of two models over the largest output.
+
+    Args:
+        before, after: Models with the same inputs and outputs.
+        inputs: A list of arrays, in the order of the models' inputs.
+    """
+    ours, theirs = _outputs(before, inputs), _outputs(after, inputs)
+    return max(error(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def lowest_precision(model):
+    """The coarsest of the dtypes in which the layers of a model compute."""
+    found = {layer.compute_dtype for layer in _keras.all_layers(model)} & set(TOLERANCE)
+    return max(found, key=TOLERANCE.get, default="float32")
+
+
+def random_inputs(trace, batch_size=4):
+    """An array for each input of a model, the same in every run. Dynamic dimensions get 16."""
+    return [_random_input(trace, t, batch_size, seed) for seed, t in enumerate(trace.inputs)]
+
+
+def _random_input(trace, tensor, batch_size, seed):
+    shape = [
+        tensor.shape[0] or batch_size,
+        *(16 if size is None else size for size in tensor.shape[1:]),
+    ]
+    generator = np.random.default_rng(seed)
+    rows = [
+        call.operation.input_dim
+        for call in trace.calls
+        if tensor in call.inputs and isinstance(rule_of(call.operation), Embedding)
+    ]
+    if rows or "int" in tensor.dtype:
+        return generator.integers(0, min(rows, default=2), shape).astype(tensor.dtype)
+    if tensor.dtype == "bool":
+        return generator.integers(0, 2, shape).astype(bool)
+    return generator.normal(size=shape).astype(tensor.dtype)
+
+
+def _outputs(model, inputs):
+    structure = keras.tree.pack_sequence_as(_keras.input_structure(model), inputs)
+    states = [(state, np.array(state)) for state in _keras.recurrent_states(model)]
+    outputs = keras.tree.flatten(model(structure, training=False))
+    for state, value in states:
+        state.assign(value)
+    return [keras.ops.convert_to_numpy(keras.ops.cast(output, "float64")) for output in outputs]
+
+
+def error(ours, theirs):
+    """The largest difference between two arrays over the largest element of the first."""
+    if ours.shape != theirs.shape:
+        return np.inf
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    scale = np.max(np.abs(ours), initial=0.0, where=np.isfinite(ours))
+    difference = np.max(np.abs(np.where(same, 0.0, ours - theirs)), initial=0.0)
+    return float(difference / scale) if scale > 0 else float(difference)

@@ -1,0 +1,79 @@
+"""A model made ready for masks."""
+
+import keras
+
+from tfprune import _keras
+from tfprune.rebuild import convert
+from tfprune.stripping.inlining import opened
+
+
+def prunable(model, *, only=None, exclude=None):
+    """The same model made of layers that carry masks.
+
+    Weights, compile state and optimizer slots are kept; the model given is not touched. Composite
+    layers, made of layers themselves, are replaced by what is in them (`tfprune.opening`).
+
+    Args:
+        model: A Functional or built Sequential model, nested ones included.
+        only: Layers or names of layers to convert; by default all that have a drop-in class.
+        exclude: Layers or names of layers to leave as they are.
+
+    Returns:
+        A new model of the same kind.
+
+    Raises:
+        ValueError: If the model is subclassed, or a layer named is not in it.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    >>> masked = tfprune.prunable(model)
+    >>> sorted(masked.get_layer("d").trainable_masks)
+    ['bias', 'kernel']
+    """
+    _check_graph(model)
+    model = opened(model)
+    names = {layer.name for layer in _keras.all_layers(model)}
+    only = names if only is None else _named(only, names, "only")
+    exclude = set() if exclude is None else _named(exclude, names, "exclude")
+
+    def edit(config, operation):
+        if operation.name in only and operation.name not in exclude:
+            return convert.to_drop_in(config, exclude)
+        return config
+
+    new = convert.rebuilt(model, edit)
+    convert.copy_weights(model, new)
+    convert.copy_compile_state(model, new)
+    return new
+
+
+def _check_graph(model):
+    if _keras.functional(model) is not None:
+        return
+    if isinstance(model, keras.Sequential):
+        raise ValueError(
+            "The Sequential model is not built, so its shapes are unknown. "
+            f"Received: model={model.name!r}. Add `keras.Input(shape)` first, or call the model "
+            "on data once."
+        )
+    raise ValueError(
+        "Argument `model` must be a Functional or Sequential model, whose layers can be exchanged. "
+        f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). Either use "
+        "`from tfprune import layers` where the model makes its layers, or build a Functional one: "
+        "`inputs = keras.Input(shape)`, `keras.Model(inputs, model.call(inputs))`."
+    )
+
+
+def _named(layers, names, argument):
+    if isinstance(layers, (str, keras.layers.Layer)):
+        layers = [layers]
+    chosen = {layer if isinstance(layer, str) else layer.name for layer in layers}
+    unknown = sorted(chosen - names)
+    if unknown:
+        raise ValueError(
+            f"Argument `{argument}` must hold layers of the model or their names. "
+            f"Received: {unknown}. The model has: {sorted(names)}."
+        )
+    return chosen

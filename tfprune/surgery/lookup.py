@@ -1,0 +1,115 @@
+"""Which operation of a model is meant, and along what its units are counted."""
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.kept_units import made_units
+from tfprune.coupling.labels import FIXED
+
+
+def walk(model, path=()):
+    """The operations of a model and of those nested in it, with the names of the models around."""
+    for operation in _keras.operations(model):
+        yield path, operation
+        if _keras.functional(operation) is not None:
+            yield from walk(operation, (*path, operation.name))
+
+
+def find(model, given, argument="layer"):
+    """The operation of a model that is meant by a layer, an operation or a name.
+
+    Args:
+        model: The model; models nested in it are looked into.
+        given: A layer or operation of it, or its name.
+        argument: What the argument is called in errors.
+
+    Returns:
+        The names of the nested models around it, and the operation.
+
+    Raises:
+        ValueError: If there is none, or several have the name.
+    """
+    if isinstance(given, str):
+        found = [(path, each) for path, each in walk(model) if each.name == given]
+    else:
+        found = [(path, each) for path, each in walk(model) if each is given]
+    if len({id(each) for _, each in found}) == 1:
+        return found[0]
+    name = getattr(given, "name", given)
+    if found:
+        raise ValueError(
+            f"Argument `{argument}` names {len(found)} layers, of the model and of models in it. "
+            f"Received: {argument}={name!r}. Give them names of their own."
+        )
+    names = [each.name for _, each in walk(model)]
+    raise ValueError(
+        f"Argument `{argument}` must be a layer or operation in the graph of the model, or its "
+        f"name. Received: {argument}={name!r}, model={model.name!r}. It has: {_some(names)}."
+    )
+
+
+def _some(names):
+    shown = ", ".join(map(repr, names[:20]))
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 20 else shown
+
+
+def calls_of(coupling, operation):
+    """The calls of an operation in the trace of a model."""
+    return [call for call in coupling.trace.calls if call.operation is operation]
+
+
+def output_units(coupling, operation, family=None):
+    """The unit of each position in what an operation gives.
+
+    Args:
+        coupling: The units of the model.
+        operation: The operation.
+        family: What a layer calls units which its output does not show, as `"heads"`.
+
+    Raises:
+        ValueError: If the operation is not called, or gives no units of that name.
+    """
+    if family is not None:
+        return made_units(coupling, operation, family)
+    if id(operation) in coupling.trace.entries:  # the input of a nested model
+        return units_along(coupling, coupling.trace.entries[id(operation)][0])
+    if isinstance(operation, keras.layers.InputLayer):
+        return np.full(operation.batch_shape[-1] or 1, FIXED)
+    if _keras.functional(operation) is not None:
+        raise ValueError(
+            "A nested model has no size of its own: name a layer in it. "
+            f"Received: layer={operation.name!r}."
+        )
+    return units_along(coupling, _first_call(coupling, operation).outputs[0])
+
+
+def input_units(coupling, operation):
+    """The unit of each position in the first of what an operation takes."""
+    return units_along(coupling, _first_call(coupling, operation).inputs[0])
+
+
+def _first_call(coupling, operation):
+    calls = calls_of(coupling, operation)
+    if not calls or not calls[0].inputs:
+        raise ValueError(
+            "The layer is not called on tensors of the model. "
+            f"Received: layer={operation.name!r} ({type(operation).__name__})."
+        )
+    return calls[0]
+
+
+def units_along(coupling, tensor):
+    """The units along the axis of a tensor on which they stand; else `FIXED` along the last."""
+    labels = coupling.tensor_labels[tensor]
+    if labels.size > 1:
+        return coupling.roots[labels.reshape(-1)]
+    size = tensor.shape[-1] if len(tensor.shape) > 1 else 1
+    unit = int(coupling.roots[labels.reshape(-1)[0]]) if labels.size else FIXED
+    return np.full(size or 1, unit if size == 1 else FIXED)
+
+
+def unit_axis(coupling, tensor):
+    """The axis of a tensor on which units stand, counted with the batch axis; else the last."""
+    shape = coupling.tensor_labels[tensor].shape
+    return next((axis + 1 for axis, size in enumerate(shape) if size != 1), len(tensor.shape) - 1)

@@ -1,0 +1,149 @@
+"""The units of a model that may be pruned, every slice that goes along, and their masks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.units import couple
+from tfprune.layers import Masked
+from tfprune.masks import layer_filter
+from tfprune.masks.setting import masked_layers, set_masks
+
+PREDICATE = "layer -> bool"
+"""What a predicate over units takes and returns."""
+
+
+@dataclass(frozen=True)
+class UnitCount:
+    """How many units a set of coupled units has, and how many are pruned."""
+
+    name: str
+    units: int
+    pruned: int
+
+
+class PrunableUnits:
+    """The units of a model that may be pruned, by sets, and their masks.
+
+    Args:
+        model, only, exclude, min_units: See `prune_units`.
+
+    Raises:
+        ValueError: If there are none.
+    """
+
+    def __init__(self, model, *, only=None, exclude=None, min_units=1):
+        if isinstance(min_units, bool) or not isinstance(min_units, int) or min_units < 1:
+            raise ValueError(
+                f"Argument `min_units` must be a positive integer. Received: {min_units!r}."
+            )
+        layer_filter.check(only, exclude, PREDICATE)
+        self.model = model
+        self.min_units = min_units
+        self.coupling = couple(model)
+        names = {
+            id(weight): (layer, name)
+            for layer in masked_layers(model)
+            for name, weight in layer.masked_weights.items()
+        }
+        self.masked = [
+            (piece, *names[id(piece.variable)])
+            for piece in self.coupling.slices
+            if id(piece.variable) in names
+        ]
+        is_chosen = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
+        is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
+        self.sets = [
+            s
+            for s in self.coupling.sets
+            if s.removable
+            and any(is_chosen(layer) for layer in s.layers)
+            and not any(is_excluded(layer) for layer in s.layers)
+            and self._is_masked(s)
+        ]
+        if not self.sets:
+            raise ValueError(
+                "The model has no units that can be pruned: they must be made by layers that carry "
+                "masks and are trainable, and not be inputs or outputs. "
+                f"Received: model={model.name!r}, only={only!r}, exclude={exclude!r}. "
+                f"What holds them: {_reasons(self.coupling)}. "
+                "Make the model prunable with `tfprune.prunable(model)`."
+            )
+
+    def _is_masked(self, unit_set):
+        """Whether every weight that makes the units of a set carries a mask and is trainable."""
+        makers = set(zip(map(id, unit_set.layers), unit_set.families, strict=True))
+        made = {id(p.variable) for p in self.coupling.slices if p.makes and maker_of(p) in makers}
+        trainable = {id(p.variable) for p, layer, _ in self.masked if layer.trainable}
+        return made <= trainable
+
+    def layers(self):
+        """The layers whose outputs show the units, each with the axis they stand along."""
+        found = {}
+        makers = {
+            id(layer)
+            for unit_set in self.sets
+            for layer, family in zip(unit_set.layers, unit_set.families, strict=True)
+            if family is None and isinstance(layer, Masked)
+        }
+        for call in self.coupling.trace.calls:
+            if id(call.operation) in makers and id(call.operation) not in found:
+                labels = self.coupling.tensor_labels[call.outputs[0]]
+                axis = int(np.argmax(labels.shape)) + 1
+                found[id(call.operation)] = (call.operation, labels.size, axis)
+        return list(found.values())
+
+    def mask(self, dead, optimizer=None):
+        """Prunes units, given as a boolean array over all units of the coupling."""
+        masks = {}
+        for piece, layer, name in self.masked:
+            gone = dead[self.coupling.roots[piece.labels]]
+            key = (id(layer), name)
+            _, _, mask = masks.setdefault(
+                key, (layer, name, np.array(np.asarray(layer.trainable_masks[name])))
+            )
+            mask[piece.spread(gone)] = False
+        for layer, name, mask in masks.values():
+            set_masks(self.model, layer, name, trainable=mask, optimizer=optimizer)
+
+    def counts(self):
+        """How many units of each set are pruned."""
+        pruned = self.pruned()
+        return tuple(UnitCount(s.name, len(s.units), int(pruned[s.units].sum())) for s in self.sets)
+
+    def pruned(self):
+        """Units of which every masked slice, in the layers that make them, is pruned."""
+        pruned = np.ones(self.coupling.size, bool)
+        pruned[self.coupling.roots[0]] = False
+        made = np.zeros(self.coupling.size, bool)
+        for piece, layer, name in self.masked:
+            if piece.makes:
+                units = self.coupling.roots[piece.labels]
+                made[units] = True
+                pruned[piece.spread(units)[np.asarray(layer.trainable_masks[name])]] = False
+        return pruned & made
+
+    def frozen(self):
+        """Units of which any slice has a frozen element."""
+        frozen = np.zeros(self.coupling.size, bool)
+        for piece, layer, name in self.masked:
+            units = piece.spread(self.coupling.roots[piece.labels])
+            frozen[units[np.asarray(layer.frozen_masks[name])]] = True
+        return frozen
+
+
+def maker_of(piece):
+    """What makes a slice: a layer, by id, and what it calls these units."""
+    return id(piece.layer), piece.family
+
+
+def places(units, among):
+    """For each unit its place in `among`."""
+    order = np.argsort(among)
+    return order[np.searchsorted(among, units, sorter=order)]
+
+
+def _reasons(coupling):
+    reasons = sorted({r for s in coupling.sets for r in s.pinned if r is not None})
+    return "; ".join(reasons) or "no layer makes units"

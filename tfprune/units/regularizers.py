@@ -1,0 +1,336 @@
+"""Penalties that make coupled units small, so that less is lost when they go.
+
+A penalty is added to the loss by way of the regularizer of one weight of the model, which Keras
+asks for at every step; so `fit`, jit and strategies work as they are. No config holds it, so no
+saved model has it. The strength is a variable: changing it retraces nothing.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from tfprune.criteria import units as criteria
+from tfprune.masks import layer_filter
+from tfprune.stripping.prunable import prunable
+from tfprune.units.prunable import PREDICATE, PrunableUnits
+from tfprune.units.prune_units import prune_units
+from tfprune.units.slice_sums import UnitPieces
+
+
+class UnitRegularizer:
+    """A penalty on the coupled units of a model, in its loss while it is attached.
+
+    A subclass implements `penalty_of(squares, sizes)`, or `penalty`.
+
+    Args:
+        strength: Float, what the penalty is multiplied with.
+    """
+
+    def __init__(self, strength):
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or strength < 0:
+            raise ValueError(
+                f"Argument `strength` must be a non-negative number. Received: {strength!r}."
+            )
+        self._value = float(strength)
+        self._variable = None
+        self._carrier = None
+        self.model = None
+        """The model whose loss has the penalty, or None."""
+
+    @property
+    def strength(self):
+        """What the penalty is multiplied with; it can be set while a model trains."""
+        return self._value
+
+    @strength.setter
+    def strength(self, value):
+        self._value = float(value)
+        if self._variable is not None:
+            self._variable.assign(self._value)
+
+    def attach(self, model, *, only=None, exclude=None):
+        """Adds the penalty to the loss of a model, from the next trace of its steps on.
+
+        Args:
+            model: A Functional or built Sequential model, with masks or without.
+            only, exclude: Whose units are penalised; see `tfprune.prune_units`.
+
+        Raises:
+            ValueError: If no unit of the model can go, or there is nothing to penalise.
+        """
+        layer_filter.check(only, exclude, PREDICATE)
+        self.detach()
+        pieces = UnitPieces(model, only, exclude)
+        self.prepare(model, pieces, only, exclude)
+        with model.distribute_strategy.scope():
+            self._variable = keras.Variable(
+                self._value, trainable=False, dtype="float32", name="unit_penalty_strength"
+            )
+        self._pieces, self.model = pieces, model
+        carrier = pieces.variables[0]
+        carrier.regularizer = _Added(carrier.regularizer, self)
+        self._carrier = carrier
+
+    def detach(self):
+        """Takes the penalty out of the loss again, from the next trace of its steps on."""
+        if self._carrier is not None:
+            self._carrier.regularizer = _without(self._carrier.regularizer, self)
+        self._carrier = self._variable = self._pieces = self.model = None
+
+    def prepare(self, model, pieces, only, exclude):
+        """What a subclass looks up when it is attached."""
+
+    def update(self, step):
+        """What changes with the step of the optimizer."""
+
+    def restart(self, step):
+        """Called where another model takes the place of the one that is trained."""
+
+    def penalty(self):
+        """The penalty, the strength included: a scalar tensor."""
+        if self.model is None:
+            raise ValueError("The regularizer is not attached to a model: call `attach(model)`.")
+        return keras.ops.convert_to_tensor(self._variable) * self.penalty_of(
+            self._pieces.squares(), self._pieces.sizes
+        )
+
+    def penalty_of(self, squares, sizes):
+        """The penalty without the strength.
+
+        Args:
+            squares: Tensor `(units,)`, the sum of the squares of each unit's elements.
+            sizes: Array `(units,)`, how many elements that are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `penalty_of`.")
+
+    def get_config(self):
+        """The arguments that make this regularizer again."""
+        return {"strength": self.strength}
+
+    @classmethod
+    def from_config(cls, config):
+        """A regularizer out of its `get_config()`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class GroupLasso(UnitRegularizer):
+    """Group lasso over coupled units, which brings whole units to 0.
+
+    The penalty is strength * sum over units of sqrt(n_u) * ||w_u||, where w_u are all n_u trainable
+    elements that go with a unit: its column in the layers that make it, its bias, its entries in
+    norms, its rows in the layers that use it. An element where two units meet belongs to both.
+
+    Args:
+        strength: Float.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((1,)), keras.layers.Dense(2, use_bias=False), keras.layers.Dense(1)])
+    >>> model.set_weights([np.array([[3.0, 0.0]]), np.array([[4.0], [1.0]]), np.zeros(1)])
+    >>> regularizer = GroupLasso(0.1)
+    >>> regularizer.attach(model)
+    >>> print(f"{float(model.losses[0]):.4f}")  # 0.1 * sqrt(2) * (5 + 1)
+    0.8485
+
+    Reference:
+        W. Wen et al., "Learning Structured Sparsity in Deep Neural Networks",
+        https://arxiv.org/abs/1608.03665.
+    """
+
+    def __init__(self, strength=1e-4):
+        super().__init__(strength)
+
+    def penalty_of(self, squares, sizes):
+        """The sum over units of sqrt(n_u) * ||w_u||; a unit at 0 has no gradient."""
+        ops = keras.ops
+        is_zero = squares == 0
+        norms = ops.where(is_zero, 0.0, ops.sqrt(ops.where(is_zero, 1.0, squares)))
+        return ops.sum(norms * np.sqrt(sizes).astype("float32"))
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class BatchNormL1(UnitRegularizer):
+    """L1 on the scales of batch norms ("network slimming").
+
+    The penalty is strength * sum over units of |gamma|, over the batch norms of all units that can
+    go. Prune by the criterion of the same name or by magnitude afterwards.
+
+    Args:
+        strength: Float.
+
+    Reference:
+        Z. Liu et al., "Learning Efficient Convolutional Networks through Network Slimming",
+        https://arxiv.org/abs/1708.06519.
+    """
+
+    def __init__(self, strength=1e-4):
+        super().__init__(strength)
+
+    def prepare(self, model, pieces, only, exclude):
+        """Keeps the scales of batch norms alone."""
+        pieces.keep(
+            lambda piece: (
+                isinstance(piece.layer, keras.layers.BatchNormalization)
+                and piece.variable is piece.layer.gamma
+            ),
+            "a scale of a batch norm",
+        )
+
+    def penalty(self):
+        """The penalty, the strength included."""
+        total = self._pieces.total(keras.ops.abs)
+        return keras.ops.convert_to_tensor(self._variable) * keras.ops.sum(total)
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class Growing(UnitRegularizer):
+    """A penalty on the units that are about to go, which rises step by step (GReg-1).
+
+    When it is attached, the units that `tfprune.prune_units(model, target, criterion)` would prune
+    are chosen, once. The penalty is lambda / 2 * sum over these units of ||w_u||^2, w_u as in
+    `GroupLasso`, and lambda rises by `increment` every `every` steps, up to `ceiling`; so the rest
+    takes over before they are pruned. Prune them when lambda is large, by magnitude. Where
+    `tfprune.fit_and_shrink` rebuilds the model, units are chosen anew, as a share of what is left,
+    and lambda starts anew.
+
+    Args:
+        target: What is to be pruned, as `tfprune.prune_units` takes it. None is, in
+            `PruneUnits(regularizer=...)`, the target of that.
+        increment: Float, by how much lambda rises.
+        every: Integer, after how many steps of the optimizer it does.
+        ceiling: Float, where it stops.
+        begin_step: Integer, the step of the optimizer at which lambda is `increment`.
+        criterion: "magnitude" or another that needs no training; see `tfprune.criteria.units`.
+
+    Reference:
+        H. Wang et al., "Neural Pruning via Growing Regularization",
+        https://arxiv.org/abs/2012.09243.
+    """
+
+    def __init__(
+        self,
+        target=None,
+        *,
+        increment=1e-4,
+        every=10,
+        ceiling=1.0,
+        begin_step=0,
+        criterion="magnitude",
+    ):
+        for name, value in (("increment", increment), ("every", every), ("ceiling", ceiling)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise ValueError(f"Argument `{name}` must be positive. Received: {value!r}.")
+        super().__init__(0.0)
+        self.target = target
+        self.increment = increment
+        self.every = every
+        self.ceiling = ceiling
+        self.begin_step = begin_step
+        self.criterion = criteria.get(criterion)
+        self.default_target = None
+        self._begin = begin_step
+
+    def prepare(self, model, pieces, only, exclude):
+        """Chooses the units, on a copy of the model that is thrown away."""
+        target = self.default_target if self.target is None else self.target
+        if target is None:
+            raise ValueError(
+                "Argument `target` of `Growing` must say how much is to be pruned, unless "
+                "`PruneUnits` does. Received: target=None."
+            )
+        self._begin = self.begin_step
+        trial = prunable(model)
+        prune_units(trial, target, self.criterion, only=_by_name(only), exclude=_by_name(exclude))
+        units = PrunableUnits(trial)
+        if units.coupling.size != pieces.coupling.size:
+            raise ValueError(
+                "The model has composite layers, whose units are not known from outside. "
+                f"Received: model={model.name!r}. Train `tfprune.prunable(model)`."
+            )
+        self._chosen = units.pruned()[pieces.units].astype("float32")
+
+    def update(self, step):
+        """Sets lambda to what it is at a step."""
+        risen = 0 if step < self._begin else 1 + (step - self._begin) // self.every
+        strength = min(self.ceiling, self.increment * risen)
+        if not math.isclose(strength, self.strength, rel_tol=1e-9):
+            self.strength = strength
+
+    def restart(self, step):
+        """Lets lambda rise from this step on."""
+        self._begin = max(step, self.begin_step)
+        self.update(step)
+
+    def penalty_of(self, squares, sizes):
+        """Half the sum of the squares over the chosen units."""
+        return 0.5 * keras.ops.sum(squares * self._chosen)
+
+    def get_config(self):
+        """The arguments that make this regularizer again."""
+        names = ("increment", "every", "ceiling", "begin_step")
+        return {
+            "target": keras.saving.serialize_keras_object(self.target),
+            **{name: getattr(self, name) for name in names},
+            "criterion": criteria.serialize(self.criterion),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """A regularizer out of its `get_config()`."""
+        target = keras.saving.deserialize_keras_object(config["target"])
+        return cls(**{**config, "target": target})
+
+
+def _by_name(given):
+    """What `only` or `exclude` says, for a copy of the model."""
+    if given is None or callable(given):
+        return given
+    return [layer if isinstance(layer, str) else layer.name for layer in given]
+
+
+class _Added:
+    """The regularizer of a weight, and the penalty on units besides."""
+
+    def __init__(self, before, regularizer):
+        self.before = before
+        self.regularizer = regularizer
+
+    def __call__(self, value):
+        penalty = self.regularizer.penalty()
+        return penalty if self.before is None else self.before(value) + penalty
+
+
+def _without(added, regularizer):
+    """What was the regularizer of a weight without one of those that were added."""
+    if added.regularizer is regularizer:
+        return added.before
+    return _Added(_without(added.before, regularizer), added.regularizer)
+
+
+_NAMES = {"group_lasso": GroupLasso, "batch_norm_l1": BatchNormL1, "growing": Growing}
+
+
+def get(identifier):
+    """A regularizer by its name, its config, or itself; None for None.
+
+    >>> get("group_lasso").strength
+    0.0001
+    """
+    if identifier is None or isinstance(identifier, UnitRegularizer):
+        return identifier
+    if isinstance(identifier, str) and identifier in _NAMES:
+        return _NAMES[identifier]()
+    if isinstance(identifier, dict):
+        return keras.saving.deserialize_keras_object(identifier)
+    raise ValueError(
+        f"Argument `regularizer` must be a `UnitRegularizer` or one of {sorted(_NAMES)}. "
+        f"Received: {identifier!r}."
+    )
+
+
+def serialize(regularizer):
+    """What stands in a config for a regularizer."""
+    return None if regularizer is None else keras.saving.serialize_keras_object(regularizer)

@@ -1,0 +1,215 @@
+"""What coupled units are worth: the scores of all their slices, put together."""
+
+import numpy as np
+
+from tfprune.criteria import units as criteria
+from tfprune.criteria.activations import measured_units
+from tfprune.criteria.arguments import drawn_seed
+from tfprune.criteria.measuring import measure
+from tfprune.criteria.units_slices import Parts
+from tfprune.criteria.units_tensors import is_shown
+from tfprune.units.prunable import places
+
+_AGGREGATES = {"sum": np.nansum, "mean": np.nanmean, "max": np.nanmax}
+_NORMALIZERS = {
+    "mean": np.mean,
+    "max": np.max,
+    "sum": np.sum,
+    "l2": np.linalg.norm,
+}
+
+
+class UnitScores:
+    """Scores the units of a model.
+
+    A unit has slices in several layers: in those that make it, as both sides of a residual sum do,
+    in the norms it passes, in those that use it. A criterion scores the slices in each of the
+    layers that it looks at, or the activations at each tensor that layers use the unit from; see
+    `tfprune.criteria.units`. `aggregate` makes one number of them.
+
+    Args:
+        criterion: A name or a callable; see `tfprune.criteria.units`.
+        aggregate: "sum", "mean" or "max" over the layers, or tensors, of a unit.
+        normalize: What the scores of each set of coupled units are divided by, so that those of
+            different layers can be ranked together: their "mean", "max", "sum" or length "l2", over
+            the units that are not pruned yet; `None` leaves them as they are.
+        seed: Integer, for criteria which draw.
+        data: `(x, y)` or a dataset, for criteria that are measured on data.
+        batch_size: Integer, for data in arrays.
+        verbose: 0 is quiet, 1 shows the progress through the data.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    Example:
+
+    >>> import keras
+    >>> import tfprune
+    >>> from tfprune.units.prunable import PrunableUnits
+    >>> hidden = tfprune.layers.Dense(2, kernel_initializer="identity", name="hidden")
+    >>> out = tfprune.layers.Dense(1, kernel_initializer="ones")
+    >>> units = PrunableUnits(keras.Sequential([keras.Input((2,)), hidden, out]))
+    >>> UnitScores("l1").of(units)[units.sets[0].units]  # |1| in `hidden` and |1| in `out`
+    array([2., 2.])
+    >>> UnitScores("l1", normalize="sum").of(units)[units.sets[0].units]
+    array([0.5, 0.5])
+    """
+
+    def __init__(
+        self,
+        criterion="magnitude",
+        *,
+        aggregate="sum",
+        normalize=None,
+        seed=None,
+        data=None,
+        batch_size=None,
+        verbose=0,
+    ):
+        self.criterion = criteria.get(criterion)
+        self.aggregate = _one_of(aggregate, list(_AGGREGATES), "aggregate")
+        self.normalize = _one_of(normalize, [None, *_NORMALIZERS], "normalize")
+        self.seed = drawn_seed(seed, self.criterion)
+        self.data = data
+        self.batch_size = batch_size
+        self.verbose = verbose
+
+    def of(self, units, sets=None):
+        """The scores of units; nothing is changed.
+
+        Args:
+            units: `PrunableUnits`.
+            sets: The sets of them that are scored, by default all.
+
+        Returns:
+            An array over all units of the coupling, 0 outside of the sets.
+
+        Raises:
+            ValueError: If scores are not finite, a criterion was not measured yet or says nothing
+                of some units, or data, or a loss, is missing.
+        """
+        chosen = {
+            place: unit_set
+            for place, unit_set in enumerate(units.sets)
+            if sets is None or any(unit_set is other for other in sets)
+        }
+        scores = np.zeros(units.coupling.size)
+        for place, found in self._found(units, chosen).items():
+            scores[chosen[place].units] = found
+        if self.normalize is not None:
+            is_pruned = units.pruned()
+            for unit_set in chosen.values():
+                values = scores[unit_set.units]
+                living = values[~is_pruned[unit_set.units]]
+                by = _NORMALIZERS[self.normalize](living) if living.size else 0.0
+                scores[unit_set.units] = values / by if by else values
+        return scores
+
+    def _found(self, units, chosen):
+        """The scores of some sets by their places."""
+        names = criteria.activations_of(self.criterion)
+        if not names:
+            return self._of_weights(units, chosen, self.criterion)
+        shown = is_shown(units.coupling)
+        hidden = {place: s for place, s in chosen.items() if not shown[s.units].any()}
+        visible = {place: s for place, s in chosen.items() if place not in hidden}
+        return {
+            **self._of_activations(units, visible, names),
+            **self._of_weights(units, hidden, criteria.magnitude),
+        }
+
+    def _of_activations(self, units, chosen, names):
+        """Scores at each tensor that units are used from; those that nothing uses have 0."""
+        columns = {place: [] for place in chosen}
+        arguments = {"batch_size": self.batch_size, "verbose": self.verbose}
+        sets = list(chosen.values())
+        for members, found in measured_units(names, units, sets, self.data, **arguments):
+            for place, unit_set in chosen.items():
+                ours = np.isin(members, unit_set.units)
+                if ours.any():
+                    offered = {name: values[ours] for name, values in found.items()}
+                    scores = arguments.call(self.criterion, offered)
+                    scores = criteria.checked(scores, np.count_nonzero(ours), unit_set.name)
+                    columns[place].append(_placed(scores, members[ours], unit_set.units))
+        return {
+            place: np.nan_to_num(self._together(columns[place], s)) for place, s in chosen.items()
+        }
+
+    def _of_weights(self, units, chosen, criterion):
+        """Scores of each layer in each role that the criterion looks at."""
+        parts = Parts(units, criteria.roles_of(criterion))
+        of_sets = {place: parts.of_set(place) for place in chosen}
+        measured = self._gradients(units, criterion, of_sets)
+        roots, found = units.coupling.roots, {}
+        for place, unit_set in chosen.items():
+            columns = []
+            for part in of_sets[place]:
+                scores = criteria.score(
+                    criterion,
+                    part.layer,
+                    part.rows(roots),
+                    [self.seed or 0, place],
+                    part.family,
+                    role=part.role,
+                    measured={name: part.rows(roots, of) for name, of in measured.items()},
+                )
+                if scores is not None:
+                    columns.append(_placed(scores, part.units, unit_set.units))
+            found[place] = self._together(columns, unit_set)
+            is_missing = np.isnan(found[place]) & [why is None for why in unit_set.pinned]
+            if is_missing.any():
+                raise ValueError(_says_nothing(criterion, unit_set, is_missing))
+        return {place: np.nan_to_num(scores) for place, scores in found.items()}
+
+    def _gradients(self, units, criterion, of_sets):
+        """What a criterion asks for, by name and by the id of the variable."""
+        names = criteria.gradients_of(criterion)
+        pieces = {
+            id(piece.variable): piece
+            for parts in of_sets.values()
+            for part in parts
+            for _, piece in part.pieces
+        }
+        if not (names and pieces):
+            return {}
+        found = measure(
+            names,
+            units.model,
+            list(pieces.values()),
+            self.data,
+            batch_size=self.batch_size,
+            verbose=self.verbose,
+        )
+        return {name: dict(zip(pieces, found[name], strict=True)) for name in names}
+
+    def _together(self, columns, unit_set):
+        """One number for each unit; NaN for units that no column has a number for."""
+        values = np.array(columns).reshape(len(columns), len(unit_set.units))
+        found = np.full(len(unit_set.units), np.nan)
+        is_known = ~np.isnan(values).all(axis=0)
+        if is_known.any():
+            found[is_known] = _AGGREGATES[self.aggregate](values[:, is_known], axis=0)
+        return found
+
+
+def _placed(scores, members, among):
+    """The scores of units at their places among others, NaN elsewhere."""
+    ours = np.isin(members, among)
+    values = np.full(len(among), np.nan)
+    values[places(members[ours], among)] = scores[ours]
+    return values
+
+
+def _says_nothing(criterion, unit_set, is_missing):
+    return (
+        "The criterion says nothing of some units, because none of the layers that it looks at has "
+        f"them ({criteria.roles_of(criterion)}). Received: criterion={criterion!r}, "
+        f"layers={unit_set.name!r}, {np.count_nonzero(is_missing)} of {len(is_missing)} units. "
+        "Leave the layers out with `exclude`, or take another criterion."
+    )
+
+
+def _one_of(value, known, argument):
+    if value not in known:
+        raise ValueError(f"Argument `{argument}` must be one of {known}. Received: {value!r}.")
+    return value

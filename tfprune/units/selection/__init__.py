@@ -1,0 +1,1 @@
+"""Which units go: rankings, budgets, and the best choice."""

@@ -1,0 +1,122 @@
+"""Which units go: those of the lowest scores, as many as asked for, under all constraints."""
+
+import numpy as np
+
+from tfprune.coupling.groups import choose_evenly, even_sides, linked
+from tfprune.patterns import pruned_count
+from tfprune.units import budgets
+from tfprune.units.prunable import places
+from tfprune.units.selection import limits
+from tfprune.units.selection.budget_search import within_budget
+from tfprune.units.selection.fractions import nearest_multiples
+from tfprune.units.selection.selection import Selection
+
+_UNIFORM = Selection()
+
+
+def choose_units(units, target, scoring, choice=_UNIFORM, progress=1.0):
+    """The units to prune.
+
+    Args:
+        units: `PrunableUnits`.
+        target: Float from 0 to 1, the fraction to prune: of each set, or with other scopes than
+            "uniform" of all units; or a budget of `tfprune.budgets`.
+        scoring: `UnitScores`. It is asked for the scores of those sets which must lose units.
+        choice: `Selection`.
+        progress: Float from 0 to 1: how far the budget is on the way from the dense model's cost.
+
+    Returns:
+        A boolean array over all units of the coupling.
+
+    Raises:
+        ValueError: If the target is out of range, too many units must stay, or the budget cannot
+            be met.
+    """
+    if isinstance(target, budgets.Budget):
+        return within_budget(units, target, scoring, choice, progress)
+    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 1:
+        raise ValueError(
+            "Argument `target` must be from 0 to 1, or a budget of `tfprune.budgets`. "
+            f"Received: target={target!r}."
+        )
+    if choice.rounds and choice.scope in ("uniform", "global"):
+        return nearest_multiples(units, target, scoring, choice)
+    if choice.scope == "uniform":
+        return _by_sets(units, target, scoring, limits.least_kept(units, choice.max_fraction))
+    total = sum(len(unit_set.units) for unit_set in units.sets)
+    left = max(1, total - pruned_count(target, total))
+    return within_budget(units, budgets.Units(left), scoring, choice)
+
+
+def _by_sets(units, target, scoring, least):
+    """The same fraction of each set."""
+    pruned, frozen = units.pruned(), units.frozen()
+    dead = pruned.copy()
+    fewest = {id(unit_set): count for unit_set, count in zip(units.sets, least, strict=True)}
+    for sets, sides in linked(units.sets, even_sides(units.coupling, pruned)):
+        counts = [_count(s, target, fewest[id(s)]) * _group_count(s) for s in sets]
+        before = [pruned[s.units].sum() for s in sets]
+        if all(count <= already for count, already in zip(counts, before, strict=True)):
+            continue
+        found = scoring.of(units, sets)
+        scores = np.full(units.coupling.size, np.inf)
+        for unit_set in sets:
+            free = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]
+            scores[unit_set.units] = np.where(free, found[unit_set.units], np.inf)
+        scores[pruned] = -np.inf
+        if len(sets) > 1 or len(sides) > 1 or (sides and sets[0].groups is None):
+            dead |= _evenly(sets, sides, scores, np.maximum(counts, before))
+        else:
+            count = _count(sets[0], target, fewest[id(sets[0])])
+            dead[_lowest(sets[0], scores[sets[0].units], count)] = True
+    return dead
+
+
+def _count(unit_set, target, fewest):
+    """How many units of each group of a set go."""
+    size, groups = len(unit_set.units), _group_count(unit_set)
+    return min(pruned_count(target, size // groups), (size - fewest) // groups)
+
+
+def _evenly(sets, sides, scores, counts):
+    """The units to prune, over all units, of sets that must lose equally many in each group."""
+    units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
+    caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
+    rows = [places(side.ravel(), units).reshape(side.shape) for side in sides]
+    chosen = choose_evenly(scores[units], caps, rows)
+    if chosen is None:  # where one set has lost more already, those tied to it must follow
+        most = max(count / len(s.units) for s, count in zip(sets, counts, strict=True))
+        caps = [(members, most * members.sum()) for members, _ in caps]
+        chosen = choose_evenly(scores[units], caps, rows)
+    if chosen is None:
+        raise ValueError(
+            "Units that are pruned already, frozen, pinned or excluded leave no choice in which "
+            "all groups lose equally many. "
+            f"Received: layers={[s.name for s in sets]}, units to prune={list(map(int, counts))}. "
+            "Leave these layers out with `exclude`, or take their masks off with "
+            "`tfprune.set_masks(model, layer, weight, trainable=True)`."
+        )
+    dead = np.zeros(len(scores), bool)
+    dead[units[chosen]] = True
+    return dead
+
+
+def _group_count(unit_set):
+    return 1 if unit_set.groups is None else len(unit_set.groups)
+
+
+def _lowest(unit_set, scores, count):
+    """The `count` units with the lowest scores in each group of a set."""
+    lowest = []
+    for group in unit_set.units[None] if unit_set.groups is None else unit_set.groups:
+        values = scores[places(group, unit_set.units)]
+        worst = np.argsort(values, kind="stable")[: max(count, 0)]
+        if np.isposinf(values[worst]).any():
+            raise ValueError(
+                "Too many units must stay, because they are frozen or pinned, to prune as many as "
+                f"asked for. Received: layers={unit_set.name!r}, units to prune={count}, of "
+                f"{len(group)} units {int(np.isposinf(values).sum())} must stay. Prune fewer, or "
+                "leave the layer out with `exclude`."
+            )
+        lowest.extend(group[worst].tolist())
+    return lowest

@@ -1,0 +1,1 @@
+"""Single weights: which may go, what they are worth, and their masks."""

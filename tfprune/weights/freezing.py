@@ -1,0 +1,166 @@
+"""How elements to freeze are chosen: criterion -> scores, distribution -> counts -> masks."""
+
+import numbers
+
+import numpy as np
+
+from tfprune.criteria import freezing
+from tfprune.masks.setting import move_masks
+from tfprune.patterns.top_k import checked, highest
+from tfprune.weights import distributions
+from tfprune.weights.scores import WeightScores, about
+
+
+class FreezingMethod:
+    """Chooses the frozen masks with which a fraction of the elements of weights is frozen.
+
+    Args:
+        criterion, distribution, seed, data, batch_size, verbose: See `tfprune.freeze_weights`.
+
+    Raises:
+        ValueError: If an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        criterion="preconditioned_gradient",
+        distribution="uniform",
+        seed=None,
+        data=None,
+        batch_size=None,
+        verbose=0,
+    ):
+        self.criterion = freezing.get(criterion)
+        self.distribution = distributions.get(distribution)
+        options = {"data": data, "batch_size": batch_size, "verbose": verbose}
+        self._scoring = WeightScores(self.criterion, seed=seed, action="freeze", **options)
+
+    def masks(self, model, weights, fraction, *, final, thaw=True):
+        """The frozen masks with which a fraction is frozen; nothing is changed.
+
+        Args:
+            model: The model.
+            weights: `PrunableWeight`s of it.
+            fraction: Float from 0 to 1, of the elements, for now.
+            final: Float, what it will be in the end; see `tfprune.distributions.allocate`.
+            thaw: Whether elements are set free where more are frozen.
+
+        Returns:
+            A list of boolean arrays, `None` where a weight stays as it is.
+
+        Raises:
+            ValueError: If the fraction is none, or scores are not finite.
+        """
+        check_fraction(fraction)
+        kept = [weight.trainable_mask for weight in weights]
+        frozen = [weight.frozen_mask for weight in weights]
+        together = self.distribution is distributions.GLOBAL
+        if together:
+            kept, frozen = [[_joined(masks)] for masks in (kept, frozen)]
+            fractions = [fraction]
+        else:
+            fractions = distributions.allocate(self.distribution, model, weights, fraction, final)
+        missing = [
+            wanted_count(of_weight, masks[0]) - np.count_nonzero(masks[0] & masks[1])
+            for of_weight, masks in zip(fractions, zip(kept, frozen, strict=True), strict=True)
+        ]
+        places = [p for p, count in enumerate(missing) if count > 0 or (count < 0 and thaw)]
+        if not places:
+            return [None] * len(weights)
+        if together:
+            scores = self._scoring.of(model, weights, range(len(weights)))
+            for weight, array in zip(weights, scores.values(), strict=True):
+                with about(weight, "freeze"):  # whose scores are not finite, the error names
+                    checked(array, weight.trainable_mask, None)
+            mask = frozen_mask(_joined(scores.values()), missing[0], kept[0], frozen[0])
+            return _split(mask, weights)
+        scores = self._scoring.of(model, weights, places)
+        masks = [None] * len(weights)
+        for place in places:
+            with about(weights[place], "freeze"):
+                masks[place] = frozen_mask(
+                    scores[place], missing[place], kept[place], frozen[place]
+                )
+        return masks
+
+
+def check_fraction(fraction):
+    """Raises a `ValueError` unless it is a number from 0 to 1."""
+    is_number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+    if not is_number or not 0 <= fraction <= 1:  # a NaN compares False
+        raise ValueError(
+            f"Argument `fraction` must be a number from 0 to 1. Received: fraction={fraction!r}."
+        )
+
+
+def wanted_count(fraction, kept):
+    """How many elements that are not pruned shall be frozen: of all, but no more than there are.
+
+    Example:
+
+    >>> wanted_count(0.5, np.array([True, True, True, False]))
+    2
+    >>> wanted_count(1.0, np.array([True, True, True, False]))
+    3
+    """
+    return min(round(float(fraction) * kept.size), int(np.count_nonzero(kept)))
+
+
+def frozen_mask(scores, missing, kept, frozen):
+    """A frozen mask with more elements, those of the lowest scores; or without the highest.
+
+    Of equal scores those that come last in C order are frozen first, and set free last.
+
+    Args:
+        scores: Array of any shape, higher = trained longer.
+        missing: Integer, how many more are to be frozen; below 0, how many are to be set free.
+        kept: Boolean array of the same shape, False = pruned, neither frozen nor set free.
+        frozen: Boolean array of the same shape, what is frozen now.
+
+    Returns:
+        A boolean array of the same shape.
+
+    Raises:
+        ValueError: If an element that is not pruned has a score of NaN or infinity.
+
+    Example:
+
+    >>> everything, nothing = np.ones(4, bool), np.zeros(4, bool)
+    >>> two = frozen_mask(np.array([3.0, 1.0, 2.0, 4.0]), 2, everything, nothing)
+    >>> two
+    array([False,  True,  True, False])
+    >>> frozen_mask(np.array([3.0, 1.0, 2.0, 4.0]), -1, everything, two)
+    array([False,  True, False, False])
+    """
+    scores, _, _ = checked(scores, kept, None)
+    candidates = kept & (~frozen if missing > 0 else frozen)
+    count = missing if missing > 0 else np.count_nonzero(candidates) + missing
+    lowest = candidates
+    if count < np.count_nonzero(candidates):
+        lowest = candidates & ~highest(scores, count, candidates) if count else False
+    return frozen | lowest if missing > 0 else (frozen & ~candidates) | lowest
+
+
+def apply_frozen(model, weights, masks, optimizer=None):
+    """Sets the masks that `FreezingMethod.masks` returned."""
+    optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+    for weight, mask in zip(weights, masks, strict=True):
+        if mask is not None:
+            move_masks(weight.mask, frozen=mask, optimizer=optimizer)
+
+
+def frozen_share(weights):
+    """The share of the elements of weights that are frozen, and not pruned."""
+    pairs = [(weight.trainable_mask, weight.frozen_mask) for weight in weights]
+    frozen = sum(int(np.count_nonzero(kept & mask)) for kept, mask in pairs)
+    return frozen / sum(kept.size for kept, _ in pairs)
+
+
+def _joined(arrays):
+    return np.concatenate([np.ravel(array) for array in arrays])
+
+
+def _split(joined, weights):
+    sizes = [weight.trainable_mask.size for weight in weights]
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    return [part.reshape(weight.shape) for part, weight in zip(parts, weights, strict=True)]

@@ -1,0 +1,139 @@
+"""The weights of a model that may be pruned: which, and how sparse they are."""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.layers import Masked
+from tfprune.masks import layer_filter
+from tfprune.masks.setting import MaskCounts, masked_layers, move_masks
+
+PREDICATE = "(layer, weight_name) -> bool"
+"""What a predicate over weights takes and returns."""
+
+_NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
+"""What the biases of layers, the scales and shifts of norms and the slopes of PReLU are named."""
+
+
+@dataclass(frozen=True)
+class PrunableWeight:
+    """A weight of a layer, by the name under which it carries its masks."""
+
+    layer: keras.Layer
+    name: str
+
+    @property
+    def mask(self):
+        """The masks of the weight, and what is kept with them."""
+        return self.layer.masks_by_name[self.name]
+
+    @property
+    def variable(self):
+        """The weight itself."""
+        return self.mask.weight
+
+    @property
+    def value(self):
+        """The weight as a NumPy array, which is not to be written to."""
+        return _keras.values(self.variable)
+
+    @property
+    def shape(self):
+        """The shape of the weight."""
+        return tuple(self.variable.shape)
+
+    @property
+    def trainable_mask(self):
+        """A boolean array: False = pruned."""
+        return _keras.values(self.mask.trainable)
+
+    @property
+    def frozen_mask(self):
+        """A boolean array: True = keeps its value."""
+        return _keras.values(self.mask.frozen)
+
+    @property
+    def is_kernel(self):
+        """Whether it is a kernel or an embedding: of two axes at least, no bias and no scale."""
+        return len(self.variable.shape) >= 2 and not self.name.endswith(_NOT_KERNELS)
+
+
+def select_weights(model, only=None, exclude=None, *, action="prune"):
+    """The weights that `prune_weights` prunes, each once; its `only` and `exclude` explain.
+
+    Args:
+        model, only, exclude: See `tfprune.prune_weights`.
+        action: What is done to them, for errors.
+
+    Raises:
+        ValueError: If there is none, or a layer is unknown.
+    """
+    every = [
+        PrunableWeight(layer, n) for layer in masked_layers(model) for n in layer.masks_by_name
+    ]
+    if not every:
+        raise ValueError(
+            f"The model has no weights that carry masks, so there is nothing to {action}. "
+            f"Received: model={model.name!r}. Make it prunable with `tfprune.prunable(model)`, "
+            "and build it if it is not built yet."
+        )
+    layer_filter.check(only, exclude, PREDICATE)
+    is_chosen = layer_filter.chooser(only, model, default=True, parts=_prunable_parts)
+    is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_masked_parts)
+    weights = [
+        weight
+        for weight in every
+        if (weight.is_kernel or callable(only))  # layers stand for their kernels
+        and is_chosen(weight.layer, weight.name)
+        and not is_excluded(weight.layer, weight.name)
+        and weight.variable.trainable
+    ]
+    if not weights:
+        raise ValueError(
+            f"No weight is left to {action}: the layers chosen have no kernels, are excluded, or "
+            f"have `trainable=False`. Received: only={only!r}, exclude={exclude!r}, "
+            f"model={model.name!r}."
+        )
+    return weights
+
+
+def claimed(weights):
+    """What `ScheduledCallback.chosen` says of weights: their names, by what tells them apart."""
+    return {
+        ("weight", id(weight.variable)): f"weight {weight.name!r} of layer {weight.layer.name!r}"
+        for weight in weights
+    }
+
+
+def _masked_parts(layer):
+    return [part for part in _keras.all_layers(layer) if isinstance(part, Masked)]
+
+
+def _prunable_parts(layer):
+    parts = _masked_parts(layer)
+    if not parts and layer.weights:
+        raise ValueError(
+            "Argument `only` holds a layer whose weights carry no masks. "
+            f"Received: layer={layer.name!r} ({type(layer).__name__}). "
+            "Make the model prunable with `tfprune.prunable(model)`."
+        )
+    return parts
+
+
+def apply_masks(model, weights, masks, optimizer=None):
+    """Sets the masks that `PruningMethod.masks` returned."""
+    optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+    for weight, mask in zip(weights, masks, strict=True):
+        if mask is not None:
+            move_masks(weight.mask, trainable=mask, optimizer=optimizer)
+
+
+def count_weights(weights):
+    """`MaskCounts` over some weights."""
+    kept = sum(int(np.count_nonzero(weight.trainable_mask)) for weight in weights)
+    elements = sum(math.prod(weight.variable.shape) for weight in weights)
+    frozen = sum(int(np.count_nonzero(weight.frozen_mask)) for weight in weights)
+    return MaskCounts(elements=elements, pruned=elements - kept, frozen=frozen)

@@ -1,0 +1,67 @@
+"""Masks for weights in one step."""
+
+from tfprune.weights.prunable import apply_masks, count_weights, select_weights
+from tfprune.weights.pruning import PruningMethod
+
+
+def prune_weights(
+    model,
+    sparsity,
+    criterion="magnitude",
+    *,
+    pattern="unstructured",
+    distribution="uniform",
+    only=None,
+    exclude=None,
+    seed=None,
+    data=None,
+    batch_size=None,
+    verbose=0,
+):
+    """Prunes weights now: the elements with the lowest scores, exactly to the sparsity.
+
+    What is pruned already stays so and counts: a sparsity that has been reached changes nothing.
+    Elements that are frozen, and weights of layers with `trainable=False`, are never pruned. All
+    masks are computed before the first is set, so an error leaves the model as it was.
+
+    Args:
+        model: A model of drop-in layers, see `tfprune.prunable`.
+        sparsity: Float from 0 to 1. Below 1 at least one element of each weight is kept; at 1 none.
+        criterion: "magnitude", "random", "gradient", "second_order", "movement", "synflow",
+            "grasp", "wanda", "lamp", or a callable; see `tfprune.criteria.weights`.
+        pattern: "unstructured", or a `tfprune.patterns.NM` or `Block`.
+        distribution: "uniform", the sparsity for each weight; "erk" or "global", for all of them
+            together; a dict from layers, names or predicates `(layer, weight_name) -> bool` to
+            sparsities of their own; or a callable. See `tfprune.distributions`.
+        only: What to prune: a sequence of layers or layer names, for their kernels and
+            embeddings, those of layers inside them included; or a predicate
+            `(layer, weight_name) -> bool`, which then decides about every weight that carries
+            masks, biases and the scales of norms too. Default: all kernels and embeddings.
+        exclude: What not to prune, of what `only` says, given in the same way.
+        seed: Integer, for criteria which draw; the same seed gives the same masks.
+        data: `(x, y)` or a dataset, for criteria that are measured on data.
+        batch_size: Integer, for data in arrays.
+        verbose: 0 is quiet, 1 shows the progress through the data.
+
+    Returns:
+        `MaskCounts` over the weights that were chosen.
+
+    Raises:
+        ValueError: If there is nothing to prune, a layer is unknown, scores are NaN or infinite,
+            or frozen elements leave too few to prune. Nothing is changed then.
+
+    Example:
+
+    >>> import keras
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(2, name="d")])
+    >>> prune_weights(model, 0.5)
+    MaskCounts(elements=8, pruned=4, frozen=0)
+    >>> bool((model.get_layer("d").kernel == 0).numpy().sum() == 4)
+    True
+    """
+    method = PruningMethod(criterion, pattern, distribution, seed, data, batch_size, verbose)
+    weights = select_weights(model, only, exclude)
+    masks = method.masks(model, weights, sparsity, final=sparsity)
+    apply_masks(model, weights, masks)
+    return count_weights(weights)

@@ -1,0 +1,109 @@
+"""How masks for weights are chosen: criterion -> scores, distribution and pattern -> masks."""
+
+import numpy as np
+
+from tfprune import patterns
+from tfprune.criteria import weights as criteria
+from tfprune.patterns import matrix_axes, pruned_count, top_k_mask, top_k_masks
+from tfprune.weights import distributions
+from tfprune.weights.scores import WeightScores, about
+
+
+class PruningMethod:
+    """Chooses the masks that bring weights to a sparsity.
+
+    Args:
+        criterion, pattern, distribution, seed, data, batch_size, verbose: See
+            `tfprune.prune_weights`.
+
+    Raises:
+        ValueError: If an argument is wrong, or two do not go together.
+    """
+
+    def __init__(
+        self,
+        criterion="magnitude",
+        pattern="unstructured",
+        distribution="uniform",
+        seed=None,
+        data=None,
+        batch_size=None,
+        verbose=0,
+    ):
+        self.criterion = criteria.get(criterion)
+        self.pattern = patterns.get(pattern)
+        self.distribution = distributions.get(distribution)
+        self._scoring = WeightScores(
+            self.criterion, seed=seed, data=data, batch_size=batch_size, verbose=verbose
+        )
+        if self.distribution is distributions.GLOBAL and self.pattern.uses_matrix:
+            raise ValueError(
+                "Argument `distribution` cannot be 'global' with a pattern in the matrix of each "
+                f"weight. Received: pattern={self.pattern!r}. Take 'uniform' or 'erk'."
+            )
+
+    def masks(self, model, weights, sparsity, *, final, measured=None):
+        """The trainable masks that bring weights to a sparsity; nothing is changed.
+
+        Args:
+            model: The model.
+            weights: `PrunableWeight`s of it.
+            sparsity: Float from 0 to 1, for now.
+            final: Float, what it will be in the end; see `tfprune.distributions.allocate`.
+            measured: Dict from name to a list of arrays, what was measured already.
+
+        Returns:
+            A list of boolean arrays, `None` where a weight is sparse enough already.
+
+        Raises:
+            ValueError: If scores are not finite or frozen elements leave too few to prune.
+        """
+        pruned_count(sparsity, 0)  # raises unless it is a sparsity
+        if self.distribution is distributions.GLOBAL:
+            return self._ranked_together(model, weights, sparsity, measured)
+        sparsities = distributions.allocate(self.distribution, model, weights, sparsity, final)
+        kept = [weight.trainable_mask for weight in weights]
+        places = [
+            place
+            for place, mask in enumerate(kept)
+            if self.pattern.uses_matrix
+            or mask.size - np.count_nonzero(mask) < pruned_count(sparsities[place], mask.size)
+        ]
+        scores = self._scoring.of(model, weights, places, measured)
+        masks = [None] * len(weights)
+        for place in places:
+            weight = weights[place]
+            matrix = None
+            with about(weight):
+                if self.pattern.uses_matrix:
+                    matrix = matrix_axes(weight.layer, weight.name)
+                masks[place] = self.pattern.mask(
+                    scores[place],
+                    sparsities[place],
+                    trainable=kept[place],
+                    frozen=weight.frozen_mask,
+                    matrix=matrix,
+                )
+        return masks
+
+    def _ranked_together(self, model, weights, sparsity, measured):
+        """Masks out of one ranking; each weight keeps an element, unless all go."""
+        kept = [weight.trainable_mask for weight in weights]
+        size = sum(mask.size for mask in kept)
+        if size - sum(map(np.count_nonzero, kept)) >= pruned_count(sparsity, size):
+            return [None] * len(weights)
+        by_magnitude = self.criterion is criteria.magnitude
+        if by_magnitude:
+            scores = [weight.value for weight in weights]
+        else:
+            scores = list(self._scoring.of(model, weights, range(len(weights)), measured).values())
+        limits = {"frozen": [weight.frozen_mask for weight in weights], "keep_one": True}
+        try:
+            return top_k_masks(
+                scores, sparsity, trainable=kept, by_magnitude=by_magnitude, **limits
+            )
+        except ValueError as error:
+            for weight, score in zip(weights, scores, strict=True):
+                with about(weight):  # whose scores are not finite, the error names
+                    top_k_mask(score, 0.0, trainable=weight.trainable_mask)
+            raise ValueError(f"Cannot prune the weights together. {error}") from error

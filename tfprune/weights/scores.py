@@ -1,0 +1,78 @@
+"""What the elements of weights are worth: a criterion, with what it asks for measured."""
+
+import contextlib
+
+from tfprune._tools import parallel
+from tfprune.criteria import freezing
+from tfprune.criteria import weights as criteria
+from tfprune.criteria.arguments import drawn_seed
+from tfprune.criteria.measuring import measure
+
+
+class WeightScores:
+    """Scores the elements of weights.
+
+    Args:
+        criterion: A callable, from `get` of `tfprune.criteria.weights` or `.freezing`.
+        seed: Integer, for criteria which draw.
+        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+        action: What is done to the lowest, for errors: "prune" or "freeze".
+    """
+
+    def __init__(
+        self, criterion, *, seed=None, data=None, batch_size=None, verbose=0, action="prune"
+    ):
+        self.criterion = criterion
+        self.seed = drawn_seed(seed, criterion)
+        self.data = data
+        self.batch_size = batch_size
+        self.verbose = verbose
+        self.action = action
+
+    def of(self, model, weights, places, measured=None):
+        """The scores of the weights at some places.
+
+        Args:
+            model: The model.
+            weights: All `PrunableWeight`s that are chosen.
+            places: Integers, which of them to score.
+            measured: Dict from name to a list of arrays, one for each of all weights: what was
+                measured already.
+
+        Returns:
+            A dict from place to an array.
+
+        Raises:
+            ValueError: If what the criterion asks for cannot be measured, or the scores do not have
+                the shape of their weight.
+        """
+        measured = measured or {}
+        chosen = [weights[place] for place in places]
+        names = [name for name in criteria.measures_of(self.criterion) if name not in measured]
+        if names and chosen:
+            options = {"batch_size": self.batch_size, "verbose": self.verbose}
+            found = measure(names, model, chosen, self.data, **options)
+            found = {name: dict(zip(places, found[name], strict=True)) for name in names}
+            measured = {**measured, **found}
+
+        def score(value, place):
+            of_weight = {name: arrays[place] for name, arrays in measured.items()}
+            with about(weights[place], self.action):
+                return criteria.score(self.criterion, value, [self.seed, place], of_weight)
+
+        values = [weight.value for weight in chosen]
+        if criteria.is_known(self.criterion) or freezing.is_known(self.criterion):
+            return dict(zip(places, parallel.each(score, values, places), strict=True))
+        # A function of somebody else's may depend on the order in which it is called.
+        return {place: score(v, place) for v, place in zip(values, places, strict=True)}
+
+
+@contextlib.contextmanager
+def about(weight, action="prune"):
+    """Names a weight in what is raised."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"Cannot {action} weight {weight.name!r} of layer {weight.layer.name!r}. {error}"
+        ) from error
