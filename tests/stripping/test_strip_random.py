@@ -37,7 +37,7 @@ def assert_stripped_computes_the_same(model):
     draw = np.random.default_rng(0)
     shape = [4, *(size or 9 for size in model.inputs[0].shape[1:])]
     x = draw.normal(size=shape)
-    ours, theirs = map(tfprune.convert.in_double_precision, (model, small))
+    ours, theirs = map(tfprune.rebuild.convert.in_double_precision, (model, small))
     for a, b in zip(keras.tree.flatten(ours(x)), keras.tree.flatten(theirs(x)), strict=True):
         scale = np.abs(a).max()
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * max(scale, 1e-12))

@@ -14,7 +14,7 @@ class Capture(keras.callbacks.Callback):
 
     A snapshot is taken when `optimizer.iterations` reaches the step: 0 is before the first. Steps
     that are behind when training begins are passed by. `snapshots` holds what was captured, by
-    step; with a `path` it is written there too, see `tfprune.rewinding.Snapshot.load`.
+    step; with a `path` it is written there too, see `tfprune.masks.rewinding.Snapshot.load`.
 
     List the callback before those that move masks, for the weights before they do.
 

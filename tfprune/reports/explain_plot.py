@@ -45,7 +45,7 @@ def save(path, explanation):
 
     Args:
         path: A `pathlib.Path`; its suffix says the format.
-        explanation: A `tfprune.explain.Explanation`.
+        explanation: A `tfprune.reports.explain.Explanation`.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -80,7 +80,7 @@ def layout(graph):
     """Places the nodes of a graph.
 
     Args:
-        graph: A sequence of `tfprune.explain.Node`.
+        graph: A sequence of `tfprune.reports.explain.Node`.
 
     Returns:
         Rows of items from the inputs down, arrows as lists of items from box to box, and the

@@ -114,7 +114,7 @@ class Stage:
         epoch_seconds: How long each epoch took, its validation included. The first has the
             tracing in it.
         report: What the model has of the units of the model given, and the reason for every unit
-            that is masked and had to stay: a `tfprune.strip.StripReport`.
+            that is masked and had to stay: a `tfprune.stripping.strip.StripReport`.
     """
 
     epoch: int

@@ -29,7 +29,7 @@ def resize(
             output; `tfprune.surgery.inputs_of(layer)`; or a pair of a layer and the name of its
             units where it makes several kinds, as `(attention, "heads")`.
         criterion: What units are worth: see `tfprune.criteria.units`; for those that are measured
-            on data, a `tfprune.unit_scores.UnitScores` that brings the data along.
+            on data, a `tfprune.units.scores.UnitScores` that brings the data along.
         relaxed: Whether sizes that cannot be met are met as nearly as they can be.
         split: `tfprune.surgery.Split()` for new units that are copies of old ones.
         time_limit: Seconds for the choice of units.

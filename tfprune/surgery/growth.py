@@ -52,7 +52,7 @@ def selection_of(coupling, solution, split=False):
 
 
 class Growth:
-    """The weights of new units; given to `tfprune.rebuild.rebuild`.
+    """The weights of new units; given to `tfprune.rebuild.engine.rebuild`.
 
     Args:
         model: The model.

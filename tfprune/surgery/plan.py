@@ -323,7 +323,7 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
     Args:
         model: A Functional or built Sequential model. It is not touched.
         criterion: What units are worth: see `tfprune.criteria.units`; for those that are measured
-            on data, a `tfprune.unit_scores.UnitScores` that brings the data along.
+            on data, a `tfprune.units.scores.UnitScores` that brings the data along.
         relaxed: Whether sizes that cannot be met are met as nearly as they can be.
         split: `tfprune.surgery.Split()` for new units that are copies of old ones; by default
             they begin without effect.

@@ -47,7 +47,7 @@ class Utilities:
         model: The model.
         coupling: Its units.
         criterion: See `tfprune.criteria.units`. Scores may be negative; those that are not finite
-            count as worst. A `tfprune.unit_scores.UnitScores` brings the data along, for criteria
+            count as worst. A `tfprune.units.scores.UnitScores` brings the data along, for criteria
             that are measured on data.
         seed: Integer, for criteria which draw.
 
@@ -68,7 +68,7 @@ class Utilities:
             raise ValueError(
                 f"The criterion asks for {measured}, which is measured on data. Received: "
                 f"criterion={criterion!r}. Pass "
-                f"`tfprune.unit_scores.UnitScores({criterion!r}, data=(x, y))`."
+                f"`tfprune.units.scores.UnitScores({criterion!r}, data=(x, y))`."
             )
 
     def __call__(self, wanted):

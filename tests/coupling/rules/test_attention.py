@@ -329,7 +329,7 @@ def test_random_zeros(seed):
                 np.moveaxis(value, axis, 0)[draw.random(value.shape[axis]) < 0.4] = 0
         weight.assign(value)
     small = tfprune.strip(model, check=False)
-    ours, theirs = map(tfprune.convert.in_double_precision, (model, small))
+    ours, theirs = map(tfprune.rebuild.convert.in_double_precision, (model, small))
     inputs = [random_input(tensor, draw) for tensor in model.inputs]
     inputs = inputs if seed % 2 else inputs[0]
     np.testing.assert_allclose(theirs(inputs), ours(inputs), rtol=1e-5, atol=1e-5)

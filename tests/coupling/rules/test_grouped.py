@@ -189,6 +189,6 @@ def test_random_zeros(seed):
                 np.moveaxis(value, axis, 0)[draw.random(value.shape[axis]) < 0.4] = 0
         weight.assign(value)
     small = tfprune.strip(model, check=False)
-    ours, theirs = map(tfprune.convert.in_double_precision, (model, small))
+    ours, theirs = map(tfprune.rebuild.convert.in_double_precision, (model, small))
     x = draw.normal(size=(3, 5, 5, 3))
     np.testing.assert_allclose(theirs(x), ours(x), rtol=1e-5, atol=1e-5)
