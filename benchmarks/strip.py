@@ -39,7 +39,7 @@ from tfprune.measuring.measure import without_masks
 from tfprune.rebuild.engine import rebuild
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
-from tfprune.units.selection.selecting import choose_units
+from tfprune.units.selection.select_units import select_units
 
 ARCHITECTURES = ("ResNet50", "DenseNet121", "EfficientNetB0", "NASNetMobile", "ConvNeXtTiny")
 PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}
@@ -58,7 +58,7 @@ def masked(name):
     """A model with half of its units masked at random, its coupling, and which units stay."""
     model = tfprune.prunable(build(name))
     units = PrunableUnits(model)
-    dead = choose_units(units, 0.5, UnitScores("random", seed=0))
+    dead = select_units(units, 0.5, UnitScores("random", seed=0))
     units.mask(dead)
     return model, units.coupling, ~dead
 

@@ -12,7 +12,7 @@ from tfprune.coupling import couple
 from tfprune.coupling.costs import costs
 from tfprune.reports import explain_plot
 from tfprune.reports.explain import explain
-from tfprune.units.cost_model import savings
+from tfprune.units.cost_model import removal_savings
 
 L = keras.layers
 
@@ -112,7 +112,7 @@ def test_savings_are_what_a_model_stripped_of_one_unit_lacks(name):
     dense, weights = total(model), model.get_weights()
     coupling = couple(model)
     removable = [unit_set.removable for unit_set in coupling.sets]
-    found = savings(model, coupling)
+    found = removal_savings(model, coupling)
     assert [bool(each) for each in found] == removable
     for saving in (saving for each in found for saving in each):
         model.set_weights(weights)

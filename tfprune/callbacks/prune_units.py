@@ -14,7 +14,7 @@ from tfprune.units.prunable import PREDICATE, PrunableUnits
 from tfprune.units.scores import UnitScores
 from tfprune.units.selection import limits
 from tfprune.units.selection.budget_search import check_target
-from tfprune.units.selection.selecting import choose_units
+from tfprune.units.selection.select_units import select_units
 from tfprune.units.selection.selection import Selection
 
 
@@ -161,7 +161,7 @@ class PruneUnits(ScheduledCallback):
             target, progress = self.target, sparsity
         elif self._shape is not None:
             target = self.target * sparsity
-        dead = choose_units(self._units, target, self._scoring, self._choice, progress)
+        dead = select_units(self._units, target, self._scoring, self._choice, progress)
         self._units.mask(dead, optimizer)
 
     def measure(self, model):

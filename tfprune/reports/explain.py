@@ -13,7 +13,7 @@ from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.units import couple
 from tfprune.reports import explain_plot
 from tfprune.stripping.inlining import opened
-from tfprune.units.cost_model import removals_by_set, savings
+from tfprune.units.cost_model import removal_savings, removals_by_set
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def explain(model, input_shapes=None):
     """
     model = opened(model)
     coupling = couple(model)
-    saved = savings(model, coupling, input_shapes)
+    saved = removal_savings(model, coupling, input_shapes)
     unknown = {(c.name, c.reason) for c in costs(model, input_shapes) if c.macs is None}
     return Explanation(
         name=model.name,

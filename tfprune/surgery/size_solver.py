@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from tfprune.coupling.labels import FIXED
-from tfprune.surgery.milp_variables import Programme, too_long
+from tfprune.surgery.integer_program import Programme, too_long
 
 _LARGE = 5000  # units from which on a message tells what is being solved
 

@@ -22,7 +22,7 @@ from tfprune.rebuild.engine import Sizes
 
 
 @dataclass(frozen=True)
-class Saving:
+class RemovalSaving:
     """What one removal saves.
 
     Attributes:
@@ -38,7 +38,7 @@ class Saving:
     like: int
 
 
-def savings(model, coupling, input_shapes=None):
+def removal_savings(model, coupling, input_shapes=None):
     """What the removal of one unit saves, for each set of coupled units.
 
     Args:
@@ -47,7 +47,7 @@ def savings(model, coupling, input_shapes=None):
         input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`.
 
     Returns:
-        A list with a tuple of `Saving` for each set, one for each kind of unit that may go. It is
+        A list with a tuple of `RemovalSaving` for each set, one for each kind of unit that may go. It is
         empty where all are pinned or none can be spared.
 
     Example:
@@ -55,7 +55,7 @@ def savings(model, coupling, input_shapes=None):
     >>> from tfprune.coupling import couple
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
-    >>> hidden, outputs = savings(model, couple(model))
+    >>> hidden, outputs = removal_savings(model, couple(model))
     >>> hidden[0].parameters, hidden[0].macs, outputs
     (6, 5, ())
     """
@@ -77,7 +77,7 @@ def savings(model, coupling, input_shapes=None):
         if any(0 in shape for shape in after):
             return None
         before = sum(math.prod(variable.shape) for variable in variables)
-        return Saving(
+        return RemovalSaving(
             units=tuple(units.tolist()),
             parameters=before - sum(map(math.prod, after)),
             macs=calls.macs_less(

@@ -2,7 +2,7 @@
 
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
-from tfprune.units.selection.selecting import choose_units
+from tfprune.units.selection.select_units import select_units
 from tfprune.units.selection.selection import Selection
 
 
@@ -108,5 +108,5 @@ def prune_units(
         verbose=verbose,
     )
     units = PrunableUnits(model, only=only, exclude=exclude, min_units=min_units)
-    units.mask(choose_units(units, target, scoring, choice))
+    units.mask(select_units(units, target, scoring, choice))
     return units.counts()

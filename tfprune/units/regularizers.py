@@ -15,7 +15,7 @@ from tfprune.masks import layer_filter
 from tfprune.stripping.prunable import prunable
 from tfprune.units.prunable import PREDICATE, PrunableUnits
 from tfprune.units.prune_units import prune_units
-from tfprune.units.slice_sums import UnitPieces
+from tfprune.units.slice_sums import SliceSums
 
 
 class UnitRegularizer:
@@ -61,7 +61,7 @@ class UnitRegularizer:
         """
         layer_filter.check(only, exclude, PREDICATE)
         self.detach()
-        pieces = UnitPieces(model, only, exclude)
+        pieces = SliceSums(model, only, exclude)
         self.prepare(model, pieces, only, exclude)
         with model.distribute_strategy.scope():
             self._variable = keras.Variable(

@@ -14,7 +14,7 @@ from tfprune.measuring import measure
 from tfprune.stripping.prunable import prunable
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
-from tfprune.units.selection.selecting import choose_units
+from tfprune.units.selection.select_units import select_units
 
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "iou", "precision", "recall", "r2", "similarity")
 
@@ -186,7 +186,7 @@ def sensitivity(
         pruned, values = [], []
         for fraction in fractions:
             units.sets = tuple(sets)
-            units.mask(choose_units(units, fraction, scoring))
+            units.mask(select_units(units, fraction, scoring))
             pruned.append(sum(count.pruned for count in units.counts()))
             values.append(next(iter(evaluate(data).values())))
             progress.add(1)

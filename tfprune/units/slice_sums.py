@@ -9,7 +9,7 @@ from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
 
 
-class UnitPieces:
+class SliceSums:
     """The trainable slices of the units of a model, to be summed by unit.
 
     Attributes:

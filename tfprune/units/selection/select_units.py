@@ -14,7 +14,7 @@ from tfprune.units.selection.selection import Selection
 _UNIFORM = Selection()
 
 
-def choose_units(units, target, scoring, choice=_UNIFORM, progress=1.0):
+def select_units(units, target, scoring, choice=_UNIFORM, progress=1.0):
     """The units to prune.
 
     Args:
