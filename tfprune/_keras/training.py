@@ -1,5 +1,9 @@
 """One `fit` over models that follow one another.
 
+A `fit` for each model would start the data anew, overwrite weights with their moving averages, and
+call `on_train_begin` again. So `fit` is called on a relay, which hands each step to the model that
+is trained at the time.
+
 Private here, and why:
 
 * `_symbolic_build` of a model, which makes the variables of its metrics: where they are made in the

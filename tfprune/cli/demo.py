@@ -1,4 +1,8 @@
-"""The demonstration: half of a network's neurons go, its accuracy stays, its file shrinks."""
+"""The demonstration: half of a network's neurons go, its accuracy stays, its file shrinks.
+
+Each of these claims is checked with numbers of the reloaded SavedModel. If one fails, the command
+ends with exit code 1.
+"""
 
 import importlib.util
 import os

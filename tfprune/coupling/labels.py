@@ -2,7 +2,8 @@
 
 Every tensor has an integer array over its axes without the batch axis; an axis along which the
 label does not change has size 1. Equal labels are one unit; `unite` makes two labels equal.
-Operations which only move data are applied to the labels themselves.
+Operations which only move data are applied to the labels themselves, so flatten, transpose or
+concatenation need no index mapping and no inverse of one.
 """
 
 import contextlib

@@ -5,6 +5,9 @@ way; "magnitude" and "random" are those of that module. With g the mean gradient
 C the variance of the gradient of one example, a step of the diagonally preconditioned optimizer is
 in proportion to g / C.
 
+Both are measured on data for the weights as they are. Gradients seen in training belong to weights
+that have changed since, and to batches, whereas C is the variance over single examples.
+
 >>> score = get(lambda weight, gradient_variance: 1 / gradient_variance)
 """
 

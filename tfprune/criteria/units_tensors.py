@@ -4,6 +4,10 @@ A unit is read where other units are made out of it: at the input of each layer 
 after the norm and the activation that follow its maker, and after a residual sum. That is what
 becomes 0 when the unit goes. Norms, activations, pooling and depthwise convolutions pass a unit on.
 Time steps that a mask leaves out are measured like all others.
+
+A gradient at a tensor is that by way of these layers alone, so a sum over the tensors of a residual
+stream counts nothing twice. The calls of the model are run one by one, which gives access to every
+tensor.
 """
 
 from collections import ChainMap

@@ -1,6 +1,7 @@
 """The config of a `tf_keras` model as Keras 3 writes it; pruning wrappers are taken off.
 
-Only the serialised form is read, so neither `tf_keras` nor tfmot is needed here.
+Only the serialised form is read and none of the model's code is run. So layers keep their names,
+sharing and nesting, and an `.h5` file needs neither `tf_keras` nor tfmot.
 """
 
 import inspect

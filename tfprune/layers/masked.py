@@ -1,4 +1,9 @@
-"""The mixin which gives a Keras layer its masks (contract M)."""
+"""The mixin which gives a Keras layer its masks (contract M).
+
+A pruned element is stored as 0, its gradient is masked, and every write leaves it out. Multiplying
+by the mask in the forward pass would cost more, an optimizer could move the stored value, and
+`get_weights()` and files would hold dense weights.
+"""
 
 import functools
 import math

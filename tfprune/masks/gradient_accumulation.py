@@ -1,7 +1,8 @@
 """Watching the whole gradients of weights while a model trains, also where masks hide them.
 
 What passes back through a weight is seen before its mask: pruned and frozen elements have their
-gradient too. Nothing is computed a second time, and while the watch is off nothing is added up.
+gradient too. This is a custom gradient around the read of the weight: nothing is computed a second
+time, nothing is added up while the watch is off, and switching it on or off retraces nothing.
 """
 
 import keras

@@ -1,4 +1,8 @@
-"""SGD with the diagonal preconditioner under which it samples from the posterior."""
+"""SGD with the diagonal preconditioner under which it samples from the posterior.
+
+Slots are 0 where masks hold an element or bring it back. So C_0, at which the noise estimate of an
+element starts, is not stored in its slot: it is added when the slot is read.
+"""
 
 import math
 import numbers

@@ -1,4 +1,8 @@
-"""The engine that makes a new model: selected units -> config, weights, optimizer slots."""
+"""The engine that makes a new model: selected units -> config, weights, optimizer slots.
+
+The sizes are edited in the model's config, and Keras deserializes it. So names, shared layers and
+nested models stay as they are, and the model given is not touched.
+"""
 
 import functools
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 In a model of the same shapes a unit is gone if its slices of weights are 0 and were not. In one of
 smaller shapes, as `tfprune.strip` makes it, kept units are told by their weights: those of a layer
 are a subsequence of the dense layer's, element by element equal. Layers are found by their names.
+A model of stock layers has no other record of where it came from. An ambiguous match is refused.
 """
 
 import functools

@@ -1,4 +1,9 @@
-"""Training in which the model is rebuilt smaller again and again, so each epoch gets faster."""
+"""Training in which the model is rebuilt smaller again and again, so each epoch gets faster.
+
+Units are pruned and removed at the same moment, at the beginning of a stage: units that are masked
+within a stage would still be computed. For a gradual course take more stages; each costs a rebuild
+and one trace.
+"""
 
 import dataclasses
 import inspect

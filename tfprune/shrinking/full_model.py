@@ -2,8 +2,11 @@
 
 What is trained is a small model without the pruned units. When more are to go, its weights and
 slots are written back to where they stood in the full model, which is masked; units are pruned
-there, and a new small model is cut out of it. So a target means the same at each time, and the
-masks are those of a training that never rebuilds.
+there, and a new small model is cut out of it. So a target is always a share of the model given, and
+the masks are those of a training that never rebuilds.
+
+Weights that are 0 but not masked may still be trained. `strip` would remove a residual branch whose
+last scale starts at 0, so the analysis reads 1 in the place of such zeros.
 """
 
 import contextlib

@@ -1,4 +1,8 @@
-"""Composite layers opened: a layer made of layers becomes the graph of what its `call` does."""
+"""Composite layers opened: a layer made of layers becomes the graph of what its `call` does.
+
+The `call` of a copy is run on symbolic tensors, so no layer's computation is written a second time
+here. A layer with weights of its own, outside of its sub-layers, needs a rule instead.
+"""
 
 import keras
 

@@ -11,7 +11,7 @@ def prunable(model, *, only=None, exclude=None):
     """The same model made of layers that carry masks.
 
     Weights, compile state and optimizer slots are kept; the model given is not touched. Composite
-    layers, made of layers themselves, are replaced by what is in them (`tfprune.opening`).
+    layers, made of layers themselves, are inlined (`tfprune.stripping.inlining`).
 
     Args:
         model: A Functional or built Sequential model, nested ones included.

@@ -77,7 +77,7 @@ def strip(model, *, check=True, return_report=False):
     A unit goes when masks, zeros and constants prove that it does nothing: its output reaches no
     output of the model, or is a constant that the biases of its consumers can take over. It does
     not matter how the zeros came about; the model need not carry masks at all. Composite layers
-    are replaced by what is in them (`tfprune.opening`).
+    are inlined (`tfprune.stripping.inlining`).
 
     Args:
         model: A Functional or built Sequential model, of `tfprune.layers` or of stock layers. It

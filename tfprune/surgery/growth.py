@@ -4,6 +4,9 @@ Either new units begin without effect: what makes them is random, as the initial
 what uses them is 0. Or they are split off old ones, as in Net2Net: a copy of what makes the unit,
 while what uses it is shared out among the copies.
 
+`Slice.uses` marks the weights with which units enter sums. Where a call needs units without such
+weights, as a mean over them does, the plan says that the function changes.
+
 Reference:
     T. Chen, I. Goodfellow, J. Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer",
     https://arxiv.org/abs/1511.05641.

@@ -1,4 +1,9 @@
-"""Several edits of a model as one plan: solved together, made at once, or not at all."""
+"""Several edits of a model as one plan: solved together, made at once, or not at all.
+
+A plan is carried out in three steps, each of which gives a model: layers are inserted; sizes are
+changed; layers are removed, connected or replaced. So inserted layers can be resized, and a layer
+that is removed has equal sizes on both sides.
+"""
 
 import dataclasses
 from dataclasses import dataclass

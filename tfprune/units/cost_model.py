@@ -1,8 +1,9 @@
 """What goes when a unit goes: parameters and multiply-accumulates, without rebuilding.
 
 The shapes of weights and tensors follow from the kept units, and the rules that count MACs need
-no more than shapes. Units that stand in the same places save the same, so one of each kind is
-worked out; and only the calls that it touches are counted again.
+no more than shapes: they are given a stand-in for the layer that has the new ones. Units that stand
+in the same places save the same, so one of each kind is worked out; and only the calls that it
+touches are counted again.
 """
 
 import math

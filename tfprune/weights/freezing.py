@@ -1,4 +1,10 @@
-"""How elements to freeze are chosen: criterion -> scores, distribution -> counts -> masks."""
+"""How elements to freeze are chosen: criterion -> scores, distribution -> counts -> masks.
+
+The count is a share of all elements of a weight, so it does not change when others are pruned. An
+update that is asked for again finds the right count and measures nothing. Elements are set free
+only where the schedule has fallen, so those that a user froze by hand stay frozen under a schedule
+that begins with 0.
+"""
 
 import numbers
 

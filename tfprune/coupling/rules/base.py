@@ -1,7 +1,8 @@
 """What a rule says of an operation, and the registry of rules.
 
 One operation, one rule. The rule is all that coupling, strip and rebuild know of the operation, so
-a new operation is one class. An operation without a rule pins what it touches.
+a new operation is one class. An operation without a rule pins the units it touches: they cannot be
+removed. It is never assumed to work element by element.
 """
 
 from dataclasses import dataclass, field

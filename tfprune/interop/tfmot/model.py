@@ -1,4 +1,8 @@
-"""A model that tfmot pruned -> the same in Keras 3, with masks."""
+"""A model that tfmot pruned -> the same in Keras 3, with masks.
+
+The masks are passed through `prunable` in the place of the weights, so each mask ends up at the
+weight it belongs to.
+"""
 
 import pathlib
 import warnings

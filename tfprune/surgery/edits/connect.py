@@ -1,4 +1,8 @@
-"""Inputs given to, and taken from, an operation that takes several."""
+"""Inputs given to, and taken from, an operation that takes several.
+
+A concatenation that gets or loses an input counts as the maker of its output's units, before and
+after the edit. So the layers after it find the rows of their kernels again.
+"""
 
 from dataclasses import dataclass
 

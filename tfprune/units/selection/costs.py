@@ -2,7 +2,9 @@
 
 The lengths of all axes follow from the kept units (`Rows`). Elements of weights are products of
 lengths. The multiply-accumulates of a call are worked out by the rules that count them for any
-model, once for each combination of lengths that it meets.
+model, once for each combination of lengths that it meets, and only for calls whose lengths changed.
+That is fast enough to bisect a ranking, or to re-evaluate a greedy selection, of a ResNet-50 within
+seconds.
 """
 
 import math

@@ -1,6 +1,7 @@
 """The best choice under a budget, for small models: a mixed-integer linear program.
 
-Steps of a queue go in order, so for each queue q only the number of steps that go is chosen:
+Units of one kind cost the same and go in the order of their scores. So steps of a queue go in
+order, and for each queue q only the number of steps that go is chosen:
 
     minimise  sum_q sum_j i_qj y_qj     with y_qj in {0, 1},  sum_j y_qj = 1
 

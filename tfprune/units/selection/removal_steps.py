@@ -3,6 +3,9 @@
 With `round_to` a layer goes from one multiple to the next one below. Such a step is taken where
 more than half of its units would go, which is rounding to the nearest multiple; at the half the
 units stay. Where the nearest multiple is more than a layer has, all its units stay.
+
+Every scope is an order of these steps. A budget cuts the order where it is met and then takes back
+the steps that still fit.
 """
 
 import math
