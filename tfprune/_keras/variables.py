@@ -84,7 +84,7 @@ def reading(tensors):
         _thread.reads = before
 
 
-def is_read_through(variable):
+def is_being_read(variable):
     """Whether a layer that is being called has opened `variable` for reading already."""
     return id(variable) in getattr(_thread, "reads", {})
 
@@ -236,15 +236,15 @@ def masked_slices(slices, live):
     return tf.IndexedSlices(values, slices.indices, slices.dense_shape)
 
 
-def read_through(value, live):
+def mask_gradient(value, live):
     """`value` itself; its gradient is 0 where `live` is False."""
     if isinstance(value, tf.distribute.DistributedValues):  # of a mirrored model, outside of steps
         value, live = tf.convert_to_tensor(value), tf.convert_to_tensor(live)
-    return _read_through(value, live)
+    return _mask_gradient(value, live)
 
 
 @tf.custom_gradient
-def _read_through(value, live):
+def _mask_gradient(value, live):
     def gradient(upstream):
         if isinstance(upstream, tf.IndexedSlices):
             return masked_slices(upstream, live), None
@@ -253,13 +253,13 @@ def _read_through(value, live):
     return tf.identity(value), gradient
 
 
-def watched(value, watch):
-    """`value` itself; on its way back, `watch(value, gradient)` sees its gradient."""
+def observe_gradient(value, observer):
+    """`value` itself; the backward pass calls `observer(value, gradient)` with its gradient."""
 
     @tf.custom_gradient
     def passed(value):
         def gradient(upstream):
-            watch(value, upstream)
+            observer(value, upstream)
             return upstream
 
         return tf.identity(value), gradient

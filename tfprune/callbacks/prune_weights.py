@@ -6,7 +6,7 @@ from tfprune import patterns
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
 from tfprune.masks import layer_filter
-from tfprune.masks.gradient_accumulation import GradientWatch
+from tfprune.masks.gradient_accumulation import GradientAccumulator
 from tfprune.weights import distributions
 from tfprune.weights.prunable import (
     PREDICATE,
@@ -105,8 +105,8 @@ class PruneWeights(ScheduledCallback):
         self._final = self.schedule.final
         distributions.check_end(self.distribution, self.schedule)
         measured = criteria.measures_of(self.criterion)
-        self._watches = data is None and measured == ["movement"]
-        self._watch = None
+        self._accumulates = data is None and measured == ["movement"]
+        self._accumulator = None
 
     def after_step(self, model, optimizer=None):
         """Makes the update that is due: the one call per step of a custom loop.
@@ -114,19 +114,20 @@ class PruneWeights(ScheduledCallback):
         For "movement" without data, call it once before the first step too, before the step
         function is traced: it is summed from then on.
         """
-        if self._watches and (self._watch is None or self._watch.model is not model):
+        is_new = self._accumulator is None or self._accumulator.model is not model
+        if self._accumulates and is_new:
             weights = select_weights(model, self.only, self.exclude)
-            self._watch = GradientWatch(model, weights, optimizer, times_weight=True)
-            self._watch.attach()
-            self._watch.start()
+            self._accumulator = GradientAccumulator(model, weights, optimizer, times_weight=True)
+            self._accumulator.attach()
+            self._accumulator.start()
         return super().after_step(model, optimizer)
 
     def update(self, model, sparsity, optimizer):
         """Prunes the weights to `sparsity`, if they are less sparse."""
         weights = select_weights(model, self.only, self.exclude)
         measured = {}
-        if self._watch is not None and self._watch.has_seen():
-            measured["movement"] = self._watch.totals()
+        if self._accumulator is not None and self._accumulator.has_gradients():
+            measured["movement"] = self._accumulator.totals()
         masks = self.method.masks(model, weights, sparsity, final=self._final, measured=measured)
         apply_masks(model, weights, masks, optimizer)
 
@@ -137,15 +138,15 @@ class PruneWeights(ScheduledCallback):
 
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
-        if self._watch is not None and self._watch.model is self.model:
-            self._watch.attach()
-            self._watch.go_on()
+        if self._accumulator is not None and self._accumulator.model is self.model:
+            self._accumulator.attach()
+            self._accumulator.resume()
         super().on_train_begin(logs)
 
     def on_train_end(self, logs=None):
         """Ends the measuring; if the same model is trained on, it goes on."""
-        if self._watch is not None:
-            self._watch.detach()
+        if self._accumulator is not None:
+            self._accumulator.detach()
         super().on_train_end(logs)
 
     def chosen(self, model):

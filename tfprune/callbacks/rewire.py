@@ -10,7 +10,7 @@ from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.arguments import drawn_seed
 from tfprune.masks import layer_filter
-from tfprune.masks.gradient_accumulation import GradientWatch
+from tfprune.masks.gradient_accumulation import GradientAccumulator
 from tfprune.masks.setting import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.patterns.top_k import checked, highest
@@ -133,7 +133,7 @@ class Rewire(ScheduledCallback):
         self._steps_at_once = 1
         self._prepared = None
         self._weights = None
-        self._watch = None
+        self._accumulator = None
 
     def fraction(self, step):
         """The share of the active elements which is dropped at a step."""
@@ -146,13 +146,13 @@ class Rewire(ScheduledCallback):
         """Makes the update that is due: the one call per step of a custom loop.
 
         In a loop of your own, call it once before the first step too, before the step function is
-        traced: gradients are watched from then on.
+        traced: gradients are accumulated from then on.
         """
         self._prepare(model, optimizer)
         logs = super().after_step(model, optimizer)
         self._step = _steps_of(model, optimizer)
-        if self._watch is not None:
-            self._watch_what_is_due_next()
+        if self._accumulator is not None:
+            self._accumulate_before_updates()
         return logs
 
     def update(self, model, sparsity, optimizer):
@@ -162,11 +162,11 @@ class Rewire(ScheduledCallback):
         places = [p for p, weight in enumerate(self._weights) if _rewired_at(weight) != due]
         begun = [p for p in places if _has_begun(self._weights[p], due)]
         gradients = None
-        if self._watch is not None and begun:
-            if not self._watch.has_seen():
-                self._check_watched(step)
+        if self._accumulator is not None and begun:
+            if not self._accumulator.has_gradients():
+                self._check_accumulated(step)
                 return False
-            gradients = [np.abs(total) for total in self._watch.totals()]
+            gradients = [np.abs(total) for total in self._accumulator.totals()]
         arguments = (self.distribution, model, self._weights, sparsity, self.schedule.final)
         sparsities = distributions.allocate(*arguments)
         fraction = self.fraction(due)
@@ -211,42 +211,42 @@ class Rewire(ScheduledCallback):
             self.after_step(self.model)
 
     def on_train_end(self, logs=None):
-        """Ends the watching of gradients."""
-        if self._watch is not None:
-            self._watch.detach()
-        self._prepared = self._weights = self._watch = None
+        """Stops accumulating gradients."""
+        if self._accumulator is not None:
+            self._accumulator.detach()
+        self._prepared = self._weights = self._accumulator = None
         self._steps_at_once = 1
         super().on_train_end(logs)
 
     def _prepare(self, model, optimizer):
-        """Chooses the weights, and begins to watch them where gradients are asked for."""
+        """Selects the weights, and accumulates their gradients where `grow` needs them."""
         if self._prepared is model:
             return
         self._weights = select_weights(model, self.only, self.exclude)
-        self._watch = None
+        self._accumulator = None
         if self.grow == "gradient":
-            self._watch = GradientWatch(model, self._weights, optimizer)
-            self._watch.attach()
+            self._accumulator = GradientAccumulator(model, self._weights, optimizer)
+            self._accumulator.attach()
         self._prepared = model
 
-    def _watch_what_is_due_next(self):
-        """Switches the watch on where an update is due after the steps that come next."""
+    def _accumulate_before_updates(self):
+        """Accumulates gradients in the steps right before an update."""
         due = self._schedule_in_steps().last_due(self._step + self._steps_at_once)
         is_due = due is not None and due != self._last_update
         if not is_due or not any(_has_begun(weight, due) for weight in self._weights):
-            if self._watch.is_on:
-                self._watch.stop()
-            self._watched_from = None
-        elif self._watched_from != self._step:  # else gradients are being accumulated
-            self._watch.start()
-            self._watched_from = self._step
+            if self._accumulator.is_running:
+                self._accumulator.stop()
+            self._accumulated_from = None
+        elif self._accumulated_from != self._step:  # else gradients are being accumulated
+            self._accumulator.start()
+            self._accumulated_from = self._step
 
-    def _check_watched(self, step):
-        if self._watched_from is not None and self._watched_from != step:
+    def _check_accumulated(self, step):
+        if self._accumulated_from is not None and self._accumulated_from != step:
             raise ValueError(
                 "No gradient came back through the weights in the last step, so nothing can be "
                 "grown. In a training loop of your own, call `after_step` once before the step "
-                "function is traced; and let no other callback watch the same weights. "
+                "function is traced; no other callback may accumulate their gradients meanwhile. "
                 f"Received: step={step}, weights of {[w.layer.name for w in self._weights]}."
             )
 
@@ -257,12 +257,12 @@ class Rewire(ScheduledCallback):
     def _forget(self):
         super()._forget()
         self._step = None
-        self._watched_from = None
+        self._accumulated_from = None
         self._grown = 0
-        watch = getattr(self, "_watch", None)
-        if watch is not None:
-            watch.start()  # what it has seen is of another step
-            watch.stop()
+        accumulator = getattr(self, "_accumulator", None)
+        if accumulator is not None:
+            accumulator.start()  # its totals are of another step
+            accumulator.stop()
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names."""

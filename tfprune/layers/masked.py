@@ -136,7 +136,7 @@ class WeightMask:
         value = _keras.uncast(self.weight)
         if self.transform is not None:
             value = self.transform(value)
-        value = _keras.read_through(value, _keras.uncast(self.live))
+        value = _keras.mask_gradient(value, _keras.uncast(self.live))
         return value if self.observer is None else self.observer(value)
 
     def set(self, trainable=None, frozen=None):
@@ -181,7 +181,7 @@ class MaskedRegularizer:
         """The penalty of `value`, the weight or a tensor of its shape."""
         if value is self.weight:
             value = _keras.uncast(self.weight)
-        return self.regularizer(_keras.read_through(value, _keras.uncast(self.live)))
+        return self.regularizer(_keras.mask_gradient(value, _keras.uncast(self.live)))
 
 
 class LayerMasks(_keras.SavedState):
@@ -310,7 +310,7 @@ def _with_masked_reads(stock_call):
     @functools.wraps(stock_call)
     def call(self, *args, **kwargs):
         # Once a call, and outside the loops of recurrent layers, where it would cost a step each.
-        masks = [m for m in self.masks_by_name.values() if not _keras.is_read_through(m.weight)]
+        masks = [m for m in self.masks_by_name.values() if not _keras.is_being_read(m.weight)]
         with _keras.reading({id(mask.weight): mask.read() for mask in masks}):
             outputs = stock_call(self, *args, **kwargs)
         return outputs if self.observer is None else self.observer(outputs)

@@ -1,8 +1,7 @@
-"""Watching the whole gradients of weights while a model trains, also where masks hide them.
+"""Gradient accumulation for masked weights, pruned and frozen elements included.
 
-What passes back through a weight is seen before its mask: pruned and frozen elements have their
-gradient too. This is a custom gradient around the read of the weight: nothing is computed a second
-time, nothing is added up while the watch is off, and switching it on or off retraces nothing.
+The gradient of a weight is read before its mask is applied, by a custom gradient around the read of
+the weight. There is no second backward pass, and switching it on and off traces nothing anew.
 """
 
 import keras
@@ -13,19 +12,22 @@ from keras import ops
 from tfprune import _keras
 
 
-class GradientWatch:
-    """Adds up the gradients of some weights, step by step, while it is on.
+class GradientAccumulator:
+    """Sums the gradients of weights over training steps, without the mask.
 
-    The gradients are those of the loss, without the scale that an optimizer puts on it for mixed
-    precision; a step which such an optimizer skips, because its gradients are not finite, is not
-    counted. Reads of one weight in one step add up, and so do the replicas of a strategy.
+    Use it for criteria that need the gradient of pruned elements, as growing by gradient does, or
+    sums over training, as movement pruning does.
+
+    The gradients are those of the loss, without the loss scale of mixed precision; a step which the
+    optimizer skips, because its gradients are not finite, is not counted. Several reads of one
+    weight in one step are summed, and so are the replicas of a strategy.
 
     Args:
         model: The model that is trained.
         weights: `PrunableWeight`s of it.
-        optimizer: The one that scales the loss; by default `model.optimizer`.
-        times_weight: Whether to add up -w dL/dw instead of dL/dw, w as it is at that step. These
-            totals are written with the masks, so files of the model have them.
+        optimizer: The optimizer that scales the loss; by default `model.optimizer`.
+        times_weight: Whether to sum -w dL/dw instead of dL/dw, with w as it is at that step. These
+            totals are saved with the masks, in every file of the model.
 
     Raises:
         ValueError: If a weight belongs to a cell in a `keras.layers.RNN` that is not unrolled.
@@ -37,11 +39,11 @@ class GradientWatch:
     >>> model = keras.Sequential([keras.Input((2,)), tfprune.layers.Dense(1, use_bias=False)])
     >>> model.compile("sgd", "mean_absolute_error")
     >>> tfprune.set_masks(model, model.layers[0], "kernel", trainable=False)
-    >>> watch = GradientWatch(model, select_weights(model))
-    >>> watch.attach()
-    >>> watch.start()
+    >>> accumulator = GradientAccumulator(model, select_weights(model))
+    >>> accumulator.attach()
+    >>> accumulator.start()
     >>> loss = model.train_on_batch(np.array([[3.0, 4.0]]), np.array([[1.0]]))
-    >>> watch.totals()[0].ravel().tolist()
+    >>> accumulator.totals()[0].ravel().tolist()
     [-3.0, -4.0]
     """
 
@@ -51,53 +53,52 @@ class GradientWatch:
         _check_no_loops(model, self.masks)
         optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
         with model.distribute_strategy.scope():
-            self._is_on = keras.Variable(
+            self._enabled = keras.Variable(
                 False, dtype="bool", trainable=False, aggregation="only_first_replica"
             )
-            self._seen = _summed((), "gradients_seen")
+            self._count = _summed((), "gradient_count")
             self._observers = [
-                _Observer(mask.weight, self._is_on, self._seen, optimizer, times_weight)
+                _Observer(mask.weight, self._enabled, self._count, optimizer, times_weight)
                 for mask in self.masks
             ]
-        self.is_on = False
+        self.is_running = False
 
     def attach(self):
-        """Begins to look at the weights; the model's own training function is made anew.
+        """Puts the accumulation into the reads of the weights, and retraces `model.train_function`.
 
-        A function of your own that is traced already sees nothing of it.
+        A training step of your own must be traced after this call.
         """
         for mask, observer in zip(self.masks, self._observers, strict=True):
             mask.observer = observer
         self._trace_again()
 
     def detach(self):
-        """Ends it; the totals stay."""
+        """Takes it out of the reads of the weights; the totals stay."""
         for mask, observer in zip(self.masks, self._observers, strict=True):
             if mask.observer is observer:
                 mask.observer = None
         self._trace_again()
 
     def start(self):
-        """Sets the totals to 0 and switches on."""
-        for variable in [self._seen, *(observer.total for observer in self._observers)]:
+        """Sets the totals to 0 and starts to accumulate."""
+        for variable in [self._count, *(observer.total for observer in self._observers)]:
             variable.assign(np.zeros(variable.shape, "float32"))
-        self.go_on()
+        self.resume()
 
-    def go_on(self):
-        """Switches on, with the totals as they are."""
-        self._is_on.assign(True)
-        self.is_on = True
+    def resume(self):
+        """Accumulates from here on, on top of the totals."""
+        self._enabled.assign(True)
+        self.is_running = True
 
     def stop(self):
-        """Switches off; the totals stay."""
-        self._is_on.assign(False)
-        self.is_on = False
+        """Stops accumulating; the totals stay."""
+        self._enabled.assign(False)
+        self.is_running = False
 
-    def has_seen(self):
-        """Whether a gradient came since it was started, or the totals were read from a file."""
-        if float(ops.convert_to_numpy(self._seen)):
-            return True
-        return any(total.any() for total in self.totals())
+    def has_gradients(self):
+        """Whether a gradient was added since `start`, or the totals were loaded from a file."""
+        has_count = float(ops.convert_to_numpy(self._count)) > 0
+        return has_count or any(total.any() for total in self.totals())
 
     def totals(self):
         """The totals: a list of float32 arrays, one for each weight."""
@@ -109,37 +110,37 @@ class GradientWatch:
 
 
 def _check_no_loops(model, masks):
-    """Nothing can be added up in the loop in which TensorFlow goes back through an `RNN`."""
-    watched = {id(mask.weight) for mask in masks}
+    """Raises a `ValueError` for cells of an `RNN`, whose backward loop cannot write totals."""
+    accumulated = {id(mask.weight) for mask in masks}
     for layer in _keras.all_layers(model):
         is_loop = isinstance(layer, keras.layers.RNN) and not layer.unroll
         if is_loop and not hasattr(layer, "masks_by_name"):
-            names = [v.path for v in layer.trainable_variables if id(v) in watched]
+            names = [v.path for v in layer.trainable_variables if id(v) in accumulated]
             if names:
                 raise ValueError(
-                    "Gradients cannot be watched inside the loop of `keras.layers.RNN`. "
+                    "Gradients cannot be accumulated inside the loop of `keras.layers.RNN`. "
                     f"Received: layer={layer.name!r}, weights={names}. Use `unroll=True`, a layer "
                     "such as `tfprune.layers.LSTM`, or leave the layer out with `exclude`."
                 )
 
 
 class _Observer:
-    """Passes the tensor of a weight on, and adds up what comes back."""
+    """Passes the tensor of a weight on, and adds its gradient to the total."""
 
-    def __init__(self, weight, is_on, seen, optimizer, times_weight):
-        self.is_on = is_on
-        self.seen = seen
+    def __init__(self, weight, enabled, count, optimizer, times_weight):
+        self.enabled = enabled
+        self.count = count
         self.optimizer = optimizer
         self.times_weight = times_weight
         self.total = _summed(weight.shape, f"{weight.name}_gradients")
         self.saved = self.total if times_weight else None
 
     def __call__(self, tensor):
-        return _keras.watched(tensor, self._watch)
+        return _keras.observe_gradient(tensor, self._observe)
 
-    def _watch(self, weight, upstream):
+    def _observe(self, weight, upstream):
         tf.cond(
-            tf.convert_to_tensor(self.is_on),
+            tf.convert_to_tensor(self.enabled),
             lambda: self._add(weight, upstream),
             lambda: tf.constant(False),
         )
@@ -151,9 +152,9 @@ class _Observer:
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             is_finite = tf.reduce_all(tf.math.is_finite(gradient))
             gradient = tf.where(is_finite, gradient, tf.zeros(()))
-            self.seen.assign(self.seen + tf.cast(is_finite, "float32"))
+            self.count.assign(self.count + tf.cast(is_finite, "float32"))
         else:
-            self.seen.assign(self.seen + 1.0)
+            self.count.assign(self.count + 1.0)
         if self.times_weight:
             gradient *= -tf.cast(weight, "float32")
         self.total.assign(self.total + gradient)

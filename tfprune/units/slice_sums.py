@@ -68,7 +68,7 @@ class SliceSums:
 
     def _read(self, variable):
         value, live = _keras.uncast(variable), self._live.get(id(variable))
-        return value if live is None else _keras.read_through(value, _keras.uncast(live))
+        return value if live is None else _keras.mask_gradient(value, _keras.uncast(live))
 
     def _by_unit(self, piece, values):
         places = self._places(piece)
