@@ -35,7 +35,7 @@ from rich.table import Table
 import tfprune
 from tfprune.coupling import couple, keeping
 from tfprune.coupling.costs import costs
-from tfprune.measuring.measure import without_masks
+from tfprune.rebuild.convert import without_masks
 from tfprune.rebuild.engine import rebuild
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores

@@ -30,7 +30,8 @@ from rich.table import Table
 import tfprune
 from tfprune.coupling.costs import costs
 from tfprune.masks.setting import masked_layers, set_masks
-from tfprune.measuring import measure
+from tfprune.measuring.latency import latency
+from tfprune.rebuild.convert import without_masks
 
 SEEDS = 5
 EPOCHS, MORE_EPOCHS, BATCH = 16, 2, 32
@@ -178,9 +179,9 @@ def measure_speed(remaining):
         keras.backend.clear_session()
         gc.collect()
         dense = Dense(network, 0)
-        models = [measure.without_masks(dense.model)]
+        models = [without_masks(dense.model)]
         models += [tfprune.strip(dense.pruned("taylor", share, 0)) for share in remaining]
-        seconds = measure.latency(models, LATENCY_BATCH)
+        seconds = latency(models, LATENCY_BATCH)
         found[network] = [
             {
                 "remaining": share,

@@ -22,9 +22,10 @@ from tfprune.masks.rewinding import capture, rewind
 from tfprune.masks.setting import set_masks
 from tfprune.masks.summary import summary
 from tfprune.recovery import compensate, distill, recalibrate, reconstruct
+from tfprune.reports.compare import compare
+from tfprune.reports.compare_exports import compare_exports
 from tfprune.reports.explain import explain
-from tfprune.reports.exported import compare_exports
-from tfprune.reports.report import compare, inspect
+from tfprune.reports.inspect import inspect
 from tfprune.shrinking.fit_and_shrink import fit_and_shrink
 from tfprune.shrinking.prune import prune
 from tfprune.stripping.prunable import prunable

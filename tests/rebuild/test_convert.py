@@ -4,6 +4,7 @@ import pytest
 
 import tfprune
 from tfprune.layers import Masked
+from tfprune.rebuild.convert import without_masks
 
 layers = keras.layers
 
@@ -236,3 +237,26 @@ def test_what_a_normalisation_learned_from_data_goes_along():
     x = np.ones((2, 4))
     np.testing.assert_array_equal(tfprune.prunable(model)(x), model(x))
     np.testing.assert_array_equal(tfprune.strip(model)(x), model(x))
+
+
+def test_without_masks_has_stock_layers_the_same_weights_and_outputs():
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            tfprune.layers.Dense(4, "relu", name="a"),
+            layers.Dropout(0.5),
+            tfprune.layers.Dense(2),
+        ]
+    )
+    tfprune.set_masks(model, "a", "kernel", trainable=np.s_[:, 1:])
+    stock = without_masks(model)
+    assert not tfprune.masks.masked_layers(stock)
+    for ours, theirs in zip(model.get_weights(), stock.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    x = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
+    np.testing.assert_array_equal(model(x), stock(x))
+
+
+def test_without_masks_is_the_model_itself_if_it_has_none():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    assert without_masks(model) is model

@@ -13,7 +13,7 @@ NOTHING = "–"
 
 
 class Printable:
-    """Prints itself as what its `tables()` gives, as a string or on a rich console."""
+    """A dataclass that prints itself as its `tables()`, as a string or on a rich console."""
 
     def __rich__(self):
         return Group(*self.tables())
@@ -23,6 +23,10 @@ class Printable:
         console.print(self)
         lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
         return "\n".join(lines).strip("\n")
+
+    def to_dict(self):
+        """The result as dicts, lists, strings and numbers, which `json.dumps` accepts."""
+        return plain(self)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from tfprune.cli import demo
 from tfprune.exporting.export import SUFFIXES, export
-from tfprune.reports import report
 from tfprune.reports.explain import explain
+from tfprune.reports.inspect import inspect
 from tfprune.shrinking.prune import prune
 from tfprune.stripping.strip import strip
 from tfprune.units import budgets
@@ -97,7 +97,7 @@ def _demo(arguments):
 def _inspect(arguments):
     model = _load(arguments)
     try:
-        found = report.inspect(model)
+        found = inspect(model)
     except ValueError as error:
         raise InputError(_one_line(error)) from error
     Console().print(found)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tfprune.callbacks import PruneUnits
 from tfprune.cli import demo_plot
 from tfprune.exporting.export import export
-from tfprune.reports.report import compare
+from tfprune.reports.compare import compare
 from tfprune.schedules import PolynomialDecay
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfprune.criteria.units_tensors import STATISTICS, measure_taps, taps_of
+from tfprune.criteria.units_tensors import STATISTICS, activation_captures, measure_captures
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,14 @@ def activation_statistics(units, data, *, sets=None, batch_size=None, verbose=0)
     >>> found.mean[units.sets[0].units], found.zero_share[units.sets[0].units]
     (array([2. , 2.5]), array([0. , 0.5]))
     """
-    taps = taps_of(units, sets)
-    measure_taps(units, taps, STATISTICS, data, batch_size, verbose)
-    tensors = tuple(tap.statistics() for tap in taps)
+    captures = activation_captures(units, sets)
+    measure_captures(units, captures, STATISTICS, data, batch_size, verbose)
+    tensors = tuple(capture.statistics() for capture in captures)
     sums = {name: np.zeros(units.coupling.size) for name in ("count", *STATISTICS, "square")}
-    for tap, found in zip(taps, tensors, strict=True):
+    for capture, found in zip(captures, tensors, strict=True):
         members, mean = found.by_unit("mean")
         positions = np.bincount(found.units.reshape(-1))[members]
-        count = float(tap.count) * positions
+        count = float(capture.count) * positions
         sums["count"][members] += count
         sums["mean"][members] += count * mean
         sums["square"][members] += count * np.square(mean)
@@ -89,6 +89,8 @@ def measured_units(names, units, sets, data, *, batch_size=None, verbose=0):
     Raises:
         ValueError: If there is no data, or no loss for what is asked for.
     """
-    taps = taps_of(units, sets)
-    measure_taps(units, taps, names, data, batch_size, verbose)
-    return [(tap.members, {name: tap.of_units(name) for name in names}) for tap in taps]
+    captures = activation_captures(units, sets)
+    measure_captures(units, captures, names, data, batch_size, verbose)
+    return [
+        (capture.members, {name: capture.of_units(name) for name in names}) for capture in captures
+    ]

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.criteria.captured_activations import capture_inputs
 from tfprune.criteria.running import Measuring, totals
 
 
@@ -35,22 +36,22 @@ def input_norms(model, weights, data, batch_size=None, verbose=0):
     [array([[5.],
            [1.]], dtype=float32)]
     """
-    taps = [_Tap(model, weight) for weight in weights]
-    run = _Norms(model, taps)
+    captures = [_InputCapture(model, weight) for weight in weights]
+    run = _Norms(model, captures)
     with contextlib.ExitStack() as stack:
-        for tap, total in zip(taps, run.totals, strict=True):
-            stack.enter_context(tap.watched(total))
+        for capture, total in zip(captures, run.totals, strict=True):
+            stack.enter_context(capture.add_to(total))
         run.over(data, batch_size, verbose)
     return [
-        tap.placed(np.sqrt(keras.ops.convert_to_numpy(total)))
-        for tap, total in zip(taps, run.totals, strict=True)
+        capture.placed(np.sqrt(keras.ops.convert_to_numpy(total)))
+        for capture, total in zip(captures, run.totals, strict=True)
     ]
 
 
 class _Norms(Measuring):
-    def __init__(self, model, taps):
+    def __init__(self, model, captures):
         super().__init__(model, [], needs_loss=False)
-        self._totals = totals([tap.features for tap in taps], "inputs")
+        self._totals = totals([capture.features for capture in captures], "inputs")
 
     @property
     def totals(self):
@@ -58,11 +59,11 @@ class _Norms(Measuring):
         return self._totals.items
 
     def take(self, x, y, sample_weight, size):
-        """The taps add up what passes."""
+        """The captures add up what passes."""
         self(x, training=False)
 
 
-class _Tap:
+class _InputCapture:
     """Where the inputs of a weight pass, and along which axes their features stand."""
 
     def __init__(self, model, weight):
@@ -80,27 +81,16 @@ class _Tap:
         self.kernel_axes, self.input_axes = axes
         self.features = tuple(self.weight.shape[axis] for axis in self.kernel_axes)
 
-    @contextlib.contextmanager
-    def watched(self, total):
+    def add_to(self, total):
         """While open, the squares of what the layer is called on are added to `total`."""
-        call = self.owner.call
 
-        def tapped(inputs, *args, **kwargs):
+        def add(inputs, mask):
             rank = len(inputs.shape)
             kept = [axis % rank for axis in self.input_axes]
             others = [axis for axis in range(rank) if axis not in kept]
             total.assign_add(tf.reduce_sum(tf.square(tf.cast(inputs, "float32")), axis=others))
-            return call(inputs, *args, **kwargs)
 
-        had_own = vars(self.owner).get("call")
-        self.owner.call = tapped
-        try:
-            yield
-        finally:
-            if had_own is None:
-                del self.owner.call
-            else:
-                self.owner.call = had_own
+        return capture_inputs(self.owner, add)
 
     def placed(self, features):
         """An array over features with an axis for each of the weight's."""

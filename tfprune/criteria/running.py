@@ -87,9 +87,8 @@ def _counter(name):
     return keras.Variable(0.0, trainable=False, dtype="float32", name=name)
 
 
-def totals(shapes, name):
-    """Variables of some shapes that begin with 0."""
+def totals(shapes, name, dtype="float32"):
+    """Variables of some shapes that begin with 0, kept from Keras."""
     return Held(
-        keras.Variable(np.zeros(shape, "float32"), trainable=False, dtype="float32", name=name)
-        for shape in shapes
+        keras.Variable(np.zeros(shape), trainable=False, dtype=dtype, name=name) for shape in shapes
     )

@@ -79,7 +79,7 @@ def is_shown(coupling):
     return shown
 
 
-def taps_of(units, sets=None):
+def activation_captures(units, sets=None):
     """The tensors which layers read units of some sets from, with the calls that do."""
     coupling = units.coupling
     wanted = np.zeros(coupling.size, bool)
@@ -100,8 +100,8 @@ def taps_of(units, sets=None):
         for tensor in dict.fromkeys(call.inputs):
             standing = coupling.roots[coupling.tensor_labels[tensor]]
             if is_read[standing].any():
-                tap = found.setdefault(tensor, Tap(tensor, standing))
-                tap.read(call, is_read[standing])
+                capture = found.setdefault(tensor, ActivationCapture(tensor, standing))
+                capture.read(call, is_read[standing])
     return list(found.values())
 
 
@@ -110,7 +110,7 @@ def _joins(call):
     return type(rule_of(call.operation)).needs is not Rule.needs
 
 
-class Tap:
+class ActivationCapture:
     """A tensor that is measured where some calls read it."""
 
     def __init__(self, tensor, standing):
@@ -193,12 +193,12 @@ def _total(shape):
     return tf.Variable(tf.zeros(shape, "float64"), trainable=False)
 
 
-def measure_taps(units, taps, names, data, batch_size=None, verbose=0):
-    """Runs the model of some units over data once, and measures what the taps are to see.
+def measure_captures(units, captures, names, data, batch_size=None, verbose=0):
+    """Runs the model of some units over data once, and measures what the captures are to see.
 
     Args:
         units: `PrunableUnits`.
-        taps: What `taps_of` gives.
+        captures: What `activation_captures` gives.
         names: What is measured, of `MEASURES`.
         data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
 
@@ -213,35 +213,35 @@ def measure_taps(units, taps, names, data, batch_size=None, verbose=0):
     needs_loss = "contribution" in names
     if needs_loss:
         check_compiled(units.model, ["contribution"])
-    for tap in taps:
-        tap.begin()
-    if taps:
-        run = _Activations(units.model, units.coupling.trace, taps, names, needs_loss)
+    for capture in captures:
+        capture.begin()
+    if captures:
+        run = _Activations(units.model, units.coupling.trace, captures, names, needs_loss)
         run.over(data, batch_size, verbose)
-        for tap in taps:
-            tap.examples = float(run.examples)
+        for capture in captures:
+            capture.examples = float(run.examples)
 
 
 class _Activations(Measuring):
     """Runs the calls of a model one by one, and looks at what some of them read."""
 
-    def __init__(self, model, trace, taps, names, needs_loss):
+    def __init__(self, model, trace, captures, names, needs_loss):
         super().__init__(model, [], needs_loss=needs_loss)
         is_sequential = isinstance(model, keras.Sequential)
         structure = model.inputs[0] if is_sequential else _keras.input_structure(model)
         self.entry = keras.Model(structure, list(model.inputs))
-        self._given = Held([trace, taps, names])
+        self._given = Held([trace, captures, names])
         self._seen = Held([])
         self._tape = None
 
     def call(self, inputs, training=False):
         """What the model gives; what is read on the way is kept."""
-        trace, taps, _ = self._given.items
+        trace, captures, _ = self._given.items
         values = dict(zip(trace.inputs, keras.tree.flatten(self.entry(inputs)), strict=True))
         seen, read_by = {}, {}
-        for tap in taps:
-            for call in tap.calls:
-                read_by.setdefault(call, []).append(tap.tensor)
+        for capture in captures:
+            for call in capture.calls:
+                read_by.setdefault(call, []).append(capture.tensor)
         for call in trace.calls:
             for tensor in read_by.get(call, ()):
                 if tensor not in seen:
@@ -250,7 +250,7 @@ class _Activations(Measuring):
             args, kwargs = _filled(list(call.args), known), _filled(call.kwargs, known)
             outputs = call.operation(*args, **kwargs)
             values.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
-        self._seen.items = [seen[tap.tensor] for tap in taps]
+        self._seen.items = [seen[capture.tensor] for capture in captures]
         outputs = [values[tensor] for tensor in trace.outputs]
         return keras.tree.pack_sequence_as(_keras.output_structure(self.measured), outputs)
 
@@ -263,21 +263,21 @@ class _Activations(Measuring):
         return copy
 
     def take(self, x, y, sample_weight, size):
-        """Adds a batch to the taps."""
-        _, taps, names = self._given.items
+        """Adds a batch to the captures."""
+        _, captures, names = self._given.items
         if "contribution" in names:
             with tf.GradientTape() as tape:
                 self._tape = tape
                 loss = self.loss_through([], x, y, sample_weight)
             self._tape = None
             gradients = tape.gradient(loss, self._seen.items, unconnected_gradients="zero")
-            for tap, a, gradient in zip(taps, self._seen.items, gradients, strict=True):
-                tap.add_contribution(a, gradient, size)
+            for capture, a, gradient in zip(captures, self._seen.items, gradients, strict=True):
+                capture.add_contribution(a, gradient, size)
         else:
             self(x, training=False)
         if set(names).intersection(STATISTICS):
-            for tap, a in zip(taps, self._seen.items, strict=True):
-                tap.add(a)
+            for capture, a in zip(captures, self._seen.items, strict=True):
+                capture.add(a)
         self._seen.items = []
 
 

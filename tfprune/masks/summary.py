@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune._tools.tables import Printable, plain, share, table
+from tfprune._tools.tables import Printable, share, table
 from tfprune.masks.setting import count_masks, masked_layers
 from tfprune.patterns import matrix_axes, pattern_of
 
@@ -49,10 +49,6 @@ class Summary(Printable):
     sparsity: float
     frozen: float
     notes: tuple = ()
-
-    def to_dict(self):
-        """The summary as dicts, lists, strings and numbers, which JSON can write."""
-        return plain(self)
 
     def tables(self):
         """What is printed: a rich table of the weights."""

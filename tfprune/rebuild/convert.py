@@ -6,6 +6,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.layers import DROP_INS
+from tfprune.masks.setting import masked_layers
 from tfprune.rebuild.cut import cut
 
 _DROP_IN_NAMES = {
@@ -53,6 +54,23 @@ def _in_nested(config, convert):
         return value
 
     return {**config, "config": {name: visit(value) for name, value in arguments.items()}}
+
+
+def without_masks(model):
+    """The model made of stock layers with the same weights, zeros included; itself if it is so.
+
+    Example:
+
+    >>> import tfprune
+    >>> model = keras.Sequential([keras.Input((3,)), tfprune.layers.Dense(2, name="d")])
+    >>> type(without_masks(model).get_layer("d")) is keras.layers.Dense
+    True
+    """
+    if not masked_layers(model):
+        return model
+    stock = rebuilt(model, lambda config, _: to_stock(config))
+    copy_weights(model, stock)
+    return stock
 
 
 def in_double_precision(model):

@@ -10,12 +10,12 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import Rule
-from tfprune.criteria.running import Measuring
+from tfprune.criteria.captured_activations import capture_inputs
+from tfprune.criteria.running import Measuring, totals
 from tfprune.layers import Masked
 from tfprune.masks.setting import set_masks
-from tfprune.recovery.captured_activations import double_totals, watched_inputs
-from tfprune.recovery.copies import as_given, copied
-from tfprune.recovery.unit_provenance import Origins, by_path
+from tfprune.recovery.copy_model import as_tuple, copy_model
+from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 
 @dataclass(frozen=True)
@@ -101,30 +101,30 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
     >>> np.allclose(np.mean(small(x)), np.mean(dense(x)), atol=1e-5)
     True
     """
-    origins = Origins(model, dense)
-    calls, left = _consumers(origins)
+    provenance = UnitProvenance(model, dense)
+    calls, left = _consumers(provenance)
     if not calls:
         raise ValueError(
             "There is nothing to make up for: no removed unit is used by a layer with a bias of "
             f"its own. Received: model={model.name!r}, dense={dense.name!r}, shared layers={left}."
         )
-    means = _means(origins, calls, as_given(data), batch_size, verbose)
-    flow = _flow(origins, means)
+    means = _means(provenance, calls, as_tuple(data), batch_size, verbose)
+    flow = _flow(provenance, means)
     folds = {call: rule_of(call.operation).folds(call, flow) for call in calls}
-    copy = copied(model, _with_biases(model, folds))
-    layers = {id(ours): theirs for ours, theirs in _keras.layer_pairs(origins.dense, copy)}
+    copy = copy_model(model, _with_biases(model, folds))
+    layers = {id(ours): theirs for ours, theirs in _keras.layer_pairs(provenance.dense, copy)}
     for fold in (fold for each in folds.values() for fold in each):
-        _apply(fold, layers[id(fold.layer)], origins, copy)
-    report = CompensationReport(tuple(_described(c, origins) for c in calls), tuple(left))
+        _apply(fold, layers[id(fold.layer)], provenance, copy)
+    report = CompensationReport(tuple(_described(c, provenance) for c in calls), tuple(left))
     return (copy, report) if return_report else copy
 
 
-def _consumers(origins):
+def _consumers(provenance):
     """The calls which use units that are gone, and the names of shared layers that do."""
     calls, left = [], []
-    for path, each in by_path(origins.coupling.trace.calls).items():
+    for path, each in by_path(provenance.coupling.trace.calls).items():
         folds = type(rule_of(each[0].operation)).folds is not Rule.folds
-        if folds and any(_gone(origins, call).any() for call in each):
+        if folds and any(_gone(provenance, call).any() for call in each):
             if len(each) > 1:
                 left.append("/".join(path))
             else:
@@ -132,26 +132,26 @@ def _consumers(origins):
     return calls, left
 
 
-def _gone(origins, call):
-    return ~origins.is_kept(origins.coupling.tensor_labels[call.inputs[0]])
+def _gone(provenance, call):
+    return ~provenance.is_kept(provenance.coupling.tensor_labels[call.inputs[0]])
 
 
-def _described(call, origins):
+def _described(call, provenance):
     is_padded = getattr(rule_of(call.operation), "is_padded", lambda layer: False)
     return CompensatedLayer(
         name="/".join(part.name for part in (*call.parents, call.operation)),
-        inputs=int(_gone(origins, call).sum()),
+        inputs=int(_gone(provenance, call).sum()),
         is_padded=bool(is_padded(call.operation)),
     )
 
 
-def _means(origins, calls, data, batch_size, verbose):
+def _means(provenance, calls, data, batch_size, verbose):
     """For the first input of each call its mean, in an array of the labels' shape."""
-    labels = [origins.coupling.tensor_labels[call.inputs[0]] for call in calls]
-    run = _Means(origins.dense, [array.shape for array in labels])
+    labels = [provenance.coupling.tensor_labels[call.inputs[0]] for call in calls]
+    run = _Means(provenance.dense, [array.shape for array in labels])
     with contextlib.ExitStack() as stack:
         for index, call in enumerate(calls):
-            stack.enter_context(watched_inputs(call.operation, run.watch(index)))
+            stack.enter_context(capture_inputs(call.operation, run.watch(index)))
         run.over(data, batch_size, verbose)
     means = {call.inputs[0]: mean for call, mean in zip(calls, run.results(), strict=True)}
     for call in calls:
@@ -168,8 +168,8 @@ class _Means(Measuring):
 
     def __init__(self, model, shapes):
         super().__init__(model, [], needs_loss=False)
-        self._sums = double_totals(shapes, "sum")
-        self._counts = double_totals([()] * len(shapes), "count")
+        self._sums = totals(shapes, "sum", "float64")
+        self._counts = totals([()] * len(shapes), "count", "float64")
 
     def take(self, x, y, sample_weight, size):
         """What the layers get is added up as it passes."""
@@ -195,14 +195,14 @@ class _Means(Measuring):
         return [np.array(total) / float(np.array(count)) for total, count in pairs]
 
 
-def _flow(origins, means):
+def _flow(provenance, means):
     """The flow of the dense model in which removed units are constants, and no others."""
-    coupling, constants = origins.coupling, {}
+    coupling, constants = provenance.coupling, {}
     operations = [id(call.operation) for call in coupling.trace.calls]
     for tensor, labels in coupling.tensor_labels.items():
         known = np.full(labels.shape, np.nan)
         if tensor in means:
-            known = np.where(origins.is_kept(labels), np.nan, means[tensor])
+            known = np.where(provenance.is_kept(labels), np.nan, means[tensor])
         constants[tensor] = known
     for call in coupling.trace.calls:  # some rules note what they need for `folds` here
         rule_of(call.operation).constants(call, [constants[tensor] for tensor in call.inputs])
@@ -210,7 +210,7 @@ def _flow(origins, means):
         tensor_labels=coupling.tensor_labels,
         tensor_constants=constants,
         roots=coupling.roots,
-        needed=origins.kept,
+        needed=provenance.kept,
         called_once=frozenset(o for o in operations if operations.count(o) == 1),
         calls=coupling.trace.calls,
     )
@@ -248,13 +248,13 @@ def _keras_operations(model, path=()):
     return found
 
 
-def _apply(fold, layer, origins, model):
+def _apply(fold, layer, provenance, model):
     """Adds to the bias of a layer what the units it still has are owed."""
     values = np.array(fold.values, "float64")
-    kept = [origins.is_kept(labels) for labels in fold.labels]
+    kept = [provenance.is_kept(labels) for labels in fold.labels]
     for axis, stays in enumerate(kept):
         stays = np.broadcast_to(stays, values.shape[axis : axis + 1])
-        if origins.is_smaller:
+        if provenance.is_smaller:
             values = np.compress(stays, values, axis)
         else:
             values *= stays.reshape([-1 if a == axis else 1 for a in range(values.ndim)])

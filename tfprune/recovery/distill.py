@@ -7,7 +7,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.rebuild import convert
-from tfprune.recovery.copies import copied
+from tfprune.recovery.copy_model import copy_model
 
 
 def distill(
@@ -67,7 +67,7 @@ def distill(
     distiller_class = _distiller_class()
     _check(model)
     _check_losses(losses)
-    student = copied(model)
+    student = copy_model(model)
     with _trainable_as_before(dense):
         distiller = distiller_class(
             teacher=dense,

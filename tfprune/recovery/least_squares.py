@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from tfprune.recovery.captured_activations import double_totals
+from tfprune.criteria.running import totals
 
 ELEMENTS_AT_ONCE = 2**22
 """How many elements of the rows are held at once: 32 MB in double precision."""
@@ -42,7 +42,7 @@ class Sums:
             "y": (groups, columns),
             "yy": (groups, columns),
         }
-        self._totals = double_totals(shapes.values(), form.layer.name)
+        self._totals = totals(shapes.values(), form.layer.name, "float64")
         self._names = list(shapes)
 
     def add(self, inputs, outputs, targets):

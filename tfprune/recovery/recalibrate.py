@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.coupling.trace import trace
-from tfprune.criteria.running import Held, Measuring
+from tfprune.criteria.captured_activations import capture_inputs
+from tfprune.criteria.running import Held, Measuring, totals
 from tfprune.masks import layer_filter
-from tfprune.recovery.captured_activations import double_totals, watched_inputs
-from tfprune.recovery.copies import as_given, copied
+from tfprune.recovery.copy_model import as_tuple, copy_model
 
 
 def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbose=0):
@@ -62,7 +62,7 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
         Pruning", https://arxiv.org/abs/2007.02491 (after pruning).
     """
     layer_filter.check(only, exclude, "layer -> bool")
-    copy = copied(model)
+    copy = copy_model(model)
     names = {id(theirs): ours for ours, theirs in _keras.layer_pairs(model, copy)}
     is_chosen = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
     is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
@@ -82,8 +82,8 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
         run = _Moments(copy, layers)
         with contextlib.ExitStack() as stack:
             for index, layer in enumerate(layers):
-                stack.enter_context(watched_inputs(layer, run.watch(index)))
-            run.over(as_given(data), batch_size, verbose)
+                stack.enter_context(capture_inputs(layer, run.watch(index)))
+            run.over(as_tuple(data), batch_size, verbose)
         for layer, mean, variance in run.results():
             _assign(layer, mean, variance)
     return copy
@@ -142,9 +142,9 @@ class _Moments(Measuring):
         super().__init__(model, [], needs_loss=False)
         self._norms = Held(layers)
         shapes = [layer.moving_mean.shape for layer in layers]
-        self._counts = double_totals([()] * len(layers), "count")
-        self._means = double_totals(shapes, "mean")
-        self._squares = double_totals(shapes, "squares")
+        self._counts = totals([()] * len(layers), "count", "float64")
+        self._means = totals(shapes, "mean", "float64")
+        self._squares = totals(shapes, "squares", "float64")
 
     def take(self, x, y, sample_weight, size):
         """What the layers get is merged as it passes."""

@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.coupling.trace import trace
+from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.running import Held, Measuring
-from tfprune.recovery.captured_activations import watched_inputs, watched_sums
-from tfprune.recovery.copies import as_given, copied
+from tfprune.recovery.copy_model import as_tuple, copy_model
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
-from tfprune.recovery.unit_provenance import Origins, by_path
+from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 MOST_UNKNOWNS = 8192
 """How many inputs a layer may have in all taps: their products take half a gigabyte then."""
@@ -124,9 +124,9 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
     """
     if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < np.inf:
         raise ValueError(f"Argument `ridge` must be a number above 0. Received: ridge={ridge!r}.")
-    copy = copied(model)
-    origins = Origins(copy, dense)
-    tasks, left = _tasks(copy, origins)
+    copy = copy_model(model)
+    provenance = UnitProvenance(copy, dense)
+    tasks, left = _tasks(copy, provenance)
     if not tasks:
         reasons = "; ".join(f"{item.name!r}: {item.reason}" for item in left)
         raise ValueError(
@@ -134,20 +134,21 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
             f"cannot be reconstructed. Received: model={model.name!r}. Layers: {reasons or 'none'}."
         )
     fitted = [
-        task.run(copy, origins.dense, as_given(data), batch_size, ridge, verbose) for task in tasks
+        task.run(copy, provenance.dense, as_tuple(data), batch_size, ridge, verbose)
+        for task in tasks
     ]
     report = ReconstructionReport(tuple(fitted), tuple(left))
     return (copy, report) if return_report else copy
 
 
-def _tasks(model, origins):
+def _tasks(model, provenance):
     """The layers to fit, in order, and those with other inputs than before that are left."""
     traced = trace(model)
     calls = by_path(traced.calls)
     changed, tasks, left, seen = set(), [], [], set()
     for call in traced.calls:
         path = tuple(part.name for part in (*call.parents, call.operation))
-        theirs = origins.calls.get(path, [])
+        theirs = provenance.calls.get(path, [])
         is_touched = not theirs or changed.intersection(call.inputs) or _differs(call, theirs[0])
         if is_touched:
             changed.update(call.outputs)
@@ -162,7 +163,7 @@ def _tasks(model, origins):
             left.append(LayerLeft(name, reason))
         elif changed.intersection(call.inputs) or _is_other_product(layer, theirs[0].operation):
             tasks.append(
-                _Task(name, layer, theirs[0].operation, _outputs(origins, layer, theirs[0]))
+                _Task(name, layer, theirs[0].operation, _outputs(provenance, layer, theirs[0]))
             )
     return tasks, left
 
@@ -220,13 +221,13 @@ def _free(form):
     return form.to_matrix(free), as_columns(form, free_bias)
 
 
-def _outputs(origins, layer, call):
+def _outputs(provenance, layer, call):
     """The indices of the dense layer's outputs that the layer has; None for all."""
     if form_of(layer).shape == form_of(call.operation).shape:
         return None
-    labels = origins.coupling.tensor_labels[call.outputs[0]]
+    labels = provenance.coupling.tensor_labels[call.outputs[0]]
     size = np.prod([form_of(call.operation).shape[axis] for axis in (0, 2)])
-    return np.flatnonzero(origins.is_kept(np.broadcast_to(labels.reshape(-1), (size,))))
+    return np.flatnonzero(provenance.is_kept(np.broadcast_to(labels.reshape(-1), (size,))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,9 +274,9 @@ class _Run(Measuring):
         dense, task, form = self._beside.items
         inputs, outputs, targets = [], [], []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(watched_inputs(task.layer, lambda x, _: inputs.append(x)))
-            stack.enter_context(watched_sums(task.layer, outputs.append))
-            stack.enter_context(watched_sums(task.teacher, targets.append))
+            stack.enter_context(capture_inputs(task.layer, lambda x, _: inputs.append(x)))
+            stack.enter_context(capture_preactivations(task.layer, outputs.append))
+            stack.enter_context(capture_preactivations(task.teacher, targets.append))
             self(x, training=False)
             dense(x, training=False)
         for given, ours, theirs in zip(inputs, outputs, targets, strict=True):

@@ -18,7 +18,7 @@ from tfprune.stripping.inlining import opened
 UNKNOWN, GONE, KEPT = -1, 0, 1
 
 
-class Origins:
+class UnitProvenance:
     """The dense model beside one that was made of it.
 
     Args:
@@ -109,9 +109,9 @@ def _is_learned(piece):
 class _Matching:
     """Finds the kept units of a smaller model, set by set, from the inputs on."""
 
-    def __init__(self, origins):
-        self._origins = origins
-        self._coupling = origins.coupling
+    def __init__(self, provenance):
+        self._provenance = provenance
+        self._coupling = provenance.coupling
         self._pieces = {}
         for piece in self._coupling.slices:
             self._pieces.setdefault(id(piece.variable), []).append(piece)
@@ -136,7 +136,7 @@ class _Matching:
         made = [p for p in pieces if p.makes]
         if not made:
             return False
-        new = [self._origins.counterpart(piece.variable) for piece in made]
+        new = [self._provenance.counterpart(piece.variable) for piece in made]
         if all(variable is None for variable in new):
             self._state[unit_set.units] = GONE
             return True
@@ -161,7 +161,7 @@ class _Matching:
 
     def _evidence(self, piece):
         """The slices of a weight before and after, a row each; None where they do not compare."""
-        new = self._origins.counterpart(piece.variable)
+        new = self._provenance.counterpart(piece.variable)
         is_bias = piece.variable is getattr(piece.layer, "bias", None)  # constants go into it
         if new is None or is_bias or not _is_learned(piece):
             return None

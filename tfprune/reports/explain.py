@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune import _keras
-from tfprune._tools.tables import NOTHING, Printable, count, plain, table
+from tfprune._tools.tables import NOTHING, Printable, count, table
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.units import couple
@@ -123,20 +123,6 @@ class Explanation(Printable):
     sets: tuple
     graph: tuple = field(repr=False)
     notes: tuple = ()
-
-    def to_dict(self):
-        """The explanation as dicts, lists, strings and numbers, which JSON can write.
-
-        Example:
-
-        >>> import json
-        >>> import keras
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
-        >>> found = explain(model).to_dict()
-        >>> json.loads(json.dumps(found))["sets"][0]["pinned"]
-        {'it is an output of the model': 2}
-        """
-        return plain(self)
 
     def plot(self, path):
         """Draws the graph of the model; layers that make the same units have one colour.

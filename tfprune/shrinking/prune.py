@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune._tools.tables import Change, Printable, changed, count, number, plain, short, table
+from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import costs
-from tfprune.measuring import measure
+from tfprune.measuring.metrics import evaluate
 from tfprune.recovery import distill, recalibrate, reconstruct
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import StripReport, strip
@@ -54,10 +54,6 @@ class PruneReport(Printable):
         for stage, metrics in self.stages.items():
             stages.add_row(stage, *(number(metrics.get(name)) for name in names))
         return [self.budget, "", layers, "", total, "", stages]
-
-    def to_dict(self):
-        """The report as dicts, lists, strings and numbers, which JSON can write."""
-        return plain(self)
 
 
 def prune(
@@ -214,7 +210,7 @@ def _evaluator(model, validation_data, data):
     has_labels = not isinstance(given, (tuple, list)) or len(given) > 1
     if given is None or not has_labels or not model.compiled:
         return lambda model: None
-    return lambda model: measure.evaluate(model, given)
+    return lambda model: evaluate(model, given)
 
 
 def _recovered(name, masked, dense, data, batch_size, verbose):

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from tfprune._tools import plots
-from tfprune._tools.tables import Printable, number, plain, table
+from tfprune._tools.tables import Printable, number, table
 from tfprune.coupling.groups import even_sides, linked
 from tfprune.masks.setting import set_masks
-from tfprune.measuring import measure
+from tfprune.measuring.metrics import evaluator
 from tfprune.stripping.prunable import prunable
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
@@ -96,10 +96,6 @@ class Sensitivity(Printable):
             rows.add_row(found.name, str(found.units), *values)
         return [title, "", rows]
 
-    def to_dict(self):
-        """The result as dicts, lists, strings and numbers, which JSON can write."""
-        return plain(self)
-
     def plot(self, path):
         """Draws the metric over the fraction, a line for each set.
 
@@ -176,7 +172,7 @@ def sensitivity(
     scoring = UnitScores(criterion, seed=seed, data=data)
     copy = prunable(model)
     units = PrunableUnits(copy, only=only, exclude=exclude)
-    evaluate = measure.evaluator(copy, [metric])
+    evaluate = evaluator(copy, [metric])
     ((name, baseline),) = evaluate(data).items()
     together = [sets for sets, _ in linked(units.sets, even_sides(units.coupling, units.pruned()))]
     progress = keras.utils.Progbar(len(together) * len(fractions), verbose=verbose)

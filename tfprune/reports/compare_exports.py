@@ -1,4 +1,4 @@
-"""What exported files take and give next to their model: bytes, metrics, latency."""
+"""`tfprune.compare_exports`: bytes, metrics and latency of exported files beside their model."""
 
 import pathlib
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune._tools.tables import NOTHING, Printable, count, milliseconds, number, plain, table
+from tfprune._tools.tables import NOTHING, Printable, count, milliseconds, number, table
 from tfprune.coupling.shapes import random_inputs, sized_inputs
 from tfprune.exporting.checks import relative_error
 from tfprune.exporting.graph import output_names
 from tfprune.exporting.loading import Exported, by_name, load
-from tfprune.measuring import latency, measure
+from tfprune.measuring.file_size import FileSize, file_size
+from tfprune.measuring.latency import medians
+from tfprune.measuring.metrics import WithoutLoss, check_data, shapes_in
 
 _BATCH = 32
 
@@ -53,10 +55,6 @@ class ExportComparison(Printable):
 
     rows: tuple
     notes: tuple = ()
-
-    def to_dict(self):
-        """The comparison as dicts, lists, strings and numbers, which JSON can write."""
-        return plain(self)
 
     def tables(self):
         """What is printed: a rich table with a row for the model and for each file.
@@ -128,11 +126,11 @@ def compare_exports(
     outputs = [_outputs(contender, batches) for contender in contenders]
     _check_outputs(outputs, paths)
     if input_shapes is None and data is not None:
-        input_shapes = measure.shapes_in(data)
+        input_shapes = shapes_in(data)
     notes = []
     times = _latencies(model, contenders, input_shapes, batch_sizes, notes)
-    nothing = measure.FileSize(None, None)
-    sizes = [nothing, *map(measure.file_size, paths)]
+    nothing = FileSize(None, None)
+    sizes = [nothing, *map(file_size, paths)]
     rows = [
         ExportSummary(
             name=name,
@@ -193,7 +191,7 @@ def _collected(model, data, input_shapes):
         sizes = _sizes(model, input_shapes)
         arrays = keras.tree.flatten(random_inputs(model, sizes, _BATCH))
         return [_typed(model, arrays)], None, None
-    measure.check_data(data)
+    check_data(data)
     if isinstance(data, (tuple, list)):
         given = [data]
     else:
@@ -262,7 +260,7 @@ def _latencies(model, contenders, input_shapes, batch_sizes, notes):
         arrays = keras.tree.flatten(random_inputs(model, _sizes(model, input_shapes), batch_size))
         inputs = _typed(model, arrays)
         calls = [_call(contenders[i], inputs) for i in fits]
-        for i, seconds in zip(fits, latency.medians(calls), strict=True):
+        for i, seconds in zip(fits, medians(calls), strict=True):
             found[batch_size][i] = seconds
     return found
 
@@ -291,7 +289,7 @@ def _judge(model, metrics):
     outputs = keras.tree.flatten(structure)
     inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in outputs]
     same = [keras.layers.Identity(name=n)(t) for n, t in zip(names, inputs, strict=True)]
-    judge = measure.WithoutLoss(inputs, keras.tree.pack_sequence_as(structure, same))
+    judge = WithoutLoss(inputs, keras.tree.pack_sequence_as(structure, same))
     judge.compile(**arguments)
 
     def metrics_of(given, targets, weights):

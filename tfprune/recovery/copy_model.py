@@ -6,7 +6,7 @@ from tfprune import _keras
 from tfprune.rebuild import convert
 
 
-def copied(model, edit=lambda config, _: config):
+def copy_model(model, edit=lambda config, _: config):
     """The same model once more: weights, masks, compile state, slots and seeds.
 
     Args:
@@ -31,7 +31,7 @@ def copied(model, edit=lambda config, _: config):
     return copy
 
 
-def as_given(data):
+def as_tuple(data):
     """Data as `evaluate` takes it: a single array becomes a tuple, so that it has a batch size."""
     is_array = keras.ops.is_tensor(data) or hasattr(data, "__array__")
     return (data,) if is_array else data

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tfprune
 from tests.export_models import chain, floats
-from tfprune.reports.exported import compare_exports
+from tfprune.reports.compare_exports import compare_exports
 
 L = keras.layers
 NAMES = {"saved_model": "m", "keras": "m.keras", "litert": "m.tflite", "onnx": "m.onnx"}

@@ -1,0 +1,92 @@
+"""Metrics of a model on data, without touching its compile state."""
+
+import keras
+import tensorflow as tf
+
+from tfprune import _keras
+
+
+def evaluate(model, data, metrics=None):
+    """The metrics of a model on data.
+
+    Args:
+        model: A Functional or built Sequential model.
+        data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches.
+        metrics: What `compile` takes as `metrics`; by default what the model was compiled with,
+            the loss included.
+
+    Returns:
+        A dict from name to float.
+
+    Raises:
+        ValueError: If `metrics` is not given and the model is not compiled, or `data` is of
+            another kind.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
+    >>> evaluate(model, (keras.ops.ones((4, 1)), keras.ops.ones((4, 1))), metrics=["mae"])
+    {'mae': 1.0}
+    """
+    check_data(data)
+    return evaluator(model, metrics)(data)
+
+
+def evaluator(model, metrics=None):
+    """A function of data which gives the metrics of a model; the model is compiled once.
+
+    Args:
+        model, metrics: As in `evaluate`, which says what is raised.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0)])
+    >>> evaluator(model, ["mae"])((keras.ops.ones((4, 1)), keras.ops.zeros((4, 1))))
+    {'mae': 2.0}
+    """
+    if metrics is None and not model.compiled:
+        raise ValueError(
+            "Argument `metrics` must be given, because the model is not compiled. "
+            f"Received: model={model.name!r}, metrics=None. Pass `metrics=['accuracy']`, say."
+        )
+    if metrics is not None:
+        graph = _keras.functional(model)
+        model = WithoutLoss(graph.input, graph.output)
+        model.compile(metrics=metrics)
+
+    def evaluated(data):
+        is_pair = check_data(data)
+        found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
+        return {name: float(v) for name, v in found.items() if name != "loss" or not metrics}
+
+    return evaluated
+
+
+def check_data(data):
+    """Refuses data that cannot be gone through twice; gives whether it is a pair of arrays."""
+    is_pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
+        raise ValueError(
+            "Argument `data` must be `(x, y)`, a `tf.data.Dataset` or a `keras.utils.PyDataset`, "
+            f"which can be gone through more than once. Received: data of type "
+            f"{type(data).__name__}."
+        )
+    return is_pair
+
+
+class WithoutLoss(keras.Model):
+    """A second model over the layers of a model, so that its own compile state stays."""
+
+    def compute_loss(self, *args, **kwargs):
+        """Nothing, since metrics need no loss."""
+        return keras.ops.zeros(())
+
+
+def shapes_in(data):
+    """The shapes of the inputs in data, without the batch axis, in the structure they come in."""
+    if isinstance(data, tf.data.Dataset):
+        inputs = data.element_spec
+        inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+    else:
+        inputs = data[0][0] if isinstance(data, keras.utils.PyDataset) else data[0]
+    return keras.tree.map_structure(lambda array: tuple(array.shape)[1:], inputs)

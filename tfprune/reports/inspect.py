@@ -1,0 +1,139 @@
+"""`tfprune.inspect`: output shapes, parameters, MACs and sparsity of each layer of a model."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune._tools.tables import Printable, count, shape, share, table
+from tfprune.coupling.costs import costs
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """A layer, or an operation without weights, over all its calls in a model.
+
+    Attributes:
+        name: Its name, after those of the nested models around it: `"encoder/dense"`.
+        type: Its class name.
+        output_shape: The shape its first call makes, with the batch axis; None where dynamic.
+        units: The size of the axis along which it makes units, None if it makes none.
+        parameters: The elements of its weights that no earlier layer has.
+        macs: Multiply-accumulates for one sample, None if they are not known.
+        sparsity: The share of elements of its weights that are exactly 0, None without weights.
+    """
+
+    name: str
+    type: str
+    output_shape: tuple
+    units: int | None
+    parameters: int
+    macs: int | None
+    sparsity: float | None
+
+
+@dataclass(frozen=True)
+class Inspection(Printable):
+    """What `inspect` found: the layers of a model and their sums.
+
+    Attributes:
+        name: The model's name.
+        layers: A `LayerSummary` for each layer and operation, in the order they run.
+        parameters: The elements of all weights.
+        macs: Multiply-accumulates for one sample, None if those of a layer are not known.
+        sparsity: The share of elements of all weights that are exactly 0, None without weights.
+        notes: What could not be told, and why.
+    """
+
+    name: str
+    layers: tuple
+    parameters: int
+    macs: int | None
+    sparsity: float | None
+    notes: tuple = ()
+
+    def tables(self):
+        """What is printed: a rich table of the layers."""
+        numbers = ("parameters", "MACs", "sparsity")
+        rows = table(("layer", "type", "output shape"), numbers, self.name, self.notes)
+        for layer in self.layers:
+            counts = (count(layer.parameters), count(layer.macs), share(layer.sparsity))
+            rows.add_row(layer.name, layer.type, shape(layer.output_shape), *counts)
+        rows.add_section()
+        total = (count(self.parameters), count(self.macs), share(self.sparsity))
+        rows.add_row("total", "", "", *total, style="bold")
+        return [rows]
+
+
+def inspect(model, input_shapes=None):
+    """Lists the layers of a model with their output shapes, parameters, MACs and sparsity.
+
+    Args:
+        model: A Functional or built Sequential model; nested models are looked into.
+        input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`.
+
+    Returns:
+        An `Inspection`, which prints itself as a table.
+
+    Raises:
+        ValueError: If the model has no graph, or `input_shapes` does not fit its inputs.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    >>> found = inspect(model)
+    >>> found.parameters, found.macs, found.layers[0].output_shape
+    (8, 6, (None, 2))
+    """
+    calls = costs(model, input_shapes)
+    layers = _by_name(calls)
+    return Inspection(
+        name=model.name,
+        layers=tuple(layers),
+        parameters=model.count_params(),
+        macs=_sum(layer.macs for layer in layers),
+        sparsity=_zeros(model.weights),
+        notes=_notes(model, calls),
+    )
+
+
+def _by_name(calls):
+    """A `LayerSummary` for each layer or operation, from the costs of all calls."""
+    grouped = {}
+    for call in calls:
+        grouped.setdefault(call.name, []).append(call)
+    return [
+        LayerSummary(
+            name=name,
+            type=same[0].type,
+            output_shape=same[0].output_shape,
+            units=same[0].units,
+            parameters=sum(call.parameters for call in same),
+            macs=_sum(call.macs for call in same),
+            sparsity=_zeros(getattr(same[0].operation, "weights", [])),
+        )
+        for name, same in grouped.items()
+    ]
+
+
+def _sum(counts):
+    counts = list(counts)
+    return None if None in counts else sum(counts)
+
+
+def _zeros(weights):
+    """The share of exact zeros in weights, None without any."""
+    sizes = [int(np.prod(weight.shape)) for weight in weights]
+    if not sum(sizes):
+        return None
+    kept = [np.count_nonzero(keras.ops.convert_to_numpy(weight)) for weight in weights]
+    return 1 - sum(kept) / sum(sizes)
+
+
+def _notes(model, calls):
+    unknown = {(call.name, call.reason): None for call in calls if call.macs is None}
+    notes = [f"MACs of {name!r} are not known: {reason}" for name, reason in unknown]
+    outside = model.count_params() - sum(call.parameters for call in calls)
+    if outside:
+        notes.append(f"{outside:,} parameters of {model.name!r} stand outside of its graph")
+    return tuple(notes)
