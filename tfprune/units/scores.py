@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
 from tfprune.criteria.activations import measured_units
 from tfprune.criteria.arguments import drawn_seed
@@ -121,9 +122,9 @@ class UnitScores:
     def _of_activations(self, units, chosen, names):
         """Scores at each tensor that units are used from; those that nothing uses have 0."""
         columns = {place: [] for place in chosen}
-        arguments = {"batch_size": self.batch_size, "verbose": self.verbose}
+        options = {"batch_size": self.batch_size, "verbose": self.verbose}
         sets = list(chosen.values())
-        for members, found in measured_units(names, units, sets, self.data, **arguments):
+        for members, found in measured_units(names, units, sets, self.data, **options):
             for place, unit_set in chosen.items():
                 ours = np.isin(members, unit_set.units)
                 if ours.any():
