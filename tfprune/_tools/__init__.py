@@ -1,1 +1,1 @@
-"""Tables, plots, files and threads: what has nothing to do with pruning."""
+"""Tables, plots, files, threads and registries: helpers that know nothing of pruning."""

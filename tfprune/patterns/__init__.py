@@ -1,12 +1,12 @@
-"""Patterns: how scores become a mask. Pure functions of NumPy arrays.
+"""Patterns turn the scores of a weight into its mask. Pure functions of NumPy arrays.
 
-| pattern | what goes as a whole |
+| pattern | what is pruned as a whole |
 |---|---|
 | `Unstructured()` | single elements |
-| `NM(keep=2, of=4)` | single elements, at most two of four consecutive inputs |
+| `NM(keep=2, of=4)` | single elements, so that two of four consecutive inputs stay |
 | `Block((4, 1))` | blocks of four inputs x one output |
 
-For groups and blocks a weight is a matrix of inputs x outputs; `matrix.py` has the table.
+N:M groups and blocks lie in the matrix form of a weight, inputs x outputs; see `matrix_axes`.
 
 Example:
 
@@ -20,8 +20,7 @@ Example:
 array([[[1, 1]]])
 """
 
-import keras
-
+from tfprune._tools.registry import Registry
 from tfprune.patterns.block import Block
 from tfprune.patterns.detection import pattern_of
 from tfprune.patterns.matrix import MatrixAxes, matrix_axes, matrix_rule
@@ -30,57 +29,30 @@ from tfprune.patterns.pattern import Pattern
 from tfprune.patterns.top_k import pruned_count, top_k_mask, top_k_masks
 from tfprune.patterns.unstructured import Unstructured
 
-_ALL = {cls.__name__: cls for cls in (Unstructured, NM, Block)}
+_REGISTRY = Registry(
+    Pattern,
+    argument="pattern",
+    expected='"unstructured", a pattern with its arguments, such as '
+    "`tfprune.patterns.NM(keep=2, of=4)` or `tfprune.patterns.Block((4, 1))`, or its configuration",
+    classes=(Unstructured, NM, Block),
+    names={None: Unstructured, "unstructured": Unstructured},
+)
+serialize, deserialize = _REGISTRY.serialize, _REGISTRY.deserialize
 
 
-def get(identifier):
-    """The pattern meant by an identifier.
+def get(identifier, argument="pattern"):
+    """Returns the `Pattern` that an identifier means.
 
     Args:
         identifier: `None` or "unstructured"; a pattern; or the configuration of one.
+        argument: String, how the caller calls the argument, for errors.
 
     Raises:
         ValueError: If it is none of these.
 
     Example:
 
-    >>> get(None), get("unstructured"), get(NM(keep=2, of=4))
-    (Unstructured(), Unstructured(), NM(keep=2, of=4, axis=-2))
+    >>> get(None), get(serialize(NM(keep=2, of=4)))
+    (Unstructured(), NM(keep=2, of=4, axis=-2))
     """
-    if identifier is None or (isinstance(identifier, str) and identifier == "unstructured"):
-        return Unstructured()
-    if isinstance(identifier, dict):
-        identifier = deserialize(identifier)
-    if isinstance(identifier, Pattern):
-        return identifier
-    raise ValueError(
-        'Argument `pattern` must be "unstructured", a pattern with its arguments, such as '
-        "`tfprune.patterns.NM(keep=2, of=4)` or `tfprune.patterns.Block((4, 1))`, or its "
-        f"configuration. Received: pattern={identifier!r}."
-    )
-
-
-def serialize(pattern):
-    """The configuration of a pattern.
-
-    Example:
-
-    >>> serialize(NM(keep=2, of=4))["config"]
-    {'keep': 2, 'of': 4, 'axis': -2}
-    """
-    return keras.saving.serialize_keras_object(pattern)
-
-
-def deserialize(config, custom_objects=None):
-    """A pattern out of its configuration.
-
-    Args:
-        config: Dict, as `serialize` returns it; `{"class_name": ..., "config": ...}` is enough.
-        custom_objects: Dict of names to classes which are not registered with Keras.
-
-    Example:
-
-    >>> deserialize({"class_name": "Block", "config": {"shape": [4, 1]}})
-    Block(shape=(4, 1), pooling='mean')
-    """
-    return keras.saving.deserialize_keras_object(config, {**_ALL, **(custom_objects or {})})
+    return _REGISTRY.get(identifier, argument)

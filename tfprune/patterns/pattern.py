@@ -1,8 +1,10 @@
-"""What every pattern is."""
+"""The base class of patterns."""
+
+from tfprune._tools.registry import Configurable
 
 
-class Pattern:
-    """Base class: which elements of one weight stay, by their scores and a sparsity.
+class Pattern(Configurable):
+    """Base class: computes the mask of one weight from its scores and a sparsity.
 
     A pattern holds nothing but its arguments: `mask` is a pure function of NumPy arrays. For every
     pattern, what is pruned stays pruned, what is frozen is kept, equal scores are told apart by
@@ -41,16 +43,3 @@ class Pattern:
             A boolean array of the same shape, False = pruned.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `mask`.")
-
-    def get_config(self):
-        """The arguments that make this pattern again."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        """A pattern out of its `get_config()`."""
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"

@@ -1,14 +1,17 @@
-"""Schedules: how sparse a model has to be at a training step, and at which steps that changes.
+"""Schedules map a training step to a sparsity, and say at which steps masks are updated.
 
-A schedule is a pure function of the step, or of the epoch, so whoever follows it needs no memory of
-its own: after an interruption the step tells what the model must look like.
+A schedule is a pure function of the step, or of the epoch, so callbacks that follow one have no
+state to save: after an interruption the step tells how sparse the model must be.
+
+>>> deserialize({"class_name": "OneShot", "config": {"target_sparsity": 0.5, "step": 0}})
+OneShot(target_sparsity=0.5, step=0, unit='step')
 """
 
 import inspect
 import numbers
 
-import keras
-
+from tfprune._tools.registry import Registry
+from tfprune.schedules import checks
 from tfprune.schedules.base import FOREVER, InSteps, Schedule
 from tfprune.schedules.compositions import Chain, Periodic
 from tfprune.schedules.constant import Constant, OneShot
@@ -34,64 +37,32 @@ __all__ = [
     "serialize",
 ]
 
-_ALL = {
-    cls.__name__: cls
-    for cls in (
-        Chain,
-        Constant,
-        Cosine,
-        Exponential,
-        Function,
-        InSteps,
-        Linear,
-        OneShot,
-        Periodic,
-        PolynomialDecay,
-    )
-}
-
+_REGISTRY = Registry(
+    Schedule,
+    argument="schedule",
+    expected="a schedule with its arguments, such as `tfprune.schedules.Constant(0.5)`, its "
+    "configuration, a number or a callable step -> sparsity",
+    classes=(Chain, Constant, Cosine, Exponential, Function, InSteps)
+    + (Linear, OneShot, Periodic, PolynomialDecay),
+)
+serialize, deserialize = _REGISTRY.serialize, _REGISTRY.deserialize
 
 _CONVERTERS = []
 
 
 def converter(function):
-    """Has `get` pass every identifier through a function, which converts those it knows."""
+    """Registers a function which `get` passes every identifier through, to convert other types."""
     _CONVERTERS.append(function)
     return function
 
 
-def serialize(schedule):
-    """The configuration of a schedule.
-
-    Example:
-
-    >>> serialize(OneShot(0.5, step=0))["class_name"]
-    'OneShot'
-    """
-    return keras.saving.serialize_keras_object(schedule)
-
-
-def deserialize(config, custom_objects=None):
-    """A schedule out of its configuration.
-
-    Args:
-        config: Dict, as `serialize` returns it; `{"class_name": ..., "config": ...}` is enough.
-        custom_objects: Dict of names to classes which are not registered with Keras.
-
-    Example:
-
-    >>> deserialize({"class_name": "OneShot", "config": {"target_sparsity": 0.5, "step": 0}})
-    OneShot(target_sparsity=0.5, step=0, unit='step')
-    """
-    return keras.saving.deserialize_keras_object(config, {**_ALL, **(custom_objects or {})})
-
-
-def get(identifier):
-    """The schedule meant by an identifier.
+def get(identifier, argument="schedule"):
+    """Returns the `Schedule` that an identifier means.
 
     Args:
         identifier: A `Schedule`; a configuration of one; a number, for `Constant` at that
             sparsity; a callable step -> sparsity, for `Function`; or a schedule of tfmot.
+        argument: String, how the caller calls the argument, for errors.
 
     Raises:
         ValueError: If it is none of these.
@@ -105,14 +76,8 @@ def get(identifier):
         identifier = convert(identifier)
     if isinstance(identifier, dict):
         identifier = deserialize(identifier)
-    if isinstance(identifier, Schedule):
-        return identifier
     if isinstance(identifier, numbers.Real) and not isinstance(identifier, bool):
-        return Constant(identifier)
-    if callable(identifier) and not inspect.isclass(identifier):
-        return Function(identifier)
-    raise ValueError(
-        "Argument `schedule` must be a schedule with its arguments, such as "
-        "`tfprune.schedules.Constant(0.5)`, its configuration, a number or a callable "
-        f"step -> sparsity. Received: schedule={identifier!r}."
-    )
+        return Constant(checks.sparsity(argument, identifier))
+    if isinstance(identifier, Schedule) or inspect.isclass(identifier) or not callable(identifier):
+        return _REGISTRY.get(identifier, argument)
+    return Function(identifier)

@@ -5,13 +5,14 @@ import math
 
 import keras
 
+from tfprune._tools.registry import Configurable
 from tfprune.schedules import checks
 
 FOREVER = -1
 """As `end_step`: updates go on as long as training does."""
 
 
-class Schedule:
+class Schedule(Configurable):
     """Base class: a callable step -> sparsity, with updates due every `frequency` steps.
 
     Steps are counted from 0 by `optimizer.iterations`: step 0 is before the first update of the
@@ -41,7 +42,7 @@ class Schedule:
     [0.0, 0.75, 0.875, 0.9375]
     """
 
-    def __init__(self, begin_step=0, end_step=FOREVER, frequency=None, *, unit=checks.STEP):
+    def __init__(self, begin_step=0, end_step=FOREVER, frequency=None, *, unit="step"):
         self.unit = checks.unit(unit)
         self.begin_step = checks.time("begin_step", begin_step, unit)
         self.end_step = FOREVER if end_step == FOREVER else self._end(end_step)
@@ -141,16 +142,6 @@ class Schedule:
             "unit": self.unit,
         }
 
-    @classmethod
-    def from_config(cls, config):
-        """A schedule out of its `get_config()`."""
-        return cls(**config)
-
-    def __repr__(self):
-        values = {name: getattr(self, name, value) for name, value in self.get_config().items()}
-        arguments = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        return f"{type(self).__name__}({arguments})"
-
 
 @keras.saving.register_keras_serializable("tfprune")
 class InSteps(Schedule):
@@ -210,9 +201,3 @@ class InSteps(Schedule):
         """The arguments that make this schedule again."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "steps_per_epoch": self.steps_per_epoch}
-
-    @classmethod
-    def from_config(cls, config):
-        """A schedule out of its `get_config()`."""
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": schedule})

@@ -106,12 +106,6 @@ class Periodic(Schedule):
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "period": self.period, "cycles": self.cycles}
 
-    @classmethod
-    def from_config(cls, config):
-        """A schedule out of its `get_config()`."""
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": schedule})
-
 
 @keras.saving.register_keras_serializable("tfprune")
 class Chain(Schedule):
@@ -202,12 +196,6 @@ class Chain(Schedule):
         """The arguments that make this schedule again."""
         schedules = [keras.saving.serialize_keras_object(s) for s in self.schedules]
         return {"schedules": schedules, "boundaries": self.boundaries}
-
-    @classmethod
-    def from_config(cls, config):
-        """A schedule out of its `get_config()`."""
-        schedules = [keras.saving.deserialize_keras_object(s) for s in config["schedules"]]
-        return cls(**{**config, "schedules": schedules})
 
 
 def _check_schedule(name, schedule):

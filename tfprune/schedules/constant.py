@@ -28,13 +28,7 @@ class Constant(Schedule):
     """
 
     def __init__(
-        self,
-        target_sparsity,
-        begin_step=0,
-        end_step=FOREVER,
-        frequency=None,
-        *,
-        unit=checks.STEP,
+        self, target_sparsity, begin_step=0, end_step=FOREVER, frequency=None, *, unit="step"
     ):
         super().__init__(begin_step, end_step, frequency, unit=unit)
         self.target_sparsity = checks.sparsity("target_sparsity", target_sparsity)
@@ -72,7 +66,7 @@ class OneShot(Schedule):
     (0.0, 0.5, True, False)
     """
 
-    def __init__(self, target_sparsity, step, *, unit=checks.STEP):
+    def __init__(self, target_sparsity, step, *, unit="step"):
         self.step = checks.time("step", step, checks.unit(unit))
         self.target_sparsity = checks.sparsity("target_sparsity", target_sparsity)
         super().__init__(begin_step=self.step, end_step=self.step, unit=unit)

@@ -41,14 +41,7 @@ class Curve(Schedule):
     """
 
     def __init__(
-        self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        frequency=None,
-        *,
-        unit=checks.STEP,
+        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=None, *, unit="step"
     ):
         checks.time("end_step", end_step, checks.unit(unit))  # there is no curve without an end
         super().__init__(begin_step, end_step, frequency, unit=unit)
@@ -133,7 +126,7 @@ class PolynomialDecay(Curve):
         power=3,
         frequency=None,
         *,
-        unit=checks.STEP,
+        unit="step",
     ):
         super().__init__(
             initial_sparsity, final_sparsity, begin_step, end_step, frequency, unit=unit
@@ -225,14 +218,7 @@ class Exponential(Curve):
     """
 
     def __init__(
-        self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        frequency=None,
-        *,
-        unit=checks.STEP,
+        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=None, *, unit="step"
     ):
         super().__init__(
             initial_sparsity, final_sparsity, begin_step, end_step, frequency, unit=unit

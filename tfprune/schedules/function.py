@@ -29,9 +29,7 @@ class Function(Schedule):
     (0.5, 0.9)
     """
 
-    def __init__(
-        self, function, begin_step=0, end_step=FOREVER, frequency=None, *, unit=checks.STEP
-    ):
+    def __init__(self, function, begin_step=0, end_step=FOREVER, frequency=None, *, unit="step"):
         super().__init__(begin_step, end_step, frequency, unit=unit)
         if not callable(function):
             raise ValueError(
@@ -47,9 +45,3 @@ class Function(Schedule):
         """The arguments that make this schedule again."""
         function = keras.saving.serialize_keras_object(self.function)
         return {"function": function, **super().get_config()}
-
-    @classmethod
-    def from_config(cls, config):
-        """A schedule out of its `get_config()`."""
-        function = keras.saving.deserialize_keras_object(config["function"])
-        return cls(**{**config, "function": function})

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import keras
 
+from tfprune._tools.registry import Registry
+
 __all__ = [
     "Budget",
     "Bytes",
@@ -221,59 +223,36 @@ class Latency(Budget):
         return f"at most {share or f'{self.milliseconds:g} ms'} for a batch of {self.batch_size}"
 
 
-NAMES = ("Units", "Parameters", "MACs", "Bytes", "Latency")
+_CLASSES = (Units, Parameters, MACs, Bytes, Latency)
+NAMES = tuple(cls.__name__ for cls in _CLASSES)
 """The class names in the configurations of budgets."""
 
-_ALL = {cls.__name__: cls for cls in (Units, Parameters, MACs, Bytes, Latency)}
+_REGISTRY = Registry(
+    Budget,
+    argument="budget",
+    expected=f"one of {NAMES} with its arguments, such as `tfprune.budgets.Parameters(0.5)`, or "
+    "its configuration",
+    classes=_CLASSES,
+)
+serialize, deserialize = _REGISTRY.serialize, _REGISTRY.deserialize
 
 
-def serialize(budget):
-    """The configuration of a budget.
-
-    Example:
-
-    >>> serialize(Units(0.5))["class_name"]
-    'Units'
-    """
-    return keras.saving.serialize_keras_object(budget)
-
-
-def deserialize(config, custom_objects=None):
-    """A budget out of its configuration.
-
-    Args:
-        config: Dict, as `serialize` returns it; `{"class_name": ..., "config": ...}` is enough.
-        custom_objects: Dict of names to classes which are not registered with Keras.
-
-    Example:
-
-    >>> deserialize({"class_name": "Units", "config": {"remaining": 0.5}})
-    Units(remaining=0.5)
-    """
-    return keras.saving.deserialize_keras_object(config, {**_ALL, **(custom_objects or {})})
-
-
-def get(identifier):
-    """The budget meant by an identifier.
+def get(identifier, argument="budget"):
+    """Returns the `Budget` that an identifier means.
 
     Args:
         identifier: A budget, or the configuration of one.
+        argument: String, how the caller calls the argument, for errors.
 
     Raises:
         ValueError: If it is neither.
 
     Example:
 
-    >>> get(serialize(MACs(0.5)))
+    >>> get({"class_name": "MACs", "config": {"remaining": 0.5}})
     MACs(remaining=0.5, input_shapes=None)
     """
-    found = deserialize(identifier) if isinstance(identifier, dict) else identifier
-    if isinstance(found, Budget):
-        return found
-    raise ValueError(
-        f"A budget must be one of {sorted(_ALL)} with its arguments, such as "
-        f"`tfprune.budgets.Parameters(0.5)`, or its configuration. Received: {identifier!r}."
-    )
+    return _REGISTRY.get(identifier, argument)
 
 
 def _checked(remaining, name):

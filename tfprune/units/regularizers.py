@@ -10,6 +10,7 @@ import math
 import keras
 import numpy as np
 
+from tfprune._tools.registry import Configurable, Registry
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
 from tfprune.stripping.prunable import prunable
@@ -18,7 +19,7 @@ from tfprune.units.prune_units import prune_units
 from tfprune.units.slice_sums import SliceSums
 
 
-class UnitRegularizer:
+class UnitRegularizer(Configurable):
     """A penalty on the coupled units of a model, in its loss while it is attached.
 
     A subclass implements `penalty_of(squares, sizes)`, or `penalty`.
@@ -107,11 +108,6 @@ class UnitRegularizer:
     def get_config(self):
         """The arguments that make this regularizer again."""
         return {"strength": self.strength}
-
-    @classmethod
-    def from_config(cls, config):
-        """A regularizer out of its `get_config()`."""
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -277,12 +273,6 @@ class Growing(UnitRegularizer):
             "criterion": criteria.serialize(self.criterion),
         }
 
-    @classmethod
-    def from_config(cls, config):
-        """A regularizer out of its `get_config()`."""
-        target = keras.saving.deserialize_keras_object(config["target"])
-        return cls(**{**config, "target": target})
-
 
 def _by_name(given):
     """What `only` or `exclude` says, for a copy of the model."""
@@ -311,26 +301,28 @@ def _without(added, regularizer):
 
 
 _NAMES = {"group_lasso": GroupLasso, "batch_norm_l1": BatchNormL1, "growing": Growing}
+_REGISTRY = Registry(
+    UnitRegularizer,
+    argument="regularizer",
+    expected=f"a `UnitRegularizer`, its configuration, or one of {sorted(_NAMES)}",
+    classes=_NAMES.values(),
+    names=_NAMES,
+)
+serialize = _REGISTRY.serialize
 
 
-def get(identifier):
-    """A regularizer by its name, its config, or itself; None for None.
+def get(identifier, argument="regularizer"):
+    """Returns the `UnitRegularizer` that a name or a configuration means; `None` for `None`.
+
+    Args:
+        identifier: "group_lasso", "batch_norm_l1" or "growing"; a `UnitRegularizer`; its
+            configuration; or `None`.
+        argument: String, how the caller calls the argument, for errors.
+
+    Raises:
+        ValueError: If it is none of these.
 
     >>> get("group_lasso").strength
     0.0001
     """
-    if identifier is None or isinstance(identifier, UnitRegularizer):
-        return identifier
-    if isinstance(identifier, str) and identifier in _NAMES:
-        return _NAMES[identifier]()
-    if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
-    raise ValueError(
-        f"Argument `regularizer` must be a `UnitRegularizer` or one of {sorted(_NAMES)}. "
-        f"Received: {identifier!r}."
-    )
-
-
-def serialize(regularizer):
-    """What stands in a config for a regularizer."""
-    return None if regularizer is None else keras.saving.serialize_keras_object(regularizer)
+    return None if identifier is None else _REGISTRY.get(identifier, argument)
