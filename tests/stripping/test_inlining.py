@@ -4,7 +4,7 @@ import pytest
 
 import tfprune
 from tfprune.layers import Masked
-from tfprune.stripping.inlining import opened
+from tfprune.stripping.inlining import inlined
 
 layers = keras.layers
 
@@ -90,7 +90,7 @@ def data():
 
 def test_a_block_becomes_its_layers_and_operations():
     model = model_of(Block(name="a"), Block(name="b"))
-    flat = opened(model)
+    flat = inlined(model)
     names = [layer.name for layer in flat.layers]
     assert {"a_norm", "a_up", "a_down", "b_norm", "b_up", "b_down"} <= set(names)
     assert not any(isinstance(layer, Block) for layer in flat.layers)
@@ -100,7 +100,7 @@ def test_a_block_becomes_its_layers_and_operations():
 def test_the_model_is_not_touched_and_shares_nothing():
     model = model_of(Block(name="a"))
     before, names = [np.array(w) for w in model.weights], [w.path for w in model.weights]
-    flat = opened(model)
+    flat = inlined(model)
     flat.get_layer("a_up").kernel.assign(np.zeros((4, 8)))
     assert [w.path for w in model.weights] == names
     for a, b in zip(before, model.weights, strict=True):
@@ -111,7 +111,7 @@ def test_the_model_is_not_touched_and_shares_nothing():
 def test_blocks_in_blocks_and_in_nested_models_are_opened():
     inner = keras.Sequential([keras.Input((4,)), Outer(name="o")], name="seq")
     model = model_of(inner, Outer(name="p"))
-    flat = opened(model)
+    flat = inlined(model)
     assert not any(isinstance(layer, (Outer, Block)) for layer in flat.layers)
     np.testing.assert_array_equal(flat(data()), model(data()))
 
@@ -119,13 +119,13 @@ def test_blocks_in_blocks_and_in_nested_models_are_opened():
 def test_a_block_called_twice_shares_its_layers():
     block = Block(name="a")
     model = model_of(block, block)
-    flat = opened(model)
+    flat = inlined(model)
     assert len(flat.weights) == len(model.weights)
     np.testing.assert_array_equal(flat(data()), model(data()))
 
 
 def test_dropout_inside_still_drops_in_training():
-    flat = opened(model_of(Block(name="a")))
+    flat = inlined(model_of(Block(name="a")))
     assert np.abs(np.array(flat(data(), training=True)) - flat(data(), training=False)).max() > 0
 
 
@@ -134,7 +134,7 @@ def test_training_goes_on_with_the_same_slots():
     y = np.ones((8, 2))
     model.get_layer("a").drop.rate = 0.0
     model.train_on_batch(data(), y)
-    flat = opened(model)
+    flat = inlined(model)
     flat.get_layer("a_drop").rate = 0.0
     for each in (model, flat):
         each.train_on_batch(data(), y)
@@ -145,18 +145,18 @@ def test_training_goes_on_with_the_same_slots():
 def test_mixed_precision_is_that_of_the_block():
     keras.config.set_dtype_policy("mixed_float16")
     model = model_of(Block(name="a"))
-    np.testing.assert_allclose(opened(model)(data()), model(data()), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(inlined(model)(data()), model(data()), rtol=1e-2, atol=1e-2)
 
 
 def test_a_model_without_composite_layers_comes_back_itself():
     model = model_of()
-    assert opened(model) is model
+    assert inlined(model) is model
 
 
 @pytest.mark.parametrize("make", [Scale, ReadsTheBatch])
 def test_what_cannot_be_opened_stays_and_pins(make):
     model = model_of(make(name="mine"))
-    assert opened(model) is model
+    assert inlined(model) is model
     (unit_set,) = [s for s in tfprune.coupling.couple(model).sets if s.name == "first"]
     assert "'mine'" in unit_set.pinned[0]
 

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 _SECONDS = 20
 
 
-def even_out(groupings, roots, needed, last):
+def equalize_groups(groupings, roots, needed, last):
     """Keeps more units, so that the groups which stay keep equally many.
 
     Args:
@@ -45,7 +45,7 @@ def _missing(side, needed, last):
         yield from spare[: count - kept.sum()].tolist()
 
 
-def even_sides(coupling, pruned):
+def equal_count_constraints(coupling, pruned):
     """The constraints on a choice of units to prune.
 
     Args:
@@ -65,12 +65,12 @@ def even_sides(coupling, pruned):
     return found
 
 
-def linked(sets, sides):
+def connected_sets(sets, sides):
     """Which sets of units must be chosen together, because a constraint has units of each.
 
     Args:
         sets: A sequence of `UnitSet`.
-        sides: Constraints, from `even_sides`.
+        sides: Constraints, from `equal_count_constraints`.
 
     Returns:
         A list of pairs: a list of sets, and their constraints.
@@ -85,7 +85,7 @@ def linked(sets, sides):
     return found
 
 
-def choose_evenly(scores, caps, rows):
+def select_equal_counts(scores, caps, rows):
     """The cheapest choice of as many units as can go while all groups lose equally many.
 
     It maximises the number of units, then minimises the sum of their scores, subject to

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from tfprune.coupling.kept_units import NEW, one_each
+from tfprune.coupling.kept_units import NEW, unique_in_order
 from tfprune.coupling.labels import FIXED, placed
 
 
-def kept_places(kept_units):
+def kept_index_maps(kept_units):
     """The kept indices, where a kept_units has no new units: the labels say them.
 
     Returns:
@@ -30,12 +30,12 @@ def kept_places(kept_units):
             stays = np.take(stays, kept, axis) if stays.shape[axis] != 1 else stays
         if not stays.all():
             order = np.argsort(~stays, axis=piece.axis, kind="stable")
-            count = even_count(stays, piece)
+            count = equal_count(stays, piece)
             chosen[piece.axis] = np.take(order, range(count), axis=piece.axis)
     return indices
 
 
-def even_count(counts, piece):
+def equal_count(counts, piece):
     """How many positions stand along the axis of a piece, the same at each place of the others."""
     sums = np.unique(counts.sum(axis=piece.axis))
     if len(sums) != 1:
@@ -46,7 +46,7 @@ def even_count(counts, piece):
     return int(sums[0])
 
 
-def matched_places(kept_units, new, pairs):
+def matched_index_maps(kept_units, new, pairs):
     """For weights of the new model the indices at which each place stood in the old one.
 
     The new model is analysed as the old one was; its units are told by the layers that make them,
@@ -79,7 +79,7 @@ def matched_places(kept_units, new, pairs):
     return _places(kept_units.coupling, new, both, stood)
 
 
-def carried_places(old, new, pairs, made=()):
+def carried_index_maps(old, new, pairs, made=()):
     """The same where operations were added, taken away or connected, and units are as they were.
 
     Args:
@@ -89,13 +89,13 @@ def carried_places(old, new, pairs, made=()):
             operations that count as makers of what they give.
 
     Returns:
-        As `matched_places`; what was nowhere in the old model is `NEW`.
+        As `matched_index_maps`; what was nowhere in the old model is `NEW`.
     """
     both = _piece_pairs(old, new, pairs)
     stood = np.full(new.size, NEW)
     stood[FIXED] = FIXED
     makers = [
-        (one_each(old.roots[ours.labels]), one_each(new.roots[theirs.labels]))
+        (unique_in_order(old.roots[ours.labels]), unique_in_order(new.roots[theirs.labels]))
         for ours, theirs in both
         if ours.makes and ours.labels.ndim == 1
     ]
@@ -140,8 +140,8 @@ def _matched_units(kept_units, new, both):
     for ours, theirs in both:
         if not ours.makes or ours.labels.ndim > 1:
             continue
-        were = kept_units.expanded(one_each(old.roots[ours.labels]))
-        are = one_each(new.roots[theirs.labels])
+        were = kept_units.expanded(unique_in_order(old.roots[ours.labels]))
+        are = unique_in_order(new.roots[theirs.labels])
         is_told = len(were) == len(are) and np.isin(stood[are], [unknown, *set(were)]).all()
         known = stood[are] != unknown if is_told else ()
         if not is_told or (stood[are][known] != were[known]).any():
@@ -164,7 +164,7 @@ def _made_by_none(old, new, both):
         if ours.labels.ndim == 1 and not ours.makes:
             were, are = old.roots[ours.labels], new.roots[theirs.labels]
             if not (made[0][were] | (were == FIXED)).any() and not made[1][are].any():
-                yield one_each(were), one_each(are)
+                yield unique_in_order(were), unique_in_order(are)
 
 
 def _occurrences(after, before, are, piece, may_lack=False):

@@ -99,7 +99,7 @@ def made_units(coupling, layer, family=None):
     """
     for piece in coupling.slices:
         if piece.layer is layer and piece.makes and piece.family == family:
-            return one_each(coupling.roots[piece.labels])
+            return unique_in_order(coupling.roots[piece.labels])
     families = sorted({str(p.family) for p in coupling.slices if p.layer is layer and p.makes})
     raise ValueError(
         "The layer makes no units of that name. "
@@ -108,7 +108,7 @@ def made_units(coupling, layer, family=None):
     )
 
 
-def one_each(units):
+def unique_in_order(units):
     """Units in the order in which they first stand: gates repeat them."""
     return units[np.sort(np.unique(units, return_index=True)[1])]
 

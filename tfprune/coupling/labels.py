@@ -39,7 +39,7 @@ class Slice:
     family: str | None = None
     uses: bool = False
 
-    def spread(self, values):
+    def broadcast(self, values):
         """An array with a value for each label, as a view of the variable's shape."""
         rank = len(self.variable.shape)
         full = values if values.ndim == rank else placed(values, self.axis, rank)

@@ -24,7 +24,7 @@ class Call:
         args, kwargs: What it was called with; `Tensor` where a tensor stands.
         outputs: The tensors it makes.
         parents: The nested models around the call, outermost first.
-        place: Which of the `inbound_nodes` in the operation's config it is.
+        node_index: Which of the `inbound_nodes` in the operation's config it is.
         memo: What rules work out of the weights once and look up while one analysis lasts.
     """
 
@@ -33,7 +33,7 @@ class Call:
     kwargs: dict
     outputs: tuple
     parents: tuple = ()
-    place: int = 0
+    node_index: int = 0
     memo: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -117,7 +117,7 @@ def _no_graph(model):
 
 
 def _calls(graph, known, parents, entries, siblings):
-    for node, place in _keras.nodes(graph):
+    for node, index in _keras.nodes(graph):
         args, kwargs = keras.tree.map_structure(
             lambda leaf: known.get(id(leaf), leaf),
             (list(node.arguments.args), dict(node.arguments.kwargs)),
@@ -125,7 +125,7 @@ def _calls(graph, known, parents, entries, siblings):
         inner = _keras.functional(node.operation)
         if inner is None:
             outputs = tuple(_tensor(tensor) for tensor in node.outputs)
-            yield Call(node.operation, tuple(args), kwargs, outputs, parents, place)
+            yield Call(node.operation, tuple(args), kwargs, outputs, parents, index)
         else:
             given = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Tensor)]
             inner_known = {

@@ -7,7 +7,7 @@ import keras
 from tfprune import _keras
 from tfprune.layers import DROP_INS
 from tfprune.masks.setting import masked_layers
-from tfprune.rebuild.cut import cut
+from tfprune.rebuild.dead_calls import without_dead_calls
 
 _DROP_IN_NAMES = {
     name: DROP_INS[stock]
@@ -138,7 +138,7 @@ def _edited(model, edit, dropped, restructure, path=()):
     config.pop("build_input_shape", None)
     config = config if restructure is None else restructure(config, path)
     here = {key[-2:]: places for key, places in dropped.items() if key[:-2] == path}
-    return {**serialised, "config": cut(config, here) if here else config}
+    return {**serialised, "config": without_dead_calls(config, here) if here else config}
 
 
 def _without_shapes(config):

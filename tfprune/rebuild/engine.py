@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.index_maps import even_count, kept_places, matched_places
+from tfprune.coupling.index_maps import equal_count, kept_index_maps, matched_index_maps
 from tfprune.coupling.kept_units import NEW, KeptUnits
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules import rule_of
@@ -50,7 +50,7 @@ class Sizes:
                 for axis, stays in along.items():
                     if counts.shape[axis] != 1:
                         counts = np.compress(stays > 0, counts, axis)
-                shape[piece.axis] = even_count(counts, piece)
+                shape[piece.axis] = equal_count(counts, piece)
         return tuple(shape)
 
     @functools.cached_property
@@ -163,7 +163,7 @@ def _resized(config, operation, calls, sizes, folds):
         rule.add_bias(arguments, calls[id(operation)][0])
     config = {**config, "config": arguments}
     # A model that is called twice has its operations called twice, at the same place.
-    by_place = {call.place: call for call in reversed(calls[id(operation)])}
+    by_place = {call.node_index: call for call in reversed(calls[id(operation)])}
     for place, call in by_place.items() if "inbound_nodes" in config else ():
         rule.rewrite(config["inbound_nodes"][place], call, sizes)
     return config
@@ -172,8 +172,8 @@ def _resized(config, operation, calls, sizes, folds):
 def _indices(kept_units, model, new):
     """For each variable, by id, the old indices along the axes that change."""
     if not kept_units.grown:
-        return kept_places(kept_units)
-    return matched_places(kept_units, couple(new), _keras.variable_pairs(model, new))
+        return kept_index_maps(kept_units)
+    return matched_index_maps(kept_units, couple(new), _keras.variable_pairs(model, new))
 
 
 def added_constants(folds):
@@ -193,7 +193,7 @@ def scale_factors(kept_units):
 
 
 def _key(call):
-    return (*(parent.name for parent in call.parents), call.operation.name, call.place)
+    return (*(parent.name for parent in call.parents), call.operation.name, call.node_index)
 
 
 def gathered(value, indices_by_axis, counterpart):
@@ -211,7 +211,7 @@ def gathered(value, indices_by_axis, counterpart):
             value = np.take_along_axis(value, indices, axis)
         else:
             value = np.take(value, indices, axis)
-        is_new = is_new | new_places(indices, axis, value.ndim)
+        is_new = is_new | new_positions(indices, axis, value.ndim)
     if is_new.any():
         if isinstance(counterpart, keras.Variable):
             counterpart = keras.ops.convert_to_numpy(_keras.raw(counterpart))
@@ -243,7 +243,7 @@ def gathered_slot(variable, value, indices_by_axis, counterpart, name):
     return gathered(value, chosen, counterpart)
 
 
-def new_places(indices, axis, rank):
+def new_positions(indices, axis, rank):
     """Where the indices along an axis are `NEW`, as an array of some rank."""
     is_new = indices == NEW
     return is_new if indices.ndim > 1 else placed(is_new, axis, rank)

@@ -13,7 +13,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import couple
-from tfprune.stripping.inlining import opened
+from tfprune.stripping.inlining import inlined
 
 UNKNOWN, GONE, KEPT = -1, 0, 1
 
@@ -35,7 +35,7 @@ class UnitProvenance:
 
     def __init__(self, model, dense):
         self.model = model
-        self.dense = opened(dense)
+        self.dense = inlined(dense)
         self.coupling = couple(self.dense)
         self.calls = by_path(self.coupling.trace.calls)
         shapes = [[t.shape for t in (*m.inputs, *m.outputs)] for m in (model, self.dense)]
@@ -78,7 +78,7 @@ class UnitProvenance:
         for piece in self.coupling.slices:
             if not _is_learned(piece):
                 continue
-            units = self.coupling.roots[piece.spread(piece.labels)]
+            units = self.coupling.roots[piece.broadcast(piece.labels)]
             is_taken = not piece.makes and len(piece.variable.shape) > 1
             key = "taken" if is_taken else "emitted"
             known[key][units] = True

@@ -12,7 +12,7 @@ from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.units import couple
 from tfprune.reports import explain_plot
-from tfprune.stripping.inlining import opened
+from tfprune.stripping.inlining import inlined
 from tfprune.units.cost_model import removal_savings, removals_by_set
 
 
@@ -215,7 +215,7 @@ def explain(model, input_shapes=None):
     >>> [(s.name, s.followers, s.units, str(s.parameters), str(s.macs)) for s in found.sets[:1]]
     [('a + b', ('logits',), 4, '94', '3,242')]
     """
-    model = opened(model)
+    model = inlined(model)
     coupling = couple(model)
     saved = removal_savings(model, coupling, input_shapes)
     unknown = {(c.name, c.reason) for c in costs(model, input_shapes) if c.macs is None}

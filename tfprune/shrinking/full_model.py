@@ -16,13 +16,13 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.index_maps import kept_places
+from tfprune.coupling.index_maps import kept_index_maps
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
 from tfprune.rebuild.engine import added_constants, gathered, gathered_slot, rebuild, scale_factors
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.prunable import prunable
-from tfprune.stripping.strip import Removal
+from tfprune.stripping.strip import Liveness
 from tfprune.units.prune_units import prune_units
 
 
@@ -103,15 +103,15 @@ class _Cut:
 
     def __init__(self, full):
         self.full = full
-        self.removal = Removal(full, _zeros_hidden)
-        self.kept_units = self.removal.kept_units
+        self.liveness = Liveness(full, _zeros_hidden)
+        self.kept_units = self.liveness.kept_units
         self._refuse_made_biases()
-        self._places = kept_places(self.kept_units)
-        self._added = added_constants(self.removal.folds)
+        self._index_maps = kept_index_maps(self.kept_units)
+        self._added = added_constants(self.liveness.folds)
         self._factors = scale_factors(self.kept_units)
 
     def _refuse_made_biases(self):
-        for folds in self.removal.folds.values():
+        for folds in self.liveness.folds.values():
             for fold in folds:
                 if fold.layer.bias is None:
                     raise ValueError(
@@ -124,7 +124,7 @@ class _Cut:
     @functools.cached_property
     def has_masks(self):
         """Whether elements stay that are masked."""
-        used = {id(call.operation) for call in self.removal.calls}
+        used = {id(call.operation) for call in self.liveness.calls}
         masks = [
             mask
             for layer in masked_layers(self.full)
@@ -146,7 +146,7 @@ class _Cut:
                     theirs.masks_by_name[name].set(*self._masks_of(mask))
 
     def _masks_of(self, mask):
-        chosen = self._places.get(id(mask.weight), {})
+        chosen = self._index_maps.get(id(mask.weight), {})
         return [gathered(_keras.values(m), chosen, None) for m in (mask.trainable, mask.frozen)]
 
     def take_back(self, small):
@@ -163,7 +163,7 @@ class _Cut:
             ours = by_small[id(variable)]
             full = np.array(keras.ops.convert_to_numpy(_keras.raw(counterpart)))
             places = np.arange(full.size).reshape(full.shape)
-            chosen = self._places.get(id(ours), {})
+            chosen = self._index_maps.get(id(ours), {})
             full.reshape(-1)[gathered_slot(ours, places, chosen, None, name)] = value
             return full
 
@@ -172,7 +172,7 @@ class _Cut:
     def _stood(self, variable, shape):
         """For each element of a small variable its place in the full one."""
         places = np.arange(int(np.prod(shape))).reshape(shape)
-        return gathered(places, self._places.get(id(variable), {}), None)
+        return gathered(places, self._index_maps.get(id(variable), {}), None)
 
     def _as_in_full(self, ours, theirs, stood):
         """The value of a small variable without what cutting it made of it."""

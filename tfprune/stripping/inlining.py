@@ -12,7 +12,7 @@ from tfprune.layers import Masked
 from tfprune.rebuild import convert
 
 
-def opened(model):
+def inlined(model):
     """The same model with its composite layers replaced by what is in them.
 
     A composite layer is one without a rule that has layers inside, such as a transformer block
@@ -40,16 +40,16 @@ def opened(model):
     ...     def call(self, inputs):
     ...         return inputs + self.narrow(self.wide(inputs))
     >>> model = keras.Sequential([keras.Input((4,)), Block(name="block")])
-    >>> [layer.name for layer in opened(model).layers][1:]
+    >>> [layer.name for layer in inlined(model).layers][1:]
     ['block_wide', 'block_narrow']
     """
     if _keras.functional(model) is None or not any(map(is_composite, _graph_operations(model))):
         return model
     copy = convert.rebuilt(model, lambda config, _: config)
     convert.copy_weights(model, copy)
-    opening = _Opening(copy)
-    flat = opening.run()
-    if not opening.was_opened:
+    inliner = _Inliner(copy)
+    flat = inliner.run()
+    if not inliner.has_inlined:
         return model
     convert.copy_compile_state(model, copy)
     return _recompiled(flat, copy)
@@ -79,14 +79,14 @@ def _recompiled(flat, model):
     return flat
 
 
-class _Opening:
+class _Inliner:
     """Runs through the graph of a model again and puts in what is in composite layers."""
 
     def __init__(self, model):
         self.model = model
         self.graph = _keras.functional(model)
         self.names = {operation.name for operation in _graph_operations(model)}
-        self.was_opened = False
+        self.has_inlined = False
 
     def run(self):
         """The flat model, of the layers of the old one."""
@@ -118,10 +118,10 @@ class _Opening:
         inner = _keras.functional(operation)
         if inner is not None and any(map(is_composite, _graph_operations(operation))):
             return self._through(inner, _symbolic(args))
-        outputs = self._open(operation, args, kwargs) if is_composite(operation) else None
+        outputs = self._inline(operation, args, kwargs) if is_composite(operation) else None
         return operation(*args, **kwargs) if outputs is None else outputs
 
-    def _open(self, layer, args, kwargs):
+    def _inline(self, layer, args, kwargs):
         """What a composite layer makes of symbolic tensors, as a graph; None if that fails."""
         fresh = keras.tree.map_structure(_placeholder, (args, kwargs))
         fresh[1].pop("training", None)
@@ -137,7 +137,7 @@ class _Opening:
         if operations is None or not _covers(operations, layer):
             return None
         self._rename(layer, operations)
-        self.was_opened = True
+        self.has_inlined = True
         inside = keras.Model(placeholders, flat_outputs)
         given = [_cast(tensor, layer) for tensor in _symbolic((args, kwargs))]
         return self._through(inside, given)

@@ -4,7 +4,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.rebuild import convert
-from tfprune.stripping.inlining import opened
+from tfprune.stripping.inlining import inlined
 
 
 def prunable(model, *, only=None, exclude=None):
@@ -33,7 +33,7 @@ def prunable(model, *, only=None, exclude=None):
     ['bias', 'kernel']
     """
     _check_graph(model)
-    model = opened(model)
+    model = inlined(model)
     names = {layer.name for layer in _keras.all_layers(model)}
     only = names if only is None else _named(only, names, "only")
     exclude = set() if exclude is None else _named(exclude, names, "exclude")

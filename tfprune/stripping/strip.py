@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.groups import even_out
-from tfprune.coupling.kept_units import keeping, one_each
+from tfprune.coupling.groups import equalize_groups
+from tfprune.coupling.kept_units import keeping, unique_in_order
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.units import couple, unit_name
 from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
-from tfprune.stripping.inlining import opened
+from tfprune.stripping.inlining import inlined
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def strip(model, *, check=True, return_report=False):
     logits: 2 -> 2 units
     parameters: 26 -> 14
     """
-    removal = Removal(model)
-    small = rebuild(removal.model, removal.kept_units, removal.folds, removal.dropped)
-    error = check_equal(model, small, removal.coupling.trace) if check else None
-    return (small, removal.report(small, error)) if return_report else small
+    liveness = Liveness(model)
+    small = rebuild(liveness.model, liveness.kept_units, liveness.folds, liveness.dropped)
+    error = check_equal(model, small, liveness.coupling.trace) if check else None
+    return (small, liveness.report(small, error)) if return_report else small
 
 
-class Removal:
+class Liveness:
     """What of a model has no effect.
 
     Args:
@@ -133,7 +133,7 @@ class Removal:
 
     def __init__(self, model, hidden=contextlib.nullcontext):
         self.given = model
-        self.model = opened(model)
+        self.model = inlined(model)
         self.coupling = couple(self.model)
         with hidden(self.model):
             flow, self._revived, self.dropped = _live_units(self.coupling)
@@ -218,14 +218,14 @@ def _close(coupling, flow):
 
 def _dropped(trace, flow):
     """For each call that can do without some of its inputs, their places."""
-    serves = Counter((id(call.operation), call.place) for call in trace.calls)
+    serves = Counter((id(call.operation), call.node_index) for call in trace.calls)
     bound = {tensor for outputs in trace.siblings for tensor in outputs}
     dropped = {}
     for call in flow.calls:
         places = rule_of(call.operation).drops(call, flow)
         # Not the outputs of models which have others, nor calls in models that are called twice.
         is_bound = bound.intersection(call.inputs[place] for place in places)
-        if places and not is_bound and serves[id(call.operation), call.place] == 1:
+        if places and not is_bound and serves[id(call.operation), call.node_index] == 1:
             dropped[call] = places
     return dropped
 
@@ -249,7 +249,7 @@ def _even_out(coupling, flow, revived):
     """Keeps units so that groups have equal counts; whether there were any to keep."""
     used = {id(call.operation) for call in flow.calls}
     groupings = [grouping for grouping in coupling.groupings if id(grouping.layer) in used]
-    added = even_out(groupings, coupling.roots, flow.needed, last=_left_out(coupling, flow))
+    added = equalize_groups(groupings, coupling.roots, flow.needed, last=_left_out(coupling, flow))
     revived.update(added)
     return bool(added)
 
@@ -326,7 +326,7 @@ def _report(model, small, coupling, flow, reasons, error):
         name = unit_name(piece.layer, piece.family)
         if not piece.makes or name in layers:
             continue
-        units = one_each(coupling.roots[piece.labels])
+        units = unique_in_order(coupling.roots[piece.labels])
         after = int(flow.needed[units].sum()) if id(piece.layer) in used else 0
         layers[name] = StrippedLayer(name, len(units), after)
         silent = _silent_units(coupling, piece.layer, piece.family)

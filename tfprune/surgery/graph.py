@@ -1,7 +1,7 @@
 """Edits of the graph in a model's config: layers put in, inputs added."""
 
 from tfprune import _keras
-from tfprune.rebuild.cut import cut
+from tfprune.rebuild.dead_calls import without_dead_calls
 
 
 def with_inserted(config, name, layers):
@@ -78,7 +78,7 @@ def without_inputs(config, name, places):
         else layer
         for layer in config["layers"]
     ]
-    return cut({**config, "layers": layers}, {})
+    return without_dead_calls({**config, "layers": layers}, {})
 
 
 def without(config, name):

@@ -19,7 +19,7 @@ from tfprune import _keras
 from tfprune.coupling.kept_units import NEW, KeptUnits
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules import Flow, rule_of
-from tfprune.rebuild.engine import gathered, new_places
+from tfprune.rebuild.engine import gathered, new_positions
 
 _NORMS = (
     keras.layers.BatchNormalization,
@@ -89,7 +89,7 @@ class Growth:
         for piece in pieces:
             shares = self.shares[units[id(piece)]]
             if piece.uses and (shares != 1).any():
-                value = value * piece.spread(shares).astype(value.dtype)
+                value = value * piece.broadcast(shares).astype(value.dtype)
         value = gathered(value, indices, self._start(variable, counterpart))
         used, made = (self._new(pieces, indices, value.ndim, uses) for uses in (True, False))
         value = np.where(used & ~made, 0, value)
@@ -100,7 +100,7 @@ class Growth:
         found = np.zeros((1,) * rank, bool)
         for piece in pieces:
             if piece.uses == uses and (uses or piece.makes):
-                found = found | new_places(indices[piece.axis], piece.axis, rank)
+                found = found | new_positions(indices[piece.axis], piece.axis, rank)
         return found
 
     def _start(self, variable, counterpart):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfprune.coupling.kept_units import NEW, KeptUnits, made_units, one_each
+from tfprune.coupling.kept_units import NEW, KeptUnits, made_units, unique_in_order
 from tfprune.surgery.lookup import find
 
 
@@ -20,7 +20,7 @@ def makers(coupling):
         key = (id(piece.layer), piece.family)
         if piece.makes and key not in seen:
             seen.add(key)
-            yield piece.layer, piece.family, one_each(coupling.roots[piece.labels])
+            yield piece.layer, piece.family, unique_in_order(coupling.roots[piece.labels])
 
 
 def standing(kept_units, units):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.coupling.index_maps import carried_places
+from tfprune.coupling.index_maps import carried_index_maps
 from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.trace import Tensor, trace
 from tfprune.coupling.units import couple
@@ -125,7 +125,7 @@ def _indices(model, new, draft, pairs):
             were, are = _given(before, operation), _given(after, other)
             positions = np.asarray(positions)
             made.append((np.where(positions == NEW, NEW, were[positions]), are))
-    return carried_places(before, after, pairs, made)
+    return carried_index_maps(before, after, pairs, made)
 
 
 def _given(coupling, operation):

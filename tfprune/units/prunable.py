@@ -103,7 +103,7 @@ class PrunableUnits:
             _, _, mask = masks.setdefault(
                 key, (layer, name, np.array(np.asarray(layer.trainable_masks[name])))
             )
-            mask[piece.spread(gone)] = False
+            mask[piece.broadcast(gone)] = False
         for layer, name, mask in masks.values():
             set_masks(self.model, layer, name, trainable=mask, optimizer=optimizer)
 
@@ -121,14 +121,14 @@ class PrunableUnits:
             if piece.makes:
                 units = self.coupling.roots[piece.labels]
                 made[units] = True
-                pruned[piece.spread(units)[np.asarray(layer.trainable_masks[name])]] = False
+                pruned[piece.broadcast(units)[np.asarray(layer.trainable_masks[name])]] = False
         return pruned & made
 
     def frozen(self):
         """Units of which any slice has a frozen element."""
         frozen = np.zeros(self.coupling.size, bool)
         for piece, layer, name in self.masked:
-            units = piece.spread(self.coupling.roots[piece.labels])
+            units = piece.broadcast(self.coupling.roots[piece.labels])
             frozen[units[np.asarray(layer.frozen_masks[name])]] = True
         return frozen
 

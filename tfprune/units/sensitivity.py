@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune._tools import plots
 from tfprune._tools.tables import Printable, number, table
-from tfprune.coupling.groups import even_sides, linked
+from tfprune.coupling.groups import connected_sets, equal_count_constraints
 from tfprune.masks.setting import set_masks
 from tfprune.measuring.metrics import evaluator
 from tfprune.stripping.prunable import prunable
@@ -174,7 +174,12 @@ def sensitivity(
     units = PrunableUnits(copy, only=only, exclude=exclude)
     evaluate = evaluator(copy, [metric])
     ((name, baseline),) = evaluate(data).items()
-    together = [sets for sets, _ in linked(units.sets, even_sides(units.coupling, units.pruned()))]
+    together = [
+        sets
+        for sets, _ in connected_sets(
+            units.sets, equal_count_constraints(units.coupling, units.pruned())
+        )
+    ]
     progress = keras.utils.Progbar(len(together) * len(fractions), verbose=verbose)
     every, found = units.sets, []
     for sets in together:

@@ -48,7 +48,7 @@ class SliceSums:
             raise ValueError(f"No unit that can go has {what}, so there is nothing to penalise.")
         self.sizes = np.zeros(len(self.units) + 1)
         for piece in self._pieces.values():
-            places = piece.spread(self._places(piece)).reshape(-1)
+            places = piece.broadcast(self._places(piece)).reshape(-1)
             self.sizes += np.bincount(places, minlength=len(self.sizes))
         self.sizes = self.sizes[:-1]
 
@@ -76,7 +76,7 @@ class SliceSums:
             others = [axis for axis in range(len(values.shape)) if axis != piece.axis]
             values = keras.ops.sum(values, axis=others)
         else:
-            places, values = piece.spread(places).reshape(-1), keras.ops.reshape(values, (-1,))
+            places, values = piece.broadcast(places).reshape(-1), keras.ops.reshape(values, (-1,))
         sums = keras.ops.segment_sum(values, places.astype("int32"), len(self.units) + 1)
         return sums[:-1]
 

@@ -16,8 +16,8 @@ from tfprune.coupling.rules.blocks import (
     fit,
     resized,
     shrunk,
-    whole,
-    without_first,
+    with_batch_axis,
+    without_batch_axis,
 )
 from tfprune.coupling.trace import Tensor
 
@@ -27,11 +27,13 @@ class Elementwise(Rule):
 
     def label(self, call, inputs, labels):
         name, (output,) = call.operation.name, call.outputs
-        arrays = [whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
-        reason = self.refusal(call)
-        joined = None if reason else labels_of_joined(call, arrays, labels)
+        arrays = [with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        reason = self.pin_reason(call)
+        joined = None if reason else broadcast_labels(call, arrays, labels)
         if joined is not None:
-            joined = without_first(output, block(labels, joined, f"{name!r} joins other units"))
+            joined = without_batch_axis(
+                output, block(labels, joined, f"{name!r} joins other units")
+            )
             reason = f"{name!r} moves its units to the batch axis"
         if joined is None:
             for array in arrays:
@@ -40,14 +42,16 @@ class Elementwise(Rule):
         call.memo["shape"] = joined.shape
         return [joined]
 
-    def refusal(self, call):
+    def pin_reason(self, call):
         """Why units are pinned whatever they are, or None."""
 
     def constants(self, call, inputs):
         (output,) = call.outputs
         if "shape" not in call.memo:
             return [unknown(output)]
-        arrays = {t: whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)}
+        arrays = {
+            t: with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)
+        }
         operands = [
             arrays[o] if isinstance(o, Tensor) else np.asarray(o, "float64")
             for o in _operands(call)
@@ -84,7 +88,7 @@ class Elementwise(Rule):
             )
 
 
-def labels_of_joined(call, arrays, labels):
+def broadcast_labels(call, arrays, labels):
     """Unites the labels that meet in an element-wise operation.
 
     Args:
@@ -99,7 +103,7 @@ def labels_of_joined(call, arrays, labels):
     name, (output,) = call.operation.name, call.outputs
     rank = len(output.shape)
     operands = [
-        (lengthened(t.shape, rank), array.reshape(lengthened(array.shape, rank)))
+        (left_padded(t.shape, rank), array.reshape(left_padded(array.shape, rank)))
         for t, array in zip(call.inputs, arrays, strict=True)
     ]
     is_labelled = np.any([np.array(array.shape) != 1 for _, array in operands], axis=0)
@@ -123,7 +127,7 @@ def labels_of_joined(call, arrays, labels):
     return shrunk(result)
 
 
-def lengthened(shape, rank):
+def left_padded(shape, rank):
     """A shape with axes of size 1 in front, as broadcasting sees it."""
     return (1,) * (rank - len(shape)) + tuple(shape)
 
@@ -219,7 +223,7 @@ class Cast(Elementwise):
 class Clip(Elementwise):
     """The nearest number between two bounds."""
 
-    def refusal(self, call):
+    def pin_reason(self, call):
         if np.ndim(call.operation.x_min) or np.ndim(call.operation.x_max):
             return f"{call.operation.name!r} has bounds for each unit"
         return None
@@ -229,7 +233,7 @@ class Clip(Elementwise):
 class Where(Elementwise):
     """One of two operands, by a condition; a constant where both hold the same."""
 
-    def refusal(self, call):
+    def pin_reason(self, call):
         if len(list(_operands(call))) != 3:
             return f"{call.operation.name!r} counts where it holds"
         return None
@@ -254,7 +258,7 @@ class GatedLinearUnit(Elementwise):
     """`a * sigmoid(b)` of the two halves a and b along an axis; a unit has a place in both."""
 
     def label(self, call, inputs, labels):
-        array = whole(call.inputs[0], inputs[0])
+        array = with_batch_axis(call.inputs[0], inputs[0])
         axis = call.operation.axis % array.ndim
         value, gate = _halves(array, axis)
         labels.unite(value, gate, f"{call.operation.name!r} gates it with fixed channels")

@@ -55,7 +55,7 @@ class _Attention(Rule):
         layer, tensors = call.operation, _data(call)
         known = dict(zip(call.inputs, inputs, strict=True))
         incoming = [along(known[tensor], -1) for tensor in tensors]
-        why = _why_not(layer, incoming)
+        why = _pin_reason(layer, incoming)
         for tensor in call.inputs:
             if why or tensor not in tensors:
                 labels.pin(known[tensor], why or f"{layer.name!r} masks places by it")
@@ -247,7 +247,7 @@ def _incoming(call, flow, tensor):
     return labels, np.broadcast_to(along(flow.constants(tensor), -1), labels.shape)
 
 
-def _why_not(layer, incoming):
+def _pin_reason(layer, incoming):
     parts = _keras.attention_projections(layer)
     if any(array is None for array in incoming):
         return f"units stand on several axes of an input of {layer.name!r}"

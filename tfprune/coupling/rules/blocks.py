@@ -8,13 +8,13 @@ they are tied to one another until that holds. The batch axis is an axis without
 import numpy as np
 
 
-def whole(tensor, array):
+def with_batch_axis(tensor, array):
     """The array of a tensor with its first axis too, along which nothing changes."""
     return array[None] if tensor.shape else array
 
 
-def without_first(tensor, array):
-    """The opposite of `whole`, or None if the array changes along the first axis."""
+def without_batch_axis(tensor, array):
+    """The opposite of `with_batch_axis`, or None if the array changes along the first axis."""
     if not tensor.shape:
         return array
     return array[0] if array.shape[0] == 1 else None
@@ -29,14 +29,14 @@ def shrunk(array):
     return array
 
 
-def block(labels, array, reason, joined_along=None):
+def block(labels, array, reason, concatenation_axis=None):
     """Ties labels until they vary along one axis: the last, or one along which nothing is joined.
 
     Args:
         labels: The `Labels` to note ties in.
         array: The label array of an output.
         reason: Why what is tied to a fixed position cannot go.
-        joined_along: An axis along which other units follow one another.
+        concatenation_axis: An axis along which other units follow one another.
 
     Returns:
         The label array with size 1 along the other axes.
@@ -45,7 +45,7 @@ def block(labels, array, reason, joined_along=None):
     varying = [axis for axis, size in enumerate(array.shape) if size != 1]
     if len(varying) < 2:
         return array
-    kept = [axis for axis in varying if axis != joined_along][-1]
+    kept = [axis for axis in varying if axis != concatenation_axis][-1]
     first = array[tuple(slice(None) if a == kept else slice(1) for a in range(array.ndim))]
     labels.unite(array, first, reason)
     return first

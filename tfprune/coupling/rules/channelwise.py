@@ -6,7 +6,7 @@ import numpy as np
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
-from tfprune.coupling.rules.linear import why_not
+from tfprune.coupling.rules.linear import pin_reason
 
 
 @rule(
@@ -59,7 +59,7 @@ class ParametricReLU(Rule):
             if array.shape[axis] != 1 and positions is not None and size != 1:
                 labels.slice(layer, layer.alpha, axis, positions)
             elif array.shape[axis] != 1 and positions is None:
-                labels.pin(array, why_not(layer, None))
+                labels.pin(array, pin_reason(layer, None))
         return [array]
 
     def constants(self, call, inputs):
@@ -144,7 +144,7 @@ class DepthwiseConvolution(_Spatial):
         layer = call.operation
         channels = along(inputs[0], self._channel_axis(call))
         if channels is None or layer.quantization_mode:
-            labels.pin(inputs[0], why_not(layer, channels))
+            labels.pin(inputs[0], pin_reason(layer, channels))
             return [fixed(call.outputs[0])]
         rank, multiplier = len(layer.kernel.shape), layer.depth_multiplier
         channels = np.broadcast_to(channels, (layer.kernel.shape[-2],))

@@ -68,11 +68,11 @@ class EinsumDense(Linear):
         equation = _Equation.of(layer.equation)
         return super().applies(layer) and equation.contracted and equation.made
 
-    def why_not(self, layer, incoming):
+    def pin_reason(self, layer, incoming):
         """Why the units are pinned."""
         equation = _Equation.of(layer.equation)
         if equation.contracted and equation.made:
-            return super().why_not(layer, incoming)
+            return super().pin_reason(layer, incoming)
         return f"the equation of {layer.name!r} does not make units out of others"
 
     def axes(self, call):

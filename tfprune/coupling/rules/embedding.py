@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.linear import why_not
+from tfprune.coupling.rules.linear import pin_reason
 
 
 @rule(keras.layers.Embedding)
@@ -46,7 +46,7 @@ class ReversibleEmbedding(Embedding):
             return outputs
         units = along(inputs[0], -1)
         if units is None or layer.quantization_mode:
-            labels.pin(inputs[0], why_not(layer, units))
+            labels.pin(inputs[0], pin_reason(layer, units))
         else:
             labels.slice(layer, layer.embeddings, 1, units, makes=True)
             labels.slice(layer, _reverse_weight(layer), 0, units)

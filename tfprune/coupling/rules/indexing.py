@@ -6,15 +6,15 @@ from tfprune import _keras
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import counts_along, replaced
-from tfprune.coupling.rules.moving import Moving
+from tfprune.coupling.rules.data_movement import DataMovement
 from tfprune.coupling.trace import Tensor
 
 
 @rule(*_keras.operation_classes("GetItem"))
-class GetItem(Moving):
+class GetItem(DataMovement):
     """`x[key]` with slices, indices, new axes and an ellipsis."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         name = call.operation.name
         if len(call.args) != 2 or not all(map(_is_plain, _entries(call))):
             return f"{name!r} takes places that are not known beforehand"
@@ -123,10 +123,10 @@ def _moved_entry(entry, counts):
 
 
 @rule(*_keras.operation_classes("Take"))
-class Take(Moving):
+class Take(DataMovement):
     """The places along an axis that an array of indices names."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         name = call.operation.name
         if not isinstance(call.args[0], Tensor) or isinstance(call.args[1], Tensor):
             return f"{name!r} takes places that are not known beforehand"
@@ -169,7 +169,7 @@ class Take(Moving):
 
 
 @rule(*_keras.operation_classes("Split"))
-class Split(Moving):
+class Split(DataMovement):
     """Pieces along an axis, equally long or between given places."""
 
     def moved(self, call, arrays, number):
@@ -194,10 +194,10 @@ class Split(Moving):
 
 
 @rule(*_keras.operation_classes("Unstack"))
-class Unstack(Moving):
+class Unstack(DataMovement):
     """Every place along an axis by itself."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         if arrays[0].shape[self._axis(call)] != 1:
             return f"{call.operation.name!r} takes each of its units by itself"
         return None

@@ -8,7 +8,7 @@ from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.arithmetic import Elementwise
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import expanded
-from tfprune.coupling.rules.moving import Moving
+from tfprune.coupling.rules.data_movement import DataMovement
 from tfprune.coupling.trace import Tensor
 
 
@@ -39,7 +39,7 @@ class Merge(Elementwise):
     """A difference, a mean, the largest, the smallest, a scaled sum."""
 
 
-class _SideBySide(Moving):
+class _Concatenation(DataMovement):
     """Several tensors or arrays, one after the other along an axis."""
 
     def tie(self, call, arrays, labels):
@@ -50,7 +50,7 @@ class _SideBySide(Moving):
                 labels.unite(parts[0], part, f"{call.operation.name!r} joins it with other units")
 
     def moved(self, call, arrays, number):
-        axis, parts = self.joined_along(call), self._parts(call, arrays, number)
+        axis, parts = self.concatenation_axis(call), self._parts(call, arrays, number)
         common = np.broadcast_shapes(*(self._other_axes(part.shape, axis) for part in parts))
         parts = [
             np.broadcast_to(part, (*common[:axis], part.shape[axis], *common[axis + 1 :]))
@@ -61,7 +61,7 @@ class _SideBySide(Moving):
         is_same = np.logical_and.reduce([part == parts[0] for part in parts])
         return [parts[0] if parts[0].dtype.kind == "i" else np.where(is_same, parts[0], np.nan)]
 
-    def joined_along(self, call):
+    def concatenation_axis(self, call):
         return call.operation.axis % len(call.outputs[0].shape)
 
     def _other_axes(self, shape, axis):
@@ -69,7 +69,8 @@ class _SideBySide(Moving):
 
     def _is_dynamic(self, call):
         return (
-            self.joined_along(call) == 0 or call.outputs[0].shape[self.joined_along(call)] is None
+            self.concatenation_axis(call) == 0
+            or call.outputs[0].shape[self.concatenation_axis(call)] is None
         )
 
     def _given(self, call):
@@ -77,7 +78,7 @@ class _SideBySide(Moving):
 
     def _parts(self, call, arrays, number):
         """An array for each part, of full size along the axis unless that is dynamic."""
-        by_tensor, axis = dict(zip(call.inputs, arrays, strict=True)), self.joined_along(call)
+        by_tensor, axis = dict(zip(call.inputs, arrays, strict=True)), self.concatenation_axis(call)
         parts = []
         for given in self._given(call):
             if isinstance(given, Tensor):
@@ -91,7 +92,7 @@ class _SideBySide(Moving):
 
 
 @rule(keras.layers.Concatenate, *_keras.operation_classes("Concatenate"))
-class Concatenate(_SideBySide):
+class Concatenate(_Concatenation):
     """Side by side along an axis."""
 
     def drops(self, call, flow):
@@ -104,16 +105,16 @@ class Concatenate(_SideBySide):
 
 
 @rule(*_keras.operation_classes("Stack"))
-class Stack(_SideBySide):
+class Stack(_Concatenation):
     """Side by side along a new axis."""
 
     def _parts(self, call, arrays, number):
-        axis = self.joined_along(call)
+        axis = self.concatenation_axis(call)
         arrays = [np.expand_dims(array, axis) for array in arrays]
         by_tensor = dict(zip(call.inputs, arrays, strict=True))
         return [by_tensor[given] for given in self._given(call)]
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         if not all(isinstance(given, Tensor) for given in self._given(call)):
             return f"{call.operation.name!r} stacks it with numbers"
         return None

@@ -19,9 +19,9 @@ class Linear(Rule):
         """Whether the layer has the form; if not, its channels are pinned."""
         return not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
 
-    def why_not(self, layer, incoming):
+    def pin_reason(self, layer, incoming):
         """Why the channels are pinned."""
-        return why_not(layer, incoming)
+        return pin_reason(layer, incoming)
 
     def axes(self, call):
         """The channel axes of input and output, counted without the batch axis."""
@@ -66,7 +66,7 @@ class Linear(Rule):
         before, axis = self.axes(call)
         incoming = along(inputs[0], before)
         if incoming is None or not self.applies(layer):
-            labels.pin(inputs[0], self.why_not(layer, incoming))
+            labels.pin(inputs[0], self.pin_reason(layer, incoming))
             return [fixed(output)]
         outgoing = self.made(layer, incoming, output.shape[axis + 1], labels)
         if not is_elementwise(layer.activation):
@@ -134,7 +134,7 @@ class Linear(Rule):
         return labels, constants, connected, flow.is_needed(outgoing)
 
 
-def why_not(layer, incoming):
+def pin_reason(layer, incoming):
     """Why the channels of a layer which has a rule are pinned all the same."""
     if incoming is None:
         return f"units stand on several axes of the input of {layer.name!r}"

@@ -5,11 +5,11 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import counts_along
-from tfprune.coupling.rules.moving import Moving, argument
+from tfprune.coupling.rules.data_movement import DataMovement, argument
 
 
 @rule(*_keras.operation_classes("Flip"))
-class Flip(Moving):
+class Flip(DataMovement):
     """The last first."""
 
     def moved(self, call, arrays, number):
@@ -18,10 +18,10 @@ class Flip(Moving):
 
 
 @rule(*_keras.operation_classes("Roll"))
-class Roll(Moving):
+class Roll(DataMovement):
     """Positions shifted along axes, from the end to the start."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         if any(arrays[0].shape[axis] != 1 for axis in _axes(call)):
             return f"{call.operation.name!r} rolls its units by a fixed number of places"
         return None
@@ -31,10 +31,10 @@ class Roll(Moving):
 
 
 @rule(*_keras.operation_classes("Repeat"))
-class Repeat(Moving):
+class Repeat(DataMovement):
     """Each position several times in a row."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         if call.operation.axis is None:
             return f"{call.operation.name!r} makes one axis of all"
         return None
@@ -55,7 +55,7 @@ class Repeat(Moving):
 
 
 @rule(*_keras.operation_classes("Tile"))
-class Tile(Moving):
+class Tile(DataMovement):
     """All positions of an axis several times, one time after the other."""
 
     def moved(self, call, arrays, number):
@@ -69,10 +69,10 @@ class Tile(Moving):
 
 
 @rule(*_keras.operation_classes("Pad"))
-class Pad(Moving):
+class Pad(DataMovement):
     """Numbers, or positions of the border, around."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         mode = call.operation.mode
         for axis, widths in enumerate(self._widths(call)):
             if arrays[0].shape[axis] != 1 and any(widths) and mode != "constant":
@@ -114,10 +114,10 @@ def _axes(call):
     return [a % rank for a in np.atleast_1d(axis)]
 
 
-class _BetweenChannelsAndSpace(Moving):
+class _BetweenChannelsAndSpace(DataMovement):
     """Channels become blocks of pixels, or blocks of pixels channels."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         channels = self._axis(call)
         if any(size != 1 for axis, size in enumerate(arrays[0].shape) if axis != channels):
             return f"{call.operation.name!r} moves pixels that are units"

@@ -7,7 +7,7 @@ from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
 from tfprune.coupling.rules.blocks import groups_left
-from tfprune.coupling.rules.linear import why_not
+from tfprune.coupling.rules.linear import pin_reason
 from tfprune.layers import Masked
 
 
@@ -23,7 +23,7 @@ class BatchNormalization(Rule):
         layer, array = call.operation, inputs[0]
         channels = along(array, self._axis(call))
         if channels is None:
-            labels.pin(array, why_not(layer, channels))
+            labels.pin(array, pin_reason(layer, channels))
             return [fixed(call.outputs[0])]
         for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance):
             labels.slice(layer, variable, 0, channels)
@@ -206,7 +206,7 @@ class LayerScale(Rule):
     def label(self, call, inputs, labels):
         layer, channels = call.operation, along(inputs[0], -1)
         if channels is None:
-            labels.pin(inputs[0], why_not(layer, None))
+            labels.pin(inputs[0], pin_reason(layer, None))
             return [fixed(call.outputs[0])]
         labels.slice(layer, layer.gamma, 0, channels)
         return [inputs[0]]

@@ -14,7 +14,7 @@ from tfprune import _keras
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import counts_along, fit, resized, unit_axis, whole
+from tfprune.coupling.rules.blocks import counts_along, fit, resized, unit_axis, with_batch_axis
 from tfprune.coupling.trace import Tensor
 
 
@@ -64,7 +64,11 @@ class Contraction(Rule):
         sizes, factors = {}, []
         for operand, term in zip(operands(call), terms, strict=True):
             is_tensor = isinstance(operand, Tensor)
-            array = whole(operand, next(arrays)) if is_tensor else np.asarray(operand, "float64")
+            array = (
+                with_batch_axis(operand, next(arrays))
+                if is_tensor
+                else np.asarray(operand, "float64")
+            )
             sizes.update({k: n for k, n in zip(term, operand.shape, strict=True) if n != 1})
             order = sorted(range(len(term)), key=lambda axis, term=term: letters.index(term[axis]))
             shape = [array.shape[term.index(k)] if k in term else 1 for k in letters]
@@ -130,7 +134,7 @@ def _units(call, inputs, terms):
     for operand, term in zip(operands(call), terms, strict=True):
         if not isinstance(operand, Tensor):
             continue
-        array = whole(operand, next(arrays))
+        array = with_batch_axis(operand, next(arrays))
         for axis, letter in enumerate(term):
             if array.shape[axis] != 1:
                 units.setdefault(letter, []).append(array.reshape(-1))
@@ -142,7 +146,7 @@ def _units(call, inputs, terms):
 def _is_used(operand, axis, flow):
     """For each position along an axis of an operand, whether it is not a constant 0."""
     if isinstance(operand, Tensor):
-        array = whole(operand, flow.constants(operand)) != 0
+        array = with_batch_axis(operand, flow.constants(operand)) != 0
     else:
         array = np.asarray(operand) != 0
     return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).any(axis=1)

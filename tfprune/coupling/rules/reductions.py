@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import unit_axis, whole, without_first
+from tfprune.coupling.rules.blocks import unit_axis, with_batch_axis, without_batch_axis
 
 
 class AlongAxis(Rule):
@@ -22,7 +22,7 @@ class AlongAxis(Rule):
         return [a % rank for a in (range(rank) if axis is None else np.atleast_1d(axis))]
 
     def label(self, call, inputs, labels):
-        array = whole(call.inputs[0], inputs[0])
+        array = with_batch_axis(call.inputs[0], inputs[0])
         is_moved = len(call.outputs[0].shape) != array.ndim
         if self._is_over_units(call, inputs[0]) or is_moved:
             labels.pin(array, f"{call.operation.name!r} joins its units")
@@ -33,7 +33,7 @@ class AlongAxis(Rule):
         return [unknown(tensor) for tensor in call.outputs]
 
     def _is_over_units(self, call, array):
-        return unit_axis(whole(call.inputs[0], array)) in self.axes(call)
+        return unit_axis(with_batch_axis(call.inputs[0], array)) in self.axes(call)
 
 
 @rule(
@@ -84,14 +84,14 @@ class Reduction(Rule):
         return np.full([1 if a in axes else n for a, n in enumerate(values.shape)], np.nan)
 
     def label(self, call, inputs, labels):
-        array, (output,) = whole(call.inputs[0], inputs[0]), call.outputs
+        array, (output,) = with_batch_axis(call.inputs[0], inputs[0]), call.outputs
         name, axes = call.operation.name, self.axes(call)
         if unit_axis(array) in axes:
             if not self.can_drop(call):
                 labels.pin(array, f"{name!r} counts each of its units")
             call.memo["over units"] = True
             return [fixed(output)]
-        passed = without_first(output, self._reduced(call, array))
+        passed = without_batch_axis(output, self._reduced(call, array))
         if passed is None:
             labels.pin(array, f"{name!r} moves its units to the batch axis")
             return [fixed(output)]
@@ -107,10 +107,10 @@ class Reduction(Rule):
         return self.neutral is not None
 
     def constants(self, call, inputs):
-        array, (output,) = whole(call.inputs[0], inputs[0]), call.outputs
+        array, (output,) = with_batch_axis(call.inputs[0], inputs[0]), call.outputs
         axes, shape = self.axes(call), call.inputs[0].shape
         sizes = {a: 1 if array.shape[a] != 1 else shape[a] or np.nan for a in axes}
-        result = without_first(output, self._reduced(call, self.over(array, axes, sizes)))
+        result = without_batch_axis(output, self._reduced(call, self.over(array, axes, sizes)))
         return [unknown(output) if result is None else result]
 
     def needs(self, call, flow):

@@ -6,10 +6,10 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import counts_along
-from tfprune.coupling.rules.moving import Moving
+from tfprune.coupling.rules.data_movement import DataMovement
 
 
-class _Reshaping(Moving):
+class _Reshaping(DataMovement):
     """Runs of axes with equal products are matched; units on axes that match nothing are pinned.
 
     Where units end up on several axes, all but the last are tied: what goes must leave a block.
@@ -19,7 +19,7 @@ class _Reshaping(Moving):
         """The shapes before and after with the batch axis, and whether that stays by itself."""
         raise NotImplementedError
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         if reshaped(arrays[0], *self.shapes(call)) is None:
             return f"{call.operation.name!r} reshapes axes of unknown size"
         return None
@@ -105,8 +105,8 @@ class Flatten(_Reshaping):
             shape = (shape[0], *shape[2:], shape[1])
         return shape, call.outputs[0].shape, True
 
-    def refusal(self, call, arrays):
-        return super().refusal(call, self._last(call, arrays))
+    def pin_reason(self, call, arrays):
+        return super().pin_reason(call, self._last(call, arrays))
 
     def moved(self, call, arrays, number):
         return super().moved(call, self._last(call, arrays), number)
@@ -155,7 +155,7 @@ class Ravel(_Reshaping):
 
 
 @rule(keras.layers.Permute)
-class Permute(Moving):
+class Permute(DataMovement):
     """The axes in another order, but for that of the batch."""
 
     def moved(self, call, arrays, number):
@@ -163,7 +163,7 @@ class Permute(Moving):
 
 
 @rule(*_keras.operation_classes("Transpose"))
-class Transpose(Moving):
+class Transpose(DataMovement):
     """The axes in another order."""
 
     def moved(self, call, arrays, number):
@@ -171,7 +171,7 @@ class Transpose(Moving):
 
 
 @rule(*_keras.operation_classes("Swapaxes"))
-class Swapaxes(Moving):
+class Swapaxes(DataMovement):
     """Two axes in each other's place."""
 
     def moved(self, call, arrays, number):
@@ -179,7 +179,7 @@ class Swapaxes(Moving):
 
 
 @rule(*_keras.operation_classes("Moveaxis"))
-class Moveaxis(Moving):
+class Moveaxis(DataMovement):
     """Some axes in other places."""
 
     def moved(self, call, arrays, number):
@@ -187,7 +187,7 @@ class Moveaxis(Moving):
 
 
 @rule(*_keras.operation_classes("ExpandDims"))
-class ExpandDims(Moving):
+class ExpandDims(DataMovement):
     """A new axis of size 1."""
 
     def moved(self, call, arrays, number):
@@ -195,7 +195,7 @@ class ExpandDims(Moving):
 
 
 @rule(*_keras.operation_classes("Squeeze"))
-class Squeeze(Moving):
+class Squeeze(DataMovement):
     """Without axes of size 1."""
 
     def moved(self, call, arrays, number):
@@ -206,7 +206,7 @@ class Squeeze(Moving):
 
 
 @rule(keras.layers.RepeatVector)
-class RepeatVector(Moving):
+class RepeatVector(DataMovement):
     """A vector at each of several steps."""
 
     def moved(self, call, arrays, number):
@@ -214,7 +214,7 @@ class RepeatVector(Moving):
 
 
 @rule(*_keras.operation_classes("BroadcastTo"))
-class BroadcastTo(Moving):
+class BroadcastTo(DataMovement):
     """The same positions again and again along axes of size 1 and new ones in front."""
 
     def moved(self, call, arrays, number):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfprune.coupling.groups import choose_evenly, even_sides, linked
+from tfprune.coupling.groups import connected_sets, equal_count_constraints, select_equal_counts
 from tfprune.patterns import pruned_count
 from tfprune.units import budgets
 from tfprune.units.prunable import places
@@ -53,7 +53,7 @@ def _by_sets(units, target, scoring, least):
     pruned, frozen = units.pruned(), units.frozen()
     dead = pruned.copy()
     fewest = {id(unit_set): count for unit_set, count in zip(units.sets, least, strict=True)}
-    for sets, sides in linked(units.sets, even_sides(units.coupling, pruned)):
+    for sets, sides in connected_sets(units.sets, equal_count_constraints(units.coupling, pruned)):
         counts = [_count(s, target, fewest[id(s)]) * _group_count(s) for s in sets]
         before = [pruned[s.units].sum() for s in sets]
         if all(count <= already for count, already in zip(counts, before, strict=True)):
@@ -83,11 +83,11 @@ def _evenly(sets, sides, scores, counts):
     units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
     caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
     rows = [places(side.ravel(), units).reshape(side.shape) for side in sides]
-    chosen = choose_evenly(scores[units], caps, rows)
+    chosen = select_equal_counts(scores[units], caps, rows)
     if chosen is None:  # where one set has lost more already, those tied to it must follow
         most = max(count / len(s.units) for s, count in zip(sets, counts, strict=True))
         caps = [(members, most * members.sum()) for members, _ in caps]
-        chosen = choose_evenly(scores[units], caps, rows)
+        chosen = select_equal_counts(scores[units], caps, rows)
     if chosen is None:
         raise ValueError(
             "Units that are pruned already, frozen, pinned or excluded leave no choice in which "

@@ -2,13 +2,13 @@
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, fixed, unknown
-from tfprune.coupling.rules.blocks import block, fit, whole, without_first
+from tfprune.coupling.rules.blocks import block, fit, with_batch_axis, without_batch_axis
 
 
-class Moving(Rule):
+class DataMovement(Rule):
     """Every position of the outputs is a position of an input, or a number."""
 
-    def refusal(self, call, arrays):
+    def pin_reason(self, call, arrays):
         """Why the units cannot be followed, given label arrays with the batch axis; or None."""
 
     def tie(self, call, arrays, labels):
@@ -27,24 +27,24 @@ class Moving(Rule):
         """
         raise NotImplementedError
 
-    def joined_along(self, call):
+    def concatenation_axis(self, call):
         """The axis of the output along which several inputs follow one another, or None."""
 
     # What follows is the same for all of them.
 
     def label(self, call, inputs, labels):
         name = call.operation.name
-        arrays = [whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
-        reason = self.refusal(call, arrays)
+        arrays = [with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        reason = self.pin_reason(call, arrays)
         outputs = None
         if reason is None:
             self.tie(call, arrays, labels)
             reason = f"{name!r} moves it among fixed channels"
             outputs = [
-                block(labels, array, reason, self.joined_along(call))
+                block(labels, array, reason, self.concatenation_axis(call))
                 for array in self.moved(call, arrays, lambda number: FIXED)
             ]
-            outputs = list(map(without_first, call.outputs, outputs))
+            outputs = list(map(without_batch_axis, call.outputs, outputs))
             reason = f"{name!r} moves its units to the batch axis"
         if outputs is None or any(array is None for array in outputs):
             for array in arrays:
@@ -56,7 +56,7 @@ class Moving(Rule):
     def constants(self, call, inputs):
         if "shapes" not in call.memo:
             return [unknown(tensor) for tensor in call.outputs]
-        arrays = [whole(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        arrays = [with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
         outputs = self.moved(call, arrays, lambda number: number)
         return [
             fit(array, (1, *shape))[0] if tensor.shape else array

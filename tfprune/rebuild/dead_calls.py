@@ -3,7 +3,7 @@
 from tfprune import _keras
 
 
-def cut(config, dropped):
+def without_dead_calls(config, dropped):
     """Takes inputs of calls out of the config of a Functional model.
 
     A call of which one input is left goes itself: what it gave is that input. What no output of
