@@ -67,10 +67,10 @@ class Shrinking:
             cut = _Cut(self.full)
             if self._cut is not None and cut.is_like(self._cut):
                 return None
-            removal = cut.removal
-            small = rebuild(removal.model, cut.kept_units, removal.folds, removal.dropped)
-            error = check_equal(self.full, small, removal.coupling.trace) if self.check else None
-            report = removal.report(small, error)
+            liveness = cut.liveness
+            small = rebuild(liveness.model, cut.kept_units, liveness.folds, liveness.dropped)
+            error = check_equal(self.full, small, liveness.coupling.trace) if self.check else None
+            report = liveness.report(small, error)
             if masked or cut.has_masks:
                 small = prunable(small)
                 cut.copy_masks(small)
@@ -94,7 +94,7 @@ class Shrinking:
 
     def units(self):
         """How many units the small model has of those that can go."""
-        coupling, counts = self._cut.removal.coupling, self._cut.kept_units.counts
+        coupling, counts = self._cut.liveness.coupling, self._cut.kept_units.counts
         return sum(int(counts[s.units].sum()) for s in coupling.sets if s.removable)
 
 

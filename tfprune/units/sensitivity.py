@@ -174,12 +174,8 @@ def sensitivity(
     units = PrunableUnits(copy, only=only, exclude=exclude)
     evaluate = evaluator(copy, [metric])
     ((name, baseline),) = evaluate(data).items()
-    together = [
-        sets
-        for sets, _ in connected_sets(
-            units.sets, equal_count_constraints(units.coupling, units.pruned())
-        )
-    ]
+    constraints = equal_count_constraints(units.coupling, units.pruned())
+    together = [sets for sets, _ in connected_sets(units.sets, constraints)]
     progress = keras.utils.Progbar(len(together) * len(fractions), verbose=verbose)
     every, found = units.sets, []
     for sets in together:

@@ -16,7 +16,7 @@ from tfprune.coupling.rules.blocks import (
     fit,
     resized,
     shrunk,
-    with_batch_axis,
+    with_batch_axes,
     without_batch_axis,
 )
 from tfprune.coupling.trace import Tensor
@@ -27,7 +27,7 @@ class Elementwise(Rule):
 
     def label(self, call, inputs, labels):
         name, (output,) = call.operation.name, call.outputs
-        arrays = [with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        arrays = with_batch_axes(call, inputs)
         reason = self.pin_reason(call)
         joined = None if reason else broadcast_labels(call, arrays, labels)
         if joined is not None:
@@ -49,9 +49,7 @@ class Elementwise(Rule):
         (output,) = call.outputs
         if "shape" not in call.memo:
             return [unknown(output)]
-        arrays = {
-            t: with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)
-        }
+        arrays = dict(zip(call.inputs, with_batch_axes(call, inputs), strict=True))
         operands = [
             arrays[o] if isinstance(o, Tensor) else np.asarray(o, "float64")
             for o in _operands(call)
@@ -258,7 +256,7 @@ class GatedLinearUnit(Elementwise):
     """`a * sigmoid(b)` of the two halves a and b along an axis; a unit has a place in both."""
 
     def label(self, call, inputs, labels):
-        array = with_batch_axis(call.inputs[0], inputs[0])
+        (array,) = with_batch_axes(call, inputs)
         axis = call.operation.axis % array.ndim
         value, gate = _halves(array, axis)
         labels.unite(value, gate, f"{call.operation.name!r} gates it with fixed channels")

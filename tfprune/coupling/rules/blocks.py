@@ -13,6 +13,11 @@ def with_batch_axis(tensor, array):
     return array[None] if tensor.shape else array
 
 
+def with_batch_axes(call, inputs):
+    """The arrays of the inputs of a call, each with its batch axis."""
+    return list(map(with_batch_axis, call.inputs, inputs))
+
+
 def without_batch_axis(tensor, array):
     """The opposite of `with_batch_axis`, or None if the array changes along the first axis."""
     if not tensor.shape:

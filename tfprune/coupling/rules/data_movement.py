@@ -2,7 +2,7 @@
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, fixed, unknown
-from tfprune.coupling.rules.blocks import block, fit, with_batch_axis, without_batch_axis
+from tfprune.coupling.rules.blocks import block, fit, with_batch_axes, without_batch_axis
 
 
 class DataMovement(Rule):
@@ -34,7 +34,7 @@ class DataMovement(Rule):
 
     def label(self, call, inputs, labels):
         name = call.operation.name
-        arrays = [with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        arrays = with_batch_axes(call, inputs)
         reason = self.pin_reason(call, arrays)
         outputs = None
         if reason is None:
@@ -56,7 +56,7 @@ class DataMovement(Rule):
     def constants(self, call, inputs):
         if "shapes" not in call.memo:
             return [unknown(tensor) for tensor in call.outputs]
-        arrays = [with_batch_axis(t, array) for t, array in zip(call.inputs, inputs, strict=True)]
+        arrays = with_batch_axes(call, inputs)
         outputs = self.moved(call, arrays, lambda number: number)
         return [
             fit(array, (1, *shape))[0] if tensor.shape else array

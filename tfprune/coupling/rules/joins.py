@@ -68,10 +68,8 @@ class _Concatenation(DataMovement):
         return (*shape[:axis], 1, *shape[axis + 1 :])
 
     def _is_dynamic(self, call):
-        return (
-            self.concatenation_axis(call) == 0
-            or call.outputs[0].shape[self.concatenation_axis(call)] is None
-        )
+        axis = self.concatenation_axis(call)
+        return axis == 0 or call.outputs[0].shape[axis] is None
 
     def _given(self, call):
         return call.args[0] if call.args else next(iter(call.kwargs.values()))

@@ -63,12 +63,10 @@ class Contraction(Rule):
         letters = result + "".join(sorted(set("".join(terms)) - set(result)))
         sizes, factors = {}, []
         for operand, term in zip(operands(call), terms, strict=True):
-            is_tensor = isinstance(operand, Tensor)
-            array = (
-                with_batch_axis(operand, next(arrays))
-                if is_tensor
-                else np.asarray(operand, "float64")
-            )
+            if isinstance(operand, Tensor):
+                array = with_batch_axis(operand, next(arrays))
+            else:
+                array = np.asarray(operand, "float64")
             sizes.update({k: n for k, n in zip(term, operand.shape, strict=True) if n != 1})
             order = sorted(range(len(term)), key=lambda axis, term=term: letters.index(term[axis]))
             shape = [array.shape[term.index(k)] if k in term else 1 for k in letters]
