@@ -2,6 +2,8 @@
 
 import contextlib
 
+from tfprune.criteria.running import Measuring
+
 
 @contextlib.contextmanager
 def capture_inputs(layer, see):
@@ -40,3 +42,18 @@ def _attribute(layer, name, value):
     finally:
         del own[name]
         own.update(before)
+
+
+def capture_over_data(model, captures, data, batch_size=None, verbose=0):
+    """Runs a model over data once, in inference, and captures the inputs of some layers.
+
+    Args:
+        model: The model.
+        captures: Pairs of a layer and a function `see(inputs, mask)`, see `capture_inputs`.
+        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+    """
+    run = Measuring(model, needs_loss=False)
+    with contextlib.ExitStack() as stack:
+        for layer, see in captures:
+            stack.enter_context(capture_inputs(layer, see))
+        run.over(data, batch_size, verbose)

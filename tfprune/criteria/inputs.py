@@ -1,14 +1,12 @@
 """How large the inputs are which each element of a kernel is multiplied with."""
 
-import contextlib
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.criteria.captured_activations import capture_inputs
-from tfprune.criteria.running import Measuring, totals
+from tfprune.criteria.captured_activations import capture_over_data
+from tfprune.criteria.running import totals
 
 
 def input_norms(model, weights, data, batch_size=None, verbose=0):
@@ -37,34 +35,13 @@ def input_norms(model, weights, data, batch_size=None, verbose=0):
            [1.]], dtype=float32)]
     """
     captures = [_InputCapture(model, weight) for weight in weights]
-    run = _Norms(model, captures)
-    with contextlib.ExitStack() as stack:
-        for capture, total in zip(captures, run.totals, strict=True):
-            stack.enter_context(capture.add_to(total))
-        run.over(data, batch_size, verbose)
-    return [
-        capture.placed(np.sqrt(keras.ops.convert_to_numpy(total)))
-        for capture, total in zip(captures, run.totals, strict=True)
-    ]
-
-
-class _Norms(Measuring):
-    def __init__(self, model, captures):
-        super().__init__(model, [], needs_loss=False)
-        self._totals = totals([capture.features for capture in captures], "inputs")
-
-    @property
-    def totals(self):
-        """Sums of squares for each input feature."""
-        return self._totals.items
-
-    def take(self, x, y, sample_weight, size):
-        """The captures add up what passes."""
-        self(x, training=False)
+    pairs = [(capture.owner, capture.add) for capture in captures]
+    capture_over_data(model, pairs, data, batch_size, verbose)
+    return [capture.norms() for capture in captures]
 
 
 class _InputCapture:
-    """Where the inputs of a weight pass, and along which axes their features stand."""
+    """Sums the squares of the inputs of a weight, for each feature."""
 
     def __init__(self, model, weight):
         self.weight = weight.variable
@@ -80,24 +57,21 @@ class _InputCapture:
             )
         self.kernel_axes, self.input_axes = axes
         self.features = tuple(self.weight.shape[axis] for axis in self.kernel_axes)
+        (self.total,) = totals([self.features], "inputs").items
 
-    def add_to(self, total):
-        """While open, the squares of what the layer is called on are added to `total`."""
+    def add(self, inputs, mask):
+        """Adds the squares of what the layer is called on."""
+        rank = len(inputs.shape)
+        kept = [axis % rank for axis in self.input_axes]
+        others = [axis for axis in range(rank) if axis not in kept]
+        self.total.assign_add(tf.reduce_sum(tf.square(tf.cast(inputs, "float32")), axis=others))
 
-        def add(inputs, mask):
-            rank = len(inputs.shape)
-            kept = [axis % rank for axis in self.input_axes]
-            others = [axis for axis in range(rank) if axis not in kept]
-            total.assign_add(tf.reduce_sum(tf.square(tf.cast(inputs, "float32")), axis=others))
-
-        return capture_inputs(self.owner, add)
-
-    def placed(self, features):
-        """An array over features with an axis for each of the weight's."""
+    def norms(self):
+        """The norm of each feature, with an axis for each of the weight's."""
         shape = [1] * len(self.weight.shape)
-        for axis, size in zip(self.kernel_axes, features.shape, strict=True):
+        for axis, size in zip(self.kernel_axes, self.features, strict=True):
             shape[axis] = size
-        return features.reshape(shape)
+        return np.sqrt(keras.ops.convert_to_numpy(self.total)).reshape(shape)
 
 
 def _owner(model, weight):

@@ -10,7 +10,7 @@ from tfprune import _keras
 class Measuring(keras.Model):
     """Runs a model over data with Keras's `evaluate`, and measures instead of evaluating."""
 
-    def __init__(self, model, variables, *, needs_loss=True):
+    def __init__(self, model, variables=(), *, needs_loss=True):
         super().__init__(name=f"measuring_{model.name}")
         self.measured = model
         self.variables_read = Held(variables)
@@ -58,6 +58,10 @@ class Measuring(keras.Model):
         self.batches.assign_add(1.0)
         self.examples.assign_add(size)
         return {"batches": self.batches}
+
+    def take(self, x, y, sample_weight, size):
+        """Measures one batch; by default only runs the model, for what captures activations."""
+        self(x, training=False)
 
     def loss_through(self, tensors, x, y, sample_weight):
         """The loss as a function of tensors in place of the weights."""

@@ -1,4 +1,4 @@
-"""Accuracy that went with removed units, brought back with little training or none."""
+"""Recovers accuracy after pruning: recalibration, compensation, reconstruction, distillation."""
 
 from tfprune.recovery.compensate import compensate
 from tfprune.recovery.distill import distill

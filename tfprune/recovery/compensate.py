@@ -1,6 +1,5 @@
-"""What removed units gave on average, in the biases of those who took it."""
+"""Compensates for removed units in the biases of the layers that used them."""
 
-import contextlib
 from dataclasses import dataclass
 
 import keras
@@ -10,8 +9,8 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import Rule
-from tfprune.criteria.captured_activations import capture_inputs
-from tfprune.criteria.running import Measuring, totals
+from tfprune.criteria.captured_activations import capture_over_data
+from tfprune.criteria.running import totals
 from tfprune.layers import Masked
 from tfprune.masks.setting import set_masks
 from tfprune.recovery.copy_model import as_tuple, copy_model
@@ -20,12 +19,12 @@ from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 @dataclass(frozen=True)
 class CompensatedLayer:
-    """A layer whose bias makes up for removed inputs.
+    """A layer whose bias compensates for removed inputs.
 
     Attributes:
         name: The layer's name, after those of the nested models around it.
         inputs: How many of its inputs were removed.
-        is_padded: Whether its windows reach over the border, where the bias makes up for too much.
+        is_padded: Whether its windows reach over the border, where the bias compensates too much.
     """
 
     name: str
@@ -35,15 +34,15 @@ class CompensatedLayer:
 
 @dataclass(frozen=True)
 class CompensationReport:
-    """What `compensate` did.
+    """The layers that `compensate` changed and skipped.
 
     Attributes:
-        layers: A `CompensatedLayer` for each layer that takes removed units.
-        left: Names of layers that do, too, but are called more than once: one bias serves all.
+        layers: A `CompensatedLayer` for each layer that lost inputs.
+        skipped: Names of shared layers that lost inputs: one bias cannot serve several calls.
     """
 
     layers: tuple
-    left: tuple
+    skipped: tuple
 
     def __str__(self):
         lines = [
@@ -51,24 +50,24 @@ class CompensationReport:
             + (", except at the border" if layer.is_padded else "")
             for layer in self.layers
         ]
-        return "\n".join([*lines, *(f"{n}: left as it is, a shared layer" for n in self.left)])
+        return "\n".join([*lines, *(f"{n}: left as it is, a shared layer" for n in self.skipped)])
 
 
 def compensate(model, dense, data, *, batch_size=None, return_report=False, verbose=0):
-    """Puts the mean of what removed units gave into the biases of the layers that used it.
+    """Returns a copy of the model whose biases compensate for the mean of removed units.
 
-    For a layer that gets the inputs x and has lost those in R:
+    For a layer with the inputs x that has lost those in R:
 
         b' = b + sum over i in R of mean(x_i) W_i
 
-    with mean and kernel of the dense model: a unit counts as a constant with the value of its
-    mean, and is folded as `tfprune.strip` folds constants. For dense layers the mean of the sums
-    before the activation is then what it was. For convolutions the mean is over positions too: it
-    is exact where the mean does not depend on the position, and where no window reaches over the
-    border; those of padded convolutions get the bias of the interior (see the report). A layer
-    without a bias gets one.
+    with mean and kernel of the dense model: a removed unit counts as a constant at its mean, and is
+    folded as `tfprune.strip` folds constants. The mean pre-activations of dense layers are then
+    those of the dense model. For convolutions the mean is over positions too: this is exact where
+    the mean does not depend on the position and no window reaches over the border; padded
+    convolutions get the bias of the interior (see the report). A layer without a bias gets one.
 
-    Use it instead of `tfprune.reconstruct`, which fits biases as well; it takes a single pass.
+    Use it when a single pass over the data must do; `tfprune.reconstruct` fits kernels and biases,
+    and makes it unnecessary.
 
     Args:
         model: A masked model after `tfprune.prune_units`, or what `tfprune.strip` made of it (with
@@ -102,11 +101,12 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
     True
     """
     provenance = UnitProvenance(model, dense)
-    calls, left = _consumers(provenance)
+    calls, skipped = _consumers(provenance)
     if not calls:
         raise ValueError(
             "There is nothing to make up for: no removed unit is used by a layer with a bias of "
-            f"its own. Received: model={model.name!r}, dense={dense.name!r}, shared layers={left}."
+            f"its own. Received: model={model.name!r}, dense={dense.name!r}, "
+            f"shared layers={skipped}."
         )
     means = _means(provenance, calls, as_tuple(data), batch_size, verbose)
     flow = _flow(provenance, means)
@@ -115,84 +115,68 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
     layers = {id(ours): theirs for ours, theirs in _keras.layer_pairs(provenance.dense, copy)}
     for fold in (fold for each in folds.values() for fold in each):
         _apply(fold, layers[id(fold.layer)], provenance, copy)
-    report = CompensationReport(tuple(_described(c, provenance) for c in calls), tuple(left))
+    report = CompensationReport(
+        tuple(_compensated_layer(c, provenance) for c in calls), tuple(skipped)
+    )
     return (copy, report) if return_report else copy
 
 
 def _consumers(provenance):
-    """The calls which use units that are gone, and the names of shared layers that do."""
-    calls, left = [], []
+    """The calls which use removed units, and the names of shared layers that do."""
+    calls, skipped = [], []
     for path, each in by_path(provenance.coupling.trace.calls).items():
         folds = type(rule_of(each[0].operation)).folds is not Rule.folds
-        if folds and any(_gone(provenance, call).any() for call in each):
+        if folds and any(_removed_inputs(provenance, call).any() for call in each):
             if len(each) > 1:
-                left.append("/".join(path))
+                skipped.append("/".join(path))
             else:
                 calls.append(each[0])
-    return calls, left
+    return calls, skipped
 
 
-def _gone(provenance, call):
+def _removed_inputs(provenance, call):
     return ~provenance.is_kept(provenance.coupling.tensor_labels[call.inputs[0]])
 
 
-def _described(call, provenance):
+def _compensated_layer(call, provenance):
     is_padded = getattr(rule_of(call.operation), "is_padded", lambda layer: False)
     return CompensatedLayer(
         name="/".join(part.name for part in (*call.parents, call.operation)),
-        inputs=int(_gone(provenance, call).sum()),
+        inputs=int(_removed_inputs(provenance, call).sum()),
         is_padded=bool(is_padded(call.operation)),
     )
 
 
 def _means(provenance, calls, data, batch_size, verbose):
     """For the first input of each call its mean, in an array of the labels' shape."""
-    labels = [provenance.coupling.tensor_labels[call.inputs[0]] for call in calls]
-    run = _Means(provenance.dense, [array.shape for array in labels])
-    with contextlib.ExitStack() as stack:
-        for index, call in enumerate(calls):
-            stack.enter_context(capture_inputs(call.operation, run.watch(index)))
-        run.over(data, batch_size, verbose)
-    means = {call.inputs[0]: mean for call, mean in zip(calls, run.results(), strict=True)}
-    for call in calls:
-        if not np.isfinite(means[call.inputs[0]]).all():
+    inputs = [call.inputs[0] for call in calls]
+    shapes = [provenance.coupling.tensor_labels[tensor].shape for tensor in inputs]
+    sums = totals(shapes, "sum", "float64").items
+    counts = totals([()] * len(calls), "count", "float64").items
+    captures = zip((call.operation for call in calls), map(_adder, sums, counts), strict=True)
+    capture_over_data(provenance.dense, captures, data, batch_size, verbose)
+    pairs = zip(sums, counts, strict=True)
+    means = [np.array(total) / float(np.array(count)) for total, count in pairs]
+    for call, mean in zip(calls, means, strict=True):
+        if not np.isfinite(mean).all():
             raise ValueError(
                 "What a layer gets is not finite on the data. "
                 f"Received: layer={call.operation.name!r}."
             )
-    return means
+    return dict(zip(inputs, means, strict=True))
 
 
-class _Means(Measuring):
-    """Sums over batch and positions, for as many positions as have labels of their own."""
+def _adder(total, count):
+    """Sums inputs over batch and positions, for as many positions as have labels of their own."""
 
-    def __init__(self, model, shapes):
-        super().__init__(model, [], needs_loss=False)
-        self._sums = totals(shapes, "sum", "float64")
-        self._counts = totals([()] * len(shapes), "count", "float64")
+    def add(inputs, mask):
+        values = tf.cast(inputs, "float64")
+        axes = [0, *(axis + 1 for axis, size in enumerate(total.shape) if size == 1)]
+        added = tf.reduce_sum(values, axes, keepdims=True)[0]
+        total.assign_add(added)
+        count.assign_add(tf.cast(tf.size(values, "int64") // tf.size(added, "int64"), "float64"))
 
-    def take(self, x, y, sample_weight, size):
-        """What the layers get is added up as it passes."""
-        self(x, training=False)
-
-    def watch(self, index):
-        """Adds what a call gets to one of the sums."""
-        total, count = self._sums.items[index], self._counts.items[index]
-
-        def see(inputs, mask):
-            values = tf.cast(inputs, "float64")
-            axes = [0, *(axis + 1 for axis, size in enumerate(total.shape) if size == 1)]
-            added = tf.reduce_sum(values, axes, keepdims=True)[0]
-            total.assign_add(added)
-            share = tf.size(values, "int64") // tf.size(added, "int64")
-            count.assign_add(tf.cast(share, "float64"))
-
-        return see
-
-    def results(self):
-        """The means."""
-        pairs = zip(self._sums.items, self._counts.items, strict=True)
-        return [np.array(total) / float(np.array(count)) for total, count in pairs]
+    return add
 
 
 def _flow(provenance, means):
@@ -249,7 +233,7 @@ def _keras_operations(model, path=()):
 
 
 def _apply(fold, layer, provenance, model):
-    """Adds to the bias of a layer what the units it still has are owed."""
+    """Adds a fold to the bias of a layer, for the units that it still has."""
     values = np.array(fold.values, "float64")
     kept = [provenance.is_kept(labels) for labels in fold.labels]
     for axis, stays in enumerate(kept):

@@ -1,4 +1,4 @@
-"""A copy of a model, with all that it holds: what is measured and changed is never the original."""
+"""Copies a model with its weights, masks, compile state and optimizer slots."""
 
 import keras
 
@@ -7,7 +7,7 @@ from tfprune.rebuild import convert
 
 
 def copy_model(model, edit=lambda config, _: config):
-    """The same model once more: weights, masks, compile state, slots and seeds.
+    """Copies a model: weights, masks, compile state, optimizer slots and seeds.
 
     Args:
         model: A Functional or built Sequential model, masked or not.
@@ -32,6 +32,6 @@ def copy_model(model, edit=lambda config, _: config):
 
 
 def as_tuple(data):
-    """Data as `evaluate` takes it: a single array becomes a tuple, so that it has a batch size."""
+    """Data for `evaluate`: a single array is put in a tuple, so that `batch_size` applies to it."""
     is_array = keras.ops.is_tensor(data) or hasattr(data, "__array__")
     return (data,) if is_array else data

@@ -1,4 +1,4 @@
-"""Training that follows the dense model's outputs as well as the labels."""
+"""Knowledge distillation from the dense model into a pruned one."""
 
 import contextlib
 import functools
@@ -13,32 +13,34 @@ from tfprune.recovery.copy_model import copy_model
 def distill(
     model, dense, data, *, epochs=1, losses=None, label_weight=0.5, callbacks=None, **kwargs
 ):
-    """Trains a pruned model on the labels and on what the dense model says, with Keras's Distiller.
+    """Returns a copy of a pruned model, trained on labels and on the dense model's outputs.
+
+    Fine-tunes after pruning with Keras's `Distiller`, the dense model being the teacher:
 
         loss = label_weight * (the model's own loss) + (1 - label_weight) * (distillation losses)
 
-    The model's own loss is that of `compile`, with loss and sample weights, and penalties of
-    regularisers. Masks stay as they are: pruned elements stay 0 and frozen ones keep their values.
+    The model's own loss is that of `compile`, with loss weights, sample weights and penalties of
+    regularizers. Masks stay as they are: pruned elements stay 0 and frozen ones keep their values.
 
     Args:
         model: A compiled Functional or Sequential model with one output, masked or stripped. It is
             not touched.
-        dense: The model that it shall follow, with the same inputs and outputs. It is not touched.
+        dense: The teacher, with the same inputs and outputs. It is not touched.
         data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as `fit` takes it.
-        epochs: Integer, how often the data is gone through.
+        epochs: Integer, the number of passes over the data.
         losses: A `keras.distillation` loss, or a list of them. By default, for a model compiled
             with a categorical crossentropy, the Kullback-Leibler divergence of the outputs at
             temperature 3 (`LogitsDistillation(loss=keras.losses.KLDivergence())`), from logits or,
             by their logarithms, from probabilities; for any other loss the squared difference of
             the outputs (`FeatureDistillation("mse")`).
         label_weight: Float from 0 to 1, the weight of the model's own loss.
-        callbacks: Callbacks, which see the model that is trained, not the distiller: those of
+        callbacks: Callbacks, which get the trained model, not the distiller: those of
             `tfprune.callbacks` prune it, a checkpoint saves it.
-        **kwargs: What else `fit` takes: `batch_size`, `validation_data`, `verbose`...
+        **kwargs: Further arguments of `fit`: `batch_size`, `validation_data`, `verbose`...
 
     Returns:
-        A new model, trained and compiled as `model` is, with its optimizer where training ended.
-        `history` of it is what `fit` returns: with `student_loss`, `distillation_loss` and
+        A new model, trained and compiled as `model` is, with the optimizer's state after training.
+        Its `history` is what `fit` returns: with `student_loss`, `distillation_loss` and
         `total_loss`.
 
     Raises:
@@ -174,7 +176,7 @@ def _compile_arguments(student):
 
 
 def _default_losses(student):
-    """What fits the model's own loss."""
+    """The distillation loss for the model's own loss."""
     loss = _keras.compile_arguments(student)["loss"]
     loss = keras.tree.flatten(loss)[0]
     loss = keras.losses.get(loss)
@@ -205,7 +207,7 @@ def _probabilities_distillation():
 
 @contextlib.contextmanager
 def _trainable_as_before(model):
-    """Undoes that the distiller makes its teacher untrainable, layer by layer."""
+    """Restores `trainable` of each layer, which the distiller sets to False in its teacher."""
     before = [(layer, layer.trainable) for layer in _keras.all_layers(model)]
     try:
         yield

@@ -1,13 +1,13 @@
-"""Least squares from sums over data: what is added up, and the solution for what may change.
+"""Ridge regression for kernel and bias of a layer, from sums over data.
 
-For rows x of what a layer gets and the error e = target - output of each row, the change of the
+For rows x of the layer's inputs and the error e = target - output of each row, the change of the
 kernel D and of the bias d that minimise
 
     sum |e - x D - d|^2 + ridge * sum_i s_i^2 |D_i|^2,    s_i^2 = sum (x_i - mean x_i)^2
 
-follow from n, sum x, sum e, sum x'x and sum x'e alone. The penalty pulls to the kernel that is,
-not to 0: where the data say nothing, nothing changes. Since it grows with the spread of each input,
-the solution does not depend on the units in which inputs are measured.
+depend only on n, sum x, sum e, sum x'x and sum x'e. The penalty is on the change, not on the
+kernel: where the data do not determine the kernel, it stays. Since it grows with the spread of each
+input, the solution does not depend on the scale of the inputs.
 """
 
 from dataclasses import dataclass
@@ -90,12 +90,12 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What is added to kernel and bias, and what it is worth.
+    """The change of kernel and bias, and the relative error before and after.
 
     Attributes:
         kernel: Array of shape (groups, rows, columns).
         bias: Array of shape (groups, columns).
-        before, after: The root of the mean squared error of the columns that may change, over the
+        before, after: Root mean squared error of the columns that may change, divided by the
             standard deviation of their targets.
     """
 
@@ -105,23 +105,23 @@ class Solution:
     after: float
 
 
-def solve(sums, free, free_bias, ridge):
-    """The change of what may change that makes the error least.
+def solve(sums, trainable, trainable_bias, ridge):
+    """Solves for the change of the trainable elements that minimizes the error.
 
     Args:
         sums: Dict of arrays, from `Sums.values`.
-        free: Boolean array (groups, rows, columns): the elements of the kernel that may change.
-        free_bias: Boolean array (groups, columns).
+        trainable: Boolean array (groups, rows, columns), True where the kernel may change.
+        trainable_bias: Boolean array (groups, columns).
         ridge: Float above 0, the weight of the penalty.
 
     Returns:
         A `Solution`.
     """
-    kernel, bias = np.zeros(free.shape), np.zeros(free_bias.shape)
+    kernel, bias = np.zeros(trainable.shape), np.zeros(trainable_bias.shape)
     after = np.array(sums["ee"])
-    for group in range(len(free)):
+    for group in range(len(trainable)):
         gram, cross, mean_x, mean_e = _moments(sums, group)
-        patterns = np.concatenate([free[group], free_bias[group][None]])
+        patterns = np.concatenate([trainable[group], trainable_bias[group][None]])
         patterns, which = np.unique(patterns, axis=1, return_inverse=True)
         for index, pattern in enumerate(patterns.T):
             columns, rows = np.flatnonzero(which.ravel() == index), np.flatnonzero(pattern[:-1])
@@ -138,7 +138,7 @@ def solve(sums, free, free_bias, ridge):
             bias[group, columns] = e - x[rows] @ change
             gained = 2 * (change * with_e).sum(0) - (change * (centred @ change)).sum(0)
             after[group, columns] -= gained + n * e**2
-    moved = free.any(axis=1) | free_bias
+    moved = trainable.any(axis=1) | trainable_bias
     return Solution(kernel, bias, *(_relative(sums, e, moved) for e in (sums["ee"], after)))
 
 

@@ -1,9 +1,9 @@
-"""Layers as matrix products: what they get as rows, what they give as rows, their kernels between.
+"""Dense layers and convolutions as matrix products (im2col).
 
-    outputs = rows @ kernel + bias, in each of `groups` by itself
+    outputs = rows @ kernel + bias, for each group
 
-A dense layer has a row for each position; a convolution one for each place of its window, with
-what the window holds there (im2col). A depthwise convolution has a group for each channel.
+A dense layer has a row for each position. A convolution has a row for each place of its window,
+which holds the patch of inputs there. A depthwise convolution has a group for each channel.
 """
 
 import itertools
@@ -63,6 +63,15 @@ class _Windowed(Dense):
         taps = tf.stack([tf.reshape(t, [-1, groups, t.shape[-1] // groups]) for t in taps], 2)
         return tf.reshape(tf.transpose(taps, [1, 0, 2, 3]), [groups, -1, self.shape[1]])
 
+    def to_matrix(self, kernel):
+        """Filters by group, each a column of taps and channels."""
+        groups, rows, columns = self.shape
+        return kernel.reshape(rows, groups, columns).swapaxes(0, 1)
+
+    def to_kernel(self, matrix):
+        """The opposite of `to_matrix`."""
+        return matrix.swapaxes(0, 1).reshape(self.kernel.shape)
+
     def _along(self, value):
         return (value,) * len(self.layer.kernel_size) if isinstance(value, int) else tuple(value)
 
@@ -105,15 +114,6 @@ class Convolution(_Windowed):
         *window, inputs, filters = layer.kernel.shape
         self.shape = (layer.groups, math.prod(window) * inputs, filters // layer.groups)
 
-    def to_matrix(self, kernel):
-        """Filters by group, each a column of taps and channels."""
-        groups, rows, columns = self.shape
-        return kernel.reshape(rows, groups, columns).swapaxes(0, 1)
-
-    def to_kernel(self, matrix):
-        """The opposite of `to_matrix`."""
-        return matrix.swapaxes(0, 1).reshape(self.kernel.shape)
-
 
 class DepthwiseConvolution(_Windowed):
     """Kernel (*window, channels, multiplier)."""
@@ -122,15 +122,6 @@ class DepthwiseConvolution(_Windowed):
         super().__init__(layer)
         *window, channels, multiplier = layer.kernel.shape
         self.shape = (channels, math.prod(window), multiplier)
-
-    def to_matrix(self, kernel):
-        """A matrix for each channel, of its taps and what it makes."""
-        groups, rows, columns = self.shape
-        return kernel.reshape(rows, groups, columns).swapaxes(0, 1)
-
-    def to_kernel(self, matrix):
-        """The opposite of `to_matrix`."""
-        return matrix.swapaxes(0, 1).reshape(self.kernel.shape)
 
 
 _FORMS = {
@@ -141,9 +132,9 @@ _FORMS = {
 
 
 def form_of(layer):
-    """The matrix form of a layer, or None: of other classes, quantized ones and such with LoRA.
+    """The matrix form of a layer; None for other classes, quantized layers and those with LoRA.
 
-    A subclass of somebody else's with a `call` of its own may do anything.
+    Subclasses from other packages that override `call` have none, since they may do anything.
     """
     for cls in type(layer).__mro__:
         if cls in _FORMS:

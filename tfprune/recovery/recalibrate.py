@@ -1,6 +1,4 @@
-"""The moving statistics of batch normalisations, computed anew over data."""
-
-import contextlib
+"""Recalibrates the moving statistics of batch normalization layers on data."""
 
 import keras
 import numpy as np
@@ -8,43 +6,44 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.coupling.trace import trace
-from tfprune.criteria.captured_activations import capture_inputs
-from tfprune.criteria.running import Held, Measuring, totals
+from tfprune.criteria.captured_activations import capture_over_data
+from tfprune.criteria.running import totals
 from tfprune.masks import layer_filter
 from tfprune.recovery.copy_model import as_tuple, copy_model
 
 
 def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbose=0):
-    """Computes the moving statistics of every batch normalisation anew.
+    """Returns a copy of the model with the moving statistics of batch normalization recomputed.
 
-    Units that went, or weights that changed, leave behind statistics of what is no more. For each
-    channel, over all examples and positions x_1 ... x_n that the layer gets in inference:
+    Use it after units were pruned or weights changed, when the moving statistics no longer describe
+    the inputs of their layers. For each channel, over all examples and positions x_1 ... x_n that
+    the layer gets in inference:
 
         mean = sum(x_i) / n,    variance = sum((x_i - mean)^2) / n
 
-    exactly, in double precision and not as a moving average, so neither batch size nor order
-    matter. The layers follow one another: what reaches a layer has passed those before it with
-    their new statistics, and dropout is off. That takes one pass over the data for each layer that
-    depends on another (parallel ones share a pass), where a single pass in training mode would
-    give later layers what earlier ones make with the statistics of the batch. Channels of pruned
-    units, which get 0, end up with mean 0 and variance 0, and give what they gave: 0.
+    The statistics are exact and in double precision, not moving averages, so they depend on neither
+    batch size nor order. Layers are recalibrated in the order of the model, each on inputs that
+    passed the new statistics of those before it, without dropout. This takes a pass over the data
+    for each layer that depends on another; parallel layers share a pass. (A single pass in training
+    mode would show later layers what earlier ones make with the statistics of single batches.)
+    Channels of pruned units get mean 0 and variance 0, and their output stays 0.
 
     Args:
         model: A Functional or built Sequential model, masked or not. It is not touched.
         data: Arrays as `(x,)` or `(x, y)`, or a dataset of such batches, as `evaluate` takes it.
             It is gone through several times, so a generator will not do.
         batch_size: Integer, for arrays; Keras's default is 32.
-        only, exclude: The layers that are meant, and those which keep their statistics; see
-            `tfprune.prune_units`. By default all, those with `trainable=False` too.
+        only, exclude: Which layers are recalibrated, and which keep their statistics; see
+            `tfprune.prune_units`. By default all, also those with `trainable=False`.
         verbose: 0 is quiet, 1 shows Keras's progress bar.
 
     Returns:
-        A new model, in which nothing but the statistics differs: weights, masks, compile state,
-        optimizer and seeds are those of the model.
+        A new model that differs in the statistics only: weights, masks, compile state, optimizer
+        and seeds are those of `model`.
 
     Raises:
-        ValueError: If there is no such layer, one is hidden in another layer or computes what it
-            gets itself (a shared layer called in a row), or data is not finite.
+        ValueError: If there is no such layer, one is inside another layer or depends on its own
+            output (a shared layer called in a row), or the data is not finite.
 
     Example:
 
@@ -79,13 +78,11 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
             f"Received: model={model.name!r}, only={only!r}, exclude={exclude!r}."
         )
     for layers in _in_order(copy, chosen):
-        run = _Moments(copy, layers)
-        with contextlib.ExitStack() as stack:
-            for index, layer in enumerate(layers):
-                stack.enter_context(capture_inputs(layer, run.watch(index)))
-            run.over(as_tuple(data), batch_size, verbose)
-        for layer, mean, variance in run.results():
-            _assign(layer, mean, variance)
+        moments = [_Moments(layer) for layer in layers]
+        captures = [(each.layer, each.add) for each in moments]
+        capture_over_data(copy, captures, as_tuple(data), batch_size, verbose)
+        for each in moments:
+            each.assign()
     return copy
 
 
@@ -123,72 +120,46 @@ def _in_order(model, chosen):
     return groups
 
 
-def _assign(layer, mean, variance):
-    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        raise ValueError(
-            "The statistics of a layer are not finite: its inputs hold NaN or infinity, or all "
-            f"are masked. Received: layer={layer.name!r}."
-        )
-    layer.moving_mean.assign(mean)
-    layer.moving_variance.assign(variance)
-    if getattr(layer, "moving_stddev", None) is not None:  # with `renorm=True`
-        layer.moving_stddev.assign(np.sqrt(variance + layer.epsilon))
+class _Moments:
+    """Count, mean and sum of squared deviations of a layer's inputs, merged over batches.
 
+    Reference: T. Chan, G. Golub, R. LeVeque, "Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances", 1979.
+    """
 
-class _Moments(Measuring):
-    """Count, mean and sum of squared deviations of the inputs of layers, merged over batches."""
+    def __init__(self, layer):
+        self.layer = layer
+        shapes = [(), layer.moving_mean.shape, layer.moving_mean.shape]
+        self.count, self.mean, self.squares = totals(shapes, layer.name, "float64").items
 
-    def __init__(self, model, layers):
-        super().__init__(model, [], needs_loss=False)
-        self._norms = Held(layers)
-        shapes = [layer.moving_mean.shape for layer in layers]
-        self._counts = totals([()] * len(layers), "count", "float64")
-        self._means = totals(shapes, "mean", "float64")
-        self._squares = totals(shapes, "squares", "float64")
+    def add(self, inputs, mask):
+        """Merges the inputs of one call."""
+        channels = self.layer.axis % len(inputs.shape)
+        axes = [axis for axis in range(len(inputs.shape)) if axis != channels]
+        values = tf.cast(inputs, "float64")
+        weights = tf.ones_like(values) if mask is None else _spread(mask, values)
+        added = tf.reduce_max(tf.reduce_sum(weights, axes))  # the same for each channel
+        average = tf.math.divide_no_nan(tf.reduce_sum(weights * values, axes, True), added)
+        deviations = tf.reduce_sum(weights * tf.square(values - average), axes)
+        total = tf.convert_to_tensor(self.count) + added
+        moved = tf.reshape(average, [-1]) - tf.convert_to_tensor(self.mean)
+        share = tf.math.divide_no_nan(added, total)
+        self.squares.assign_add(deviations + tf.square(moved) * self.count * share)
+        self.mean.assign_add(moved * share)
+        self.count.assign(total)
 
-    def take(self, x, y, sample_weight, size):
-        """What the layers get is merged as it passes."""
-        self(x, training=False)
-
-    def watch(self, index):
-        """Merges what a call gets into the moments of a layer.
-
-        Reference: T. Chan, G. Golub, R. LeVeque, "Updating Formulae and a Pairwise Algorithm for
-        Computing Sample Variances", 1979.
-        """
-        layer = self._norms.items[index]
-        totals = (self._counts, self._means, self._squares)
-        count, mean, squares = (total.items[index] for total in totals)
-
-        def see(inputs, mask):
-            channels = layer.axis % len(inputs.shape)
-            axes = [axis for axis in range(len(inputs.shape)) if axis != channels]
-            values = tf.cast(inputs, "float64")
-            weights = tf.ones_like(values) if mask is None else _spread(mask, values)
-            added = tf.reduce_max(tf.reduce_sum(weights, axes))  # the same for each channel
-            average = tf.math.divide_no_nan(tf.reduce_sum(weights * values, axes, True), added)
-            deviations = tf.reduce_sum(weights * tf.square(values - average), axes)
-            total = tf.convert_to_tensor(count) + added
-            moved = tf.reshape(average, [-1]) - tf.convert_to_tensor(mean)
-            share = tf.math.divide_no_nan(added, total)
-            squares.assign_add(deviations + tf.square(moved) * count * share)
-            mean.assign_add(moved * share)
-            count.assign(total)
-
-        return see
-
-    def results(self):
-        """Each layer with its mean and variance; NaN if nothing reached it."""
-        for layer, count, mean, squares in zip(
-            self._norms.items,
-            self._counts.items,
-            self._means.items,
-            self._squares.items,
-            strict=True,
-        ):
-            count = float(keras.ops.convert_to_numpy(count))
-            mean, squares = (keras.ops.convert_to_numpy(total) for total in (mean, squares))
-            yield layer, mean if count else mean * np.nan, squares / (count or np.nan)
+    def assign(self):
+        """Sets the layer's moving statistics."""
+        mean, variance = np.array(self.mean), np.array(self.squares) / (float(self.count) or np.nan)
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            raise ValueError(
+                "The statistics of a layer are not finite: its inputs hold NaN or infinity, or all "
+                f"are masked. Received: layer={self.layer.name!r}."
+            )
+        self.layer.moving_mean.assign(mean)
+        self.layer.moving_variance.assign(variance)
+        if getattr(self.layer, "moving_stddev", None) is not None:  # with `renorm=True`
+            self.layer.moving_stddev.assign(np.sqrt(variance + self.layer.epsilon))
 
 
 def _spread(mask, values):

@@ -1,4 +1,4 @@
-"""Each layer fitted anew to what the dense one computes, from the units that are left."""
+"""Layer-wise reconstruction: fits each layer to the dense model's outputs by least squares."""
 
 import contextlib
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from tfprune.recovery.matrix_forms import as_columns, form_of
 from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 MOST_UNKNOWNS = 8192
-"""How many inputs a layer may have in all taps: their products take half a gigabyte then."""
+"""The most inputs of a layer, all taps counted: their products take half a gigabyte then."""
 
 EXACT = 1e-6
-"""The relative error below which a layer is left as it is: single precision tells no more."""
+"""The relative error below which a layer is not changed: it is rounding in single precision."""
 
 
 @dataclass(frozen=True)
 class ReconstructedLayer:
-    """The error of a layer's outputs before its activation, over their standard deviation.
+    """The error of a layer's pre-activations, relative to their standard deviation.
 
     Attributes:
         name: The layer's name, after those of the nested models around it.
@@ -39,8 +39,8 @@ class ReconstructedLayer:
 
 
 @dataclass(frozen=True)
-class LayerLeft:
-    """A layer which gets other inputs than the dense one, and which was left as it is."""
+class SkippedLayer:
+    """A layer with other inputs than the dense one that was not fitted, and why."""
 
     name: str
     reason: str
@@ -48,41 +48,42 @@ class LayerLeft:
 
 @dataclass(frozen=True)
 class ReconstructionReport:
-    """What `reconstruct` did.
+    """The layers that `reconstruct` fitted and skipped.
 
     Attributes:
         layers: A `ReconstructedLayer` for each layer that was fitted.
-        left: A `LayerLeft` for each that was not.
+        skipped: A `SkippedLayer` for each that was not.
     """
 
     layers: tuple
-    left: tuple
+    skipped: tuple
 
     def __str__(self):
         lines = [f"{r.name}: error {r.before:.2%} -> {r.after:.2%}" for r in self.layers]
-        return "\n".join([*lines, *(f"{r.name}: left as it is, {r.reason}" for r in self.left)])
+        return "\n".join([*lines, *(f"{r.name}: left as it is, {r.reason}" for r in self.skipped)])
 
 
 def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_report=False, verbose=0):
-    """Fits each layer anew so that it computes what the dense one does, from the units left.
+    """Returns a copy of the model whose layers are fitted to the dense model by least squares.
 
-    For a layer with inputs X in the dense model, kernel W and bias b, and the inputs X' that are
-    left, kernel and bias become W'' + D and b'' + d, with W'' and b'' those that it has and
+    Use it after pruning, before or instead of fine-tuning. For a layer with inputs X, kernel W and
+    bias b in the dense model, and inputs X', kernel W'' and bias b'' in the pruned one, kernel and
+    bias become W'' + D and b'' + d with
 
         D, d = argmin || X' (W'' + D) + b'' + d - (X W + b) ||^2 + ridge * sum_i s_i^2 || D_i ||^2
 
     over all examples and positions; s_i^2 is the sum of squared deviations of the i-th input. The
-    penalty has no scale, and where inputs depend on one another, or there are fewer examples than
-    inputs, the solution is the one near W''. Layers are fitted in the order of
-    the model: X' comes from the model with all layers before fitted already, so that their errors
-    are made up for, and the target X W + b from the dense model.
+    penalty is independent of the scale of inputs; where inputs depend on one another, or there are
+    fewer examples than inputs, the solution is the one nearest to W''. Layers are fitted in the
+    order of the model: X' comes from the model with all earlier layers fitted, so that their errors
+    are corrected, and the target X W + b from the dense model.
 
-    Dense layers and convolutions (grouped and depthwise ones too) are fitted; convolutions by the
-    patches that their window sees. Only sums over data are kept, in double precision: for each
-    layer a square matrix of its inputs (times taps). Layers take a pass over the data each. Masks
-    stay: pruned and frozen elements keep their values. Layers with `trainable=False` are left.
+    Dense layers and convolutions (grouped and depthwise ones too) are fitted, convolutions on the
+    patches under their window. Each layer takes one pass over the data. Only sums are kept, in
+    double precision: for each layer a square matrix of its inputs (times taps). Masks stay: pruned
+    and frozen elements keep their values. Layers with `trainable=False` are skipped.
 
-    Statistics of batch normalisations are not touched: `tfprune.recalibrate` may follow.
+    Statistics of batch normalization are not changed: call `tfprune.recalibrate` afterwards.
 
     Args:
         model: A masked model after `tfprune.prune_units` or `prune_weights`, or what
@@ -126,9 +127,9 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
         raise ValueError(f"Argument `ridge` must be a number above 0. Received: ridge={ridge!r}.")
     copy = copy_model(model)
     provenance = UnitProvenance(copy, dense)
-    tasks, left = _tasks(copy, provenance)
+    tasks, skipped = _tasks(copy, provenance)
     if not tasks:
-        reasons = "; ".join(f"{item.name!r}: {item.reason}" for item in left)
+        reasons = "; ".join(f"{item.name!r}: {item.reason}" for item in skipped)
         raise ValueError(
             "No layer can be fitted. The model computes what the dense one does, or its layers "
             f"cannot be reconstructed. Received: model={model.name!r}. Layers: {reasons or 'none'}."
@@ -137,7 +138,7 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
         task.run(copy, provenance.dense, as_tuple(data), batch_size, ridge, verbose)
         for task in tasks
     ]
-    report = ReconstructionReport(tuple(fitted), tuple(left))
+    report = ReconstructionReport(tuple(fitted), tuple(skipped))
     return (copy, report) if return_report else copy
 
 
@@ -145,7 +146,7 @@ def _tasks(model, provenance):
     """The layers to fit, in order, and those with other inputs than before that are left."""
     traced = trace(model)
     calls = by_path(traced.calls)
-    changed, tasks, left, seen = set(), [], [], set()
+    changed, tasks, skipped, seen = set(), [], [], set()
     for call in traced.calls:
         path = tuple(part.name for part in (*call.parents, call.operation))
         theirs = provenance.calls.get(path, [])
@@ -160,12 +161,12 @@ def _tasks(model, provenance):
         reason = _why_not(layer, calls[path], theirs)
         name = "/".join(path)
         if reason is not None:
-            left.append(LayerLeft(name, reason))
+            skipped.append(SkippedLayer(name, reason))
         elif changed.intersection(call.inputs) or _is_other_product(layer, theirs[0].operation):
             tasks.append(
                 _Task(name, layer, theirs[0].operation, _outputs(provenance, layer, theirs[0]))
             )
-    return tasks, left
+    return tasks, skipped
 
 
 def _differs(call, other):
@@ -182,12 +183,12 @@ def _is_other_product(layer, other):
     ours, theirs = form_of(layer), form_of(other)
     if ours.shape != theirs.shape:
         return True
-    free, free_bias = _free(ours)
+    trainable, trainable_bias = _trainable(ours)
     differs = ours.to_matrix(np.asarray(layer.kernel) != np.asarray(other.kernel)).any(axis=1)
     if layer.bias is not None:
         bias = 0 if other.bias is None else np.asarray(other.bias)
         differs |= as_columns(ours, np.asarray(layer.bias) != bias)
-    return (differs & (free.any(axis=1) | free_bias)).any()
+    return (differs & (trainable.any(axis=1) | trainable_bias)).any()
 
 
 def _why_not(layer, calls, theirs):
@@ -203,22 +204,22 @@ def _why_not(layer, calls, theirs):
         return "a weight of it has a constraint"
     if form.shape[1] > MOST_UNKNOWNS:
         return f"it has {form.shape[1]:,} inputs, and {MOST_UNKNOWNS:,} are the most"
-    free, free_bias = _free(form)
-    if not free.any() and not free_bias.any():
+    trainable, trainable_bias = _trainable(form)
+    if not trainable.any() and not trainable_bias.any():
         return "all of its elements are masked"
     return None
 
 
-def _free(form):
+def _trainable(form):
     """Which elements of kernel and bias no mask holds, in the matrix form."""
     layer, masks = form.layer, getattr(form.layer, "masks_by_name", {})
-    free = np.ones(layer.kernel.shape, bool)
-    free_bias = np.full(form.shape[0] * form.shape[2], layer.bias is not None)
+    trainable = np.ones(layer.kernel.shape, bool)
+    trainable_bias = np.full(form.shape[0] * form.shape[2], layer.bias is not None)
     if "kernel" in masks:
-        free = _keras.values(masks["kernel"].live)
+        trainable = _keras.values(masks["kernel"].live)
     if "bias" in masks:
-        free_bias = _keras.values(masks["bias"].live)
-    return form.to_matrix(free), as_columns(form, free_bias)
+        trainable_bias = _keras.values(masks["bias"].live)
+    return form.to_matrix(trainable), as_columns(form, trainable_bias)
 
 
 def _outputs(provenance, layer, call):
@@ -250,7 +251,7 @@ class _Task:
                 "What a layer gets or should give is not finite on the data. "
                 f"Received: layer={self.name!r}."
             )
-        solution = solve(sums, *_free(form), ridge)
+        solution = solve(sums, *_trainable(form), ridge)
         if solution.before <= EXACT:
             return ReconstructedLayer(self.name, solution.before, solution.before)
         kernel = np.asarray(self.layer.kernel, "float64") + form.to_kernel(solution.kernel)
@@ -265,7 +266,7 @@ class _Run(Measuring):
     """Runs both models and adds up what the layer gets, gives and should give."""
 
     def __init__(self, model, dense, task, form):
-        super().__init__(model, [], needs_loss=False)
+        super().__init__(model, needs_loss=False)
         self._beside = Held([dense, task, form])
         self._added = Held([Sums(form)])
 

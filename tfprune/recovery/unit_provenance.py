@@ -1,8 +1,9 @@
-"""Which units of a dense model are still in a masked or smaller one that was made of it.
+"""Unit provenance: which units of a dense model a masked or stripped model made of it still has.
 
-In a model of the same shapes a unit is gone if its slices of weights are 0 and were not. In one of
-smaller shapes, as `tfprune.strip` makes it, kept units are told by their weights: those of a layer
-are a subsequence of the dense layer's, element by element equal. Layers are found by their names.
+In a model of the same shapes, a unit was removed if its slices of weights are 0 and were not
+before. In a smaller model, as `tfprune.strip` makes it, kept units are identified by their weights:
+those of a layer are a subsequence of the dense layer's, element by element equal. Layers are
+matched by name.
 A model of stock layers has no other record of where it came from. An ambiguous match is refused.
 """
 
@@ -15,11 +16,11 @@ from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import couple
 from tfprune.stripping.inlining import inlined
 
-UNKNOWN, GONE, KEPT = -1, 0, 1
+UNKNOWN, REMOVED, KEPT = -1, 0, 1
 
 
 class UnitProvenance:
-    """The dense model beside one that was made of it.
+    """Maps the units and calls of a dense model to a masked or smaller model made of it.
 
     Args:
         model: A masked model, or a smaller one.
@@ -52,12 +53,12 @@ class UnitProvenance:
         self._counterparts = {id(ours): theirs for ours, theirs in pairs}
 
     def counterpart(self, variable):
-        """The variable of the model for one of the dense model's; None if its layer is gone."""
+        """The variable of the model for one of the dense model's; None if its layer was removed."""
         return self._counterparts.get(id(variable))
 
     @property
     def is_smaller(self):
-        """Whether any weight of the dense model is smaller in the model, or gone."""
+        """Whether any weight of the dense model is smaller in the model, or removed."""
         pairs = [(v, self.counterpart(v)) for v in self.dense.weights]
         return any(new is None or tuple(new.shape) != tuple(old.shape) for old, new in pairs)
 
@@ -71,7 +72,7 @@ class UnitProvenance:
         return self.kept[self.coupling.roots[labels]]
 
     def _removed(self):
-        """Units which emit 0, or of which nobody takes anything, unless they were so before."""
+        """Units which emit 0 or that no consumer uses, unless that was so before pruning."""
         size = self.coupling.size
         loud = {key: np.zeros(size, bool) for key in ("emitted", "taken", "before")}
         known = {key: np.zeros(size, bool) for key in ("emitted", "taken")}
@@ -126,10 +127,10 @@ class _Matching:
             waiting = [unit_set for unit_set in waiting if not self._settle(unit_set)]
         if waiting:
             _refuse(waiting[0], "their weights cannot be compared")
-        return self._state != GONE
+        return self._state != REMOVED
 
     def _settle(self, unit_set):
-        """Tells the units of a set; whether that could be done yet."""
+        """Matches the units of a set; returns whether that was possible yet."""
         pieces = [
             p for p in self._coupling.slices if np.ndim(p.labels) == 1 and self._is_of(p, unit_set)
         ]
@@ -138,7 +139,7 @@ class _Matching:
             return False
         new = [self._provenance.counterpart(piece.variable) for piece in made]
         if all(variable is None for variable in new):
-            self._state[unit_set.units] = GONE
+            self._state[unit_set.units] = REMOVED
             return True
         order = self._coupling.roots[made[0].labels]
         same = [p for p in pieces if np.array_equal(self._coupling.roots[p.labels], order)]
@@ -181,7 +182,7 @@ def _subsequence(before, after, unit_set):
     """For each row before whether it is among those after, which follow in the same order."""
     found = []
     for ours, theirs in ((before, after), (before[::-1], after[::-1])):
-        chosen, place = np.full(len(ours), GONE), 0
+        chosen, place = np.full(len(ours), REMOVED), 0
         for index, row in enumerate(ours):
             if place < len(theirs) and row == theirs[place]:
                 chosen[index], place = KEPT, place + 1
