@@ -40,7 +40,6 @@ class Sizes:
 
     def of_weight(self, variable):
         """The new shape of a variable."""
-        shape = list(variable.shape)
         pieces = self._pieces.get(id(variable), [])
         along = {p.axis: self.counts(p.labels) for p in pieces if np.ndim(p.labels) == 1}
         shape = [int(along[a].sum()) if a in along else n for a, n in enumerate(variable.shape)]

@@ -9,11 +9,11 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED
-from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Rule, pin_inputs, rule, unknown_outputs
 from tfprune.coupling.rules.blocks import (
     block,
     counts_along,
-    fit,
+    fit_output,
     resized,
     shrunk,
     with_batch_axes,
@@ -36,9 +36,7 @@ class Elementwise(Rule):
             )
             reason = f"{name!r} moves its units to the batch axis"
         if joined is None:
-            for array in arrays:
-                labels.pin(array, reason)
-            return [fixed(output)]
+            return pin_inputs(call, arrays, labels, reason)
         call.memo["shape"] = joined.shape
         return [joined]
 
@@ -48,7 +46,7 @@ class Elementwise(Rule):
     def constants(self, call, inputs):
         (output,) = call.outputs
         if "shape" not in call.memo:
-            return [unknown(output)]
+            return unknown_outputs(call)
         arrays = dict(zip(call.inputs, with_batch_axes(call, inputs), strict=True))
         operands = [
             arrays[o] if isinstance(o, Tensor) else np.asarray(o, "float64")
@@ -56,7 +54,7 @@ class Elementwise(Rule):
         ]
         values = self.combine(call, arrays, operands)
         values = np.where(np.isfinite(values), values, np.nan)
-        return [fit(values, (1, *call.memo["shape"]))[0] if output.shape else values]
+        return [fit_output(output, values, call.memo["shape"])]
 
     def combine(self, call, arrays, operands):
         """What becomes of constants; NaN where it is not known.

@@ -17,7 +17,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.labels import along, placed
-from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown, unknown_outputs
 from tfprune.layers import DROP_INS
 
 
@@ -72,7 +72,7 @@ class _Attention(Rule):
 
     def constants(self, call, inputs):
         if "labels" not in call.memo:
-            return [unknown(tensor) for tensor in call.outputs]
+            return unknown_outputs(call)
         known = dict(zip(call.inputs, inputs, strict=True))
         values, output = self._values(call, along(known[_data(call)[1]], -1))
         is_open = (np.isnan(values)[..., None] & (output.kernel != 0)).any(axis=(0, 1))
@@ -227,11 +227,14 @@ def _sizes(layer, shape_of):
     parts = _keras.attention_projections(layer)
     inputs, heads, key_dims = shape_of(parts["query"].kernel)
     _, key_heads, value_dims = shape_of(parts["value"].kernel)
-    return heads, key_heads, key_dims, value_dims, inputs, shape_of(_last(parts).kernel)[-1]
-
-
-def _last(parts):
-    return parts["attention_output"]
+    return (
+        heads,
+        key_heads,
+        key_dims,
+        value_dims,
+        inputs,
+        shape_of(parts["attention_output"].kernel)[-1],
+    )
 
 
 def _data(call):
@@ -255,7 +258,7 @@ def _pin_reason(layer, incoming):
         return f"{layer.name!r} ({type(layer).__name__}) may attend in a way of its own"
     if any(p.quantization_mode or p.lora_enabled for p in parts.values()):
         return f"{layer.name!r} is quantized or has LoRA"
-    if len(_last(parts).kernel.shape) != 3:
+    if len(parts["attention_output"].kernel.shape) != 3:
         return f"the output of {layer.name!r} has several axes"
     return None
 
@@ -307,7 +310,7 @@ def _note_slices(layer, incoming, inside, outgoing, labels):
             labels.slice(layer, part.kernel, 2, columns, makes=True, family=dims, uses=is_query)
             labels.slice(layer, part.bias, 0, rows, makes=family is not None, family=family)
             labels.slice(layer, part.bias, 1, columns, makes=True, family=dims, uses=is_query)
-    last = _last(parts)
+    last = parts["attention_output"]
     labels.slice(layer, last.kernel, 0, heads, uses=True)
     labels.slice(layer, last.kernel, 1, value_dims, uses=True)
     labels.slice(layer, last.kernel, 2, outgoing, makes=True)

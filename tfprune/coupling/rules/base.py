@@ -241,14 +241,11 @@ def has_rule(operation):
 
 class _Unknown(Rule):
     def label(self, call, inputs, labels):
-        name, kind = call.operation.name, type(call.operation).__name__
-        reason = f"{name!r} ({kind}) has no rule"
-        for array in inputs:
-            labels.pin(array, reason)
-        return [fixed(tensor) for tensor in call.outputs]
+        name, type_name = call.operation.name, type(call.operation).__name__
+        return pin_inputs(call, inputs, labels, f"{name!r} ({type_name}) has no rule")
 
     def constants(self, call, inputs):
-        return [unknown(tensor) for tensor in call.outputs]
+        return unknown_outputs(call)
 
 
 _UNKNOWN = _Unknown()
@@ -262,3 +259,15 @@ def fixed(tensor):
 def unknown(tensor):
     """The constants of a tensor of which nothing is known."""
     return np.full((1,) * (len(tensor.shape) - 1), np.nan)
+
+
+def pin_inputs(call, arrays, labels, reason):
+    """Pins the label arrays of the inputs of a call; returns labels of outputs without units."""
+    for array in arrays:
+        labels.pin(array, reason)
+    return [fixed(tensor) for tensor in call.outputs]
+
+
+def unknown_outputs(call):
+    """The constants of the outputs of a call of which nothing is known."""
+    return [unknown(tensor) for tensor in call.outputs]

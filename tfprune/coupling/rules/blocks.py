@@ -66,9 +66,20 @@ def fit(constants, shape):
     return constants
 
 
+def fit_output(tensor, constants, shape):
+    """Constants with the batch axis for the labels of an output, which have a shape without it."""
+    return fit(constants, (1, *shape))[0] if tensor.shape else constants
+
+
 def unit_axis(array):
     """The axis along which an array in block form varies, or None."""
     return next((axis for axis, size in enumerate(array.shape) if size != 1), None)
+
+
+def operation_axes(call):
+    """The axes along which an operation works, counted with the batch axis: all if it has none."""
+    axis, rank = call.operation.axis, len(call.inputs[0].shape)
+    return tuple(range(rank)) if axis is None else tuple(int(a) % rank for a in np.atleast_1d(axis))
 
 
 def expanded(array, axis, size):

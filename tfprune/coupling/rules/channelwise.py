@@ -105,14 +105,13 @@ class _Spatial(Rule):
 
 @rule(
     *(
-        getattr(keras.layers, f"{kind}Pooling{n}D")
+        getattr(keras.layers, f"{name}{n}D")
+        for name in (
+            *("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling"),
+            *("Cropping", "UpSampling"),
+        )
         for n in (1, 2, 3)
-        for kind in ("Max", "Average")
-    ),
-    *(getattr(keras.layers, f"GlobalMaxPooling{n}D") for n in (1, 2, 3)),
-    *(getattr(keras.layers, f"GlobalAveragePooling{n}D") for n in (1, 2, 3)),
-    *(getattr(keras.layers, f"Cropping{n}D") for n in (1, 2, 3)),
-    *(getattr(keras.layers, f"UpSampling{n}D") for n in (1, 2, 3)),
+    )
 )
 class Pooling(_Spatial):
     """Pooling, cropping, upsampling: a channel that holds a constant still holds it."""

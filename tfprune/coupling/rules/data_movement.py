@@ -1,8 +1,8 @@
 """What all operations share that only move data: they are applied to the labels themselves."""
 
 from tfprune.coupling.labels import FIXED
-from tfprune.coupling.rules.base import Rule, fixed, unknown
-from tfprune.coupling.rules.blocks import block, fit, with_batch_axes, without_batch_axis
+from tfprune.coupling.rules.base import Rule, pin_inputs, unknown_outputs
+from tfprune.coupling.rules.blocks import block, fit_output, with_batch_axes, without_batch_axis
 
 
 class DataMovement(Rule):
@@ -47,21 +47,16 @@ class DataMovement(Rule):
             outputs = list(map(without_batch_axis, call.outputs, outputs))
             reason = f"{name!r} moves its units to the batch axis"
         if outputs is None or any(array is None for array in outputs):
-            for array in arrays:
-                labels.pin(array, reason)
-            return [fixed(tensor) for tensor in call.outputs]
+            return pin_inputs(call, arrays, labels, reason)
         call.memo["shapes"] = [array.shape for array in outputs]
         return outputs
 
     def constants(self, call, inputs):
         if "shapes" not in call.memo:
-            return [unknown(tensor) for tensor in call.outputs]
+            return unknown_outputs(call)
         arrays = with_batch_axes(call, inputs)
         outputs = self.moved(call, arrays, lambda number: number)
-        return [
-            fit(array, (1, *shape))[0] if tensor.shape else array
-            for tensor, array, shape in zip(call.outputs, outputs, call.memo["shapes"], strict=True)
-        ]
+        return list(map(fit_output, call.outputs, outputs, call.memo["shapes"]))
 
 
 def argument(call, place, name, default=None):

@@ -5,7 +5,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import counts_along, replaced
+from tfprune.coupling.rules.blocks import counts_along, operation_axes, replaced
 from tfprune.coupling.rules.data_movement import DataMovement
 from tfprune.coupling.trace import Tensor
 
@@ -163,7 +163,7 @@ class Take(DataMovement):
         node["args"] = (tensor, replaced(serialised, indices))
 
     def _of(self, call):
-        axis = call.operation.axis % len(call.inputs[0].shape)
+        (axis,) = operation_axes(call)
         indices = np.asarray(call.args[1], int)
         return axis, indices % (call.inputs[0].shape[axis] or 1)
 
@@ -173,23 +173,20 @@ class Split(DataMovement):
     """Pieces along an axis, equally long or between given places."""
 
     def moved(self, call, arrays, number):
-        array, axis = arrays[0], self._axis(call)
+        array, axis = arrays[0], operation_axes(call)[0]
         if array.shape[axis] == 1:
             return [array] * len(call.outputs)
         return np.split(array, self._places(call), axis)
 
     def resize(self, config, call, sizes):
         """Sets `indices_or_sections` to the places between the pieces that are left."""
-        counts = counts_along(sizes, call.inputs[0], self._axis(call))
+        counts = counts_along(sizes, call.inputs[0], operation_axes(call)[0])
         if counts is not None and (counts != 1).any():
             before = np.concatenate([[0], np.cumsum(counts)])
             config["indices_or_sections"] = before[self._places(call)].tolist()
 
-    def _axis(self, call):
-        return call.operation.axis % len(call.inputs[0].shape)
-
     def _places(self, call):
-        lengths = [tensor.shape[self._axis(call)] for tensor in call.outputs]
+        lengths = [tensor.shape[operation_axes(call)[0]] for tensor in call.outputs]
         return np.cumsum(lengths)[:-1]
 
 
@@ -198,12 +195,9 @@ class Unstack(DataMovement):
     """Every place along an axis by itself."""
 
     def pin_reason(self, call, arrays):
-        if arrays[0].shape[self._axis(call)] != 1:
+        if arrays[0].shape[operation_axes(call)[0]] != 1:
             return f"{call.operation.name!r} takes each of its units by itself"
         return None
 
     def moved(self, call, arrays, number):
-        return [np.take(arrays[0], 0, axis=self._axis(call))] * len(call.outputs)
-
-    def _axis(self, call):
-        return call.operation.axis % len(call.inputs[0].shape)
+        return [np.take(arrays[0], 0, axis=operation_axes(call)[0])] * len(call.outputs)

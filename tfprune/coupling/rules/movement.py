@@ -4,17 +4,8 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import counts_along
+from tfprune.coupling.rules.blocks import counts_along, operation_axes
 from tfprune.coupling.rules.data_movement import DataMovement, argument
-
-
-@rule(*_keras.operation_classes("Flip"))
-class Flip(DataMovement):
-    """The last first."""
-
-    def moved(self, call, arrays, number):
-        axis = call.operation.axis
-        return [np.flip(arrays[0], tuple(axis) if isinstance(axis, list) else axis)]
 
 
 @rule(*_keras.operation_classes("Roll"))
@@ -22,7 +13,7 @@ class Roll(DataMovement):
     """Positions shifted along axes, from the end to the start."""
 
     def pin_reason(self, call, arrays):
-        if any(arrays[0].shape[axis] != 1 for axis in _axes(call)):
+        if any(arrays[0].shape[axis] != 1 for axis in operation_axes(call)):
             return f"{call.operation.name!r} rolls its units by a fixed number of places"
         return None
 
@@ -40,13 +31,13 @@ class Repeat(DataMovement):
         return None
 
     def moved(self, call, arrays, number):
-        (axis,) = _axes(call)
+        (axis,) = operation_axes(call)
         is_constant = arrays[0].shape[axis] == 1
         return [arrays[0] if is_constant else np.repeat(arrays[0], self._repeats(call), axis)]
 
     def resize(self, config, call, sizes):
         """Cuts `repeats` where each position has its own."""
-        counts = counts_along(sizes, call.inputs[0], _axes(call)[0])
+        counts = counts_along(sizes, call.inputs[0], operation_axes(call)[0])
         if counts is not None and np.size(config["repeats"]) > 1:
             config["repeats"] = np.repeat(config["repeats"], counts).tolist()
 
@@ -105,13 +96,6 @@ class Pad(DataMovement):
     def _widths(self, call):
         widths = [tuple(pair) for pair in call.operation.pad_width]
         return widths * len(call.inputs[0].shape) if len(widths) == 1 else widths
-
-
-def _axes(call):
-    axis, rank = call.operation.axis, len(call.inputs[0].shape)
-    if axis is None:
-        return list(range(rank))
-    return [a % rank for a in np.atleast_1d(axis)]
 
 
 class _BetweenChannelsAndSpace(DataMovement):

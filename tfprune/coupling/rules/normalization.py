@@ -6,7 +6,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import groups_left
+from tfprune.coupling.rules.blocks import groups_left, operation_axes
 from tfprune.coupling.rules.linear import pin_reason
 from tfprune.layers import Masked
 
@@ -40,8 +40,7 @@ class BatchNormalization(Rule):
         return [placed(scale * (values - mean) + beta, self._axis(call), inputs[0].ndim)]
 
     def _axis(self, call):
-        axis = call.operation.axis
-        return axis - 1 if axis > 0 else len(call.inputs[0].shape) - 1 + axis
+        return operation_axes(call)[0] - 1
 
     def _size(self, call):
         return (call.inputs[0].shape[call.operation.axis],)
@@ -54,13 +53,12 @@ class _OverUnits(Rule):
     """
 
     def weights(self, layer):
-        """The weights along the normalised axes."""
-        raise NotImplementedError
+        """The weights along the normalised axes, where the layer has them."""
+        return [weight for weight in (layer.gamma, layer.beta) if weight is not None]
 
     def axes(self, call):
         """The normalised axes, counted without the batch axis."""
-        axis, rank = call.operation.axis, len(call.inputs[0].shape)
-        return sorted(a % rank - 1 for a in ([axis] if isinstance(axis, int) else axis))
+        return sorted(axis - 1 for axis in operation_axes(call))
 
     def label(self, call, inputs, labels):
         layer, array = call.operation, inputs[0]
@@ -119,10 +117,6 @@ class _OverUnits(Rule):
 class LayerNormalization(_OverUnits):
     """Mean and variance over units."""
 
-    def weights(self, layer):
-        """Gamma and beta, where the layer has them."""
-        return [weight for weight in (layer.gamma, layer.beta) if weight is not None]
-
 
 @rule(keras.layers.RMSNormalization)
 class RMSNormalization(_OverUnits):
@@ -136,14 +130,6 @@ class RMSNormalization(_OverUnits):
 @rule(keras.layers.GroupNormalization)
 class GroupNormalization(_OverUnits):
     """Mean and variance over each group of channels; groups go whole or lose equally many."""
-
-    def weights(self, layer):
-        """Gamma and beta, where the layer has them."""
-        return [weight for weight in (layer.gamma, layer.beta) if weight is not None]
-
-    def axes(self, call):
-        """The channel axis."""
-        return [call.operation.axis % len(call.inputs[0].shape) - 1]
 
     def label(self, call, inputs, labels):
         outputs = super().label(call, inputs, labels)

@@ -13,8 +13,14 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.arithmetic import edit_arguments
-from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import counts_along, fit, resized, unit_axis, with_batch_axis
+from tfprune.coupling.rules.base import Need, Rule, fixed, pin_inputs, rule, unknown_outputs
+from tfprune.coupling.rules.blocks import (
+    counts_along,
+    fit_output,
+    resized,
+    unit_axis,
+    with_batch_axis,
+)
 from tfprune.coupling.trace import Tensor
 
 
@@ -28,9 +34,8 @@ class Contraction(Rule):
     def label(self, call, inputs, labels):
         name, (output,), terms = call.operation.name, call.outputs, self.terms(call)
         if terms is None or any(len(set(term)) != len(term) for term in (*terms[0], terms[1])):
-            for array in inputs:
-                labels.pin(array, f"{name!r} multiplies it in a way that has no rule")
-            return [fixed(output)]
+            reason = f"{name!r} multiplies it in a way that has no rule"
+            return pin_inputs(call, inputs, labels, reason)
         units, fixed_letters = _units(call, inputs, terms[0])
         for letter, vectors in units.items():
             for vector in vectors[1:]:
@@ -58,7 +63,7 @@ class Contraction(Rule):
     def constants(self, call, inputs):
         (output,) = call.outputs
         if "units" not in call.memo:
-            return [unknown(output)]
+            return unknown_outputs(call)
         (terms, result), arrays = self.terms(call), iter(inputs)
         letters = result + "".join(sorted(set("".join(terms)) - set(result)))
         sizes, factors = {}, []
@@ -78,8 +83,8 @@ class Contraction(Rule):
             product = product.sum(axis=axis, keepdims=True)
             product = np.where(product == 0, 0.0, product * count)
         shape = (*product.shape[: len(result)], *(1,) * (len(output.shape) - len(result)))
-        labelled = call.memo["shape"]
-        return [fit(product.reshape(shape), (1, *labelled))[0] if output.shape else product]
+        product = product.reshape(shape) if output.shape else product
+        return [fit_output(output, product, call.memo["shape"])]
 
     def needs(self, call, flow):
         needs, terms = [], self.terms(call)

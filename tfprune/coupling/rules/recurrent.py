@@ -5,7 +5,7 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
-from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Fold, Need, Rule, pin_inputs, rule, unknown_outputs
 from tfprune.layers import DROP_INS
 
 
@@ -31,9 +31,8 @@ class _Recurrent(Rule):
         states = [along(state, self.axis(layer)) for state in inputs[1:]]
         pinned = self._pinned(call)
         if incoming is None or any(state is None for state in states) or pinned:
-            for array in inputs:
-                labels.pin(array, pinned or f"units stand on several axes before {layer.name!r}")
-            return [fixed(tensor) for tensor in call.outputs]
+            reason = pinned or f"units stand on several axes before {layer.name!r}"
+            return pin_inputs(call, inputs, labels, reason)
         rank = len(cell.kernel.shape)
         units = labels.fresh(cell.recurrent_kernel.shape[-2])
         gated = np.tile(units, self.gates)
@@ -60,7 +59,7 @@ class _Recurrent(Rule):
         layer = call.operation
         incoming = along(inputs[0], self.axis(layer))
         if incoming is None or self._pinned(call) or len(call.inputs) > 1:
-            return [unknown(tensor) for tensor in call.outputs]
+            return unknown_outputs(call)
         if self.is_padded(layer):
             incoming = np.where(incoming == 0, 0, np.nan)
         values = self._unit_constants(call, incoming)
@@ -207,12 +206,23 @@ class ConvLSTM(LSTM):
         config["filters"] = sizes.of_weight(call.operation.cell.recurrent_kernel)[-2]
 
 
-_OF_CELLS = {
+class _UnknownCell(Rule):
+    def label(self, call, inputs, labels):
+        layer = call.operation
+        reason = f"{layer.name!r} has a cell without a rule: {layer.cell.name!r}"
+        return pin_inputs(call, inputs, labels, reason)
+
+    def constants(self, call, inputs):
+        return unknown_outputs(call)
+
+
+_UNKNOWN_CELL = _UnknownCell()
+_CELL_RULES = {
     keras.layers.SimpleRNNCell: SimpleRNN(),
     keras.layers.LSTMCell: LSTM(),
     keras.layers.GRUCell: GRU(),
 }
-_OF_CELLS.update({DROP_INS[cell]: of_cell for cell, of_cell in _OF_CELLS.items()})
+_CELL_RULES.update({DROP_INS[cell]: cell_rule for cell, cell_rule in _CELL_RULES.items()})
 
 
 @rule(keras.layers.RNN)
@@ -220,25 +230,16 @@ class OverCell(Rule):
     """A cell at every step: as the layer with the same cell, if the cell is one of Keras's own."""
 
     def label(self, call, inputs, labels):
-        layer = call.operation
-        if type(layer.cell) in _OF_CELLS:
-            return _OF_CELLS[type(layer.cell)].label(call, inputs, labels)
-        for array in inputs:
-            labels.pin(array, f"{layer.name!r} has a cell without a rule: {layer.cell.name!r}")
-        return [fixed(tensor) for tensor in call.outputs]
+        return _cell_rule(call).label(call, inputs, labels)
 
     def constants(self, call, inputs):
-        if type(call.operation.cell) in _OF_CELLS:
-            return _OF_CELLS[type(call.operation.cell)].constants(call, inputs)
-        return [unknown(tensor) for tensor in call.outputs]
+        return _cell_rule(call).constants(call, inputs)
 
     def needs(self, call, flow):
-        of_cell = _OF_CELLS.get(type(call.operation.cell))
-        return of_cell.needs(call, flow) if of_cell else []
+        return _cell_rule(call).needs(call, flow)
 
     def folds(self, call, flow):
-        of_cell = _OF_CELLS.get(type(call.operation.cell))
-        return of_cell.folds(call, flow) if of_cell else []
+        return _cell_rule(call).folds(call, flow)
 
     def add_bias(self, config, call):
         """Sets `use_bias` of the cell."""
@@ -246,6 +247,8 @@ class OverCell(Rule):
 
     def resize(self, config, call, sizes):
         """Sets `units` of the cell."""
-        of_cell = _OF_CELLS.get(type(call.operation.cell))
-        if of_cell:
-            of_cell.resize(config["cell"]["config"], call, sizes)
+        _cell_rule(call).resize(config["cell"]["config"], call, sizes)
+
+
+def _cell_rule(call):
+    return _CELL_RULES.get(type(call.operation.cell), _UNKNOWN_CELL)

@@ -7,8 +7,14 @@ A sum can do without a unit that is 0, a product without one that is 1.
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
-from tfprune.coupling.rules.blocks import unit_axis, with_batch_axis, without_batch_axis
+from tfprune.coupling.rules.base import Need, Rule, fixed, pin_inputs, rule, unknown_outputs
+from tfprune.coupling.rules.blocks import (
+    operation_axes,
+    unit_axis,
+    with_batch_axes,
+    with_batch_axis,
+    without_batch_axis,
+)
 
 
 class AlongAxis(Rule):
@@ -16,24 +22,18 @@ class AlongAxis(Rule):
 
     keeps_zero = False
 
-    def axes(self, call):
-        """The axes that are mixed, counted with the batch axis."""
-        axis, rank = call.operation.axis, len(call.inputs[0].shape)
-        return [a % rank for a in (range(rank) if axis is None else np.atleast_1d(axis))]
-
     def label(self, call, inputs, labels):
-        array = with_batch_axis(call.inputs[0], inputs[0])
+        (array,) = with_batch_axes(call, inputs)
         is_moved = len(call.outputs[0].shape) != array.ndim
         if self._is_over_units(call, inputs[0]) or is_moved:
-            labels.pin(array, f"{call.operation.name!r} joins its units")
-            return [fixed(tensor) for tensor in call.outputs]
+            return pin_inputs(call, inputs, labels, f"{call.operation.name!r} joins its units")
         return [inputs[0]] * len(call.outputs)
 
     def constants(self, call, inputs):
-        return [unknown(tensor) for tensor in call.outputs]
+        return unknown_outputs(call)
 
     def _is_over_units(self, call, array):
-        return unit_axis(with_batch_axis(call.inputs[0], array)) in self.axes(call)
+        return unit_axis(with_batch_axis(call.inputs[0], array)) in operation_axes(call)
 
 
 @rule(
@@ -84,8 +84,8 @@ class Reduction(Rule):
         return np.full([1 if a in axes else n for a, n in enumerate(values.shape)], np.nan)
 
     def label(self, call, inputs, labels):
-        array, (output,) = with_batch_axis(call.inputs[0], inputs[0]), call.outputs
-        name, axes = call.operation.name, self.axes(call)
+        (array,), (output,) = with_batch_axes(call, inputs), call.outputs
+        name, axes = call.operation.name, operation_axes(call)
         if unit_axis(array) in axes:
             if not self.can_drop(call):
                 labels.pin(array, f"{name!r} counts each of its units")
@@ -97,21 +97,16 @@ class Reduction(Rule):
             return [fixed(output)]
         return [passed]
 
-    def axes(self, call):
-        """The axes that are reduced, counted with the batch axis."""
-        axis, rank = call.operation.axis, len(call.inputs[0].shape)
-        return tuple(a % rank for a in (range(rank) if axis is None else np.atleast_1d(axis)))
-
     def can_drop(self, call):
         """Whether units that hold the neutral constant may go."""
         return self.neutral is not None
 
     def constants(self, call, inputs):
-        array, (output,) = with_batch_axis(call.inputs[0], inputs[0]), call.outputs
-        axes, shape = self.axes(call), call.inputs[0].shape
+        (array,), (output,) = with_batch_axes(call, inputs), call.outputs
+        axes, shape = operation_axes(call), call.inputs[0].shape
         sizes = {a: 1 if array.shape[a] != 1 else shape[a] or np.nan for a in axes}
         result = without_batch_axis(output, self._reduced(call, self.over(array, axes, sizes)))
-        return [unknown(output) if result is None else result]
+        return unknown_outputs(call) if result is None else [result]
 
     def needs(self, call, flow):
         if "over units" not in call.memo or not self.can_drop(call):
@@ -122,7 +117,7 @@ class Reduction(Rule):
 
     def _reduced(self, call, array):
         """Without the axes that are reduced, or with size 1 there."""
-        axes = self.axes(call)
+        axes = operation_axes(call)
         first = array[tuple(slice(1) if a in axes else slice(None) for a in range(array.ndim))]
         return first if len(call.outputs[0].shape) == array.ndim else np.squeeze(first, axes)
 
@@ -155,7 +150,7 @@ class Max(Reduction):
 
     def constants(self, call, inputs):
         if getattr(call.operation, "initial", None) is not None:
-            return [unknown(call.outputs[0])]
+            return unknown_outputs(call)
         return super().constants(call, inputs)
 
 
@@ -189,7 +184,7 @@ class Norm(Reduction):
 
     def can_drop(self, call):
         order = call.operation.ord
-        is_vector = len(self.axes(call)) == 1
+        is_vector = len(operation_axes(call)) == 1
         return order in (None, "fro") or (is_vector and order != "nuc" and order > 0)
 
 

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 from tfprune.coupling.labels import along
-from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Need, Rule, pin_inputs, rule, unknown_outputs
+from tfprune.coupling.rules.blocks import fit, operation_axes
 
 
 @rule(keras.layers.Normalization)
@@ -29,20 +30,18 @@ class Normalization(Rule):
         mean, deviation = (np.asarray(v, "float64")[0] for v in (layer.mean, layer.variance))
         deviation = np.maximum(np.sqrt(deviation), keras.config.epsilon())
         values = array * deviation + mean if layer.invert else (array - mean) / deviation
-        return [_where_same(values, array)]
+        return [fit(values, array.shape)]
 
     def resize(self, config, call, sizes):
         """Cuts the numbers that were given."""
-        rank = len(call.inputs[0].shape)
-        last = max((axis % rank for axis in call.operation.axis), default=0) - 1
+        last = max(operation_axes(call), default=0) - 1
         for name in ("mean", "variance"):
             if np.ndim(config.get(name)) == 1:
                 config[name] = _cut(config[name], call, last, sizes)
 
     def _place(self, call, axis):
         """Which axis of the numbers belongs to an axis of the labels, or None."""
-        rank = len(call.inputs[0].shape)
-        kept = sorted(a % rank for a in call.operation.axis)
+        kept = sorted(operation_axes(call))
         return kept.index(axis + 1) if axis + 1 in kept else None
 
 
@@ -60,8 +59,8 @@ class Rescaling(Rule):
     def constants(self, call, inputs):
         scale, offset = (np.asarray(n, "float64") for n in self._numbers(call))
         if max(scale.ndim, offset.ndim) > 1:
-            return [unknown(call.outputs[0])]
-        return [_where_same(inputs[0] * scale + offset, inputs[0])]
+            return unknown_outputs(call)
+        return [fit(inputs[0] * scale + offset, inputs[0].shape)]
 
     def resize(self, config, call, sizes):
         """Cuts the numbers of each channel."""
@@ -73,15 +72,6 @@ class Rescaling(Rule):
 
     def _numbers(self, call):
         return call.operation.scale, call.operation.offset
-
-
-def _where_same(values, array):
-    """Values in the shape of an array; NaN where they differ along an axis on which it does not."""
-    for axis, size in enumerate(array.shape):
-        if size == 1 and values.shape[axis] != 1:
-            first = values.take([0], axis)
-            values = np.where((values == first).all(axis=axis, keepdims=True), first, np.nan)
-    return values
 
 
 def _cut(numbers, call, axis, sizes):
@@ -107,9 +97,8 @@ class UnitNormalization(Rule):
 
     def needs(self, call, flow):
         (tensor,) = call.inputs
-        labels, axis = flow.labels(tensor), call.operation.axis
-        axes = [a % len(tensor.shape) - 1 for a in ([axis] if isinstance(axis, int) else axis)]
-        joined = [a for a in axes if labels.shape[a] != 1]
+        labels = flow.labels(tensor)
+        joined = [axis for axis in operation_axes(call) if labels.shape[axis - 1] != 1]
         if not joined or not flow.is_needed(labels).any():
             return []
         counts = flow.constants(tensor) != 0
@@ -133,8 +122,8 @@ class SpectralNormalization(Rule):
     """Divides the kernel of the layer inside by its norm while it trains."""
 
     def label(self, call, inputs, labels):
-        labels.pin(inputs[0], f"{call.operation.name!r} normalises its kernel as a whole")
-        return [fixed(tensor) for tensor in call.outputs]
+        reason = f"{call.operation.name!r} normalises its kernel as a whole"
+        return pin_inputs(call, inputs, labels, reason)
 
     def constants(self, call, inputs):
-        return [unknown(tensor) for tensor in call.outputs]
+        return unknown_outputs(call)

@@ -154,44 +154,18 @@ class Ravel(_Reshaping):
         return call.inputs[0].shape, call.outputs[0].shape, False
 
 
-@rule(keras.layers.Permute)
-class Permute(DataMovement):
-    """The axes in another order, but for that of the batch."""
+@rule(
+    keras.layers.Permute,
+    *_keras.operation_classes("Transpose", "Swapaxes", "Moveaxis", "ExpandDims", "Flip"),
+)
+class Permutation(DataMovement):
+    """Axes in another order, a new axis, or positions in reverse order.
+
+    The operation itself is called on the label array.
+    """
 
     def moved(self, call, arrays, number):
-        return [np.transpose(arrays[0], (0, *call.operation.dims))]
-
-
-@rule(*_keras.operation_classes("Transpose"))
-class Transpose(DataMovement):
-    """The axes in another order."""
-
-    def moved(self, call, arrays, number):
-        return [np.transpose(arrays[0], call.operation.axes)]
-
-
-@rule(*_keras.operation_classes("Swapaxes"))
-class Swapaxes(DataMovement):
-    """Two axes in each other's place."""
-
-    def moved(self, call, arrays, number):
-        return [np.swapaxes(arrays[0], call.operation.axis1, call.operation.axis2)]
-
-
-@rule(*_keras.operation_classes("Moveaxis"))
-class Moveaxis(DataMovement):
-    """Some axes in other places."""
-
-    def moved(self, call, arrays, number):
-        return [np.moveaxis(arrays[0], call.operation.source, call.operation.destination)]
-
-
-@rule(*_keras.operation_classes("ExpandDims"))
-class ExpandDims(DataMovement):
-    """A new axis of size 1."""
-
-    def moved(self, call, arrays, number):
-        return [np.expand_dims(arrays[0], call.operation.axis)]
+        return [np.asarray(call.operation.call(arrays[0]))]
 
 
 @rule(*_keras.operation_classes("Squeeze"))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.coupling.labels import FIXED, along, placed
-from tfprune.coupling.rules.base import Rule, fixed, rule, rule_of, unknown
+from tfprune.coupling.rules.base import Rule, pin_inputs, rule, rule_of, unknown_outputs
 from tfprune.coupling.trace import Call, Tensor
 
 
@@ -33,8 +33,8 @@ class TimeDistributed(Rule):
     def label(self, call, inputs, labels):
         (array,) = inputs
         if array.shape[0] != 1:
-            labels.pin(array, f"{call.operation.name!r} takes units for time steps")
-            return [fixed(tensor) for tensor in call.outputs]
+            reason = f"{call.operation.name!r} takes units for time steps"
+            return pin_inputs(call, inputs, labels, reason)
         inner = self._inner(call)
         with labels.inside(call.operation):
             outputs = rule_of(inner.operation).label(inner, [array[0]], labels)
@@ -43,7 +43,7 @@ class TimeDistributed(Rule):
     def constants(self, call, inputs):
         (array,) = inputs
         if array.shape[0] != 1:
-            return [unknown(tensor) for tensor in call.outputs]
+            return unknown_outputs(call)
         inner = self._inner(call)
         outputs = rule_of(inner.operation).constants(inner, [array[0]])
         return [output[None] for output in outputs]
@@ -134,9 +134,8 @@ class Bidirectional(Rule):
         for each, arrays in zip(inner, found, strict=True):
             call.memo.update({("labels", t): a for t, a in zip(each.outputs, arrays, strict=True)})
         if any(along(arrays[0], -1) is None for arrays in found):
-            for arrays in found:
-                labels.pin(arrays[0], f"{layer.name!r} merges along an axis without units")
-            return [fixed(tensor) for tensor in call.outputs]
+            reason = f"{layer.name!r} merges along an axis without units"
+            return pin_inputs(call, [arrays[0] for arrays in found], labels, reason)
         forward, backward = (
             np.broadcast_to(along(arrays[0], -1), each.outputs[0].shape[-1:])
             for each, arrays in zip(inner, found, strict=True)
