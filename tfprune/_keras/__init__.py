@@ -1,7 +1,7 @@
-"""The one place which touches what Keras and TensorFlow keep private.
+"""Access to private attributes of Keras and TensorFlow, in this package only.
 
-Everything else in the package speaks to Keras through its public face, and to this package through
-the names below. Each file says which private attributes it touches, and why.
+The other packages use the public API of Keras, and the functions below. Each file lists the private
+attributes it uses, and why.
 """
 
 from tfprune._keras.classes import (

@@ -1,4 +1,4 @@
-"""Writing a file or directory so that it stands complete or not at all."""
+"""Atomic writes of files and directories."""
 
 import contextlib
 import glob
@@ -15,7 +15,7 @@ except ImportError:  # Windows: what a killed process leaves behind is not swept
 
 @contextlib.contextmanager
 def written_whole(path):
-    """Gives a place beside `path` to write to; what is written there then takes the path.
+    """Writes a file or directory atomically: yields a temporary path that is then renamed.
 
     The place lies in a hidden directory of its own, `.<name>.partial-*`. It takes the path by
     renaming once the block has ended without an error, and what stood at the path stays until

@@ -1,4 +1,4 @@
-"""The same work on many arrays at once: NumPy lets other threads run while it computes."""
+"""Parallel maps over arrays in threads; NumPy releases the GIL while it computes."""
 
 import concurrent.futures
 import os

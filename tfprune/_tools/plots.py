@@ -1,4 +1,4 @@
-"""Empty figures of matplotlib, which is an extra."""
+"""Figures of matplotlib, an optional dependency."""
 
 
 def figure(name, **kwargs):

@@ -1,4 +1,4 @@
-"""How results print themselves: tables, and numbers as people read them."""
+"""Results as rich tables, and numbers formatted for reading."""
 
 import dataclasses
 import io

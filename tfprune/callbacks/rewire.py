@@ -13,7 +13,7 @@ from tfprune.masks import layer_filter
 from tfprune.masks.gradient_accumulation import GradientAccumulator
 from tfprune.masks.setting import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
-from tfprune.patterns.top_k import checked, highest
+from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.schedules import FOREVER
 from tfprune.weights import distributions
 from tfprune.weights.prunable import PREDICATE, claimed, count_weights, select_weights
@@ -300,9 +300,9 @@ def rewired(weight, scores, sparsity, fraction):
     kept, _ = _pruned(weight, np.abs(np.asarray(weight.variable)), sparsity)
     active = kept & ~weight.frozen_mask
     dropped = round(fraction * np.count_nonzero(active))
-    magnitudes, _, _ = checked(np.abs(np.asarray(weight.variable)), active, None)
+    magnitudes, _, _ = checked_scores(np.abs(np.asarray(weight.variable)), active, None)
     if dropped:
-        kept &= highest(magnitudes, dropped, active) | ~active
+        kept &= keep_highest(magnitudes, dropped, active) | ~active
     candidates = ~kept & ~weight.frozen_mask
     number = kept.size - np.count_nonzero(kept) - pruned_count(sparsity, kept.size)
     available = np.count_nonzero(candidates)
@@ -313,10 +313,10 @@ def rewired(weight, scores, sparsity, fraction):
         )
     if number == available:
         return kept, candidates
-    scores, _, _ = checked(scores, candidates, None)
+    scores, _, _ = checked_scores(scores, candidates, None)
     if number == 0:
         return kept, np.zeros_like(kept)
-    return kept, highest(scores, available - number, candidates)
+    return kept, keep_highest(scores, available - number, candidates)
 
 
 def _pruned(weight, scores, sparsity):

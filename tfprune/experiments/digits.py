@@ -36,7 +36,7 @@ from tfprune.criteria import weights as criteria
 from tfprune.experiments import stacked
 from tfprune.experiments.digits_protocol import Protocol, load, start
 from tfprune.experiments.digits_results import Results
-from tfprune.patterns.top_k import highest
+from tfprune.patterns.top_k import keep_highest
 
 SWEEPS = (
     ("prune", "magnitude"),
@@ -76,7 +76,7 @@ def intervene(networks, action, criterion, fraction, seed, double_softmax=False)
         of_weight = {name: arrays[place] for name, arrays in measured.items()}
         scores = criteria.score(score, weight, [*seed, place], of_weight)
         count = int(weight.size * fraction + 1e-6) - np.count_nonzero(~mask)  # 0.28 * 25 is 7
-        kept = highest(scores, count, mask) if count > 0 else mask
+        kept = keep_highest(scores, count, mask) if count > 0 else mask
         masks.append(kept)
         weights.append(weight * (kept | ~mask) if action == "prune" else weight)
     return stacked.Networks(weights, networks.covariance, masks, networks.step)

@@ -1,6 +1,8 @@
-"""Keras's layers, drop-in: those with weights carry masks, the rest are Keras's own.
+"""Drop-in replacements for `keras.layers`, whose weights have a trainable and a frozen mask.
 
-`from tfprune import layers` in place of `from keras import layers` is the whole migration.
+Use `from tfprune import layers` in place of `from keras import layers`. Arguments, defaults, shapes
+and outputs are those of the stock layers, and layers without weights are Keras's own. Masks change
+by `tfprune.set_masks`.
 
 Example:
 
@@ -70,7 +72,7 @@ DROP_INS = {
 
 
 def __getattr__(name):
-    """Whatever carries no masks is Keras's own."""
+    """Layers without weights are Keras's own."""
     return getattr(keras.layers, name)
 
 

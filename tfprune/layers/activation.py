@@ -1,4 +1,4 @@
-"""Drop-in activations with weights that carry masks."""
+"""Drop-in activation layers with masks: PReLU, the one that has a weight."""
 
 import keras
 
@@ -7,9 +7,7 @@ from tfprune.layers.masked import Masked
 
 @keras.saving.register_keras_serializable("tfprune")
 class PReLU(Masked, keras.layers.PReLU):
-    """`keras.layers.PReLU` whose alpha carries masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.PReLU` with the same arguments, and masks on its alpha.
 
     Example:
 

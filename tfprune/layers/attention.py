@@ -1,4 +1,4 @@
-"""Drop-in attention layers that carry masks."""
+"""Drop-in attention layers with masks."""
 
 import keras
 
@@ -7,11 +7,10 @@ from tfprune.layers.masked import Masked
 
 @keras.saving.register_keras_serializable("tfprune")
 class MultiHeadAttention(Masked, keras.layers.MultiHeadAttention):
-    """`keras.layers.MultiHeadAttention` whose projections carry masks.
+    """`keras.layers.MultiHeadAttention` with the same arguments, and masks on its projections.
 
-    The weights are those of its four projections: `query/kernel` of shape
-    `(model_width, heads, key_dim)`, `attention_output/bias` and so on. Arguments, defaults, shapes
-    and results are the stock layer's. See `tfprune.set_masks`.
+    The weights are those of the four projections: `query/kernel` of shape
+    `(model_width, heads, key_dim)`, `attention_output/bias` and so on.
 
     Example:
 
@@ -25,11 +24,10 @@ class MultiHeadAttention(Masked, keras.layers.MultiHeadAttention):
 
 @keras.saving.register_keras_serializable("tfprune")
 class GroupedQueryAttention(Masked, keras.layers.GroupQueryAttention):
-    """`keras.layers.GroupQueryAttention` whose projections carry masks.
+    """`keras.layers.GroupQueryAttention` with the same arguments, and masks on its projections.
 
-    The weights are those of its four projections: `query/kernel` of shape
-    `(model_width, heads, head_dim)`, `attention_output/bias` and so on. Arguments, defaults, shapes
-    and results are the stock layer's. See `tfprune.set_masks`.
+    The weights are those of the four projections: `query/kernel` of shape
+    `(model_width, heads, head_dim)`, `attention_output/bias` and so on.
 
     Example:
 
@@ -43,7 +41,7 @@ class GroupedQueryAttention(Masked, keras.layers.GroupQueryAttention):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Attention(Masked, keras.layers.Attention):
-    """`keras.layers.Attention` whose scale, where it has one, carries masks.
+    """`keras.layers.Attention` with the same arguments, and masks on its scale.
 
     Example:
 
@@ -57,7 +55,7 @@ class Attention(Masked, keras.layers.Attention):
 
 @keras.saving.register_keras_serializable("tfprune")
 class AdditiveAttention(Masked, keras.layers.AdditiveAttention):
-    """`keras.layers.AdditiveAttention` whose scale, where it has one, carries masks.
+    """`keras.layers.AdditiveAttention` with the same arguments, and masks on its scale.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Drop-in convolutions that carry masks."""
+"""Drop-in convolutional layers with masks."""
 
 import keras
 
@@ -7,9 +7,7 @@ from tfprune.layers.masked import Masked
 
 @keras.saving.register_keras_serializable("tfprune")
 class Conv1D(Masked, keras.layers.Conv1D):
-    """`keras.layers.Conv1D` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Conv1D` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -23,9 +21,7 @@ class Conv1D(Masked, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Conv2D(Masked, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Conv2D` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -39,9 +35,7 @@ class Conv2D(Masked, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Conv3D(Masked, keras.layers.Conv3D):
-    """`keras.layers.Conv3D` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Conv3D` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -55,9 +49,7 @@ class Conv3D(Masked, keras.layers.Conv3D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Conv1DTranspose(Masked, keras.layers.Conv1DTranspose):
-    """`keras.layers.Conv1DTranspose` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Conv1DTranspose` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -71,9 +63,7 @@ class Conv1DTranspose(Masked, keras.layers.Conv1DTranspose):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Conv2DTranspose(Masked, keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Conv2DTranspose` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -87,9 +77,7 @@ class Conv2DTranspose(Masked, keras.layers.Conv2DTranspose):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Conv3DTranspose(Masked, keras.layers.Conv3DTranspose):
-    """`keras.layers.Conv3DTranspose` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Conv3DTranspose` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -103,9 +91,7 @@ class Conv3DTranspose(Masked, keras.layers.Conv3DTranspose):
 
 @keras.saving.register_keras_serializable("tfprune")
 class DepthwiseConv1D(Masked, keras.layers.DepthwiseConv1D):
-    """`keras.layers.DepthwiseConv1D` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.DepthwiseConv1D` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -119,9 +105,7 @@ class DepthwiseConv1D(Masked, keras.layers.DepthwiseConv1D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class DepthwiseConv2D(Masked, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.DepthwiseConv2D` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -135,9 +119,7 @@ class DepthwiseConv2D(Masked, keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class SeparableConv1D(Masked, keras.layers.SeparableConv1D):
-    """`keras.layers.SeparableConv1D` whose depthwise_kernel, pointwise_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.SeparableConv1D` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -151,9 +133,7 @@ class SeparableConv1D(Masked, keras.layers.SeparableConv1D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class SeparableConv2D(Masked, keras.layers.SeparableConv2D):
-    """`keras.layers.SeparableConv2D` whose depthwise_kernel, pointwise_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.SeparableConv2D` with the same arguments, and masks on its kernels and bias.
 
     Example:
 

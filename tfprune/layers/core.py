@@ -1,4 +1,4 @@
-"""Drop-in dense, einsum and embedding layers that carry masks."""
+"""Drop-in dense and embedding layers with masks."""
 
 import keras
 
@@ -7,9 +7,7 @@ from tfprune.layers.masked import Masked
 
 @keras.saving.register_keras_serializable("tfprune")
 class Dense(Masked, keras.layers.Dense):
-    """`keras.layers.Dense` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Dense` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -23,9 +21,7 @@ class Dense(Masked, keras.layers.Dense):
 
 @keras.saving.register_keras_serializable("tfprune")
 class EinsumDense(Masked, keras.layers.EinsumDense):
-    """`keras.layers.EinsumDense` whose kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.EinsumDense` with the same arguments, and masks on its kernel and bias.
 
     Example:
 
@@ -39,9 +35,7 @@ class EinsumDense(Masked, keras.layers.EinsumDense):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Embedding(Masked, keras.layers.Embedding):
-    """`keras.layers.Embedding` whose embeddings carries masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.Embedding` with the same arguments, and masks on its embeddings.
 
     Example:
 
@@ -55,9 +49,9 @@ class Embedding(Masked, keras.layers.Embedding):
 
 @keras.saving.register_keras_serializable("tfprune")
 class ReversibleEmbedding(Masked, keras.layers.ReversibleEmbedding):
-    """`keras.layers.ReversibleEmbedding` whose embeddings carries masks, both ways.
+    """`keras.layers.ReversibleEmbedding` with the same arguments, and masks on its embeddings.
 
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    One mask holds in both directions where the weights are tied.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The mixin which gives a Keras layer its masks (contract M).
+"""The mixin that gives the weights of a Keras layer their masks.
 
 A pruned element is stored as 0, its gradient is masked, and every write leaves it out. Multiplying
 by the mask in the forward pass would cost more, an optimizer could move the stored value, and
@@ -16,17 +16,17 @@ from tfprune import _keras
 
 
 class Masked:
-    """Carries a trainable mask and a frozen mask for every trainable weight of a Keras layer.
+    """Mixin that adds a trainable mask and a frozen mask to every trainable weight of a layer.
 
     Put it before the stock layer: `class Dense(Masked, keras.layers.Dense)`. Where the trainable
     mask is False the element is *pruned*: it is 0 and stays 0. Where the frozen mask is True the
-    element keeps its value bit for bit. Both get a gradient of exactly 0, and nothing but
-    `tfprune.set_masks` and loading a file changes them: writes of any optimizer, moving average,
-    constraint or `set_weights` pass masked elements by.
+    element keeps its value bit for bit. The gradient of both is exactly 0. Optimizers, moving
+    averages, constraints and `set_weights` leave masked elements as they are; only
+    `tfprune.set_masks` and loading a file change masks.
     """
 
     observer = None
-    """What the outputs of each call pass through, where a criterion measures them."""
+    """A function that the outputs of each call pass through while a criterion measures them."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -48,7 +48,7 @@ class Masked:
 
     @property
     def masked_weights(self):
-        """The weights that carry masks, by name: `kernel`, or `query/kernel` of a sub-layer."""
+        """The weights with masks by name: `kernel`, or `query/kernel` of a sub-layer."""
         return MappingProxyType({n: m.weight for n, m in self.masks_by_name.items()})
 
     def _mask_views(self, kind):
@@ -61,25 +61,19 @@ class Masked:
         return {} if state is None else state.by_name
 
     def load_own_variables(self, store):
-        """Loads the weights as they are in the file, frozen ones too; masks are loaded next."""
+        """Loads the weights from a file, frozen ones too; the masks are loaded after them."""
         with _keras.unguarded():
             super().load_own_variables(store)
 
     def quantize(self, *args, **kwargs):
-        """Masked layers cannot be quantized.
+        """Raises a `ValueError`: masked layers cannot be quantized. Strip the model first.
 
-        Raises:
-            ValueError: Always; strip the model first. `model.quantize` raises it too, where it
-                would pass a layer by that is only not implemented.
+        `model.quantize` raises it too, where it would skip a layer that does not implement it.
         """
         _refuse_quantization(self)
 
     def enable_lora(self, *args, **kwargs):
-        """Masked layers take no LoRA: its product would fill pruned elements again.
-
-        Raises:
-            ValueError: Always; strip the model first.
-        """
+        """Raises a `ValueError`: the product of LoRA would fill pruned elements again."""
         _refuse_lora(self)
 
 
@@ -100,18 +94,18 @@ def _refuse_lora(layer, *args, **kwargs):
 
 
 class WeightMask:
-    """The masks of one weight, and `live`, the cached `trainable & ~frozen`.
+    """The trainable and the frozen mask of one weight.
 
-    `rewired` is the step at which the weight was last rewired, -1 for never: kept with the masks,
-    because what they must look like at a step depends on the masks before.
+    `live` caches `trainable & ~frozen`, the elements that training changes. `rewired` is the step
+    at which the weight was last rewired, -1 for never; it is saved with the masks.
     """
 
     observer = None
-    """What the weight's tensor passes through where its whole gradient is measured: a callable
-    with `saved`, a variable that is to be written with the masks, or `None`."""
+    """A callable that the weight's tensor passes through while its gradient is accumulated; its
+    `saved` is a variable to save with the masks, or `None`."""
 
     transform = None
-    """What the tensor of the weight passes through at each read, where a callback computes it."""
+    """A function that the weight's tensor passes through at each read, set by a callback."""
 
     def __init__(self, weight, name):
         self.weight = weight
@@ -170,7 +164,7 @@ def _boolean(weight, name, kind, initializer):
 
 
 class MaskedRegularizer:
-    """A regularizer which gives masked elements no gradient."""
+    """A regularizer whose gradient is 0 in masked elements."""
 
     def __init__(self, regularizer, weight, live):
         self.regularizer = regularizer
@@ -195,16 +189,11 @@ class LayerMasks(_keras.SavedState):
         """Makes fresh masks for a weight."""
         mask = WeightMask(weight, name)
         self.by_name = {**self.by_name, name: mask}
-        for kind in (
-            "trainable",
-            "frozen",
-            "live",
-            "rewired",
-        ):  # TensorFlow tracks attributes
+        for kind in ("trainable", "frozen", "live", "rewired"):  # TensorFlow tracks attributes
             setattr(self, f"{name}/{kind}", getattr(mask, kind))
 
     def save_own_variables(self, store):
-        """Writes the masks that are not fresh, how many there are, and what goes with them."""
+        """Writes the masks that prune or freeze anything, and the state kept with them."""
         store["masks"] = np.int32(len(self.by_name))
         for index, mask in enumerate(self.by_name.values()):
             trainable, frozen = np.asarray(mask.trainable), np.asarray(mask.frozen)
@@ -212,11 +201,11 @@ class LayerMasks(_keras.SavedState):
                 store[f"shape_{index}"] = np.array(trainable.shape, "int32")
                 store[f"pruned_{index}"] = np.packbits(~trainable)
                 store[f"frozen_{index}"] = np.packbits(frozen)
-            for key, variable in _marks(mask, index):
+            for key, variable in _state(mask, index):
                 store[key] = np.asarray(variable)
 
     def load_own_variables(self, store):
-        """Reads masks and applies them; a file of plain Keras weights leaves the masks standing."""
+        """Reads and applies masks; a file of plain Keras weights leaves them as they are."""
         masks = list(self.by_name.values())
         states = [(np.asarray(mask.trainable), np.asarray(mask.frozen)) for mask in masks]
         try:
@@ -227,13 +216,13 @@ class LayerMasks(_keras.SavedState):
                 mask.set(*state)
         for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
             mask.rewired.assign(-1)
-            for key, variable in _marks(mask, index, fresh=True):
+            for key, variable in _state(mask, index, fresh=True):
                 if key in store.keys():  # noqa: SIM118
                     variable.assign(np.asarray(store[key]))
 
 
-def _marks(mask, index, fresh=False):
-    """What is written with a mask, by its key in the file; what is fresh, only if asked for."""
+def _state(mask, index, fresh=False):
+    """The variables saved with a mask by key; initial ones only if `fresh`."""
     if fresh or int(np.asarray(mask.rewired)) >= 0:
         yield f"rewired_{index}", mask.rewired
     if mask.observer is not None and mask.observer.saved is not None:

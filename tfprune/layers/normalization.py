@@ -1,10 +1,10 @@
-"""Drop-in normalisation layers: masks, and statistics over the kept units only (contract M8).
+"""Drop-in normalization layers with masks, and with statistics over the kept units only.
 
-A unit of a normalised axis is kept while any of its weights (gamma, beta, scale) is. Removing a
-unit for good changes how many units a mean is taken over, so the masked layer must leave it out
-already. Each layer does so with the stock operation: the dropped inputs are replaced by what
-leaves the sums unchanged, and a factor `kept / all` corrects the count in epsilon and scale. With
-all units kept the factor is 1, and the result is the stock layer's bit for bit.
+A unit of a normalized axis is kept while any of its weights (gamma, beta, scale) is. Removing a
+unit changes how many units a mean is taken over, so the masked layer must leave it out already.
+Each layer does so with the stock operation: pruned inputs are replaced by what leaves the sums
+unchanged, and a factor `kept / all` corrects the count in epsilon and scale. With all units kept
+the factor is 1, and the result is the stock layer's bit for bit.
 """
 
 import functools
@@ -18,9 +18,9 @@ from tfprune.layers.masked import Masked
 
 @keras.saving.register_keras_serializable("tfprune")
 class BatchNormalization(Masked, keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` whose gamma and beta carry masks.
+    """`keras.layers.BatchNormalization` with the same arguments, and masks on gamma and beta.
 
-    Its statistics are those of one channel each, so pruned channels do not touch the others.
+    Statistics are of one channel each, so pruned channels do not change those of others.
 
     Example:
 
@@ -34,9 +34,9 @@ class BatchNormalization(Masked, keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("tfprune")
 class LayerNormalization(Masked, keras.layers.LayerNormalization):
-    """`keras.layers.LayerNormalization` with masks; mean and variance are of the kept units.
+    """`keras.layers.LayerNormalization` with masks; mean and variance over the kept units.
 
-    A unit is dropped from the statistics when both its gamma and its beta are pruned. Its output
+    A unit is left out of the statistics when both its gamma and its beta are pruned. Its output
     is then 0.
 
     Example:
@@ -57,13 +57,13 @@ class LayerNormalization(Masked, keras.layers.LayerNormalization):
             return super().call(inputs)
         kept = _kept_units(self)
         axes = _positive_axes(self.axis, inputs)
-        share = _share_of_kept(kept, inputs.dtype)
+        fraction = _kept_fraction(kept, inputs.dtype)
         outputs = ops.layer_normalization(
-            _with_dropped_at_mean(inputs, _along(kept, inputs, axes), axes, share),
-            _corrected(self.gamma, kept, share),
+            _with_pruned_at_mean(inputs, _along(kept, inputs, axes), axes, fraction),
+            _corrected(self.gamma, kept, fraction),
             self.beta,
             self.axis,
-            self.epsilon * share,
+            self.epsilon * fraction,
             rms_scaling=self.rms_scaling,
         )
         return ops.cast(outputs, self.compute_dtype)
@@ -71,7 +71,7 @@ class LayerNormalization(Masked, keras.layers.LayerNormalization):
 
 @keras.saving.register_keras_serializable("tfprune")
 class RMSNormalization(Masked, keras.layers.RMSNormalization):
-    """`keras.layers.RMSNormalization` with masks; the mean square is of the kept units.
+    """`keras.layers.RMSNormalization` with masks; mean square over the kept units.
 
     Example:
 
@@ -87,19 +87,19 @@ class RMSNormalization(Masked, keras.layers.RMSNormalization):
     def call(self, x):
         """Normalises `x` over `axis`, counting the kept units only."""
         kept = _kept_units(self)
-        share = _share_of_kept(kept, x.dtype)
+        fraction = _kept_fraction(kept, x.dtype)
         in_place = _along(kept, x, _positive_axes(self.axis, x))
         return ops.rms_normalization(
             ops.where(in_place, x, ops.zeros((), x.dtype)),
-            scale=_corrected(self.scale, kept, share),
+            scale=_corrected(self.scale, kept, fraction),
             axis=self.axis,
-            epsilon=self.epsilon * share,
+            epsilon=self.epsilon * fraction,
         )
 
 
 @keras.saving.register_keras_serializable("tfprune")
 class GroupNormalization(Masked, keras.layers.GroupNormalization):
-    """`keras.layers.GroupNormalization` with masks; statistics are of each group's kept units.
+    """`keras.layers.GroupNormalization` with masks; statistics over the kept units of a group.
 
     Example:
 
@@ -125,13 +125,13 @@ class GroupNormalization(Masked, keras.layers.GroupNormalization):
         x = ops.reshape(inputs, (*shape[:axis], *grouped, *shape[axis + 1 :]))
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         kept = ops.reshape(_kept_units(self), in_place)
-        share = _share_of_kept(kept, x.dtype, axis=axis + 1)
+        fraction = _kept_fraction(kept, x.dtype, axis=axis + 1)
         axes = [a for a in range(1, len(in_place)) if a != axis]
-        x = _with_dropped_at_mean(x, kept, axes, share)
+        x = _with_pruned_at_mean(x, kept, axes, fraction)
         mean, variance = ops.moments(x, axes=axes, keepdims=True)
-        inverse = ops.rsqrt(variance + self.epsilon * share)
+        inverse = ops.rsqrt(variance + self.epsilon * fraction)
         gamma = None if self.gamma is None else ops.reshape(self.gamma, in_place)
-        inverse = inverse * ops.cast(_corrected(gamma, kept, share), x.dtype)
+        inverse = inverse * ops.cast(_corrected(gamma, kept, fraction), x.dtype)
         shift = -mean * inverse
         if self.beta is not None:
             shift = shift + ops.cast(ops.reshape(self.beta, in_place), x.dtype)
@@ -145,12 +145,12 @@ def _kept_units(layer):
     return functools.reduce(ops.logical_or, masks)
 
 
-def _share_of_kept(kept, dtype, axis=None):
+def _kept_fraction(kept, dtype, axis=None):
     """Kept units over all units, along `axis`; not less than one unit, against division by 0."""
     dtype = keras.backend.result_type(dtype, "float32")
-    share = ops.mean(ops.cast(kept, dtype), axis=axis, keepdims=axis is not None)
+    fraction = ops.mean(ops.cast(kept, dtype), axis=axis, keepdims=axis is not None)
     size = math.prod(kept.shape) if axis is None else kept.shape[axis]
-    return ops.maximum(share, 1.0 / size)
+    return ops.maximum(fraction, 1.0 / size)
 
 
 def _positive_axes(axis, inputs):
@@ -166,14 +166,14 @@ def _along(kept, inputs, axes):
     return ops.reshape(kept, shape)
 
 
-def _with_dropped_at_mean(inputs, kept, axes, share):
-    """`inputs` with the dropped units at the mean of the kept: that is then the mean of all."""
-    zeros = ops.zeros((), share.dtype)
-    mean = ops.mean(ops.where(kept, ops.cast(inputs, share.dtype), zeros), axes, keepdims=True)
-    return ops.where(kept, inputs, ops.cast(mean / share, inputs.dtype))
+def _with_pruned_at_mean(inputs, kept, axes, fraction):
+    """`inputs` with the pruned units at the mean of the kept, which is then the mean of all."""
+    zeros = ops.zeros((), fraction.dtype)
+    mean = ops.mean(ops.where(kept, ops.cast(inputs, fraction.dtype), zeros), axes, keepdims=True)
+    return ops.where(kept, inputs, ops.cast(mean / fraction, inputs.dtype))
 
 
-def _corrected(scale, kept, share):
-    """The scale for `epsilon * share`: var + e = (share var + share e) / share."""
-    factor = ops.where(kept, ops.sqrt(share), ops.zeros((), share.dtype))
-    return factor if scale is None else ops.cast(scale, share.dtype) * factor
+def _corrected(scale, kept, fraction):
+    """The scale for `epsilon * fraction`: var + e = (fraction var + fraction e) / fraction."""
+    factor = ops.where(kept, ops.sqrt(fraction), ops.zeros((), fraction.dtype))
+    return factor if scale is None else ops.cast(scale, fraction.dtype) * factor

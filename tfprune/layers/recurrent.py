@@ -1,4 +1,4 @@
-"""Drop-in recurrent layers and their cells that carry masks."""
+"""Drop-in recurrent layers and cells with masks."""
 
 import keras
 
@@ -7,9 +7,7 @@ from tfprune.layers.masked import Masked
 
 @keras.saving.register_keras_serializable("tfprune")
 class SimpleRNN(Masked, keras.layers.SimpleRNN):
-    """`keras.layers.SimpleRNN` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.SimpleRNN` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -23,9 +21,7 @@ class SimpleRNN(Masked, keras.layers.SimpleRNN):
 
 @keras.saving.register_keras_serializable("tfprune")
 class LSTM(Masked, keras.layers.LSTM):
-    """`keras.layers.LSTM` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.LSTM` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -39,9 +35,7 @@ class LSTM(Masked, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable("tfprune")
 class GRU(Masked, keras.layers.GRU):
-    """`keras.layers.GRU` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.GRU` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -55,9 +49,7 @@ class GRU(Masked, keras.layers.GRU):
 
 @keras.saving.register_keras_serializable("tfprune")
 class SimpleRNNCell(Masked, keras.layers.SimpleRNNCell):
-    """`keras.layers.SimpleRNNCell` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.SimpleRNNCell` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -71,9 +63,7 @@ class SimpleRNNCell(Masked, keras.layers.SimpleRNNCell):
 
 @keras.saving.register_keras_serializable("tfprune")
 class LSTMCell(Masked, keras.layers.LSTMCell):
-    """`keras.layers.LSTMCell` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.LSTMCell` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -87,9 +77,7 @@ class LSTMCell(Masked, keras.layers.LSTMCell):
 
 @keras.saving.register_keras_serializable("tfprune")
 class GRUCell(Masked, keras.layers.GRUCell):
-    """`keras.layers.GRUCell` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.GRUCell` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -103,9 +91,7 @@ class GRUCell(Masked, keras.layers.GRUCell):
 
 @keras.saving.register_keras_serializable("tfprune")
 class ConvLSTM1D(Masked, keras.layers.ConvLSTM1D):
-    """`keras.layers.ConvLSTM1D` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.ConvLSTM1D` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -119,9 +105,7 @@ class ConvLSTM1D(Masked, keras.layers.ConvLSTM1D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class ConvLSTM2D(Masked, keras.layers.ConvLSTM2D):
-    """`keras.layers.ConvLSTM2D` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.ConvLSTM2D` with the same arguments, and masks on its kernels and bias.
 
     Example:
 
@@ -135,9 +119,7 @@ class ConvLSTM2D(Masked, keras.layers.ConvLSTM2D):
 
 @keras.saving.register_keras_serializable("tfprune")
 class ConvLSTM3D(Masked, keras.layers.ConvLSTM3D):
-    """`keras.layers.ConvLSTM3D` whose kernel, recurrent_kernel and bias carry masks.
-
-    Arguments, defaults, shapes and results are the stock layer's. See `tfprune.set_masks`.
+    """`keras.layers.ConvLSTM3D` with the same arguments, and masks on its kernels and bias.
 
     Example:
 

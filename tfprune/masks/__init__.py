@@ -1,10 +1,10 @@
-"""The masks of a model: set, counted, frozen, summarised, rewound."""
+"""Setting, counting, freezing and summarizing masks, and rewinding training with masks."""
 
 from tfprune.masks.setting import (
     MaskCounts,
+    assign_masks,
     count_masks,
     find_layer,
     masked_layers,
-    move_masks,
     set_masks,
 )

@@ -1,4 +1,4 @@
-"""Freezing single elements, slices, weights and layers by hand, and setting them free."""
+"""Freezing and unfreezing of single elements, slices, weights and layers."""
 
 from tfprune import _keras
 from tfprune.layers import Masked
@@ -6,10 +6,10 @@ from tfprune.masks.setting import element_mask, find_layer, set_masks
 
 
 def freeze(model, layer, weight=None, index=True, *, optimizer=None):
-    """Freezes elements: they keep their value bit for bit, whatever optimizer trains the others.
+    """Freezes elements of weights in place: training leaves their values as they are, bit for bit.
 
-    What is frozen already stays so. Nothing is retraced; the optimizer's slots of these elements
-    become 0.
+    Use it to fine-tune a part of a layer. Elements that are frozen already stay frozen. Nothing is
+    retraced; the optimizer's slots of the frozen elements become 0.
 
     Args:
         model: The model which holds the layer.
@@ -38,12 +38,12 @@ def freeze(model, layer, weight=None, index=True, *, optimizer=None):
     >>> tfprune.masks.count_masks(model).frozen
     4
     """
-    for part, name, chosen, frozen in _chosen(model, layer, weight, index):
-        set_masks(model, part, name, frozen=frozen | chosen, optimizer=optimizer)
+    for part, name, chosen in _chosen(model, layer, weight, index):
+        set_masks(model, part, name, frozen=_frozen(part, name) | chosen, optimizer=optimizer)
 
 
 def unfreeze(model, layer, weight=None, index=True, *, optimizer=None):
-    """Sets elements free: they are trained again, from where they are and with slots at 0.
+    """Unfreezes elements of weights in place: they are trained again, with optimizer slots at 0.
 
     Args:
         model, layer, weight, index, optimizer: As in `tfprune.freeze`.
@@ -61,16 +61,15 @@ def unfreeze(model, layer, weight=None, index=True, *, optimizer=None):
     >>> model.get_layer("d").frozen_masks["kernel"].numpy().tolist()
     [[False, False], [False, False], [True, True], [True, True]]
     """
-    for part, name, chosen, frozen in _chosen(model, layer, weight, index):
-        set_masks(model, part, name, frozen=frozen & ~chosen, optimizer=optimizer)
+    for part, name, chosen in _chosen(model, layer, weight, index):
+        set_masks(model, part, name, frozen=_frozen(part, name) & ~chosen, optimizer=optimizer)
 
 
 def _chosen(model, layer, weight, index):
-    """For each weight: its layer, its name, which elements are chosen, which are frozen."""
+    """For each weight that is meant: its layer, its name, the elements as a boolean array."""
     layer = find_layer(model, layer)
     if weight is not None:
-        chosen = element_mask(layer, weight, index)
-        return [(layer, weight, chosen, _frozen(layer, weight))]
+        return [(layer, weight, element_mask(layer, weight, index))]
     if index is not True:
         raise ValueError(
             "Argument `index` picks elements of one weight, so `weight` must name it. "
@@ -84,7 +83,7 @@ def _chosen(model, layer, weight, index):
             f"({type(layer).__name__}). Make the model prunable with `tfprune.prunable(model)`, "
             "and build it if it is not built yet."
         )
-    return [(p, name, element_mask(p, name, True), _frozen(p, name)) for p, name in names]
+    return [(part, name, element_mask(part, name, True)) for part, name in names]
 
 
 def _frozen(layer, weight):

@@ -1,4 +1,4 @@
-"""The state of training at one step, to go back to later: `capture` and `rewind`."""
+"""Snapshots of training to rewind to, as for lottery tickets: `capture` and `rewind`."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ _FORMAT = "tfprune snapshot 1"
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What `capture` took: all that the next step of training depends on but data and masks.
+    """The state of training that `capture` returns: all of it but data and masks.
 
     Attributes:
         step: `optimizer.iterations`; 0 without an optimizer.
@@ -69,7 +69,7 @@ class Snapshot:
 
     @classmethod
     def load(cls, path):
-        """A snapshot out of its file.
+        """Reads a snapshot from a file.
 
         Args:
             path: A file that `save` wrote.
@@ -109,7 +109,7 @@ def _as_captured(array, dtype):
 
 
 def capture(model, optimizer=None):
-    """Takes down the weights, the optimizer's slots and counters, and the states of random draws.
+    """Returns a snapshot of the weights, the optimizer's state and the random generators of layers.
 
     Args:
         model: A built model, with masks or without.
@@ -145,12 +145,12 @@ def capture(model, optimizer=None):
 
 
 def rewind(model, snapshot, optimizer=None):
-    """Sets a model and its optimizer back to a snapshot; masks stay as they are now.
+    """Resets a model and its optimizer to a snapshot, in place; masks stay as they are now.
 
-    What is pruned now stays 0, what is frozen now keeps the value it has, and the slots of both
-    start anew; all else is as captured, `optimizer.iterations` and the learning rate too. Without
-    masks, training goes on bit for bit as it did from that step, given the same data. Nothing is
-    retraced.
+    Use it to train a pruned model again from an early step, as for lottery tickets. Pruned elements
+    stay 0, frozen elements keep their current value, and the slots of both start anew; all else is
+    as captured, `optimizer.iterations` and the learning rate too. Without masks, training continues
+    bit for bit as it did from that step, given the same data. Nothing is retraced.
 
     Args:
         model: The model that was captured, or one of the same weights: with masks now, say.

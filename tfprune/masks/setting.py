@@ -11,10 +11,11 @@ from tfprune.layers import Masked
 
 
 def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=None):
-    """Sets the masks of one weight; this is the only way in which masks change.
+    """Sets the trainable and the frozen mask of one weight, in place.
 
-    What is pruned becomes 0. The optimizer's slots of every element whose state changes start
-    anew, so a regrown element starts at 0 without momentum. Nothing is retraced or recompiled.
+    Pruned elements become 0. The optimizer's slots of every element whose masks change start anew,
+    so a regrown element starts at 0 without momentum. Nothing is retraced or recompiled. Masks
+    change in no other way.
 
     Args:
         model: The model which holds the layer.
@@ -47,11 +48,11 @@ def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=No
     if frozen is not None:
         frozen = _as_mask(frozen, _keras.values(mask.frozen), "frozen", layer, weight)
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
-    move_masks(mask, trainable, frozen, optimizer)
+    assign_masks(mask, trainable, frozen, optimizer)
 
 
-def move_masks(mask, trainable=None, frozen=None, optimizer=None):
-    """What `set_masks` does, with everything looked up and checked.
+def assign_masks(mask, trainable=None, frozen=None, optimizer=None):
+    """Sets the masks of a `WeightMask`, as `set_masks` does, without checks.
 
     Args:
         mask: `WeightMask`.
@@ -92,12 +93,12 @@ def find_layer(model, layer):
 
 
 def masked_layers(model):
-    """The layers of a model that carry masks, each once, in the model's order."""
+    """Returns the layers of a model that carry masks, each once, in the model's order."""
     return [layer for layer in _keras.all_layers(model) if isinstance(layer, Masked)]
 
 
 def element_mask(layer, weight, given, argument="index"):
-    """The boolean array of a weight's shape that is meant by one, or by what indexes it.
+    """Returns the boolean array of a weight's shape that indices or a boolean array mean.
 
     Args:
         layer: A layer of `tfprune.layers`.
@@ -169,7 +170,7 @@ def _as_mask(given, before, argument, layer, weight):
 
 @dataclass(frozen=True)
 class MaskCounts:
-    """How many elements the masked weights of a model have, and how many are masked."""
+    """Number of elements in the masked weights of a model, and of those pruned and frozen."""
 
     elements: int
     pruned: int
@@ -177,7 +178,7 @@ class MaskCounts:
 
     @property
     def sparsity(self):
-        """The pruned share of all elements that carry masks."""
+        """The pruned fraction of all elements that carry masks."""
         return self.pruned / self.elements if self.elements else 0.0
 
 

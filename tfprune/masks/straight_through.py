@@ -1,4 +1,4 @@
-"""Weights that are read with their largest elements only, while the gradient reaches all."""
+"""Straight-through masks: the k largest elements in the forward pass, the gradient of all."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the masks of a model look like: `summary`."""
+"""The sparsity, frozen fraction and pattern of each masked weight of a model."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ class WeightSummary:
         layer: The name of the layer that carries the masks.
         weight: The name of the weight there, as in `layer.trainable_masks`.
         shape: The shape of the weight.
-        sparsity: The share of its elements that are pruned.
-        frozen: The share of its elements that are frozen.
-        pattern: What the trainable mask looks like, see `tfprune.patterns.pattern_of`.
+        sparsity: The fraction of its elements that are pruned.
+        frozen: The fraction of its elements that are frozen.
+        pattern: The pattern of the trainable mask, see `tfprune.patterns.pattern_of`.
     """
 
     layer: str
@@ -32,14 +32,14 @@ class WeightSummary:
 
 @dataclass(frozen=True)
 class Summary(Printable):
-    """What `summary` found; `print` shows it as a table.
+    """The result of `tfprune.summary`; `print` shows it as a table.
 
     Attributes:
         name: The model's name.
         weights: A `WeightSummary` for each weight that carries masks, in the model's order.
         elements: How many elements they have together.
-        sparsity: The share of these that are pruned.
-        frozen: The share of these that are frozen.
+        sparsity: The fraction of these that are pruned.
+        frozen: The fraction of these that are frozen.
         notes: What could not be told, and why.
     """
 
@@ -64,7 +64,7 @@ class Summary(Printable):
 
 
 def summary(model):
-    """Lists the weights that carry masks: how sparse each is, how much is frozen, which pattern.
+    """Returns the sparsity, the frozen fraction and the mask pattern of each weight of a model.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.

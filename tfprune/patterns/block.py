@@ -1,20 +1,19 @@
-"""Whole blocks of the matrix form."""
-
-import numbers
+"""Block sparsity: whole blocks of the matrix form of a weight."""
 
 import keras
 import numpy as np
 
-from tfprune.patterns.matrix import axes_or_two
+from tfprune._tools.checks import is_integer
+from tfprune.patterns.matrix import matrix_or_default
 from tfprune.patterns.pattern import Pattern
-from tfprune.patterns.top_k import checked, copied, pruned_count
+from tfprune.patterns.top_k import checked_scores, pruned_count, writable_mask
 
 _POOLINGS = ("mean", "max")
 
 
 @keras.saving.register_keras_serializable("tfprune")
 class Block(Pattern):
-    """Prunes whole blocks of rows x columns of the matrix form, those of the lowest scores first.
+    """Block sparsity: prunes blocks of rows x columns of the matrix form, lowest scores first.
 
     The score of a block is the mean or the maximum of the scores of its elements that are not
     pruned. Blocks go in the order of their scores, of equal ones the last in C order of the matrix
@@ -45,7 +44,7 @@ class Block(Pattern):
 
     def __init__(self, shape, pooling="mean"):
         is_pair = isinstance(shape, (tuple, list)) and len(shape) == 2
-        if not is_pair or not all(_is_size(size) for size in shape):
+        if not is_pair or not all(is_integer(size) and size >= 1 for size in shape):
             raise ValueError(
                 "Argument `shape` must be two integers of at least 1, rows and columns. "
                 f"Received: shape={shape!r}."
@@ -64,10 +63,10 @@ class Block(Pattern):
             ValueError: As `top_k_mask`; or if scores that have not two axes come without their
                 matrix form.
         """
-        scores, kept, frozen = checked(scores, trainable, frozen)
-        axes = axes_or_two(matrix, scores)
+        scores, kept, frozen = checked_scores(scores, trainable, frozen)
+        axes = matrix_or_default(matrix, scores)
         count = pruned_count(sparsity, scores.size)
-        mask = copied(kept, scores)
+        mask = writable_mask(kept, scores)
         count -= scores.size - np.count_nonzero(mask)
         if count <= 0:
             return mask
@@ -122,7 +121,3 @@ class Block(Pattern):
     def get_config(self):
         """The arguments that make this pattern again."""
         return {"shape": self.shape, "pooling": self.pooling}
-
-
-def _is_size(size):
-    return isinstance(size, numbers.Integral) and not isinstance(size, bool) and size >= 1

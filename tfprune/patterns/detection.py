@@ -1,4 +1,4 @@
-"""Which pattern a mask has. Pure functions of NumPy arrays."""
+"""Detection of the pattern of a mask. Pure functions of NumPy arrays."""
 
 import math
 
@@ -12,7 +12,7 @@ _MOST = 0.75
 
 
 def pattern_of(mask, matrix=None):
-    """The most regular pattern that a mask has, in words.
+    """Returns the most regular pattern of a mask, as a string.
 
     | | |
     |---|---|

@@ -1,4 +1,4 @@
-"""The matrix form of a weight: which of its axes are rows (inputs) and which columns (outputs).
+"""The matrix form of weights: which axes are rows (inputs) and which are columns (outputs).
 
 Inputs are the axes that are summed over to make an output, outputs are the others. The positions
 of a window are neither: a convolution is a stack of matrices, one for each position, so that groups
@@ -28,8 +28,8 @@ form: biases, scales of norms, slopes of PReLU.
 import math
 from dataclasses import dataclass
 
-import keras
 import numpy as np
+from keras import layers
 
 from tfprune import _keras
 
@@ -90,7 +90,7 @@ class MatrixAxes:
         return array.transpose(np.argsort(self.order))
 
 
-def axes_or_two(matrix, scores):
+def matrix_or_default(matrix, scores):
     """`matrix`; where it is `None`, rows and columns of scores that have two axes.
 
     Raises:
@@ -120,7 +120,7 @@ def matrix_rule(*classes, weights=("kernel",)):
     Example:
 
     >>> import tfprune
-    >>> class Mixing(tfprune.layers.Masked, keras.layers.Layer):
+    >>> class Mixing(tfprune.layers.Masked, layers.Layer):
     ...     def build(self, input_shape):
     ...         self.mix = self.add_weight(shape=(5, input_shape[-1]), name="mix")
     >>> @matrix_rule(Mixing, weights=["mix"])
@@ -140,7 +140,7 @@ def matrix_rule(*classes, weights=("kernel",)):
 
 
 def matrix_axes(layer, name):
-    """The matrix form of a weight.
+    """Returns the matrix form of a weight: its axes of inputs and of outputs.
 
     Args:
         layer: A built layer that carries masks.
@@ -195,55 +195,33 @@ def _explained(layer, name, shape):
     )
 
 
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_RECURRENT = (
-    keras.layers.SimpleRNN,
-    keras.layers.LSTM,
-    keras.layers.GRU,
-    keras.layers.SimpleRNNCell,
-    keras.layers.LSTMCell,
-    keras.layers.GRUCell,
-)
-_CONVOLUTIONAL_LSTMS = (
-    keras.layers.ConvLSTM1D,
-    keras.layers.ConvLSTM2D,
-    keras.layers.ConvLSTM3D,
-)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+_RECURRENT = (layers.SimpleRNN, layers.LSTM, layers.GRU)
+_CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell)
+_CONV_LSTMS = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 
 
-@matrix_rule(keras.layers.Dense)
-@matrix_rule(
-    keras.layers.Embedding,
-    keras.layers.ReversibleEmbedding,
-    weights=["embeddings", "reverse_embeddings"],
-)
-@matrix_rule(*_RECURRENT, weights=["kernel", "recurrent_kernel"])
-@matrix_rule(*_CONVOLUTIONS)
-@matrix_rule(*_CONVOLUTIONAL_LSTMS, weights=["kernel", "recurrent_kernel"])
+@matrix_rule(layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
+@matrix_rule(layers.Embedding, weights=["embeddings"])
+@matrix_rule(layers.ReversibleEmbedding, weights=["embeddings", "reverse_embeddings"])
+@matrix_rule(*_RECURRENT, *_CELLS, *_CONV_LSTMS, weights=["kernel", "recurrent_kernel"])
 @matrix_rule(*_SEPARABLE, weights=["pointwise_kernel"])
 def _outputs_last(layer, rank):
     return MatrixAxes(stack=tuple(range(rank - 2)), inputs=(rank - 2,), outputs=(rank - 1,))
 
 
-@matrix_rule(*_TRANSPOSED)
+@matrix_rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 def _inputs_last(layer, rank):
     return MatrixAxes(stack=tuple(range(rank - 2)), inputs=(rank - 1,), outputs=(rank - 2,))
 
 
-@matrix_rule(*_DEPTHWISE)
+@matrix_rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 @matrix_rule(*_SEPARABLE, weights=["depthwise_kernel"])
 def _window_as_inputs(layer, rank):
     return MatrixAxes(inputs=tuple(range(rank - 2)), outputs=(rank - 2, rank - 1))
 
 
-@matrix_rule(keras.layers.EinsumDense)
+@matrix_rule(layers.EinsumDense)
 def _by_equation(layer, rank):
     operands, result = layer.equation.split("->")
     axes = list(enumerate(operands.split(",")[1]))

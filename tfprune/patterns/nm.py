@@ -1,13 +1,12 @@
-"""N:M sparsity: in each group of consecutive elements, so many at most stay."""
-
-import numbers
+"""N:M sparsity, such as 2:4: at most N of each M consecutive elements stay."""
 
 import keras
 import numpy as np
 
-from tfprune.patterns.matrix import axes_or_two
+from tfprune._tools.checks import is_integer
+from tfprune.patterns.matrix import matrix_or_default
 from tfprune.patterns.pattern import Pattern
-from tfprune.patterns.top_k import checked, copied, highest, pruned_count
+from tfprune.patterns.top_k import checked_scores, keep_highest, pruned_count, writable_mask
 
 _TOLERANCE = 1e-9
 """By which a sparsity may pass the final one: `1 - keep / of` can be written in several ways."""
@@ -15,7 +14,7 @@ _TOLERANCE = 1e-9
 
 @keras.saving.register_keras_serializable("tfprune")
 class NM(Pattern):
-    """Keeps `keep` of each `of` consecutive elements along an axis of the matrix form.
+    """N:M sparsity: keeps `keep` of each `of` consecutive elements along an axis.
 
     Of each group the `keep` elements with the highest scores stay, of equal scores the first; the
     others are its candidates. They go on a schedule that ends at `sparsity`, which is
@@ -62,8 +61,7 @@ class NM(Pattern):
     uses_matrix = True
 
     def __init__(self, *, keep, of, axis=-2):
-        numbers_given = [isinstance(n, numbers.Integral) for n in (keep, of)]
-        if not all(numbers_given) or isinstance(keep, bool) or not 1 <= keep < of:
+        if not is_integer(keep) or not is_integer(of) or not 1 <= keep < of:
             raise ValueError(
                 "Arguments `keep` and `of` must be integers with 1 <= keep < of. "
                 f"Received: keep={keep!r}, of={of!r}."
@@ -89,8 +87,8 @@ class NM(Pattern):
             ValueError: As `top_k_mask`; if the sparsity is above that of the pattern; or if scores
                 that have not two axes come without their matrix form.
         """
-        scores, kept, frozen = checked(scores, trainable, frozen)
-        axes = axes_or_two(matrix, scores)
+        scores, kept, frozen = checked_scores(scores, trainable, frozen)
+        axes = matrix_or_default(matrix, scores)
         count = pruned_count(sparsity, scores.size)
         if sparsity > self.sparsity + _TOLERANCE:
             raise ValueError(
@@ -98,18 +96,18 @@ class NM(Pattern):
                 f"so a schedule must end there. Received: sparsity={sparsity}, pattern={self!r}. "
                 "Use `pattern.sparsity` as the final sparsity, or keep less of each group."
             )
-        goes = axes.from_matrix(
-            self._last(axes.to_matrix(_ordered(scores, kept, frozen))), scores.shape
+        pruned = axes.from_matrix(
+            self._pruned_at_the_end(axes.to_matrix(_ordered(scores, kept, frozen))), scores.shape
         )
-        candidates = goes
-        count = min(count, np.count_nonzero(goes))
+        candidates = pruned
+        count = min(count, np.count_nonzero(pruned))
         if kept is not None:
-            candidates = goes & kept
-            count -= np.count_nonzero(goes) - np.count_nonzero(candidates)
+            candidates = pruned & kept
+            count -= np.count_nonzero(pruned) - np.count_nonzero(candidates)
         if frozen is not None:
             candidates = candidates & ~frozen
         if count <= 0:
-            return copied(kept, scores)
+            return writable_mask(kept, scores)
         available = np.count_nonzero(candidates)
         if count > available:
             raise ValueError(
@@ -119,9 +117,9 @@ class NM(Pattern):
                 "sparsity, or unfreeze some."
             )
         stays = ~candidates if kept is None else kept & ~candidates
-        return highest(scores, count, candidates) | stays
+        return keep_highest(scores, count, candidates) | stays
 
-    def _last(self, matrix):
+    def _pruned_at_the_end(self, matrix):
         """What the last mask prunes: in each group the `of - keep` that come first in order."""
         _, rows, columns = matrix.shape
         length = rows if self.axis == -2 else columns
@@ -134,7 +132,7 @@ class NM(Pattern):
         at = 3 + self.axis
         shape[at : at + 1] = [-1, self.of]
         groups = np.moveaxis(matrix.reshape(shape), at + 1, 0)
-        goes = np.empty(groups.shape, bool)
+        pruned = np.empty(groups.shape, bool)
         for place, element in enumerate(groups):
             # Of equal elements the later ones go first, the filling before all others.
             before = np.zeros(element.shape, np.int16)
@@ -142,9 +140,9 @@ class NM(Pattern):
                 before += earlier < element
             for later in groups[place + 1 :]:
                 before += later <= element
-            goes[place] = before < self.of - self.keep
-        goes = np.moveaxis(goes, 0, at + 1).reshape(matrix.shape)
-        return goes[:, :rows, :columns]
+            pruned[place] = before < self.of - self.keep
+        pruned = np.moveaxis(pruned, 0, at + 1).reshape(matrix.shape)
+        return pruned[:, :rows, :columns]
 
     def get_config(self):
         """The arguments that make this pattern again."""

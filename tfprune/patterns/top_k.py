@@ -1,14 +1,13 @@
-"""The elements with the highest scores, to an exact count. Pure functions of NumPy arrays."""
-
-import numbers
+"""Exact top-k masks from scores. Pure functions of NumPy arrays."""
 
 import numpy as np
 
 from tfprune._tools import parallel
+from tfprune._tools.checks import is_number
 
 
 def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
-    """Keeps the elements with the highest scores: exactly as many as the sparsity leaves.
+    """Returns the mask of the elements with the highest scores, with an exact count.
 
     The number of pruned elements is `sparsity * size` rounded to the nearest integer (half to
     even, as Python's `round`). Below a sparsity of 1 at least one element is kept; 1 prunes all.
@@ -44,7 +43,7 @@ def top_k_mask(scores, sparsity, *, trainable=None, frozen=None):
 def top_k_masks(
     scores, sparsity, *, trainable=None, frozen=None, keep_one=False, by_magnitude=False
 ):
-    """`top_k_mask` of several arrays that are ranked together, as if they were one.
+    """Returns the masks of several arrays ranked together, as if they were one for `top_k_mask`.
 
     Args:
         scores: List of arrays.
@@ -69,13 +68,13 @@ def top_k_masks(
     """
     nothing = [None] * len(scores)
     scores = [_floats(array) for array in scores]
-    given = parallel.each(checked, scores, trainable or nothing, frozen or nothing)
+    given = parallel.each(checked_scores, scores, trainable or nothing, frozen or nothing)
     scores, kept, frozen = zip(*given, strict=True)
     size = sum(array.size for array in scores)
     pruned = sum(mask.size - np.count_nonzero(mask) for mask in kept if mask is not None)
     count = pruned_count(sparsity, size) - pruned
     if count <= 0:
-        return [copied(mask, array) for mask, array in zip(kept, scores, strict=True)]
+        return [writable_mask(mask, array) for mask, array in zip(kept, scores, strict=True)]
     candidates = [_candidates(*masks) for masks in zip(kept, frozen, strict=True)]
     available = sum(
         array.size if mask is None else np.count_nonzero(mask)
@@ -160,15 +159,14 @@ def _candidates(kept, frozen):
 
 
 def pruned_count(sparsity, size):
-    """How many of `size` elements a sparsity prunes.
+    """Returns how many of `size` elements are pruned at a sparsity.
 
     Example:
 
     >>> pruned_count(0.25, 10), pruned_count(0.9999, 10), pruned_count(1.0, 10)
     (2, 9, 10)
     """
-    is_number = isinstance(sparsity, numbers.Real) and not isinstance(sparsity, bool)
-    if not is_number or not 0 <= sparsity <= 1:  # a NaN compares False
+    if not is_number(sparsity) or not 0 <= sparsity <= 1:  # a NaN compares False
         raise ValueError(
             f"Argument `sparsity` must be a number from 0 to 1. Received: sparsity={sparsity!r}."
         )
@@ -176,8 +174,10 @@ def pruned_count(sparsity, size):
     return count if sparsity == 1 else max(0, min(count, size - 1))
 
 
-def highest(scores, count, candidates=None):
-    """The candidates without the `count` lowest of them, of equals without the last in C order.
+def keep_highest(scores, count, candidates=None):
+    """Returns the mask of the candidates without the `count` lowest of them.
+
+    Of equal scores, those that come last in C order go first.
 
     Args:
         scores: Array of any shape, finite where there is a candidate.
@@ -311,8 +311,8 @@ def _bracket(sample, quantile):
     return low, sample[high] if high < sample.size else np.inf
 
 
-def checked(scores, trainable, frozen):
-    """What every pattern is given, checked.
+def checked_scores(scores, trainable, frozen):
+    """Checks the scores and masks that a pattern is given.
 
     Returns:
         The scores as float32 or float64; what is kept, `None` for everything; what is frozen,
@@ -331,7 +331,7 @@ def checked(scores, trainable, frozen):
     return scores, kept, frozen
 
 
-def copied(mask, scores):
+def writable_mask(mask, scores):
     """A mask that the caller may write to, of ones where it is `None`."""
     return np.ones(scores.shape, bool) if mask is None else mask.copy()
 

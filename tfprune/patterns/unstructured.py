@@ -1,4 +1,4 @@
-"""Single elements, wherever they stand."""
+"""Unstructured sparsity: single elements."""
 
 import keras
 
@@ -8,7 +8,7 @@ from tfprune.patterns.top_k import top_k_mask
 
 @keras.saving.register_keras_serializable("tfprune")
 class Unstructured(Pattern):
-    """Prunes the elements with the lowest scores, wherever they stand; see `top_k_mask`.
+    """Unstructured sparsity: prunes the elements with the lowest scores; see `top_k_mask`.
 
     Example:
 

@@ -8,8 +8,8 @@ OneShot(target_sparsity=0.5, step=0, unit='step')
 """
 
 import inspect
-import numbers
 
+from tfprune._tools.checks import is_number
 from tfprune._tools.registry import Registry
 from tfprune.schedules import checks
 from tfprune.schedules.base import FOREVER, InSteps, Schedule
@@ -76,7 +76,7 @@ def get(identifier, argument="schedule"):
         identifier = convert(identifier)
     if isinstance(identifier, dict):
         identifier = deserialize(identifier)
-    if isinstance(identifier, numbers.Real) and not isinstance(identifier, bool):
+    if is_number(identifier):
         return Constant(checks.sparsity(argument, identifier))
     if isinstance(identifier, Schedule) or inspect.isclass(identifier) or not callable(identifier):
         return _REGISTRY.get(identifier, argument)

@@ -1,4 +1,4 @@
-"""What every schedule has: the sparsity at a time, and the times at which updates are due."""
+"""The base class of schedules, and the conversion from epochs to steps."""
 
 import fractions
 import math
@@ -9,11 +9,11 @@ from tfprune._tools.registry import Configurable
 from tfprune.schedules import checks
 
 FOREVER = -1
-"""As `end_step`: updates go on as long as training does."""
+"""The `end_step` of a schedule without an end."""
 
 
 class Schedule(Configurable):
-    """Base class: a callable step -> sparsity, with updates due every `frequency` steps.
+    """Base class: maps a step to a sparsity, with updates due every `frequency` steps.
 
     Steps are counted from 0 by `optimizer.iterations`: step 0 is before the first update of the
     weights. The sparsity is 0 before `begin_step`. Updates are due at `begin_step`, at every
@@ -92,7 +92,7 @@ class Schedule(Configurable):
 
     @property
     def final(self):
-        """The sparsity from the last update on; `None` where updates go on for ever.
+        """The sparsity from the last update on; `None` for a schedule without an end.
 
         Example:
 
@@ -108,7 +108,7 @@ class Schedule(Configurable):
         return due is not None and checks.exact(due) == self._now(step)
 
     def in_steps(self, steps_per_epoch):
-        """This schedule in steps; itself, where it is that already.
+        """Returns this schedule counted in steps; itself if it is in steps already.
 
         Args:
             steps_per_epoch: Number, the steps of the optimizer in one epoch. It need not be
@@ -145,7 +145,7 @@ class Schedule(Configurable):
 
 @keras.saving.register_keras_serializable("tfprune")
 class InSteps(Schedule):
-    """A schedule in epochs, in steps: what `schedule.in_steps(steps_per_epoch)` returns.
+    """Converts a schedule in epochs to steps; `schedule.in_steps(steps_per_epoch)` returns it.
 
         sparsity = schedule(step / steps_per_epoch)
 

@@ -1,7 +1,9 @@
-"""Checks of arguments, whose errors name them, and exact times."""
+"""Checks of arguments, with errors that name them, and exact arithmetic of times."""
 
 import fractions
 import numbers
+
+from tfprune._tools.checks import is_integer, is_number
 
 STEP, EPOCH = "step", "epoch"
 
@@ -17,7 +19,7 @@ def time(name, value, unit, minimum=0):
     """The argument as an int of steps, or as epochs, whole or not; `minimum` itself may be."""
     if unit == STEP:
         return integer(name, value, minimum)
-    if not _is_number(value) or not minimum <= value < float("inf"):  # a NaN compares False
+    if not is_number(value) or not minimum <= value < float("inf"):  # a NaN compares False
         raise ValueError(
             f"Argument `{name}` must be a number of epochs of at least {minimum}. "
             f"Received: {name}={value!r}."
@@ -37,7 +39,7 @@ def duration(name, value, unit):
 
 def integer(name, value, minimum):
     """The argument as an int."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+    if not is_integer(value) or value < minimum:
         raise ValueError(
             f"Argument `{name}` must be an integer of at least {minimum}. "
             f"Received: {name}={value!r}."
@@ -47,7 +49,7 @@ def integer(name, value, minimum):
 
 def sparsity(name, value):
     """The argument as a float from 0 to 1."""
-    if not _is_number(value) or not 0 <= value <= 1:  # a NaN compares False
+    if not is_number(value) or not 0 <= value <= 1:  # a NaN compares False
         raise ValueError(
             f"Argument `{name}` must be a number from 0 to 1. Received: {name}={value!r}."
         )
@@ -69,7 +71,3 @@ def exact(time):
 def plain(time):
     """An exact time as an int where it is whole, else as a float."""
     return int(time.numerator) if time.denominator == 1 else float(time)
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Schedules made of schedules."""
+"""Schedules made of other schedules: repeated, or one after the other."""
 
 import itertools
 
@@ -10,16 +10,16 @@ from tfprune.schedules.base import FOREVER, Schedule
 
 @keras.saving.register_keras_serializable("tfprune")
 class Periodic(Schedule):
-    """The course of a schedule again and again, every `period` steps.
+    """Repeats a schedule every `period` steps.
 
         sparsity = schedule(step % period)
 
-    Updates are due where the schedule says so, and where its course begins anew. At the end of
-    `cycles` it stays at what the schedule ends with.
+    Updates are due where the schedule says so, and where a cycle begins. After the last cycle the
+    sparsity stays at the final one of the schedule.
 
-    The sparsity falls where the course begins anew. That is for those who follow a schedule both
-    ways. In `PruneWeights` and `PruneUnits` sparsity never falls and what is pruned does not come
-    back: they prune in the first cycle, and in later ones only if sparsity rises above that.
+    The sparsity falls at the beginning of a cycle. `FreezeWeights` follows it both ways.
+    `PruneWeights` and `PruneUnits` never bring pruned elements back: they prune in the first cycle,
+    and in later ones only if the sparsity rises above that.
 
     Args:
         schedule: A `tfprune.schedules.Schedule`. Its steps are counted from the beginning of each
@@ -109,11 +109,11 @@ class Periodic(Schedule):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Chain(Schedule):
-    """Several schedules, one after the other.
+    """Joins several schedules, one after the other.
 
-    Each counts its steps from the boundary at which it takes over. Updates are due where the one
-    that is active says so, and at each boundary. A schedule which begins later than at its
-    boundary leaves until then the sparsity that the one before it has come to.
+    Each counts its steps from the boundary at which it becomes active. Updates are due where the
+    active schedule says so, and at each boundary. Until its `begin_step`, the sparsity stays where
+    the schedule before it has come to.
 
     Args:
         schedules: Sequence of `tfprune.schedules.Schedule`, all in the same unit.

@@ -1,4 +1,4 @@
-"""Schedules with one sparsity."""
+"""Schedules with one sparsity: constant, and one shot."""
 
 import keras
 
@@ -8,7 +8,7 @@ from tfprune.schedules.base import FOREVER, Schedule
 
 @keras.saving.register_keras_serializable("tfprune")
 class Constant(Schedule):
-    """The same sparsity from `begin_step` on.
+    """A constant sparsity from `begin_step` on.
 
     Args:
         target_sparsity: Float from 0 to 1. 1 removes every element.
@@ -49,7 +49,7 @@ class Constant(Schedule):
 
 @keras.saving.register_keras_serializable("tfprune")
 class OneShot(Schedule):
-    """The whole sparsity at one step.
+    """Prunes to the target sparsity at one step, with no updates before or after.
 
     Args:
         target_sparsity: Float from 0 to 1. 1 removes every element.

@@ -1,10 +1,10 @@
-"""Schedules whose sparsity rises from one value to another along a curve."""
+"""Schedules whose sparsity rises along a curve: polynomial, linear, exponential, cosine."""
 
 import math
-import numbers
 
 import keras
 
+from tfprune._tools.checks import is_number
 from tfprune.schedules import checks
 from tfprune.schedules.base import Schedule
 
@@ -89,9 +89,6 @@ class PolynomialDecay(Curve):
 
         sparsity = final + (initial - final) * (1 - p) ** power
 
-    After `end_step` it stays at `final_sparsity`; where `end_step` equals `begin_step` it is there
-    at once.
-
     Args:
         initial_sparsity: Float from 0 to 1, the sparsity at `begin_step`.
         final_sparsity: Float from `initial_sparsity` to 1, the sparsity from `end_step` on. 1
@@ -131,7 +128,7 @@ class PolynomialDecay(Curve):
         super().__init__(
             initial_sparsity, final_sparsity, begin_step, end_step, frequency, unit=unit
         )
-        if not isinstance(power, numbers.Real) or not 0 < power < float("inf"):
+        if not is_number(power) or not 0 < power < float("inf"):
             raise ValueError(f"Argument `power` must be above 0. Received: power={power}.")
         self.power = power
 
@@ -146,14 +143,11 @@ class PolynomialDecay(Curve):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Linear(Curve):
-    """The sparsity rises by as much at every step.
+    """The sparsity rises linearly from `initial_sparsity` to `final_sparsity`.
 
     With p = (step - begin_step) / (end_step - begin_step), from 0 to 1:
 
         sparsity = initial + (final - initial) * p
-
-    After `end_step` it stays at `final_sparsity`; where `end_step` equals `begin_step` it is there
-    at once.
 
     Args:
         initial_sparsity: Float from 0 to 1, the sparsity at `begin_step`.
@@ -181,20 +175,19 @@ class Linear(Curve):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Exponential(Curve):
-    """The density, 1 - sparsity, falls by the same factor at every step.
+    """The density, 1 - sparsity, decays exponentially: by the same factor at every step.
 
     With p = (step - begin_step) / (end_step - begin_step), from 0 to 1:
 
         sparsity = 1 - (1 - initial) * ((1 - final) / (1 - initial)) ** p
 
-    So each update prunes the same share of what the one before has left, as rounds of iterative
-    pruning do. After `end_step` the sparsity stays at `final_sparsity`; where `end_step` equals
-    `begin_step` it is there at once.
+    So each update prunes the same fraction of the weights that are left, as rounds of iterative
+    magnitude pruning do.
 
     Args:
         initial_sparsity: Float from 0 to below 1, the sparsity at `begin_step`.
         final_sparsity: Float from `initial_sparsity` to below 1, the sparsity from `end_step` on.
-            No factor leads to a density of 0.
+            1 is not allowed, since no factor leads to a density of 0.
         begin_step: Integer, the first step at which an update is due.
         end_step: Integer, the last one.
         frequency: Integer, steps from one update to the next; 100 by default, or one epoch.
@@ -205,7 +198,7 @@ class Exponential(Curve):
 
     Example:
 
-    A fifth of what is left, three times:
+    Prune a fifth of what is left, three times:
 
     >>> schedule = Exponential(0.0, 0.488, begin_step=0, end_step=3, unit="epoch")
     >>> [round(schedule(epoch), 3) for epoch in (0, 1, 2, 3)]
@@ -243,9 +236,6 @@ class Cosine(Curve):
     With p = (step - begin_step) / (end_step - begin_step), from 0 to 1:
 
         sparsity = final + (initial - final) * (1 + cos(pi * p)) / 2
-
-    After `end_step` it stays at `final_sparsity`; where `end_step` equals `begin_step` it is there
-    at once.
 
     Args:
         initial_sparsity: Float from 0 to 1, the sparsity at `begin_step`.

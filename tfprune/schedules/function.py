@@ -1,4 +1,4 @@
-"""A function of the user's as a schedule."""
+"""A schedule from a Python function."""
 
 import keras
 
@@ -8,7 +8,7 @@ from tfprune.schedules.base import FOREVER, Schedule
 
 @keras.saving.register_keras_serializable("tfprune")
 class Function(Schedule):
-    """A function step -> sparsity of your own as a schedule.
+    """A schedule from a function of your own, step -> sparsity.
 
     Args:
         function: Callable which takes the step, an integer, or the epoch, a number, and returns a

@@ -10,11 +10,11 @@ Latency(milliseconds=2.5, fraction=None, batch_size=32, input_shapes=None, toler
 
 import dataclasses
 import math
-import numbers
 from dataclasses import dataclass
 
 import keras
 
+from tfprune._tools.checks import is_integer, is_number
 from tfprune._tools.registry import Registry
 
 __all__ = [
@@ -201,13 +201,13 @@ class Latency(Budget):
         for name, most in ranges.items():
             value = getattr(self, name)
             if value is not None and not (
-                _is_number(value) and 0 < value <= most and value != math.inf
+                is_number(value) and 0 < value <= most and value != math.inf
             ):
                 raise ValueError(
                     f"Argument `{name}` must be a number above 0"
                     f"{'' if most == math.inf else ' and at most 1'}. Received: {name}={value!r}."
                 )
-        if not _is_integer(self.batch_size) or self.batch_size < 1:
+        if not is_integer(self.batch_size) or self.batch_size < 1:
             raise ValueError(
                 "Argument `batch_size` must be a positive integer. "
                 f"Received: batch_size={self.batch_size!r}."
@@ -256,19 +256,11 @@ def get(identifier, argument="budget"):
 
 
 def _checked(remaining, name):
-    if _is_integer(remaining) and remaining >= 1:
+    if is_integer(remaining) and remaining >= 1:
         return int(remaining)
-    if _is_number(remaining) and not _is_integer(remaining) and 0 < remaining <= 1:
+    if is_number(remaining) and not is_integer(remaining) and 0 < remaining <= 1:
         return float(remaining)
     raise ValueError(
         f"A budget must be a float in (0, 1], the fraction of the dense model's that may remain, "
         f"or a positive integer, how many may remain. Received: {name}({remaining!r})."
     )
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

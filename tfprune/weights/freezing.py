@@ -11,8 +11,8 @@ import numbers
 import numpy as np
 
 from tfprune.criteria import freezing
-from tfprune.masks.setting import move_masks
-from tfprune.patterns.top_k import checked, highest
+from tfprune.masks.setting import assign_masks
+from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.weights import distributions
 from tfprune.weights.scores import WeightScores, about
 
@@ -77,7 +77,7 @@ class FreezingMethod:
             scores = self._scoring.of(model, weights, range(len(weights)))
             for weight, array in zip(weights, scores.values(), strict=True):
                 with about(weight, "freeze"):  # whose scores are not finite, the error names
-                    checked(array, weight.trainable_mask, None)
+                    checked_scores(array, weight.trainable_mask, None)
             mask = frozen_mask(_joined(scores.values()), missing[0], kept[0], frozen[0])
             return _split(mask, weights)
         scores = self._scoring.of(model, weights, places)
@@ -138,12 +138,12 @@ def frozen_mask(scores, missing, kept, frozen):
     >>> frozen_mask(np.array([3.0, 1.0, 2.0, 4.0]), -1, everything, two)
     array([False,  True, False, False])
     """
-    scores, _, _ = checked(scores, kept, None)
+    scores, _, _ = checked_scores(scores, kept, None)
     candidates = kept & (~frozen if missing > 0 else frozen)
     count = missing if missing > 0 else np.count_nonzero(candidates) + missing
     lowest = candidates
     if count < np.count_nonzero(candidates):
-        lowest = candidates & ~highest(scores, count, candidates) if count else False
+        lowest = candidates & ~keep_highest(scores, count, candidates) if count else False
     return frozen | lowest if missing > 0 else (frozen & ~candidates) | lowest
 
 
@@ -152,7 +152,7 @@ def apply_frozen(model, weights, masks, optimizer=None):
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
     for weight, mask in zip(weights, masks, strict=True):
         if mask is not None:
-            move_masks(weight.mask, frozen=mask, optimizer=optimizer)
+            assign_masks(weight.mask, frozen=mask, optimizer=optimizer)
 
 
 def frozen_share(weights):

@@ -9,7 +9,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
-from tfprune.masks.setting import MaskCounts, masked_layers, move_masks
+from tfprune.masks.setting import MaskCounts, assign_masks, masked_layers
 
 PREDICATE = "(layer, weight_name) -> bool"
 """What a predicate over weights takes and returns."""
@@ -128,7 +128,7 @@ def apply_masks(model, weights, masks, optimizer=None):
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
     for weight, mask in zip(weights, masks, strict=True):
         if mask is not None:
-            move_masks(weight.mask, trainable=mask, optimizer=optimizer)
+            assign_masks(weight.mask, trainable=mask, optimizer=optimizer)
 
 
 def count_weights(weights):
