@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.masks import layer_filter
+from tfprune.masks.rewinding import by_name
 from tfprune.weights.prunable import PREDICATE, select_weights
 
 _BINS = 30
@@ -129,16 +130,8 @@ class LogMasks(keras.callbacks.Callback):
 
 
 def _named(weights):
-    """The weights by `layer/weight`, with a number where that is taken."""
-    found = {}
-    for weight in weights:
-        name = taken = f"{weight.layer.name}/{weight.name}"
-        number = 0
-        while taken in found:
-            number += 1
-            taken = f"{name}_{number}"
-        found[taken] = weight
-    return found
+    """The weights by `layer/weight`."""
+    return by_name((f"{weight.layer.name}/{weight.name}", weight) for weight in weights)
 
 
 def _sparsity(weight):

@@ -205,25 +205,25 @@ def _seeds(model):
 
 def _weights(model):
     """The weights by their paths, without the model's own name, which Keras numbers."""
-    return _by_name((v.path.removeprefix(f"{model.name}/"), v) for v in model.weights)
+    return by_name((v.path.removeprefix(f"{model.name}/"), v) for v in model.weights)
 
 
 def _optimizer_state(model, optimizer):
     """The variables of the optimizer by name, without its own name and the model's."""
     names = [variable.path.split("/", 1)[-1] for variable in optimizer.variables]
     names = [name.removeprefix(f"{model.name}_") for name in names]
-    return _by_name(zip(names, optimizer.variables, strict=True))
+    return by_name(zip(names, optimizer.variables, strict=True))
 
 
-def _by_name(pairs):
-    """The variables by name, with a number where that is taken."""
+def by_name(pairs):
+    """A dict of pairs of a name and a value, with a number after names that are taken."""
     found = {}
-    for name, variable in pairs:
+    for name, value in pairs:
         taken, number = name, 0
         while taken in found:
             number += 1
             taken = f"{name}_{number}"
-        found[taken] = variable
+        found[taken] = value
     return found
 
 

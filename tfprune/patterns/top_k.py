@@ -82,13 +82,13 @@ def top_k_masks(
     )
     _check_available(count, available, sparsity, size)
     ranking = _Ranking(scores, candidates, available, count - 1, by_magnitude)
-    saved = {}
+    protected = {}
     if keep_one and sparsity < 1:
-        saved = _saved(candidates, kept, frozen, ranking, count)
+        protected = _protected(candidates, kept, frozen, ranking, count)
     while True:
-        _check_available(count, available - len(saved), sparsity, size)
-        masks = ranking.highest(count + len(saved))
-        for place, element in saved.items():
+        _check_available(count, available - len(protected), sparsity, size)
+        masks = ranking.highest(count + len(protected))
+        for place, element in protected.items():
             masks[place].flat[element] = True
         for mask, keeps, stays in zip(masks, kept, frozen, strict=True):
             if stays is not None:
@@ -96,7 +96,7 @@ def top_k_masks(
         emptied = [] if not keep_one or sparsity == 1 else _emptied(masks, kept)
         if not emptied:
             return masks
-        saved |= {place: ranking.best(place)[0] for place in emptied}
+        protected |= {place: ranking.best(place)[0] for place in emptied}
 
 
 def _check_available(count, available, sparsity, size):
@@ -118,10 +118,10 @@ def _emptied(masks, kept):
     ]
 
 
-def _saved(candidates, kept, frozen, ranking, count):
+def _protected(candidates, kept, frozen, ranking, count):
     """The best candidates of arrays which surely lose all they have: their places, flat.
 
-    What is saved lets the next lowest go instead, which may empty other arrays. An array whose
+    What is protected lets the next lowest go instead, which may empty other arrays. An array whose
     best is as low as the highest that goes is not among them, since of equals some may stay.
     """
     places = [
@@ -133,22 +133,16 @@ def _saved(candidates, kept, frozen, ranking, count):
     ]
     if not places:
         return {}
-    best = dict(
-        zip(
-            places,
-            parallel.each(
-                lambda _, p: ranking.best(p), [ranking.arrays[p] for p in places], places
-            ),
-            strict=True,
-        )
-    )
-    saved = {}
+    arrays = [ranking.arrays[place] for place in places]
+    found = parallel.each(lambda _, place: ranking.best(place), arrays, places)
+    best = dict(zip(places, found, strict=True))
+    protected = {}
     while True:
-        threshold = ranking.at(min(count + len(saved), ranking.available) - 1)
+        threshold = ranking.at(min(count + len(protected), ranking.available) - 1)
         lost = {p: element for p, (element, score) in best.items() if score < threshold}
-        if len(lost) == len(saved):
-            return saved
-        saved = lost
+        if len(lost) == len(protected):
+            return protected
+        protected = lost
 
 
 def _candidates(kept, frozen):
@@ -199,7 +193,7 @@ _BLOCK = 2**15
 
 
 class _Ranking:
-    """The candidates of several arrays in one order, of which one stretch is known.
+    """The candidates of several arrays in one order, of which one window is known.
 
     A sample says between which two values the candidate of a rank must lie, but for bad
     luck; only the few candidates between them are gathered and partitioned. The arrays are read
@@ -212,8 +206,8 @@ class _Ranking:
         self.candidates = candidates
         self.by_magnitude = by_magnitude
         self.available = available
-        self.below = 0  # how many candidates are lower than those of the stretch
-        self.stretch = None
+        self.below = 0  # how many candidates are lower than those of the window
+        self.window = None
         if available > 8 * _SAMPLE:
             self._gather(*_bracket(self._sample(), rank / available))
 
@@ -252,15 +246,15 @@ class _Ranking:
 
         below, inside = zip(*parallel.each(gather, self.arrays, self.candidates), strict=True)
         self.below = sum(below)
-        self.stretch = np.concatenate(inside)
+        self.window = np.concatenate(inside)
 
     def at(self, rank):
         """The candidate which `rank` are lower than."""
-        if self.stretch is None or not 0 <= rank - self.below < self.stretch.size:
+        if self.window is None or not 0 <= rank - self.below < self.window.size:
             self._gather(-np.inf, np.inf)
         # One partition is no full sort, and one in place copies nothing.
-        self.stretch.partition(rank - self.below)
-        return self.stretch[rank - self.below]
+        self.window.partition(rank - self.below)
+        return self.window[rank - self.below]
 
     def best(self, place):
         """The best candidate of an array, of equals the first: its place in it, flat; its score."""

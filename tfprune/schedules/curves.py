@@ -47,11 +47,15 @@ class Curve(Schedule):
         super().__init__(begin_step, end_step, frequency, unit=unit)
         self.initial_sparsity = checks.sparsity("initial_sparsity", initial_sparsity)
         self.final_sparsity = checks.sparsity("final_sparsity", final_sparsity)
+        self._check_final()
         if self.initial_sparsity > self.final_sparsity:
             raise ValueError(
                 "Argument `initial_sparsity` must not be more than `final_sparsity`. Received: "
                 f"initial_sparsity={initial_sparsity}, final_sparsity={final_sparsity}."
             )
+
+    def _check_final(self):
+        """Raises a `ValueError` if the curve cannot reach its final sparsity."""
 
     @property
     def rise(self):
@@ -210,16 +214,11 @@ class Exponential(Curve):
         that are left.
     """
 
-    def __init__(
-        self, initial_sparsity, final_sparsity, begin_step, end_step, frequency=None, *, unit="step"
-    ):
-        super().__init__(
-            initial_sparsity, final_sparsity, begin_step, end_step, frequency, unit=unit
-        )
+    def _check_final(self):
         if self.final_sparsity == 1:
             raise ValueError(
                 "Argument `final_sparsity` must be less than 1, since a density that falls by a "
-                f"factor never is 0. Received: final_sparsity={final_sparsity}. Try "
+                f"factor never is 0. Received: final_sparsity={self.final_sparsity}. Try "
                 "`tfprune.schedules.Linear`."
             )
 
