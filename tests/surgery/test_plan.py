@@ -207,6 +207,6 @@ def test_large_problems_tell_what_is_solved(capsys):
     model = keras.Model(inputs, layers.Dense(1)(layers.Dense(6000, name="wide")(inputs)))
     new = surgery.resize(model, {"wide": 100}, verbose=1)
     assert new.get_layer("wide").units == 100
-    assert "6,000 units of 1 kinds" in capsys.readouterr().out
+    assert "6,000 units in 1 equivalence classes" in capsys.readouterr().out
     surgery.resize(model, {"wide": 100})
     assert capsys.readouterr().out == ""

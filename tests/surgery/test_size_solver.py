@@ -1,4 +1,4 @@
-"""The integer programme: the best choice, compared with all choices there are."""
+"""The integer program of the size solver: its optimum, compared with all selections there are."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import pytest
 
 from tfprune.coupling.units import couple
 from tfprune.surgery.size_solver import solve
-from tfprune.surgery.sizes import asked, by, equal
+from tfprune.surgery.sizes import by, equal_counts, size_constraint
 
 layers = keras.layers
 
@@ -28,11 +28,12 @@ def model_with_sums():
 
 
 def found(model, changes, seed, **options):
-    """The choice of the programme, with random utilities, and these."""
+    """The solution with random utilities, and these."""
     coupling = couple(model)
-    worth = np.random.default_rng(seed).normal(size=coupling.size)
-    rows = [asked(model, coupling, key, wanted) for key, wanted in changes.items()]
-    return coupling, worth, rows, solve(coupling, rows, lambda wanted: worth, **options)
+    utility = np.random.default_rng(seed).normal(size=coupling.size)
+    constraints = [size_constraint(model, coupling, key, wanted) for key, wanted in changes.items()]
+    solution = solve(coupling, constraints, lambda wanted: utility, **options)
+    return coupling, utility, constraints, solution
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,13 +49,13 @@ def found(model, changes, seed, **options):
     ],
 )
 def test_no_choice_is_worth_more(make, changes, seed):
-    coupling, worth, rows, solution = found(make(), changes, seed)
+    coupling, utility, constraints, solution = found(make(), changes, seed)
     free = [u for u in range(1, coupling.size) if u not in coupling.pins]
-    lowest = worth[free].min()
-    scaled = 0.1 + 0.9 * (worth - lowest) / (worth[free].max() - lowest)
+    lowest = utility[free].min()
+    scaled = 0.1 + 0.9 * (utility - lowest) / (utility[free].max() - lowest)
 
     def is_possible(kept):
-        if any((row.signs * kept[row.units]).sum() != row.size for row in rows):
+        if any((each.signs * kept[each.units]).sum() != each.size for each in constraints):
             return False
         for grouping in coupling.groupings:
             sides = [kept[coupling.roots[side]].sum(axis=1) for side in grouping.sides]
@@ -76,8 +77,8 @@ def test_no_choice_is_worth_more(make, changes, seed):
 
 
 def test_as_few_units_come_as_sizes_ask_for():
-    _, _, rows, solution = found(model_with_sums(), {"joined": by(+3)}, 0)
-    assert solution.size(rows[0]) == 13
+    _, _, constraints, solution = found(model_with_sums(), {"joined": by(+3)}, 0)
+    assert solution.size(constraints[0]) == 13
     assert solution.kept.all()
     assert sorted(count for _, count in solution.new) in ([1, 1], [3])
     assert sum(count for _, count in solution.new) == 2
@@ -86,26 +87,26 @@ def test_as_few_units_come_as_sizes_ask_for():
 def test_firm_constraints_hold_where_sizes_are_met_as_nearly_as_can_be():
     model = model_with_sums()
     coupling = couple(model)
-    rows = [asked(model, coupling, key, 5) for key in ("a", "b")]
-    sides = [asked(model, coupling, key, 1).units for key in ("a", "b")]
-    rows[1] = asked(model, coupling, "b", 2)
-    rows.append(equal("both", *sides))
-    worth = np.ones(coupling.size)
+    constraints = [size_constraint(model, coupling, key, 5) for key in ("a", "b")]
+    sides = [size_constraint(model, coupling, key, 1).units for key in ("a", "b")]
+    constraints[1] = size_constraint(model, coupling, "b", 2)
+    constraints += equal_counts("both", *sides)
+    utility = np.ones(coupling.size)
     with pytest.raises(ValueError, match="nearest"):
-        solve(coupling, rows, lambda wanted: worth)
-    solution = solve(coupling, rows, lambda wanted: worth, relaxed=True)
-    assert solution.size(rows[0]) == solution.size(rows[1])
-    assert 2 <= solution.size(rows[0]) <= 5
+        solve(coupling, constraints, lambda wanted: utility)
+    solution = solve(coupling, constraints, lambda wanted: utility, relaxed=True)
+    assert solution.size(constraints[0]) == solution.size(constraints[1])
+    assert 2 <= solution.size(constraints[0]) <= 5
 
 
 def test_units_that_cannot_stand_alone_are_never_all_taken():
     inputs = keras.Input((2,))
     x = layers.Dense(5, name="x")(inputs)
     model = keras.Model(inputs, layers.Dense(1)(layers.Add()([x[:, :2], layers.Dense(2)(x)])))
-    coupling, _, rows, solution = found(model, {"x": 1}, 0, relaxed=True)
+    coupling, _, constraints, solution = found(model, {"x": 1}, 0, relaxed=True)
     counts = solution.kept.astype(int)
     assert all(
         counts[coupling.roots[labels.reshape(-1)]].any()
         for labels in coupling.tensor_labels.values()
     )
-    assert solution.size(rows[0]) == 1
+    assert solution.size(constraints[0]) == 1

@@ -123,7 +123,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         changed = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
         chosen = indices.get(id(variable), {})
         if growth is not None:
-            taken = growth.taken(variable, changed, chosen, counterpart).astype(value.dtype)
+            taken = growth.new_value(variable, changed, chosen, counterpart).astype(value.dtype)
         else:
             taken = gathered(changed.astype(value.dtype), chosen, counterpart)
         return _checked(variable, taken, counterpart)

@@ -1,4 +1,4 @@
-"""Changes of a trained network that keep what it has learned."""
+"""Network surgery: resize, insert, remove, connect or replace layers of a trained model."""
 
 from tfprune.surgery.functions import (
     connect,

@@ -1,4 +1,4 @@
-"""Single edits of a model: each function is a plan of one edit, made at once."""
+"""Single edits of a model. Each function returns the model of a plan with one edit."""
 
 from tfprune.surgery.plan import edit
 
@@ -13,35 +13,35 @@ def resize(
     time_limit=60.0,
     verbose=0,
 ):
-    """Changes how many units layers have; all that is coupled follows.
+    """Returns a new model whose layers have other numbers of units; coupled layers follow.
 
-    Which units go is one integer programme: it keeps the units that are worth most, subject to the
-    sizes that are asked for and to all couplings. New units begin without effect, so that a
-    growing model computes what it computed: what makes them is random, with bias 0, in norms
-    gamma and moving variance 1, beta and moving mean 0; what uses them is 0. So the first training
-    step moves what uses them, and all further ones both. `plan.effects` of `edit` tells where this
-    cannot be, as where LayerNormalization counts them.
+    An integer program selects the units to remove: it keeps those of the highest scores under the
+    sizes that are asked for and all couplings. New units begin without effect, so that a growing
+    model computes the same. Their incoming weights are random, with bias 0, in normalization layers
+    gamma and moving variance 1, beta and moving mean 0; their outgoing weights are 0. So the first
+    training step changes the outgoing weights, and all later ones both. Where new units change the
+    function, as LayerNormalization counts them, `plan.effects` of `tfprune.surgery.edit` says so.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
-        changes: Dict from what is resized to its size, an integer, or to a difference from
-            `tfprune.surgery.by`. What is resized is a layer or operation or its name, for its
-            output; `tfprune.surgery.inputs_of(layer)`; or a pair of a layer and the name of its
-            units where it makes several kinds, as `(attention, "heads")`.
-        criterion: What units are worth: see `tfprune.criteria.units`; for those that are measured
-            on data, a `tfprune.units.scores.UnitScores` that brings the data along.
-        relaxed: Whether sizes that cannot be met are met as nearly as they can be.
-        split: `tfprune.surgery.Split()` for new units that are copies of old ones.
-        time_limit: Seconds for the choice of units.
-        verbose: 0 is quiet; 1 says so where many units are to be chosen among.
+        model: A Functional or built Sequential model. It is not changed.
+        changes: Dict with integers as values, the new sizes, or differences from
+            `tfprune.surgery.by`. The keys are layers, operations or their names, for their outputs;
+            `tfprune.surgery.inputs_of(layer)`; or pairs of a layer and the name of its units where
+            it makes several kinds, as `(attention, "heads")`.
+        criterion: The score of units: see `tfprune.criteria.units`. For criteria that are measured
+            on data, a `tfprune.units.scores.UnitScores` with the data.
+        relaxed: Boolean. Whether sizes that cannot be met are met as nearly as possible.
+        split: `tfprune.surgery.Split()` to make new units copies of old ones.
+        time_limit: Seconds for the selection of units.
+        verbose: 0 is quiet; 1 prints a message where there are many units to select from.
 
     Returns:
-        A new model of the same kind, with every weight that has a place in it, the compile state
-        and the optimizer's slots.
+        A new model of the same kind, with the weights, the compile state and the optimizer's slots
+        of the old one.
 
     Raises:
         ValueError: If a size cannot be met, with the nearest that can, or an argument is wrong.
-        RuntimeError: If the choice takes too long.
+        RuntimeError: If the selection takes longer than `time_limit`.
 
     Example:
 
@@ -67,10 +67,10 @@ def resize(
 
 
 def shrink(model, criterion, *, time_limit=60.0, verbose=0):
-    """Takes out all units of negative utility that can be spared.
+    """Returns a new model without the units of negative score, where layers can spare them.
 
-    No sizes are named: the criterion says what is worth keeping. Where all utilities are negative,
-    every layer keeps the unit that is worth most.
+    Use it where a criterion, not a size, says which units to keep. Where all scores of a layer are
+    negative, it keeps the unit of the highest.
 
     Args:
         model, time_limit, verbose: As in `resize`.
@@ -96,21 +96,23 @@ def shrink(model, criterion, *, time_limit=60.0, verbose=0):
 
 
 def insert(model, after, layers, init="identity"):
-    """Puts layers behind a layer: all that took what it gives takes what the last of them gives.
+    """Returns a new model with layers inserted after a layer.
+
+    All that took the output of the layer takes that of the last inserted one.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
+        model: A Functional or built Sequential model. It is not changed.
         after: A layer or operation, or its name.
-        layers: A layer or a list of layers, one after the other, with names of their own. Those
-            that are built keep their weights.
-        init: "identity" for weights with which each gives what it takes, so that the model computes
-            the same; "default" for what their initializers make.
+        layers: A layer or a list of layers, one after the other, with new names. Built layers keep
+            their weights.
+        init: "identity" for weights with which each layer computes the identity, so that the model
+            computes the same; "default" for those of their initializers.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If a layer has no identity, or does not fit.
+        ValueError: If a layer cannot compute the identity, or does not fit.
 
     Example:
 
@@ -130,20 +132,20 @@ def insert(model, after, layers, init="identity"):
 
 
 def remove(model, layer):
-    """Takes a layer out: what took its output takes its input.
+    """Returns a new model without a layer: what took its output takes its input.
 
-    Where both have different sizes, the integer programme of `resize` makes them equal: mostly what
-    follows loses rows, or gets some that are 0.
+    Where both have different sizes, the integer program of `resize` makes them equal: mostly the
+    kernels that follow lose rows, or gain rows of 0.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
+        model: A Functional or built Sequential model. It is not changed.
         layer: A layer or operation with one input and one output, or its name.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If the layer cannot be spared.
+        ValueError: If the layer cannot be removed.
 
     Example:
 
@@ -159,21 +161,21 @@ def remove(model, layer):
 
 
 def connect(model, source, target):
-    """Gives an operation that takes a list of tensors, as Add or Concatenate, another one.
+    """Returns a new model in which an Add, Concatenate or the like has another input.
 
-    Behind a concatenation, what uses the new channels begins at 0, so the model computes the same.
-    For element-wise operations sizes must agree; they are made to where they can be.
+    After a concatenation, the weights for the new channels begin at 0, so the model computes the
+    same. For element-wise operations sizes are made equal where they can be.
 
     Args:
-        model: A Functional model. It is not touched.
-        source: The layer or operation that gives the new input, or its name.
-        target: The layer that takes it, or its name.
+        model: A Functional model. It is not changed.
+        source: The layer or operation whose output is added, or its name.
+        target: The layer that takes it, of those that take a list of tensors, or its name.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If they do not fit together.
+        ValueError: If source and target do not fit together.
 
     Example:
 
@@ -192,14 +194,14 @@ def connect(model, source, target):
 
 
 def disconnect(model, source, target):
-    """Takes an input from an operation that takes a list of tensors.
+    """Returns a new model in which an Add, Concatenate or the like has one input less.
 
-    Where one input is left the operation goes by itself; a branch that leads nowhere then goes too.
+    Where one input is left, the operation is removed too. So is a branch that leads nowhere then.
 
     Args:
-        model: A Functional model. It is not touched.
-        source: The layer or operation that gives the input, or its name.
-        target: The layer that takes it, or its name.
+        model: A Functional model. It is not changed.
+        source: The layer or operation whose output is the input to remove, or its name.
+        target: The layer that takes it, of those that take a list of tensors, or its name.
 
     Returns:
         A new model.
@@ -223,24 +225,24 @@ def disconnect(model, source, target):
 
 
 def resize_kernel(model, layer, kernel_size, padding=None):
-    """Gives a convolution another window.
+    """Returns a new model in which a convolution has another kernel size.
 
-    A smaller window keeps the contiguous taps for which the sum of
-    `|offset from centre| / (1 + mean |W|)` is lowest; a larger one gets taps of 0 around the old
-    ones. With `padding="same"` the model computes the same then, if sizes stay odd or even and
-    strides are no larger than the window.
+    A smaller kernel keeps the contiguous taps for which the sum of
+    `|offset from centre| / (1 + mean |W|)` is lowest; a larger one has taps of 0 around the old
+    ones. With `padding="same"` the model then computes the same, if sizes stay odd or even and
+    strides are no larger than the kernel.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
-        layer: A layer with a window, or its name.
+        model: A Functional or built Sequential model. It is not changed.
+        layer: A layer with a `kernel_size`, or its name.
         kernel_size: Integer or tuple of integers.
-        padding: "same", "valid" or "causal"; by default as it is.
+        padding: "same", "valid" or "causal"; by default that of the layer.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If the layer has no window, or what follows does not fit the new shape.
+        ValueError: If the layer has no kernel size, or what follows does not fit the new shape.
 
     Example:
 
@@ -256,16 +258,16 @@ def resize_kernel(model, layer, kernel_size, padding=None):
 
 
 def replace(model, layer, new_layer, *, keep_weights=True):
-    """Puts a layer in the place of another, under its name.
+    """Returns a new model in which a layer is replaced by another, under the same name.
 
-    Where the new layer gives another number of channels, all that is coupled is resized.
+    Where the new layer has another number of output channels, coupled layers are resized.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
-        layer: The layer that goes, or its name.
-        new_layer: The layer that comes. If it is built it keeps its weights.
-        keep_weights: Whether it else gets those weights of the old layer that have the same name
-            and shape.
+        model: A Functional or built Sequential model. It is not changed.
+        layer: The layer to replace, or its name.
+        new_layer: The new layer. If it is built it keeps its weights.
+        keep_weights: Boolean. Whether a new layer that is not built gets the weights of the old one
+            that have the same name and shape.
 
     Returns:
         A new model.

@@ -1,14 +1,14 @@
-"""Edits of the graph in a model's config: layers put in, inputs added."""
+"""Edits of the graph in a model's config: layers inserted or removed, inputs added or removed."""
 
 from tfprune import _keras
 from tfprune.rebuild.dead_calls import without_dead_calls
 
 
 def with_inserted(config, name, layers):
-    """The config of a model with layers behind one of its operations.
+    """The config of a model with layers inserted after one of its operations.
 
-    All that took what the operation gives, the outputs of the model too, takes what the last layer
-    gives. An operation that is called several times has the layers behind each call.
+    Whatever took the output of the operation, the outputs of the model too, takes that of the last
+    layer. Where the operation is called several times, the layers are called after each call.
 
     Args:
         config: The config of a Functional or Sequential model. It is not changed.
@@ -16,20 +16,17 @@ def with_inserted(config, name, layers):
         layers: The serialised layers.
     """
     if "input_layers" not in config:
-        place = [_name(layer) for layer in config["layers"]].index(name) + 1
-        return {**config, "layers": [*config["layers"][:place], *layers, *config["layers"][place:]]}
+        index = [_name(layer) for layer in config["layers"]].index(name) + 1
+        return {**config, "layers": [*config["layers"][:index], *layers, *config["layers"][index:]]}
     (entry,) = [layer for layer in config["layers"] if layer["name"] == name]
     calls = range(len(entry["inbound_nodes"]) or 1)
     first = int(_keras.is_functional_config(entry))
     last = _name(layers[-1])
 
-    def moved(history):
-        ours, place, tensor = history
-        return [last, place, 0] if ours == name and tensor == 0 else list(history)
-
-    def moved_end(history):
-        ours, place, tensor = history
-        return [last, place - first, 0] if ours == name and tensor == 0 else list(history)
+    def redirected(history, first=0):
+        operation, call, tensor = history
+        is_output = operation == name and tensor == 0
+        return [last, call - first, 0] if is_output else list(history)
 
     new, source = [], name
     for layer in layers:
@@ -38,15 +35,16 @@ def with_inserted(config, name, layers):
         source = _name(layer)
     kept = []
     for layer in config["layers"]:
-        nodes = [_mapped(node, moved) for node in layer["inbound_nodes"]]
+        nodes = [_map_histories(node, redirected) for node in layer["inbound_nodes"]]
         kept.append({**layer, "inbound_nodes": nodes})
         if layer["name"] == name:
             kept.extend(new)
-    return {**config, "layers": kept, "output_layers": _ends(config["output_layers"], moved_end)}
+    outputs = _map_outputs(config["output_layers"], lambda history: redirected(history, first))
+    return {**config, "layers": kept, "output_layers": outputs}
 
 
 def with_input(config, name, source):
-    """The config with another input, the last, of an operation that takes a list of tensors."""
+    """The config with another input, the last, to an operation that takes a list of tensors."""
 
     def extended(node):
         (tensors, *rest) = node["args"] if node["args"] else [None]
@@ -56,34 +54,33 @@ def with_input(config, name, source):
         return {**node, "args": ([*tensors, added], *rest)}
 
     added = _tensor(source, 0)
-    layers = [
-        {**layer, "inbound_nodes": [extended(node) for node in layer["inbound_nodes"]]}
-        if layer["name"] == name
-        else layer
-        for layer in config["layers"]
-    ]
-    return {**config, "layers": layers}
+    return _map_calls(config, name, extended)
 
 
-def without_inputs(config, name, places):
-    """The config without some inputs of an operation, given by their places, and what they need."""
+def without_inputs(config, name, indices):
+    """The config without some inputs of an operation, and without what only they need."""
 
     def shortened(node):
         (tensors, *rest) = node["args"]
-        return {**node, "args": ([t for i, t in enumerate(tensors) if i not in places], *rest)}
+        return {**node, "args": ([t for i, t in enumerate(tensors) if i not in indices], *rest)}
 
+    return without_dead_calls(_map_calls(config, name, shortened), {})
+
+
+def without_layer(config, name):
+    """The config of a Sequential model without a layer."""
+    layers = [layer for layer in config["layers"] if _name(layer) != name]
+    return {**config, "layers": layers}
+
+
+def _map_calls(config, name, function):
+    """The config with the serialised calls of an operation mapped."""
     layers = [
-        {**layer, "inbound_nodes": [shortened(node) for node in layer["inbound_nodes"]]}
+        {**layer, "inbound_nodes": list(map(function, layer["inbound_nodes"]))}
         if layer["name"] == name
         else layer
         for layer in config["layers"]
     ]
-    return without_dead_calls({**config, "layers": layers}, {})
-
-
-def without(config, name):
-    """The config of a Sequential model without a layer."""
-    layers = [layer for layer in config["layers"] if _name(layer) != name]
     return {**config, "layers": layers}
 
 
@@ -96,21 +93,21 @@ def _tensor(name, call):
     return {"class_name": "__keras_tensor__", "config": history}
 
 
-def _mapped(value, moved):
-    """A serialised call with the places that its tensors come from mapped."""
+def _map_histories(value, function):
+    """A serialised call with the histories of its tensors (operation, call, index) mapped."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
-            history = moved(value["config"]["keras_history"])
+            history = function(value["config"]["keras_history"])
             return {**value, "config": {**value["config"], "keras_history": history}}
-        return {key: _mapped(item, moved) for key, item in value.items()}
+        return {key: _map_histories(item, function) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, moved) for item in value)
+        return type(value)(_map_histories(item, function) for item in value)
     return value
 
 
-def _ends(structure, function):
+def _map_outputs(structure, function):
     if isinstance(structure, dict):
-        return {key: _ends(item, function) for key, item in structure.items()}
+        return {key: _map_outputs(item, function) for key, item in structure.items()}
     if len(structure) == 3 and isinstance(structure[0], str):
         return function(structure)
-    return [_ends(item, function) for item in structure]
+    return [_map_outputs(item, function) for item in structure]

@@ -1,11 +1,10 @@
-"""What the weights of new units are, so that the function of the model stays.
+"""Weights of new units such that the model computes the same as before.
 
-Either new units begin without effect: what makes them is random, as the initializers draw it, and
-what uses them is 0. Or they are split off old ones, as in Net2Net: a copy of what makes the unit,
-while what uses it is shared out among the copies.
-
-`Slice.uses` marks the weights with which units enter sums. Where a call needs units without such
-weights, as a mean over them does, the plan says that the function changes.
+Either new units begin without effect: their incoming weights are random, as the initializers draw
+them, and their outgoing weights are 0. Or they are split off old ones, as in Net2Net: incoming
+weights are copied, and outgoing weights are divided among the copies. The rules mark outgoing
+weights (`Slice.uses`). Where a call needs units without such weights, as a mean over them,
+`effects` says so.
 
 Reference:
     T. Chen, I. Goodfellow, J. Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer",
@@ -31,11 +30,11 @@ _LOOKED_AT = 64  # of units that enter one call: those that stand in the same pl
 _START = {"gamma": 1, "scale": 1, "moving_variance": 1, "beta": 0, "moving_mean": 0}
 
 
-def selection_of(coupling, solution, split=False):
-    """The kept_units that a solution stands for.
+def kept_units_of(coupling, solution, split=False):
+    """The `KeptUnits` of a `Solution` of the size solver.
 
-    New units stand behind the last of their kind; those that are split off behind the unit they
-    are a copy of, those of the highest utility first.
+    New units come after the last of their equivalence class. With `split` they come after the unit
+    that they are a copy of; the units of the highest utility are copied first.
     """
     counts, grown = solution.kept.astype(int), {}
     for units, count in solution.new:
@@ -55,13 +54,13 @@ def selection_of(coupling, solution, split=False):
 
 
 class Growth:
-    """The weights of new units; given to `tfprune.rebuild.engine.rebuild`.
+    """Computes the weights of new units, for `tfprune.rebuild.engine.rebuild`.
 
     Args:
         model: The model.
         kept_units: The `KeptUnits`; an old unit in place of `NEW` is a copy of it.
-        noise: What is added to the weights that make copies: normal, with the deviation of the
-            weight times this.
+        noise: Float. Normal noise with this times the standard deviation of the weight is added to
+            the incoming weights of copies.
         seed: Integer, for the noise.
     """
 
@@ -80,7 +79,7 @@ class Growth:
         for unit, in_place in kept_units.grown.items():
             self.shares[unit] = 1 / max(1, in_place.count(unit))
 
-    def taken(self, variable, value, indices, counterpart):
+    def new_value(self, variable, value, indices, counterpart):
         """The new value of a variable, given the old one and the old indices along its axes."""
         if not indices:
             return value
@@ -96,7 +95,7 @@ class Growth:
         return value + self._noise(pieces, indices, value) if self.noise else value
 
     def _new(self, pieces, indices, rank, uses):
-        """Where units are new that the weight uses, or makes without using them."""
+        """The elements of new units for which a weight is outgoing (`uses`), or only incoming."""
         found = np.zeros((1,) * rank, bool)
         for piece in pieces:
             if piece.uses == uses and (uses or piece.makes):
@@ -114,7 +113,7 @@ class Growth:
         return fresh
 
     def _noise(self, pieces, indices, value):
-        """Noise where a weight makes copies of units."""
+        """Noise for the incoming weights of copies."""
         copied = np.zeros((1,) * value.ndim, bool)
         for piece in pieces:
             chosen = indices[piece.axis]
@@ -128,10 +127,10 @@ class Growth:
         return np.where(copied, drawn, 0).astype(value.dtype)
 
 
-def grows_alone(kept_units):
-    """Whether a unit gets neighbours that stands alone along the axes of some tensor.
+def grows_single_units(kept_units):
+    """Whether units are added to a tensor with a single unit.
 
-    The labels of that tensor do not tell then along which axis the new ones will stand.
+    The labels of that tensor do not tell along which axis the new units will stand.
     """
     coupling = kept_units.coupling
     alone = [labels for labels in coupling.tensor_labels.values() if labels.size == 1]
@@ -140,32 +139,32 @@ def grows_alone(kept_units):
 
 
 def effects(kept_units, new=None, pairs=()):
-    """Why the function of the model changes when units go or come; empty where it stays.
+    """The reasons why the model computes something else when units are removed or added.
 
-    A new unit is without effect where all that takes part of it in sums has weights for that, or
-    passes it on.
+    A new unit has no effect where every call that uses it has outgoing weights for it, or passes it
+    on.
 
     Args:
         kept_units: The `KeptUnits`.
-        new: The units of the new model, where those of the old one do not tell: see `grows_alone`.
-        pairs: Pairs of an old variable and its counterpart then.
+        new: The units of the new model, where the old one is not enough: see `grows_single_units`.
+        pairs: Pairs of an old variable and its counterpart, with `new`.
 
     Returns:
-        A tuple of sentences.
+        A tuple of sentences, empty where the model computes the same.
     """
     coupling = kept_units.coupling
     reasons = ["units are removed"] if (kept_units.counts == 0).any() else []
     grown = np.zeros(coupling.size, bool)
     grown[list(kept_units.grown)] = True
     if new is not None:
-        coupling, grown = new, _grown_then(coupling, grown, new, pairs)
+        coupling, grown = new, _grown_in_new(coupling, grown, new, pairs)
     if grown.any():
         reasons += uses_without_weights(coupling, grown)
     return tuple(dict.fromkeys(reasons))
 
 
-def _grown_then(old, grown, new, pairs):
-    """For each unit of the new model, whether a layer makes it that makes grown ones."""
+def _grown_in_new(old, grown, new, pairs):
+    """For each unit of the new model, whether a layer makes it to which units are added."""
     counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
     makers = {
         (counterparts.get(id(piece.variable)), piece.axis)
@@ -181,7 +180,7 @@ def _grown_then(old, grown, new, pairs):
 
 
 def uses_without_weights(coupling, grown):
-    """Why others need units, by other means than weights which new units have of their own.
+    """The reasons why calls depend on units other than by outgoing weights of these units.
 
     Args:
         coupling: The units.

@@ -1,4 +1,4 @@
-"""Weights with which a layer gives what it takes."""
+"""Weights with which a layer computes the identity."""
 
 import functools
 
@@ -10,7 +10,7 @@ from tfprune.coupling.trace import trace
 
 
 def set_identity(layers):
-    """Sets the weights of layers so that each gives what it takes, but for its activation.
+    """Sets the weights of layers so that each computes the identity, but for its activation.
 
     Raises:
         ValueError: If a layer has no such weights.
@@ -20,7 +20,7 @@ def set_identity(layers):
 
 
 def check_activations(model, layers):
-    """Raises a `ValueError` where the activation of a layer of a model changes what it takes."""
+    """Raises a `ValueError` where the activation of one of these layers changes its input."""
     known = trace(model)
     for call in known.calls:
         if any(call.operation is layer for layer in layers):
@@ -29,10 +29,10 @@ def check_activations(model, layers):
 
 @functools.singledispatch
 def identity_weights(layer):
-    """The weights with which a layer gives what it takes, in the order of `layer.weights`.
+    """The weights with which a layer computes the identity, in the order of `layer.weights`.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the layer has no identity.
     """
     if not layer.weights:
         return []
@@ -116,7 +116,7 @@ def _check_window(layer, window):
 
 
 def _centre(layer, window):
-    """The tap that stands over the place itself; the last of a causal window."""
+    """The index of the centre of a window: the middle tap, or the last of a causal window."""
     if layer.padding == "causal":
         return tuple(size - 1 for size in window)
     if any(size % 2 == 0 for size in window):
@@ -185,7 +185,7 @@ def is_nonnegative(known, tensor):
 
 
 def is_identity(layer):
-    """Whether a layer with weights gives what it takes now, whatever that is."""
+    """Whether a layer with weights computes the identity for any input."""
     if getattr(layer, "activation", None) not in (None, keras.activations.linear):
         return False
     try:

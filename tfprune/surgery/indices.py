@@ -1,20 +1,20 @@
-"""Which units stand in a layer then, as lists of indices, and back."""
+"""Units of layers before and after an edit as lists of indices, and `KeptUnits` from such lists."""
 
 import numpy as np
 
 from tfprune.coupling.kept_units import NEW, KeptUnits, made_units, unique_in_order
-from tfprune.surgery.lookup import find
+from tfprune.surgery.lookup import find_operation
 
 
-def made_only_by(coupling, layers):
-    """The units that go with layers: nobody else makes them."""
+def units_made_only_by(coupling, layers):
+    """The units that only these layers make, which go with them."""
     gone = [id(layer) for layer in layers]
     units = [s.units for s in coupling.sets if all(id(layer) in gone for layer in s.layers)]
     return np.concatenate([np.empty(0, int), *units])
 
 
-def makers(coupling):
-    """Layers, families and the units they make."""
+def units_by_layer(coupling):
+    """Yields the layers that make units, each with the name of its units and the units."""
     seen = set()
     for piece in coupling.slices:
         key = (id(piece.layer), piece.family)
@@ -23,29 +23,29 @@ def makers(coupling):
             yield piece.layer, piece.family, unique_in_order(coupling.roots[piece.labels])
 
 
-def standing(kept_units, units):
-    """What stands in the place of units then, in order: their numbers, or `NEW`."""
+def units_after(kept_units, units):
+    """The units that take the place of units, in order; `NEW` for those that are added."""
     if kept_units.grown:
         return kept_units.expanded(units).tolist()
     return units[kept_units.counts[units] > 0].tolist()
 
 
-def selected(coupling, model, entries):
-    """The kept_units that entries of a dict stand for: layer, family, how many units, indices."""
+def kept_units_from(coupling, model, entries):
+    """`KeptUnits` from entries of `Plan.to_dict`: layer, name of the units, size, kept indices."""
     counts, grown = np.ones(coupling.size, int), {}
     for name, family, size, kept in entries:
-        units = made_units(coupling, find(model, name)[1], family)
+        units = made_units(coupling, find_operation(model, name)[1], family)
         if len(units) != size:
             raise ValueError(
                 "The plan was made for a model with other sizes. "
                 f"Received: layer={name!r} with {len(units)} units, where there were {size}."
             )
-        in_place, place = {unit: [] for unit in units.tolist()}, 0
+        in_place, last = {unit: [] for unit in units.tolist()}, 0
         for index in kept:
-            place = place if index == NEW else index
-            in_place[int(units[place])].append(NEW if index == NEW else int(units[index]))
-        for unit, stands in in_place.items():
-            counts[unit] = len(stands)
-            if stands not in ([], [unit]):
-                grown[unit] = tuple(stands)
+            last = last if index == NEW else index
+            in_place[int(units[last])].append(NEW if index == NEW else int(units[index]))
+        for unit, new in in_place.items():
+            counts[unit] = len(new)
+            if new not in ([], [unit]):
+                grown[unit] = tuple(new)
     return KeptUnits(coupling, counts, grown)

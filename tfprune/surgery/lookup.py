@@ -1,4 +1,4 @@
-"""Which operation of a model is meant, and along what its units are counted."""
+"""Finds the operations of a model by layer or name, and the units of their inputs and outputs."""
 
 import keras
 import numpy as np
@@ -8,16 +8,16 @@ from tfprune.coupling.kept_units import made_units
 from tfprune.coupling.labels import FIXED
 
 
-def walk(model, path=()):
-    """The operations of a model and of those nested in it, with the names of the models around."""
+def walk_operations(model, path=()):
+    """Yields the operations of a model and of those nested in it, with the names of the models."""
     for operation in _keras.operations(model):
         yield path, operation
         if _keras.functional(operation) is not None:
-            yield from walk(operation, (*path, operation.name))
+            yield from walk_operations(operation, (*path, operation.name))
 
 
-def find(model, given, argument="layer"):
-    """The operation of a model that is meant by a layer, an operation or a name.
+def find_operation(model, given, argument="layer"):
+    """The operation of a model for a layer, an operation or a name.
 
     Args:
         model: The model; models nested in it are looked into.
@@ -30,10 +30,9 @@ def find(model, given, argument="layer"):
     Raises:
         ValueError: If there is none, or several have the name.
     """
-    if isinstance(given, str):
-        found = [(path, each) for path, each in walk(model) if each.name == given]
-    else:
-        found = [(path, each) for path, each in walk(model) if each is given]
+    known = list(walk_operations(model))
+    name = given if isinstance(given, str) else None
+    found = [(path, each) for path, each in known if each is given or each.name == name]
     if len({id(each) for _, each in found}) == 1:
         return found[0]
     name = getattr(given, "name", given)
@@ -42,14 +41,14 @@ def find(model, given, argument="layer"):
             f"Argument `{argument}` names {len(found)} layers, of the model and of models in it. "
             f"Received: {argument}={name!r}. Give them names of their own."
         )
-    names = [each.name for _, each in walk(model)]
+    names = [each.name for _, each in known]
     raise ValueError(
         f"Argument `{argument}` must be a layer or operation in the graph of the model, or its "
-        f"name. Received: {argument}={name!r}, model={model.name!r}. It has: {_some(names)}."
+        f"name. Received: {argument}={name!r}, model={model.name!r}. It has: {_abbreviated(names)}."
     )
 
 
-def _some(names):
+def _abbreviated(names):
     shown = ", ".join(map(repr, names[:20]))
     return f"{shown}, ... ({len(names)} in all)" if len(names) > 20 else shown
 
@@ -60,15 +59,15 @@ def calls_of(coupling, operation):
 
 
 def output_units(coupling, operation, family=None):
-    """The unit of each position in what an operation gives.
+    """The unit of each position along the output of an operation.
 
     Args:
         coupling: The units of the model.
         operation: The operation.
-        family: What a layer calls units which its output does not show, as `"heads"`.
+        family: The name of units inside a layer, which its output does not show, as `"heads"`.
 
     Raises:
-        ValueError: If the operation is not called, or gives no units of that name.
+        ValueError: If the operation is not called, or has no units of that name.
     """
     if family is not None:
         return made_units(coupling, operation, family)
@@ -85,7 +84,7 @@ def output_units(coupling, operation, family=None):
 
 
 def input_units(coupling, operation):
-    """The unit of each position in the first of what an operation takes."""
+    """The unit of each position along the first input of an operation."""
     return units_along(coupling, _first_call(coupling, operation).inputs[0])
 
 
@@ -100,7 +99,7 @@ def _first_call(coupling, operation):
 
 
 def units_along(coupling, tensor):
-    """The units along the axis of a tensor on which they stand; else `FIXED` along the last."""
+    """The unit of each position along the unit axis of a tensor; `FIXED` along the last if none."""
     labels = coupling.tensor_labels[tensor]
     if labels.size > 1:
         return coupling.roots[labels.reshape(-1)]
@@ -110,6 +109,6 @@ def units_along(coupling, tensor):
 
 
 def unit_axis(coupling, tensor):
-    """The axis of a tensor on which units stand, counted with the batch axis; else the last."""
+    """The axis of a tensor along which units stand, counting the batch axis; the last if none."""
     shape = coupling.tensor_labels[tensor].shape
     return next((axis + 1 for axis, size in enumerate(shape) if size != 1), len(tensor.shape) - 1)

@@ -1,8 +1,8 @@
-"""Several edits of a model as one plan: solved together, made at once, or not at all.
+"""Plans: several edits of a model that are solved together and applied at once, or not at all.
 
-A plan is carried out in three steps, each of which gives a model: layers are inserted; sizes are
-changed; layers are removed, connected or replaced. So inserted layers can be resized, and a layer
-that is removed has equal sizes on both sides.
+A plan is applied in three steps, each of which gives a model: layers are inserted, then sizes are
+changed, then layers are removed, connected or replaced. So inserted layers can be resized, and what
+is removed has equal sizes on both sides.
 """
 
 import dataclasses
@@ -28,28 +28,31 @@ from tfprune.surgery.edits import (
     Shrink,
     from_dict,
 )
-from tfprune.surgery.growth import Growth, effects, grows_alone, selection_of
-from tfprune.surgery.indices import made_only_by, makers, selected, standing
-from tfprune.surgery.lookup import find
-from tfprune.surgery.restructure import copied, restructured
-from tfprune.surgery.size_solver import solve, without_negative
+from tfprune.surgery.growth import Growth, effects, grows_single_units, kept_units_of
+from tfprune.surgery.indices import kept_units_from, units_after, units_by_layer, units_made_only_by
+from tfprune.surgery.lookup import find_operation
+from tfprune.surgery.restructure import apply_edits, copy_model
+from tfprune.surgery.size_solver import remove_negative, solve
 from tfprune.surgery.utility import Utilities
 
 
 @dataclass(frozen=True)
 class Split:
-    """New units are copies of old ones, whose effect is shared out among them (Net2Wider).
+    """Makes new units copies of old ones that share their outgoing weights (Net2WiderNet).
 
     Args:
-        noise: Float, what is added to the weights that make a copy: normal numbers with the
-            deviation of the weight times this. With 0 copies stay equal as long as they are
-            trained alike.
+        noise: Float. Normal noise of this times the standard deviation of a weight is added to the
+            incoming weights of copies. With 0, copies stay equal while they are trained alike.
         seed: Integer, for the noise.
 
     Example:
 
     >>> Split(noise=0.01)
     Split(noise=0.01, seed=None)
+
+    Reference:
+        T. Chen, I. Goodfellow, J. Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer",
+        https://arxiv.org/abs/1511.05641.
     """
 
     noise: float = 0.0
@@ -58,7 +61,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Resized:
-    """The units of a layer before and after, and how many of those after are new."""
+    """The number of units of a layer before and after a plan.
+
+    Attributes:
+        name: The layer's name.
+        before, after: How many units it has.
+        new: How many of those after are new.
+    """
 
     name: str
     before: int
@@ -67,16 +76,29 @@ class Resized:
 
 
 class Plan(Printable):
-    """Edits of a model, collected, solved together and made at once: see `edit`.
+    """Edits of a model that are solved together and applied at once, made by `edit`.
+
+    Its methods add the edits of the functions of the same name in `tfprune.surgery`.
 
     Attributes:
         edits: The edits so far.
     """
 
-    def __init__(self, model, *, criterion="magnitude", relaxed=False, split=None, **limits):
+    def __init__(
+        self,
+        model,
+        *,
+        criterion="magnitude",
+        relaxed=False,
+        split=None,
+        time_limit=60.0,
+        verbose=0,
+    ):
+        if not time_limit > 0:
+            raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
         self._model = model
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
-        self._limits = _checked_limits(limits)
+        self._limits = {"time_limit": time_limit, "verbose": verbose}
         self._units = None
         self._new = self._solved = self._grown = None
         self.edits = ()
@@ -86,7 +108,7 @@ class Plan(Printable):
     # Edits --------------------------------------------------------------------------------------
 
     def resize(self, changes):
-        """Adds what `tfprune.surgery.resize` does."""
+        """Adds the edit of `tfprune.surgery.resize`."""
         if not isinstance(changes, dict) or not changes:
             raise ValueError(
                 "Argument `changes` must be a dict from layers to sizes, or to differences from "
@@ -95,35 +117,35 @@ class Plan(Printable):
         self._add(*(Resize.of(self._name, key, wanted) for key, wanted in changes.items()))
 
     def shrink(self):
-        """Adds what `tfprune.surgery.shrink` does."""
+        """Adds the edit of `tfprune.surgery.shrink`."""
         self._add(Shrink())
 
     def insert(self, after, layers, init="identity"):
-        """Adds what `tfprune.surgery.insert` does."""
+        """Adds the edit of `tfprune.surgery.insert`."""
         layers = [layers] if isinstance(layers, keras.layers.Layer) else list(layers)
         serialised, weights = zip(*map(_serialised, layers), strict=True) if layers else ((), ())
         self._add(Insert(self._name(after), tuple(serialised), init, tuple(weights)))
 
     def remove(self, layer):
-        """Adds what `tfprune.surgery.remove` does."""
+        """Adds the edit of `tfprune.surgery.remove`."""
         self._add(Remove(self._name(layer)))
 
     def connect(self, source, target):
-        """Adds what `tfprune.surgery.connect` does."""
+        """Adds the edit of `tfprune.surgery.connect`."""
         self._add(Connect(self._name(source), self._name(target)))
 
     def disconnect(self, source, target):
-        """Adds what `tfprune.surgery.disconnect` does."""
+        """Adds the edit of `tfprune.surgery.disconnect`."""
         self._add(Disconnect(self._name(source), self._name(target)))
 
     def resize_kernel(self, layer, kernel_size, padding=None):
-        """Adds what `tfprune.surgery.resize_kernel` does."""
+        """Adds the edit of `tfprune.surgery.resize_kernel`."""
         size = tuple(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size
         size = keras.tree.map_structure(lambda n: n.item() if _is_number(n) else n, size)
         self._add(ResizeKernel(self._name(layer), size, padding))
 
     def replace(self, layer, new_layer, keep_weights=True):
-        """Adds what `tfprune.surgery.replace` does."""
+        """Adds the edit of `tfprune.surgery.replace`."""
         serialised, weights = _serialised(new_layer)
         self._add(Replace(self._name(layer), serialised, keep_weights, weights))
 
@@ -147,58 +169,63 @@ class Plan(Printable):
         name = getattr(layer, "name", None)
         if name in names:
             return name
-        find(self._model, layer)
-        find(self._model, name)  # a plan holds names, which must tell which layer is meant
+        find_operation(self._model, layer)
+        find_operation(self._model, name)  # a plan holds names, so they must be unique
         return name
 
-    # What becomes of it -------------------------------------------------------------------------
+    # Results ------------------------------------------------------------------------------------
 
     @property
     def model(self):
-        """The new model; solved and made the first time it is asked for."""
+        """The new model. The plan is solved and applied when this is first read."""
         if self._new is None:
-            later = [edit for edit in self.edits if not _is_first(edit)]
+            later = self._later_edits()
             new = self._resized()
-            if _changing(later):
+            if any(not isinstance(edit, (Resize, Shrink)) for edit in later):
                 for edit in later:
                     edit.check(new)
-                new = restructured(new, later)
-            self._new = copied(new) if new is self._model else new
+                new = apply_edits(new, later)
+            self._new = copy_model(new) if new is self._model else new
         return self._new
 
     @property
     def effects(self):
-        """Why the new model computes something else; empty where it computes the same."""
+        """The reasons why the new model computes something else, empty if it computes the same."""
         start, kept_units = self._solve()
         found = []
-        if kept_units is not None and grows_alone(kept_units):
+        if kept_units is not None and grows_single_units(kept_units):
             new = self._resized()
             found += effects(kept_units, couple(new), _keras.variable_pairs(start, new))
         elif kept_units is not None:
             found += effects(kept_units)
         for edit in self.edits:
-            found += edit.effects(self._model if _is_first(edit) else start)
+            found += edit.effects(self._model if edit.before_sizes else start)
         return tuple(dict.fromkeys(found))
 
     @property
     def sizes(self):
-        """The layers whose units change, as `Resized`."""
-        _, kept_units = self._solve()
-        if kept_units is None:
-            return ()
+        """The layers whose number of units changes, or whose units do, as `Resized`."""
         found = {}
-        for layer, family, units in makers(kept_units.coupling):
-            stand = standing(kept_units, units)
-            if stand != units.tolist():
-                name = unit_name(layer, family)
-                stay = len(set(stand) - {NEW})  # copies of a unit have its number
-                found[name] = Resized(name, len(units), len(stand), len(stand) - stay)
+        for layer, family, before, after in self._changed_units():
+            name = unit_name(layer, family)
+            kept = len(set(after) - {NEW})  # copies of a unit have its number
+            found[name] = Resized(name, len(before), len(after), len(after) - kept)
         return tuple(found.values())
 
+    def _changed_units(self):
+        """Yields changed layers: the layer, the name of its units, units before and after."""
+        _, kept_units = self._solve()
+        if kept_units is None:
+            return
+        for layer, family, units in units_by_layer(kept_units.coupling):
+            before, after = units.tolist(), units_after(kept_units, units)
+            if before != after:
+                yield layer, family, before, after
+
     def _resized(self):
-        """The model with the sizes, before what comes after them."""
+        """The model with the new sizes, before the edits that come later."""
         start, kept_units = self._solve()
-        if kept_units is None or not _changes(kept_units):
+        if kept_units is None or not _changes_units(kept_units):
             return start
         if self._grown is None:
             noise = (self._split.noise, self._split.seed) if self._split else ()
@@ -214,59 +241,65 @@ class Plan(Printable):
         return self._grown
 
     def _solve(self):
-        """The model with what comes before sizes, and the kept_units of units in it."""
+        """The model after the edits that come first, and its `KeptUnits`, None if all stay."""
         if self._solved is None:
             start, together = self._model, []
-            for edit in filter(_is_first, self.edits):
-                if any(edit.after in other.names for other in together):  # behind one of these
-                    start, together = restructured(start, together), []
+            for edit in self.edits:
+                if not edit.before_sizes:
+                    continue
+                if any(edit.after in other.names for other in together):  # after one of these
+                    start, together = apply_edits(start, together), []
                 edit.check(start)
                 together.append(edit)
-            start = restructured(start, together) if together else start
-            for edit in self.edits:
-                if not _is_first(edit):
-                    edit.check(start)
-            self._solved = start, self._selection(start)
+            start = apply_edits(start, together) if together else start
+            for edit in self._later_edits():
+                edit.check(start)
+            self._solved = start, self._kept_units(start)
         return self._solved
 
-    def _selection(self, start):
-        later = [edit for edit in self.edits if not _is_first(edit)]
-        if not any(type(edit).rows is not Edit.rows or isinstance(edit, Shrink) for edit in later):
+    def _later_edits(self):
+        return [edit for edit in self.edits if not edit.before_sizes]
+
+    def _kept_units(self, start):
+        later = self._later_edits()
+        shrinks = any(isinstance(edit, Shrink) for edit in later)
+        if not shrinks and all(type(edit).constraints is Edit.constraints for edit in later):
             return None
         coupling = couple(start)
         if self._units is not None:
-            return selected(coupling, start, self._units)
-        rows = [row for edit in later for row in edit.rows(start, coupling, later)]
+            return kept_units_from(coupling, start, self._units)
+        constraints = [
+            constraint for edit in later for constraint in edit.constraints(start, coupling, later)
+        ]
         utilities = Utilities(start, coupling, self._criterion)
-        solutions = []
-        if any(isinstance(edit, Shrink) for edit in later):
-            if rows:
+        if shrinks:
+            if constraints:
                 raise ValueError(
                     "`shrink` names no sizes, and cannot be planned together with edits that ask "
                     "for some. Make one model after the other."
                 )
-            solutions = [without_negative(coupling, utilities, **self._limits)]
-        elif rows:
-            goes = [layer for edit in later for layer in edit.removed(start)]
-            cheap = made_only_by(coupling, goes)
-            ask = utilities if _may_shrink(rows) or self._split else _of_equal_worth
+            solution = remove_negative(coupling, utilities, **self._limits)
+        elif constraints:
+            removed = [layer for edit in later for layer in edit.removed(start)]
+            cheap = units_made_only_by(coupling, removed)
+            ask = utilities if _may_shrink(constraints) or self._split else _equal_utilities
             options = {"relaxed": self._relaxed, "cheap": cheap, **self._limits}
-            solutions = [solve(coupling, rows, ask, **options)]
-        for solution in solutions:
-            return selection_of(coupling, solution, split=self._split is not None)
-        return None
+            solution = solve(coupling, constraints, ask, **options)
+        else:
+            return None
+        return kept_units_of(coupling, solution, split=self._split is not None)
 
-    # With statement, printing, JSON -------------------------------------------------------------
+    # Context manager, printing, JSON ------------------------------------------------------------
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
         if kind is None:
-            self.model  # noqa: B018 - made here, so that what is wrong is said here
+            self.model  # noqa: B018 - applied here, so that errors are raised here
 
     def tables(self):
-        """What the plan will do."""
+        """Tables of the edits and the sizes, and whether the model will compute the same."""
         steps = table(["Edit", "Layer", "How"], [], title=f"Plan for {self._model.name!r}")
         for edit in self.edits:
             steps.add_row(*edit.describe())
@@ -282,18 +315,15 @@ class Plan(Printable):
         return [*found, says]
 
     def to_dict(self):
-        """The plan with its solution as plain values which JSON can write.
+        """The plan with its solution as values that JSON can write.
 
-        The criterion is not in it: the units which it chose are.
+        It has the selected units in place of the criterion.
         """
-        _, kept_units = self._solve()
         units = []
-        for layer, family, made in makers(kept_units.coupling) if kept_units is not None else ():
-            stand = standing(kept_units, made)
-            if stand != made.tolist():
-                places = {unit: place for place, unit in enumerate(made.tolist())}
-                kept = [places.get(unit, NEW) for unit in stand]
-                units.append([layer.name, family, len(made), kept])
+        for layer, family, before, after in self._changed_units():
+            indices = {unit: index for index, unit in enumerate(before)}
+            kept = [indices.get(unit, NEW) for unit in after]
+            units.append([layer.name, family, len(before), kept])
         return {
             "edits": [edit.to_dict() for edit in self.edits],
             "units": units,
@@ -302,14 +332,14 @@ class Plan(Printable):
 
     @classmethod
     def from_dict(cls, model, content):
-        """The plan of a dict that `to_dict` gave, for an equal model.
+        """The plan of a dict from `to_dict`, for a model of the same architecture.
 
         Args:
             model: The model.
             content: The dict, as it was or read from JSON.
 
         Raises:
-            ValueError: If the model has not the layers or units of which the plan speaks.
+            ValueError: If the model does not have the layers or units of the plan.
         """
         split = content["split"]
         plan = cls(model, split=None if split is None else Split(**split))
@@ -319,24 +349,19 @@ class Plan(Printable):
 
 
 def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=60.0, verbose=0):
-    """Begins a plan of several edits of a model, which are solved together and made at once.
+    """Returns a plan of several edits of a model, which are solved together and applied at once.
 
-    The methods of the plan are named as the functions of `tfprune.surgery` and do what they do.
-    Layers that are inserted can be named in what follows. Printed, the plan says what it will do;
-    `plan.model` is the new model. If anything fails, nothing is changed.
+    Use it in place of the single functions of `tfprune.surgery` where sizes need to fit only after
+    several edits, or to see what will change. The methods of the plan have the names and arguments
+    of these functions. Inserted layers can be named in later edits. `print(plan)` shows what it
+    will do, and `plan.model` is the new model. If anything fails, nothing is changed.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
-        criterion: What units are worth: see `tfprune.criteria.units`; for those that are measured
-            on data, a `tfprune.units.scores.UnitScores` that brings the data along.
-        relaxed: Whether sizes that cannot be met are met as nearly as they can be.
-        split: `tfprune.surgery.Split()` for new units that are copies of old ones; by default
-            they begin without effect.
-        time_limit: Seconds for the choice of units.
-        verbose: 0 is quiet; 1 says so where many units are to be chosen among.
+        model: A Functional or built Sequential model. It is not changed.
+        criterion, relaxed, split, time_limit, verbose: As in `tfprune.surgery.resize`.
 
     Returns:
-        A `Plan`, also a context manager: the model is made where the `with` statement ends.
+        A `Plan`, also a context manager, which applies it at the end of the `with` statement.
 
     Example:
 
@@ -358,28 +383,20 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
     )
 
 
-def _is_first(edit):
-    return edit.before_sizes
-
-
 def _is_number(value):
     return isinstance(value, np.integer)
 
 
-def _changing(edits):
-    """Whether any of the edits changes more than sizes."""
-    return any(not isinstance(edit, (Resize, Shrink)) for edit in edits)
-
-
-def _changes(kept_units):
+def _changes_units(kept_units):
     return bool(kept_units.grown) or bool((kept_units.counts != 1).any())
 
 
-def _may_shrink(rows):
-    return any(row.firm or row.size < row.now for row in rows) or len(rows) > 1
+def _may_shrink(constraints):
+    first = constraints[0]
+    return len(constraints) > 1 or first.hard or first.size < first.current
 
 
-def _of_equal_worth(wanted):
+def _equal_utilities(wanted):
     return np.ones(len(wanted))
 
 
@@ -392,12 +409,3 @@ def _serialised(layer):
     if not layer.built or not layer.weights:
         return serialised, None
     return serialised, tuple(weight.tolist() for weight in layer.get_weights())
-
-
-def _checked_limits(limits):
-    limits = {"time_limit": 60.0, "verbose": 0, **limits}
-    if not limits["time_limit"] > 0:
-        raise ValueError(
-            f"Argument `time_limit` must be above 0. Received: {limits['time_limit']!r}."
-        )
-    return limits

@@ -1,4 +1,4 @@
-"""A model from what edits change in its graph, with every weight that has a place in it."""
+"""Applies edits of the graph to a model: rebuilds it and carries over weights and slots."""
 
 import functools
 
@@ -13,9 +13,9 @@ from tfprune.coupling.trace import Tensor, trace
 from tfprune.coupling.units import couple
 from tfprune.rebuild import convert
 from tfprune.rebuild.engine import gathered, gathered_slot
-from tfprune.surgery.edits.base import Draft, at
+from tfprune.surgery.edits.base import Draft, operation_at
 from tfprune.surgery.growth import Growth
-from tfprune.surgery.lookup import units_along
+from tfprune.surgery.lookup import calls_of, units_along
 
 _UNCHECKED = (
     keras.layers.Attention,
@@ -25,8 +25,8 @@ _UNCHECKED = (
 )
 
 
-def restructured(model, edits):
-    """A new model with edits made, all at once; sizes must fit.
+def apply_edits(model, edits):
+    """A new model with several edits applied at once; sizes must fit.
 
     Args:
         model: The model. It is not touched.
@@ -42,7 +42,9 @@ def restructured(model, edits):
     for edit in edits:
         edit.draft(model, draft)
     try:
-        new = convert.rebuilt(model, draft.edit, draft.dropped, draft.restructure, draft.added)
+        new = convert.rebuilt(
+            model, draft.edit, draft.dropped_inputs, draft.restructure, draft.new_layers
+        )
         if not all(edit.keeps_shapes for edit in edits):
             _run_attention(new)
     except Exception as error:  # Keras and layers raise whatever they like
@@ -50,38 +52,40 @@ def restructured(model, edits):
     replaced = {id(operation) for _, operation, _ in draft.replaced}
     pairs = list(_keras.variable_pairs(model, new, replaced))
     for path, operation, keeps in draft.replaced:
-        pairs += _same_variables(operation, at(new, path, operation.name)) if keeps else []
+        pairs += (
+            _same_variables(operation, operation_at(new, path, operation.name)) if keeps else []
+        )
     indices = _indices(model, new, draft, pairs)
-    growth = Growth(model, _as_it_is(model)) if draft.apart else None
+    growth = Growth(model, _all_kept(model)) if draft.concatenations else None
 
     def take(variable, value, counterpart):
         chosen = indices.get(id(variable), {})
         value = gathered(value, draft.windows.get(id(variable), {}), 0)
         if chosen:
-            value = growth.taken(variable, value, chosen, counterpart)
+            value = growth.new_value(variable, value, chosen, counterpart)
         _check_shape(edits, variable, value, counterpart)
         return value
 
     def take_mask(variable, value, counterpart):
-        return gathered(value, _all(variable), counterpart)
+        return gathered(value, all_indices(variable), counterpart)
 
     def take_slot(variable, value, counterpart, name):
-        return gathered_slot(variable, value, _all(variable), counterpart, name)
+        return gathered_slot(variable, value, all_indices(variable), counterpart, name)
 
-    def _all(variable):
+    def all_indices(variable):
         return {**draft.windows.get(id(variable), {}), **indices.get(id(variable), {})}
 
-    for change in draft.afterwards:  # first, since what is wrong with a layer explains the rest
+    for change in draft.weight_setters:  # first, since what is wrong with a layer explains the rest
         change(new)
     convert.copy_weights(model, new, take, take_mask, pairs)
     for check in draft.checks:
         check(new)
     convert.copy_compile_state(model, new, take_slot, pairs)
-    return restructured(new, draft.next) if draft.next else new
+    return apply_edits(new, draft.next_edits) if draft.next_edits else new
 
 
 def _run_attention(model):
-    """Runs attention layers in a graph: on symbolic tensors they take shapes that do not fit."""
+    """Runs attention layers in a graph: on symbolic tensors they accept shapes that do not fit."""
     for call in trace(model).calls:
         if isinstance(call.operation, _UNCHECKED):
             given = (*call.inputs, *call.masks)
@@ -98,13 +102,13 @@ def _run(call, given, *tensors):
     return call.operation(*args, **kwargs)
 
 
-def _as_it_is(model):
+def _all_kept(model):
     coupling = couple(model)
     return keeping(coupling, np.ones(coupling.size, bool))
 
 
-def copied(model):
-    """The same model anew."""
+def copy_model(model):
+    """A copy of a model, with weights, compile state and slots."""
     new = convert.rebuilt(model, lambda config, _: config)
     convert.copy_weights(model, new)
     convert.copy_compile_state(model, new)
@@ -112,25 +116,24 @@ def copied(model):
 
 
 def _indices(model, new, draft, pairs):
-    """Where the inputs of a concatenation change: the old indices along all axes of weights."""
-    if not draft.apart:
+    """For each variable after a changed concatenation the old indices along its axes."""
+    if not draft.concatenations:
         return {}
-    joined = list(draft.apart.values())
+    joined = list(draft.concatenations.values())
     operations = [operation for _, operation, _ in joined]
-    theirs = [at(new, path, operation.name) for path, operation, _ in joined]
+    theirs = [operation_at(new, path, operation.name) for path, operation, _ in joined]
     before, after = couple(model, operations), couple(new, [each for each in theirs if each])
     made = []
     for (_, operation, positions), other in zip(joined, theirs, strict=True):
         if other is not None:
-            were, are = _given(before, operation), _given(after, other)
+            old, new_units = _output_units(before, operation), _output_units(after, other)
             positions = np.asarray(positions)
-            made.append((np.where(positions == NEW, NEW, were[positions]), are))
+            made.append((np.where(positions == NEW, NEW, old[positions]), new_units))
     return carried_index_maps(before, after, pairs, made)
 
 
-def _given(coupling, operation):
-    call = next(call for call in coupling.trace.calls if call.operation is operation)
-    return units_along(coupling, call.outputs[0])
+def _output_units(coupling, operation):
+    return units_along(coupling, calls_of(coupling, operation)[0].outputs[0])
 
 
 def _same_variables(ours, theirs):

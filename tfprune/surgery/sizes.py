@@ -1,18 +1,17 @@
-"""What sizes are asked for: numbers, differences, and what is counted."""
+"""Sizes to resize to: integers, differences (`by`), inputs (`inputs_of`), and their constraints."""
 
 import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import unit_name
-from tfprune.surgery.lookup import find, input_units, output_units
+from tfprune.surgery.lookup import find_operation, input_units, output_units
 
 
 @dataclass(frozen=True)
 class Difference:
-    """So many units more, or fewer if it is negative: what `by` gives."""
+    """A difference in the number of units, made by `by`."""
 
     units: int
 
@@ -22,7 +21,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a layer in place of its outputs: what `inputs_of` gives."""
+    """The inputs of a layer, made by `inputs_of`."""
 
     layer: object
 
@@ -31,10 +30,13 @@ class Inputs:
 
 
 def by(units):
-    """So many units more than there are, or fewer if it is negative.
+    """A size relative to the present one, for `tfprune.surgery.resize`.
 
     Args:
-        units: Integer, not 0.
+        units: Integer other than 0: how many units are added, or removed if it is negative.
+
+    Raises:
+        ValueError: If it is not.
 
     Example:
 
@@ -47,7 +49,7 @@ def by(units):
 
 
 def inputs_of(layer):
-    """The inputs of a layer, to be resized in place of its outputs.
+    """The inputs of a layer, to be resized with `tfprune.surgery.resize` instead of its outputs.
 
     Args:
         layer: A layer or its name.
@@ -61,53 +63,53 @@ def inputs_of(layer):
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """A constraint: how many positions there are then, `sum_p signs_p * counts[units_p] = size`.
+class SizeConstraint:
+    """A constraint on the number of positions: `sum_p signs_p * counts[units_p] = size`.
 
     Attributes:
         name: What is counted, for messages.
         units: The unit of each position.
         signs: 1 or -1 for each position.
-        size: How many there should be.
-        firm: Whether it holds even if sizes are met as nearly as can be only.
+        size: The number to reach.
+        hard: Whether it must hold even where sizes are only met as nearly as possible.
     """
 
     name: str
     units: np.ndarray
     signs: np.ndarray
     size: int
-    firm: bool = False
+    hard: bool = False
 
     @property
-    def now(self):
-        """How many there are."""
+    def current(self):
+        """The number of positions before."""
         return int(self.signs.sum())
 
 
-def asked(model, coupling, key, wanted, more=(), less=()):
-    """The constraint that an entry of `changes` stands for.
+def size_constraint(model, coupling, key, wanted, more=(), less=()):
+    """The constraint for an entry of `changes`.
 
     Args:
         model: The model.
         coupling: Its units.
         key: A layer, its name, `inputs_of` one, or a pair of a layer and the name of its units.
         wanted: The size, or a difference from `by`.
-        more, less: Units of what is joined to the layer, or taken from it, at the same time.
+        more, less: Arrays of units that the layer gains or loses at the same time as inputs.
 
     Raises:
         ValueError: If either cannot be read.
     """
     layer, family = key if isinstance(key, tuple) else (key, None)
     if isinstance(layer, Inputs):
-        _, operation = find(model, layer.layer)
+        _, operation = find_operation(model, layer.layer)
         name, units = f"the inputs of {operation.name!r}", input_units(coupling, operation)
     else:
-        _, operation = find(model, layer)
+        _, operation = find_operation(model, layer)
         units = output_units(coupling, operation, family)
         name = repr(unit_name(operation, family))
     now = len(units)
     parts = [(units, 1), *((u, 1) for u in more), *((u, -1) for u in less)]
-    return Row(
+    return SizeConstraint(
         name,
         np.concatenate([part for part, _ in parts]),
         np.concatenate([np.full(len(part), sign) for part, sign in parts]),
@@ -115,15 +117,16 @@ def asked(model, coupling, key, wanted, more=(), less=()):
     )
 
 
-def equal(name, ours, theirs):
-    """The constraint that there are as many positions of one kind as of another."""
+def equal_counts(name, ours, theirs):
+    """The constraint that two arrays of units keep equally many positions; none if they are equal.
+
+    Returns:
+        A list of one `SizeConstraint` or none.
+    """
+    if np.array_equal(ours, theirs):
+        return []
     signs = np.concatenate([np.ones(len(ours), int), -np.ones(len(theirs), int)])
-    return Row(name, np.concatenate([ours, theirs]), signs, 0, firm=True)
-
-
-def is_fixed(row):
-    """Whether none of the positions belongs to a unit."""
-    return bool((row.units == FIXED).all())
+    return [SizeConstraint(name, np.concatenate([ours, theirs]), signs, 0, hard=True)]
 
 
 def _checked(wanted, name):

@@ -1,4 +1,4 @@
-"""What the units of any model are worth, masked or not."""
+"""Utilities (importance scores) of the units of any model, masked or not."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from tfprune.units.scores import UnitScores
 
 @dataclass(frozen=True, eq=False)
 class _AnyUnits:
-    """All units of a model, as what scores units asks of `PrunableUnits`.
+    """All units of a model, with the attributes of `PrunableUnits` that scoring needs.
 
     Attributes:
         model: The model.
@@ -36,12 +36,12 @@ class _AnyUnits:
         return self.coupling.sets
 
     def pruned(self):
-        """None: what surgery takes away is gone at once."""
+        """No unit: surgery removes units at once."""
         return np.zeros(self.coupling.size, bool)
 
 
 class Utilities:
-    """What coupled units are worth, summed over the layers that a criterion looks at.
+    """Utilities of coupled units: the scores of a criterion, summed over the layers it looks at.
 
     Args:
         model: The model.

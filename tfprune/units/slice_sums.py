@@ -1,4 +1,4 @@
-"""Sums over all that goes with each unit, as tensors with gradients."""
+"""Sums over the weight slices of each coupled unit, as tensors with gradients."""
 
 import keras
 import numpy as np
@@ -10,29 +10,29 @@ from tfprune.masks.setting import masked_layers
 
 
 class SliceSums:
-    """The trainable slices of the units of a model, to be summed by unit.
+    """Sums over the trainable weight slices of each unit, as a group lasso takes them.
 
     Attributes:
         coupling: The units of the model.
-        units: Which of them are penalised, an array of their numbers.
-        sizes: For each of these how many elements go with it.
+        units: An array of the units that are penalised.
+        sizes: For each of these the number of elements in its slices.
     """
 
     def __init__(self, model, only, exclude):
         self.coupling = couple(model)
-        self.units = np.array(_chosen_units(model, self.coupling, only, exclude), int)
+        self.units = np.array(_selected_units(model, self.coupling, only, exclude), int)
         if not self.units.size:
             raise ValueError(
                 "The model has no units that can go and could be penalised. "
                 f"Received: model={model.name!r}, only={only!r}, exclude={exclude!r}."
             )
-        self._place = np.full(self.coupling.size, len(self.units))
-        self._place[self.units] = np.arange(len(self.units))
+        self._index = np.full(self.coupling.size, len(self.units))
+        self._index[self.units] = np.arange(len(self.units))
         trainable = {id(variable) for variable in model.trainable_variables}
         self._pieces = {
             (id(piece.variable), piece.axis, piece.labels.tobytes()): piece
             for piece in self.coupling.slices
-            if id(piece.variable) in trainable and (self._places(piece) < len(self.units)).any()
+            if id(piece.variable) in trainable and (self._indices(piece) < len(self.units)).any()
         }
         self._live = {
             id(mask.weight): mask.live
@@ -42,19 +42,19 @@ class SliceSums:
         self.keep(lambda piece: True, "a trainable weight")
 
     def keep(self, wanted, what):
-        """Leaves those pieces alone that are wanted."""
+        """Restricts the sums to those slices for which `wanted(slice)` is True."""
         self._pieces = {key: piece for key, piece in self._pieces.items() if wanted(piece)}
         if not self._pieces:
             raise ValueError(f"No unit that can go has {what}, so there is nothing to penalise.")
         self.sizes = np.zeros(len(self.units) + 1)
         for piece in self._pieces.values():
-            places = piece.broadcast(self._places(piece)).reshape(-1)
-            self.sizes += np.bincount(places, minlength=len(self.sizes))
+            indices = piece.broadcast(self._indices(piece)).reshape(-1)
+            self.sizes += np.bincount(indices, minlength=len(self.sizes))
         self.sizes = self.sizes[:-1]
 
     @property
     def variables(self):
-        """The weights that have any of the pieces."""
+        """The weights that have any of the slices."""
         return list({id(p.variable): p.variable for p in self._pieces.values()}.values())
 
     def squares(self):
@@ -71,26 +71,26 @@ class SliceSums:
         return value if live is None else _keras.mask_gradient(value, _keras.uncast(live))
 
     def _by_unit(self, piece, values):
-        places = self._places(piece)
-        if places.ndim == 1:
+        indices = self._indices(piece)
+        if indices.ndim == 1:
             others = [axis for axis in range(len(values.shape)) if axis != piece.axis]
             values = keras.ops.sum(values, axis=others)
         else:
-            places, values = piece.broadcast(places).reshape(-1), keras.ops.reshape(values, (-1,))
-        sums = keras.ops.segment_sum(values, places.astype("int32"), len(self.units) + 1)
+            indices, values = piece.broadcast(indices).reshape(-1), keras.ops.reshape(values, (-1,))
+        sums = keras.ops.segment_sum(values, indices.astype("int32"), len(self.units) + 1)
         return sums[:-1]
 
-    def _places(self, piece):
-        return self._place[self.coupling.roots[piece.labels]]
+    def _indices(self, piece):
+        return self._index[self.coupling.roots[piece.labels]]
 
 
-def _chosen_units(model, coupling, only, exclude):
-    is_chosen = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
+def _selected_units(model, coupling, only, exclude):
+    is_selected = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
     is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
     return [
         unit
         for unit_set in coupling.sets
-        if any(map(is_chosen, unit_set.layers)) and not any(map(is_excluded, unit_set.layers))
+        if any(map(is_selected, unit_set.layers)) and not any(map(is_excluded, unit_set.layers))
         for unit, reason in zip(unit_set.units.tolist(), unit_set.pinned, strict=True)
         if reason is None
     ]

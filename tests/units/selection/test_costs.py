@@ -14,8 +14,8 @@ from tfprune.units.budgets import Bytes, MACs, Parameters, Units
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.selection.costs import costs_for
 from tfprune.units.selection.limits import least_kept
-from tfprune.units.selection.removal_groups import bundled
-from tfprune.units.selection.removal_steps import steps_of
+from tfprune.units.selection.removal_groups import removal_groups
+from tfprune.units.selection.removal_steps import removal_steps
 
 
 def macs(model):
@@ -36,8 +36,8 @@ MEASURES = [
 def masked_at_random(units, seed):
     """Masks a random choice of what may go; which units are kept then."""
     draw = np.random.default_rng(seed)
-    bundles = bundled(units, draw.normal(size=units.coupling.size))
-    steps = steps_of(units, bundles, least_kept(units))
+    groups = removal_groups(units, draw.normal(size=units.coupling.size))
+    steps = removal_steps(units, groups, least_kept(units))
     kept = steps.kept(draw.random(len(steps)) < draw.choice([0.3, 0.7, 1.0]))
     units.mask(~kept)
     return kept

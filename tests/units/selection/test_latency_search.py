@@ -7,18 +7,18 @@ import tfprune
 from tests.units.selection import models
 from tfprune import budgets
 from tfprune.units.prunable import PrunableUnits
-from tfprune.units.selection.latency_search import meet_in_time
+from tfprune.units.selection.latency_search import steps_within_latency
 from tfprune.units.selection.limits import least_kept
 from tfprune.units.selection.ranking import UnreachableError
-from tfprune.units.selection.removal_groups import bundled
-from tfprune.units.selection.removal_steps import steps_of
+from tfprune.units.selection.removal_groups import removal_groups
+from tfprune.units.selection.removal_steps import removal_steps
 
 
 @pytest.fixture(scope="module")
 def steps():
     units = PrunableUnits(models.made("plain"))
-    bundles = bundled(units, np.arange(float(units.coupling.size)))
-    return steps_of(units, bundles, least_kept(units))
+    groups = removal_groups(units, np.arange(float(units.coupling.size)))
+    return removal_steps(units, groups, least_kept(units))
 
 
 class Counting:
@@ -40,32 +40,34 @@ class Counting:
 @pytest.mark.parametrize("left", range(6, 14))
 def test_bisection_finds_as_many_units_as_fit(steps, left):
     clock = Counting()
-    size = len(steps.bundles.of_unit)
+    size = len(steps.groups.group_of_unit)
     budget = budgets.Latency(left + 0.5, tolerance=1e-9)
-    gone = meet_in_time(steps, clock, budget, "global")
-    assert steps.kept(gone).sum() == min(size, left)
+    removed = steps_within_latency(steps, clock, budget, "global")
+    assert steps.kept(removed).sum() == min(size, left)
     assert clock.calls <= 8 + 3
     # The ranking decides which.
-    assert gone.tolist() == [True] * int(gone.sum()) + [False] * int((~gone).sum())
+    assert removed.tolist() == [True] * int(removed.sum()) + [False] * int((~removed).sum())
 
 
 def test_a_fraction_is_of_the_dense_model(steps):
-    size = len(steps.bundles.of_unit)
-    gone = meet_in_time(steps, Counting(), budgets.Latency(fraction=0.75, tolerance=1e-9), "global")
-    assert steps.kept(gone).sum() == int(0.75 * size)
+    size = len(steps.groups.group_of_unit)
+    removed = steps_within_latency(
+        steps, Counting(), budgets.Latency(fraction=0.75, tolerance=1e-9), "global"
+    )
+    assert steps.kept(removed).sum() == int(0.75 * size)
 
 
 def test_a_slower_machine_in_the_middle_of_it_does_not_count(steps):
     slower = Counting(drift=lambda call: 1.0 if call < 4 else 3.0)
-    gone = meet_in_time(steps, slower, budgets.Latency(8.5, tolerance=1e-9), "global")
-    assert steps.kept(gone).sum() == 8
+    removed = steps_within_latency(steps, slower, budgets.Latency(8.5, tolerance=1e-9), "global")
+    assert steps.kept(removed).sum() == 8
 
 
 def test_on_the_way_there_the_time_is_between(steps):
-    size = len(steps.bundles.of_unit)
+    size = len(steps.groups.group_of_unit)
     budget = budgets.Latency(float(size - 6), tolerance=1e-9)
-    gone = meet_in_time(steps, Counting(), budget, "global", progress=0.5)
-    assert steps.kept(gone).sum() == size - 3
+    removed = steps_within_latency(steps, Counting(), budget, "global", progress=0.5)
+    assert steps.kept(removed).sum() == size - 3
 
 
 def test_an_unlucky_last_measurement_costs_a_few_units_more(steps):
@@ -76,16 +78,16 @@ def test_an_unlucky_last_measurement_costs_a_few_units_more(steps):
 
     quiet = Counting()
     budget = budgets.Latency(8.2)
-    first = meet_in_time(steps, quiet, budget, "global")
+    first = steps_within_latency(steps, quiet, budget, "global")
     last["call"] = quiet.calls
-    again = meet_in_time(steps, Counting(noise=noise), budget, "global")
+    again = steps_within_latency(steps, Counting(noise=noise), budget, "global")
     assert again.sum() == first.sum() + 1
 
 
 def test_what_no_choice_reaches_is_an_error(steps):
     with pytest.raises(UnreachableError) as caught:
-        meet_in_time(steps, Counting(fixed=50), budgets.Latency(40.0), "global")
-    assert caught.value.least > 0.05
+        steps_within_latency(steps, Counting(fixed=50), budgets.Latency(40.0), "global")
+    assert caught.value.lowest > 0.05
 
 
 def test_measuring_really():

@@ -1,4 +1,4 @@
-"""What an edit says of itself, and the registry through which plans are read from dicts."""
+"""The base class of edits, and the registry that reads them from dicts."""
 
 from dataclasses import dataclass, field, fields
 
@@ -8,17 +8,17 @@ KINDS = {}
 
 
 class Edit:
-    """One change of a model. Override what the defaults do not say.
+    """One change of a model; subclasses override what applies to them.
 
     Subclasses are frozen dataclasses whose fields are the names of layers, numbers and serialised
     layers, so that a plan can be written as JSON.
     """
 
     before_sizes = False
-    """Whether it is made before sizes are solved: what it adds can then be resized too."""
+    """Whether the edit is made before sizes are solved, so that what it adds can be resized too."""
 
     keeps_shapes = False
-    """Whether every tensor that was there has the shape it had."""
+    """Whether the tensors of the model keep their shapes."""
 
     def __init_subclass__(cls):
         KINDS[cls.__name__] = cls
@@ -26,39 +26,39 @@ class Edit:
     def check(self, model):
         """Raises a `ValueError` where the edit does not fit the model."""
 
-    def rows(self, model, coupling, edits):
-        """The constraints on sizes under which the edit can be made: a list of `Row`s.
+    def constraints(self, model, coupling, edits):
+        """The `SizeConstraint`s under which the edit can be made, as a list.
 
         Args:
-            model: The model, with what is made before sizes are solved.
+            model: The model, after the edits that are made before sizes are solved.
             coupling: Its units.
             edits: All edits of the plan.
         """
         return []
 
     def removed(self, model):
-        """The layers that go, whose units are worth nothing."""
+        """The layers that are removed, whose units have no utility."""
         return []
 
     def draft(self, model, draft):
-        """Notes in a `Draft` what changes in the config and the weights."""
+        """Adds the changes in the config and the weights to a `Draft`."""
 
     def effects(self, model):
-        """Why the function of the model changes: a list of sentences."""
+        """The reasons why the model computes something else: a list of sentences."""
         return []
 
     def describe(self):
-        """What is done, to what, and how: three strings."""
+        """Three strings: what is done, to what, and how."""
         raise NotImplementedError
 
     def to_dict(self):
-        """The edit as plain values."""
+        """The edit as values that JSON can write."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {"edit": type(self).__name__, **values}
 
 
 def from_dict(content):
-    """The edit of a dict that `Edit.to_dict` gave."""
+    """The edit of a dict from `Edit.to_dict`."""
     values = {key: value for key, value in content.items() if key != "edit"}
     if content.get("edit") not in KINDS:
         raise ValueError(
@@ -69,56 +69,66 @@ def from_dict(content):
 
 @dataclass(eq=False)
 class Draft:
-    """What several edits change in a model, to be made at once.
+    """The changes of several edits to a model, to be made at once.
+
+    A path is a tuple of the names of the nested models around an operation.
 
     Attributes:
-        layers: For operations, by id, functions of their serialised form that give the new one.
-        structure: Functions of the config of a model, or of one nested in it, and the names of the
-            models around its layers, that give the new config.
-        dropped: For calls, as names and a place, the places of the inputs that they do without.
-        apart: For concatenations that get or lose inputs, by id, the names of the models around,
-            the operation, and the old positions of the new ones, `NEW` for those that are added.
+        layer_edits: For operations, by id, functions from their serialised form to the new one.
+        graph_edits: Pairs of a path and a function from the config of the model there to the new
+            one.
+        dropped_inputs: For calls, as names and an index, the indices of the inputs they lose.
+        concatenations: For concatenations that gain or lose inputs, by id, the path, the operation,
+            and the old positions of the new ones, `NEW` for those that are added.
         windows: For variables, by id, the old indices along each axis of the window.
-        replaced: For each operation that is replaced the names of the models around, the
-            operation, and whether its weights are kept.
-        afterwards: Functions of the new model that set weights.
-        checks: Functions of the new model that raise where it is not as it should be.
-        added: Layers that come into the model.
-        taken: For concatenations, by id, the places of the inputs that they lose.
-        next: Edits that are made when these have been.
+        replaced: For each operation that is replaced the path, the operation, and whether its
+            weights are kept.
+        weight_setters: Functions of the new model that set weights.
+        checks: Functions of the new model that raise an error where it is wrong.
+        new_layers: Layers that are added to the model.
+        removed_inputs: For concatenations, by id, the indices of the inputs that they lose.
+        next_edits: Edits to make after these.
     """
 
-    layers: dict = field(default_factory=dict)
-    structure: list = field(default_factory=list)
-    dropped: dict = field(default_factory=dict)
-    apart: dict = field(default_factory=dict)
+    layer_edits: dict = field(default_factory=dict)
+    graph_edits: list = field(default_factory=list)
+    dropped_inputs: dict = field(default_factory=dict)
+    concatenations: dict = field(default_factory=dict)
     windows: dict = field(default_factory=dict)
     replaced: list = field(default_factory=list)
-    afterwards: list = field(default_factory=list)
+    weight_setters: list = field(default_factory=list)
     checks: list = field(default_factory=list)
-    added: list = field(default_factory=list)
-    taken: dict = field(default_factory=dict)
-    next: list = field(default_factory=list)
+    new_layers: list = field(default_factory=list)
+    removed_inputs: dict = field(default_factory=dict)
+    next_edits: list = field(default_factory=list)
 
     def positions(self, path, operation, size):
         """The list of old positions of a concatenation, to be changed."""
-        return self.apart.setdefault(id(operation), (path, operation, list(range(size))))[-1]
+        return self.concatenations.setdefault(id(operation), (path, operation, list(range(size))))[
+            -1
+        ]
 
     def edit(self, config, operation):
-        """The serialised form of an operation with all that changes in it."""
-        for change in self.layers.get(id(operation), ()):
+        """The serialised form of an operation after all edits."""
+        for change in self.layer_edits.get(id(operation), ()):
             config = change(config)
         return config
 
     def restructure(self, config, path):
-        """The config of a model with all that changes in its graph."""
-        for change in self.structure:
-            config = change(config, path)
+        """The config of the model at a path after all edits of its graph."""
+        for where, change in self.graph_edits:
+            config = change(config) if where == path else config
         return config
 
 
-def at(model, path, name):
-    """The operation of a name in the model nested under the names of `path`."""
-    for part in path:
-        model = next(each for each in _keras.operations(model) if each.name == part)
-    return next((each for each in _keras.operations(model) if each.name == name), None)
+def model_at(model, path):
+    """The model nested under the names of `path`."""
+    for name in path:
+        model = operation_at(model, (), name)
+    return model
+
+
+def operation_at(model, path, name):
+    """The operation of a name in the model nested under the names of `path`, or None."""
+    operations = _keras.operations(model_at(model, path))
+    return next((each for each in operations if each.name == name), None)

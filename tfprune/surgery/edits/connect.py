@@ -1,6 +1,6 @@
-"""Inputs given to, and taken from, an operation that takes several.
+"""Adds inputs to, or removes them from, operations that take a list of tensors.
 
-A concatenation that gets or loses an input counts as the maker of its output's units, before and
+A concatenation that gains or loses an input counts as the maker of its output's units, before and
 after the edit. So the layers after it find the rows of their kernels again.
 """
 
@@ -15,23 +15,23 @@ from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.coupling.units import couple
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit
+from tfprune.surgery.edits.base import Edit, model_at
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.growth import uses_without_weights
-from tfprune.surgery.lookup import calls_of, find, output_units, units_along
-from tfprune.surgery.sizes import equal
+from tfprune.surgery.lookup import calls_of, find_operation, output_units, units_along
+from tfprune.surgery.sizes import equal_counts
 
 
 @dataclass(frozen=True)
 class Connect(Edit):
-    """Gives an operation another input, see `tfprune.surgery.connect`."""
+    """Adds an input to an operation, see `tfprune.surgery.connect`."""
 
     source: str
     target: str
 
     def check(self, model):
-        path, _ = find(model, self.source, "source")
-        target_path, target = find(model, self.target, "target")
+        path, _ = find_operation(model, self.source, "source")
+        target_path, target = find_operation(model, self.target, "target")
         if path != target_path:
             raise ValueError(
                 "Layers of different models in the model cannot be connected. "
@@ -39,20 +39,18 @@ class Connect(Edit):
             )
         _check_list(target, "target")
 
-    def rows(self, model, coupling, edits):
+    def constraints(self, model, coupling, edits):
         call, ours, theirs = self._ends(model, coupling)
         if is_concatenation(call):
             return []
-        name = f"{self.source!r} and {self.target!r}, to connect them"
-        same = len(ours) == len(theirs) and (ours == theirs).all()
-        return [] if same else [equal(name, ours, theirs)]
+        return equal_counts(f"{self.source!r} and {self.target!r}, to connect them", ours, theirs)
 
     def _ends(self, model, coupling):
         """The call of the target, and the units of the source and of the target."""
-        _, source = find(model, self.source, "source")
-        _, target = find(model, self.target, "target")
+        _, source = find_operation(model, self.source, "source")
+        _, target = find_operation(model, self.target, "target")
         call = _one_call(coupling, target)
-        before = [c for c in coupling.trace.calls if c.operation is source]
+        before = calls_of(coupling, source)
         if len(before) > 1:
             raise ValueError(
                 "A layer that is called several times cannot be a source. "
@@ -73,18 +71,18 @@ class Connect(Edit):
         return call, output_units(coupling, source), units_along(coupling, output)
 
     def added_units(self, model, coupling):
-        """The units that the target gets by way of the source, if it is a concatenation."""
+        """The units that the target gains from the source, if it is a concatenation."""
         call, ours, _ = self._ends(model, coupling)
         return [ours] if is_concatenation(call) else []
 
     def draft(self, model, draft):
-        path, source = find(model, self.source, "source")
-        _, target = find(model, self.target, "target")
+        path, source = find_operation(model, self.source, "source")
+        _, target = find_operation(model, self.target, "target")
 
-        def connected(config, here):
-            return graph.with_input(config, target.name, source.name) if here == path else config
+        def connected(config):
+            return graph.with_input(config, target.name, source.name)
 
-        draft.structure.append(connected)
+        draft.graph_edits.append((path, connected))
         if isinstance(rule_of(target), Concatenate):
             axis = target.axis % len(target.output.shape)
             shape = keras.tree.flatten(source.output)[0].shape
@@ -92,7 +90,7 @@ class Connect(Edit):
             positions.extend([NEW] * shape[axis])
 
     def effects(self, model):
-        _, target = find(model, self.target, "target")
+        _, target = find_operation(model, self.target, "target")
         if not isinstance(rule_of(target), Concatenate):
             return [f"{self.target!r} gets another input"]
         coupling = couple(model, [target])  # the channels that come are as those that are there
@@ -109,35 +107,29 @@ class Connect(Edit):
 
 @dataclass(frozen=True)
 class Disconnect(Edit):
-    """Takes an input from an operation, see `tfprune.surgery.disconnect`."""
+    """Removes an input from an operation, see `tfprune.surgery.disconnect`."""
 
     source: str
     target: str
 
     def check(self, model):
-        find(model, self.source, "source")
-        _, target = find(model, self.target, "target")
+        find_operation(model, self.source, "source")
+        _, target = find_operation(model, self.target, "target")
         _check_list(target, "target")
-        self._places(model)
+        self._input(model)
 
-    def _places(self, model):
-        """The path and the name of the target, and which of its inputs come from the source."""
-        path, target = find(model, self.target, "target")
-        _, source = find(model, self.source, "source")
-        around = model
-        for name in path:
-            around = next(each for each in _keras.operations(around) if each.name == name)
-        nodes = [
-            (node, place)
-            for node, place in _keras.nodes(_keras.functional(around))
-            if node.operation is target
-        ]
+    def _input(self, model):
+        """The path, the target, the index of its input, all inputs, and the index of its call."""
+        path, target = find_operation(model, self.target, "target")
+        _, source = find_operation(model, self.source, "source")
+        nodes = _keras.nodes(_keras.functional(model_at(model, path)))
+        nodes = [(node, index) for node, index in nodes if node.operation is target]
         if len(nodes) != 1:
             raise ValueError(
                 "Inputs can only be taken from an operation that is called once. "
                 f"Received: target={self.target!r}, with {len(nodes)} calls."
             )
-        given = {id(tensor) for tensor in _given_by(source)}
+        given = {id(tensor) for tensor in keras.tree.flatten(source.output)}
         tensors = keras.tree.flatten([list(nodes[0][0].arguments.args)])
         found = [i for i, tensor in enumerate(tensors) if id(tensor) in given]
         if not found or len(tensors) - 1 < 1:
@@ -148,33 +140,31 @@ class Disconnect(Edit):
         return path, target, found[-1], tensors, nodes[0][1]
 
     def draft(self, model, draft):
-        path, target, gone, tensors, place = self._places(model)
+        path, target, removed, tensors, call = self._input(model)
         if not isinstance(rule_of(target), Concatenate):
-            key = (*path, target.name, place)
-            draft.dropped[key] = (*draft.dropped.get(key, ()), gone)
+            key = (*path, target.name, call)
+            draft.dropped_inputs[key] = (*draft.dropped_inputs.get(key, ()), removed)
             return
         axis = target.axis % len(target.output.shape)
         positions = draft.positions(path, target, target.output.shape[axis])
         sizes = [tensor.shape[axis] for tensor in tensors]
-        start = sum(sizes[:gone])
-        lost = set(range(start, start + sizes[gone]))
+        start = sum(sizes[:removed])
+        lost = set(range(start, start + sizes[removed]))
         positions[:] = [position for position in positions if position not in lost]
-        taken = draft.taken.setdefault(id(target), set())
-        if not taken:
-            draft.structure.append(
-                lambda config, here: (
-                    graph.without_inputs(config, target.name, taken) if here == path else config
-                )
+        indices = draft.removed_inputs.setdefault(id(target), set())
+        if not indices:
+            draft.graph_edits.append(
+                (path, lambda config: graph.without_inputs(config, target.name, indices))
             )
-        taken.add(gone)
-        if len(tensors) - len(taken) == 1 and NEW not in positions:
-            draft.next.append(Remove(self.target))  # side by side with nothing
+        indices.add(removed)
+        if len(tensors) - len(indices) == 1 and NEW not in positions:
+            draft.next_edits.append(Remove(self.target))  # nothing is left to concatenate with
 
     def removed_units(self, model, coupling):
         """The units that the target loses, if it is a concatenation."""
-        _, target, gone, _, _ = self._places(model)
+        _, target, removed, _, _ = self._input(model)
         call = _one_call(coupling, target)
-        return [units_along(coupling, call.inputs[gone])] if is_concatenation(call) else []
+        return [units_along(coupling, call.inputs[removed])] if is_concatenation(call) else []
 
     def effects(self, model):
         return [f"{self.target!r} loses an input"]
@@ -184,7 +174,7 @@ class Disconnect(Edit):
 
 
 def is_concatenation(call):
-    """Whether a call joins units side by side."""
+    """Whether a call concatenates units, not samples."""
     if not isinstance(rule_of(call.operation), Concatenate):
         return False
     return call.operation.axis % len(call.outputs[0].shape) != 0
@@ -201,7 +191,7 @@ def _one_call(coupling, target):
 
 
 def _check_list(target, argument):
-    """Refuses operations that do not take a list of tensors."""
+    """Raises a `ValueError` unless an operation takes a list of tensors."""
     nodes = getattr(target, "input", None) if isinstance(target, keras.layers.Layer) else None
     if not isinstance(nodes, (list, tuple)) or _keras.functional(target) is not None:
         raise ValueError(
@@ -211,7 +201,7 @@ def _check_list(target, argument):
 
 
 def _depends(known, source, target):
-    """Whether the source of a connection needs what its target gives."""
+    """Whether the call `source` depends on the output of the call `target`."""
     made = {output: call for call in known.calls for output in call.outputs}
     stack, seen = [source], set()
     while stack:
@@ -222,9 +212,3 @@ def _depends(known, source, target):
             seen.add(id(call))
             stack.extend(made.get(tensor) for tensor in call.inputs)
     return False
-
-
-def _given_by(source):
-    if isinstance(source, keras.layers.InputLayer):
-        return [source.output]
-    return keras.tree.flatten(source.output)

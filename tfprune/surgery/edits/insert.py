@@ -1,4 +1,4 @@
-"""Layers put into a model."""
+"""Inserts layers into a model."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit, at
+from tfprune.surgery.edits.base import Edit, operation_at
 from tfprune.surgery.identity import check_activations, set_identity
-from tfprune.surgery.lookup import find, walk
+from tfprune.surgery.lookup import find_operation, walk_operations
 
 _INITS = ("identity", "default")
 
 
 @dataclass(frozen=True)
 class Insert(Edit):
-    """Puts layers behind an operation, see `tfprune.surgery.insert`."""
+    """Inserts layers after an operation, see `tfprune.surgery.insert`."""
 
     after: str
     layers: tuple
@@ -27,7 +27,7 @@ class Insert(Edit):
 
     @property
     def keeps_shapes(self):
-        """An identity does; of other layers it is not known."""
+        """An identity keeps shapes; other layers may not."""
         return self.init == "identity" and not any(v is not None for v in self._given)
 
     def check(self, model):
@@ -35,8 +35,8 @@ class Insert(Edit):
             raise ValueError(f"Argument `init` must be one of {_INITS}. Received: {self.init!r}.")
         if not self.layers:
             raise ValueError("Argument `layers` must hold at least one layer. Received none.")
-        _, operation = find(model, self.after, "after")
-        taken = {each.name for _, each in walk(model)}
+        _, operation = find_operation(model, self.after, "after")
+        taken = {each.name for _, each in walk_operations(model)}
         for name in self.names:
             if name in taken:
                 raise ValueError(
@@ -56,17 +56,19 @@ class Insert(Edit):
         return [layer["config"]["name"] for layer in self.layers]
 
     def draft(self, model, draft):
-        path, operation = find(model, self.after, "after")
+        path, operation = find_operation(model, self.after, "after")
         layers = [keras.saving.deserialize_keras_object(layer) for layer in self.layers]
-        draft.added.extend(layers)
+        draft.new_layers.extend(layers)
 
-        def inserted(config, here):
-            return (
-                graph.with_inserted(config, operation.name, self.layers) if here == path else config
-            )
+        def inserted(config):
+            return graph.with_inserted(config, operation.name, self.layers)
+
+        def fresh(new):
+            pairs = zip(self.names, self._given, strict=True)
+            return [operation_at(new, path, name) for name, values in pairs if values is None]
 
         def initialised(new):
-            made = [at(new, path, name) for name in self.names]
+            made = [operation_at(new, path, name) for name in self.names]
             if None in made:
                 raise ValueError(
                     "Nothing takes the first output of the layer, so nothing can be put behind it. "
@@ -75,18 +77,13 @@ class Insert(Edit):
             for layer, values in zip(made, self._given, strict=True):
                 if values is not None:
                     layer.set_weights([np.array(value) for value in values])
-            fresh = [k for k, v in zip(made, self._given, strict=True) if v is None]
             if self.init == "identity":
-                set_identity(fresh)
+                set_identity(fresh(new))
 
-        def checked(new):
-            made = [at(new, path, name) for name in self.names]
-            check_activations(new, [k for k, v in zip(made, self._given, strict=True) if v is None])
-
-        draft.structure.append(inserted)
-        draft.afterwards.append(initialised)
-        if self.init == "identity":
-            draft.checks.append(checked)  # once all identities are known as such
+        draft.graph_edits.append((path, inserted))
+        draft.weight_setters.append(initialised)
+        if self.init == "identity":  # checked once all identities are known as such
+            draft.checks.append(lambda new: check_activations(new, fresh(new)))
 
     @property
     def _given(self):

@@ -1,4 +1,4 @@
-"""The size of a convolution's window."""
+"""Resizes the kernels of convolutions."""
 
 import itertools
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from tfprune import _keras
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.trace import trace
 from tfprune.surgery.edits.base import Edit
-from tfprune.surgery.lookup import find
+from tfprune.surgery.lookup import find_operation
 
 
 @dataclass(frozen=True)
 class ResizeKernel(Edit):
-    """Gives a convolution another window, see `tfprune.surgery.resize_kernel`."""
+    """Changes the kernel size of a convolution, see `tfprune.surgery.resize_kernel`."""
 
     layer: str
     kernel_size: int | tuple
     padding: str | None = None
 
     def check(self, model):
-        _, layer = find(model, self.layer)
+        _, layer = find_operation(model, self.layer)
         if not isinstance(getattr(layer, "kernel_size", None), (tuple, list)):
             raise ValueError(
                 "Only a layer with a window has a kernel size. "
@@ -38,7 +38,7 @@ class ResizeKernel(Edit):
             )
 
     def draft(self, model, draft):
-        _, layer = find(model, self.layer)
+        _, layer = find_operation(model, self.layer)
 
         def resized(config):
             arguments = {**config["config"], "kernel_size": self._size(layer)}
@@ -46,11 +46,12 @@ class ResizeKernel(Edit):
                 arguments["padding"] = self.padding
             return {**config, "config": arguments}
 
-        draft.layers.setdefault(id(layer), []).append(resized)
+        draft.layer_edits.setdefault(id(layer), []).append(resized)
         is_causal = self._padding(layer) == "causal"
         for variable in windowed_variables(layer):
-            chosen = window_indices(np.asarray(_keras.raw(variable)), self._size(layer), is_causal)
-            draft.windows[id(variable)] = dict(enumerate(chosen))
+            kernel = np.asarray(_keras.raw(variable))
+            indices = window_indices(kernel, self._size(layer), is_causal)
+            draft.windows[id(variable)] = dict(enumerate(indices))
 
     def _size(self, layer):
         given = self.kernel_size
@@ -60,7 +61,7 @@ class ResizeKernel(Edit):
         return layer.padding if self.padding is None else self.padding
 
     def effects(self, model):
-        _, layer = find(model, self.layer)
+        _, layer = find_operation(model, self.layer)
         before, after = self._shapes(model, layer)
         if before != after:
             return [f"{self.layer!r} gives {after[1:]} in place of {before[1:]}"]
@@ -69,7 +70,7 @@ class ResizeKernel(Edit):
         return [] if self._keeps_function(layer) else [f"the window of {self.layer!r} moves"]
 
     def _keeps_function(self, layer):
-        """Whether the old taps stand over the places over which they stood."""
+        """Whether the old taps stay over the same positions of the input."""
         if self._padding(layer) != layer.padding:
             return False
         if layer.padding == "causal":
@@ -107,9 +108,9 @@ def windowed_variables(layer):
 
 
 def window_indices(kernel, size, is_causal=False):
-    """The old index of each place of a new window along each of its axes, `NEW` for 0.
+    """The old index of each tap of a new window along each of its axes, `NEW` for 0.
 
-    Of a smaller window the taps t in a contiguous part stay for which
+    A smaller window keeps the contiguous taps t for which
 
         sum_t |t - centre| / (1 + mean |W_t|)
 
@@ -118,7 +119,7 @@ def window_indices(kernel, size, is_causal=False):
     Args:
         kernel: An array (*window, inputs, outputs).
         size: The new window, of as many axes.
-        is_causal: Whether the window stands over its place and what is before it.
+        is_causal: Whether the window covers its position and those before it.
 
     Returns:
         An integer array for each axis of the window.

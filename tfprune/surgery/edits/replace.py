@@ -1,4 +1,4 @@
-"""A layer in the place of another."""
+"""Replaces a layer by another."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.trace import Tensor
-from tfprune.surgery.edits.base import Edit, at
-from tfprune.surgery.lookup import calls_of, find, unit_axis, units_along
-from tfprune.surgery.sizes import Row
+from tfprune.surgery.edits.base import Edit, operation_at
+from tfprune.surgery.lookup import calls_of, find_operation, unit_axis, units_along
+from tfprune.surgery.sizes import SizeConstraint
 
 
 @dataclass(frozen=True)
 class Replace(Edit):
-    """Puts a layer in the place of another, see `tfprune.surgery.replace`."""
+    """Replaces a layer by another, see `tfprune.surgery.replace`."""
 
     layer: str
     new_layer: dict
@@ -22,19 +22,19 @@ class Replace(Edit):
     weights: tuple | None = None
 
     def check(self, model):
-        _, operation = find(model, self.layer)
-        is_layer = isinstance(operation, keras.layers.Layer)
-        if isinstance(operation, keras.layers.InputLayer) or _keras.functional(operation):
-            is_layer = False
-        if not is_layer:
+        _, operation = find_operation(model, self.layer)
+        is_input_or_model = isinstance(operation, keras.layers.InputLayer) or _keras.functional(
+            operation
+        )
+        if is_input_or_model or not isinstance(operation, keras.layers.Layer):
             raise ValueError(
                 "Only a layer can be replaced, not an input, a model or a raw operation. "
                 f"Received: layer={operation.name!r} ({type(operation).__name__})."
             )
 
-    def rows(self, model, coupling, edits):
-        _, operation = find(model, self.layer)
-        rows = []
+    def constraints(self, model, coupling, edits):
+        _, operation = find_operation(model, self.layer)
+        constraints = []
         for call in calls_of(coupling, operation)[:1]:
             (output, *_) = call.outputs
             axis = unit_axis(coupling, output)
@@ -43,15 +43,14 @@ class Replace(Edit):
             if size is None or len(units) != output.shape[axis]:
                 continue
             taken = units_along(coupling, call.inputs[0]) if call.inputs else ()
-            is_passed_on = len(taken) == len(units) and (taken == units).all()
-            if not (is_passed_on and size == len(units)):
-                signs = units * 0 + 1
+            if not (np.array_equal(taken, units) and size == len(units)):
                 name = f"what {operation.name!r} gives, to be replaced"
-                rows.append(Row(name, units, signs, int(size), firm=True))
-        return rows
+                signs = np.ones_like(units)
+                constraints.append(SizeConstraint(name, units, signs, int(size), hard=True))
+        return constraints
 
     def _shape(self, call):
-        """The shape of what the new layer gives for what the old one takes."""
+        """The shape of the output of the new layer for the inputs of the old one."""
         layer = keras.saving.deserialize_keras_object(self.new_layer)
         args, kwargs = keras.tree.map_structure(_symbolic, (list(call.args), dict(call.kwargs)))
         try:
@@ -74,8 +73,8 @@ class Replace(Edit):
         return self.new_layer["class_name"]
 
     def draft(self, model, draft):
-        path, operation = find(model, self.layer)
-        draft.added.append(keras.saving.deserialize_keras_object(self.new_layer))
+        path, operation = find_operation(model, self.layer)
+        draft.new_layers.append(keras.saving.deserialize_keras_object(self.new_layer))
         new = {**self.new_layer["config"], "name": operation.name}
 
         def exchanged(config):
@@ -83,12 +82,12 @@ class Replace(Edit):
             return {**self.new_layer, "config": new, **kept}
 
         def given(new):
-            at(new, path, operation.name).set_weights([np.array(w) for w in self.weights])
+            operation_at(new, path, operation.name).set_weights([np.array(w) for w in self.weights])
 
-        draft.layers.setdefault(id(operation), []).append(exchanged)
+        draft.layer_edits.setdefault(id(operation), []).append(exchanged)
         draft.replaced.append((path, operation, self.keep_weights and self.weights is None))
         if self.weights is not None:
-            draft.afterwards.append(given)
+            draft.weight_setters.append(given)
 
     def effects(self, model):
         return [f"{self.layer!r} is replaced"]

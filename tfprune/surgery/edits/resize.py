@@ -1,4 +1,4 @@
-"""Sizes of layers among the edits of a plan."""
+"""Resizes layers, or shrinks all to their useful units."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.connect import Connect, Disconnect
-from tfprune.surgery.lookup import find
-from tfprune.surgery.sizes import Difference, Inputs, asked
+from tfprune.surgery.lookup import find_operation
+from tfprune.surgery.sizes import Difference, Inputs, size_constraint
 
 
 @dataclass(frozen=True)
 class Resize(Edit):
-    """Asks for the size of a layer, see `tfprune.surgery.resize`.
+    """Changes the size of a layer, see `tfprune.surgery.resize`.
 
-    `change` is the difference, or None where `size` is the size; `inputs` tells whether it is that
-    of the inputs; `family` what the layer calls the units where it makes several kinds.
+    `size` is the new size, or `change` the difference. `inputs` tells whether it is that of the
+    inputs. `family` names the units where the layer makes several kinds.
     """
 
     layer: str
@@ -35,25 +35,25 @@ class Resize(Edit):
         return cls(name, None if change is not None else wanted, change, inputs, family)
 
     def check(self, model):
-        find(model, self.layer)
+        find_operation(model, self.layer)
 
     @property
     def _wanted(self):
         return self.size if self.change is None else Difference(self.change)
 
-    def rows(self, model, coupling, edits):
+    def constraints(self, model, coupling, edits):
         key = Inputs(self.layer) if self.inputs else (self.layer, self.family)
-        _, operation = find(model, self.layer)
+        _, operation = find_operation(model, self.layer)
         more, less = [], []
         if not self.inputs:
-            for edit in edits:  # what it is to be then counts what it gets and loses
+            for edit in edits:  # the size counts the inputs that the layer gains and loses
                 is_end = isinstance(edit, (Connect, Disconnect))
-                if is_end and find(model, edit.target)[1] is operation:
+                if is_end and find_operation(model, edit.target)[1] is operation:
                     if isinstance(edit, Connect):
                         more += edit.added_units(model, coupling)
                     else:
                         less += edit.removed_units(model, coupling)
-        return [asked(model, coupling, key, self._wanted, more, less)]
+        return [size_constraint(model, coupling, key, self._wanted, more, less)]
 
     def describe(self):
         name = f"inputs of {self.layer}" if self.inputs else self.layer
@@ -63,7 +63,7 @@ class Resize(Edit):
 
 @dataclass(frozen=True)
 class Shrink(Edit):
-    """Takes all units of negative utility out, see `tfprune.surgery.shrink`."""
+    """Removes all units of negative utility, see `tfprune.surgery.shrink`."""
 
     def describe(self):
         return "shrink", "all layers", "without units of negative utility"

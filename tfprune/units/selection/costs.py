@@ -1,10 +1,11 @@
-"""What a model costs with some of its units, exactly, without rebuilding it.
+"""Units, parameters, bytes or MACs of a model with some of its units, without rebuilding it.
 
-The lengths of all axes follow from the kept units (`Rows`). Elements of weights are products of
-lengths. The multiply-accumulates of a call are worked out by the rules that count them for any
-model, once for each combination of lengths that it meets, and only for calls whose lengths changed.
-That is fast enough to bisect a ranking, or to re-evaluate a greedy selection, of a ResNet-50 within
-seconds.
+The lengths of all axes follow from the kept units (`AxisLengths`). Elements of weights are products
+of lengths. The multiply-accumulates of a call are worked out by the rules that count them for any
+model, once for each combination of lengths that occurs.
+
+A call is looked at again only when its lengths have changed, which lets an order of removals be
+bisected and a greedy selection be re-evaluated within seconds for a ResNet-50.
 """
 
 import math
@@ -16,12 +17,12 @@ from tfprune.coupling.costs import costs as costs_of_calls
 from tfprune.coupling.kept_units import keeping
 from tfprune.rebuild.engine import Sizes
 from tfprune.units.budgets import Bytes, MACs, Parameters, Units
-from tfprune.units.cost_model import CountedCalls
-from tfprune.units.selection.axis_lengths import Rows
+from tfprune.units.cost_model import CallMACs
+from tfprune.units.selection.axis_lengths import AxisLengths
 
 
 def costs_for(budget, units):
-    """What counts the cost that a budget is about.
+    """The cost model for a budget: what remains as a function of the kept units.
 
     Args:
         budget: `Units`, `Parameters`, `MACs` or `Bytes` of `tfprune.budgets`.
@@ -59,7 +60,7 @@ class UnitCosts:
     """A cost as a sum of terms, each of which depends on some of the units.
 
     Attributes:
-        fixed: What does not depend on units.
+        fixed: The part of the cost that does not depend on units.
         dense: The cost with all units.
     """
 
@@ -98,73 +99,43 @@ class CostsOfWeights(UnitCosts):
     """The elements of weights, or their bytes: a term for each weight in which units stand."""
 
     def __init__(self, model, coupling, in_bytes=False):
-        self._coupling, self._rows = coupling, Rows(coupling)
-        self._one = self._rows.matrix.shape[0]  # the place of a 1, for axes that do not change
+        self._lengths = AxisLengths(coupling)
         by_variable = {}
         for piece in coupling.slices:
             by_variable.setdefault(id(piece.variable), []).append(piece)
-        self._uneven, places, constants = [], [], []
+        self._axes, constants = [], []
         for variable in {id(weight): weight for weight in model.weights}.values():
-            each = np.dtype(variable.dtype).itemsize if in_bytes else 1
             pieces = by_variable.get(id(variable), [])
             along = {piece.axis for piece in pieces}
-            rest = (size for axis, size in enumerate(variable.shape) if axis not in along)
+            rest = math.prod(size for axis, size in enumerate(variable.shape) if axis not in along)
+            constant = rest * (np.dtype(variable.dtype).itemsize if in_bytes else 1)
             if pieces:
-                places.append(list(map(self._place, pieces)))
-                constants.append(each * math.prod(rest))
+                self._axes.append([self._lengths.of_slice[id(piece)] for piece in pieces])
+                constants.append(constant)
             else:
-                self.fixed += each * math.prod(rest)
-        most = max(map(len, places), default=0)
-        padded = [row + [self._one] * (most - len(row)) for row in places]
-        self._places, self._constants = np.array(padded, int), np.array(constants, np.int64)
+                self.fixed += constant
+        most = max(map(len, self._axes), default=0)
+        one = self._lengths.count  # the index of a 1, for weights with fewer axes
+        self._indices = np.array([axes + [one] * (most - len(axes)) for axes in self._axes], int)
+        self._constants = np.array(constants, np.int64)
         self.dense = self.of(np.ones(coupling.size, bool))
-
-    def _place(self, piece):
-        if np.ndim(piece.labels) == 1:
-            return self._rows.of_piece[id(piece)]
-        self._uneven.append(UnevenAxis(self._coupling, piece))
-        return self._one + len(self._uneven)
 
     def terms(self, kept):
         """The elements, or bytes, of each weight."""
-        uneven = [axis.of(kept) for axis in self._uneven]
-        lengths = np.concatenate([self._rows.of(kept), [1], np.array(uneven, np.int64)])
-        return self._constants * lengths[self._places].prod(axis=1)
+        lengths = np.append(self._lengths.of(kept), 1)
+        return self._constants * lengths[self._indices].prod(axis=1)
 
     def depends(self):
         """The units that stand in each weight."""
-        matrix, found = self._rows.matrix, []
-        for places in self._places:
-            units = [
-                matrix.indices[slice(*matrix.indptr[p : p + 2])] for p in places if p < self._one
-            ]
-            units += [self._uneven[p - self._one - 1].units for p in places if p > self._one]
-            found.append(np.unique(np.concatenate(units)))
-        return found
-
-
-class UnevenAxis:
-    """An axis of a weight along which other units stand for each index of other axes.
-
-    These are the input channels of a grouped convolution, which differ from group to group of
-    filters. All groups that stay keep equally many.
-    """
-
-    def __init__(self, coupling, piece):
-        self._units, self._axis = coupling.roots[piece.labels], piece.axis
-        self.units = np.unique(self._units)
-
-    def of(self, kept):
-        """How long it is: as in any group that stays, and one that goes has nothing along it."""
-        return int(kept[self._units].sum(axis=self._axis).max(initial=0))
+        return list(map(self._lengths.units_along, self._axes))
 
 
 class CostsOfCalls(UnitCosts):
     """The multiply-accumulates for one sample: a term for each call that takes any."""
 
     def __init__(self, model, coupling, input_shapes=None):
-        self._coupling, self._rows = coupling, Rows(coupling)
-        self._calls = CountedCalls(model, coupling, input_shapes)
+        self._coupling, self._lengths = coupling, AxisLengths(coupling)
+        self._calls = CallMACs(model, coupling, input_shapes)
         unknown = [c for c in costs_of_calls(model, input_shapes) if c.macs is None]
         if unknown:
             raise ValueError(
@@ -172,58 +143,44 @@ class CostsOfCalls(UnitCosts):
                 f"Received: layer={unknown[0].name!r} ({unknown[0].type}): {unknown[0].reason}. "
                 "Give the budget `input_shapes`, or take `Parameters` or `Latency`."
             )
-        of_layer = {}
+        by_layer = {}
         for piece in coupling.slices:
-            of_layer.setdefault(id(piece.layer), []).append(piece)
-        self._keys, self._uneven, lengths = list(self._calls.counted), [], []
+            by_layer.setdefault(id(piece.layer), []).append(piece)
+        self._keys, self._axes = list(self._calls.counted), []
         calls = [call for call, _ in self._calls.counted.values()]
-        self._pieces = [of_layer.get(id(call.operation), []) for call in calls]
-        for call, pieces in zip(calls, self._pieces, strict=True):
-            rows = {row for t in (*call.inputs, *call.outputs) for row in self._rows.of_tensor[t]}
-            rows.update(map(self._place, pieces))
-            lengths.append(np.array(sorted(rows), int))
-        self._lengths = lengths
-        count = self._rows.matrix.shape[0] + len(self._uneven)
-        self._reads = np.zeros((len(calls), count), bool)
-        for place, rows in enumerate(lengths):
-            self._reads[place, rows] = True
-        self._found = {}
-        self._last = np.full(count, -1), np.zeros(len(calls), np.int64)
+        self._pieces = [by_layer.get(id(call.operation), []) for call in calls]
+        self._depends_on = np.zeros((len(calls), self._lengths.count), bool)
+        for index, (call, pieces) in enumerate(zip(calls, self._pieces, strict=True)):
+            tensors = (*call.inputs, *call.outputs)
+            axes = {axis for tensor in tensors for axis in self._lengths.of_tensor[tensor]}
+            axes.update(self._lengths.of_slice[id(piece)] for piece in pieces)
+            self._axes.append(np.array(sorted(axes), int))
+            self._depends_on[index, self._axes[-1]] = True
+        self._cache = {}
+        self._last = np.full(self._lengths.count, -1), np.zeros(len(calls), np.int64)
         self.dense = self.of(np.ones(coupling.size, bool))
 
-    def _place(self, piece):
-        if np.ndim(piece.labels) == 1:
-            return self._rows.of_piece[id(piece)]
-        self._uneven.append(UnevenAxis(self._coupling, piece))
-        return self._rows.matrix.shape[0] + len(self._uneven) - 1
-
     def terms(self, kept):
-        """The multiply-accumulates of each call; those whose lengths changed are counted anew."""
-        uneven = np.array([axis.of(kept) for axis in self._uneven], np.int64)
-        lengths, (before, terms) = np.concatenate([self._rows.of(kept), uneven]), self._last
+        """The multiply-accumulates of each call; those whose lengths changed are counted again."""
+        lengths, (before, terms) = self._lengths.of(kept), self._last
         if (before < 0).any():
             touched = range(len(self._keys))
         else:
-            touched = np.flatnonzero(self._reads[:, lengths != before].any(axis=1)).tolist()
+            touched = np.flatnonzero(self._depends_on[:, lengths != before].any(axis=1)).tolist()
         terms, sizes = terms.copy(), None
-        for place in touched:
-            met = place, lengths[self._lengths[place]].tobytes()
-            if met not in self._found:
+        for index in touched:
+            key = index, lengths[self._axes[index]].tobytes()
+            if key not in self._cache:
                 sizes = sizes or self._sizes(touched, kept)
-                self._found[met] = self._calls.macs(self._keys[place], sizes)
-            terms[place] = self._found[met]
+                self._cache[key] = self._calls.macs(self._keys[index], sizes)
+            terms[index] = self._cache[key]
         self._last = lengths, terms
         return terms
 
     def _sizes(self, touched, kept):
-        slices = {id(piece): piece for place in touched for piece in self._pieces[place]}
+        slices = {id(piece): piece for index in touched for piece in self._pieces[index]}
         return Sizes(keeping(replace(self._coupling, slices=tuple(slices.values())), kept))
 
     def depends(self):
         """The units that stand in the weights and tensors of each call."""
-        matrix, count, found = self._rows.matrix, self._rows.matrix.shape[0], []
-        for rows in self._lengths:
-            units = [matrix.indices[slice(*matrix.indptr[r : r + 2])] for r in rows if r < count]
-            units += [self._uneven[r - count].units for r in rows if r >= count]
-            found.append(np.unique(np.concatenate([np.empty(0, int), *units])))
-        return found
+        return list(map(self._lengths.units_along, self._axes))

@@ -1,7 +1,7 @@
-"""The best choice under a budget, for small models: a mixed-integer linear program.
+"""The selection of the highest importance under a budget, for small models: an integer program.
 
-Units of one kind cost the same and go in the order of their scores. So steps of a queue go in
-order, and for each queue q only the number of steps that go is chosen:
+Units of one equivalence class cost the same and go in the order of their scores. So steps of a
+queue go in order, and for each queue q only the number of steps that go is decided:
 
     minimise  sum_q sum_j i_qj y_qj     with y_qj in {0, 1},  sum_j y_qj = 1
 
@@ -16,28 +16,28 @@ which is exact, not an approximation: as all `y` are 0 or 1, one `z` of each tab
 import itertools
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from tfprune.units.selection.axis_lengths import Rows
-from tfprune.units.selection.ranking import UnreachableError, filled
+from tfprune._tools.integer_program import IntegerProgram
+from tfprune.units.selection.axis_lengths import AxisLengths
+from tfprune.units.selection.ranking import UnreachableError, restore_steps
 
 LARGEST = 10_000
 """How many entries the tables may have together."""
 
 _SECONDS = 60
-_INFEASIBLE = 2
+_INFEASIBLE = 2  # a status of `scipy.optimize.milp`
 
 
-def meet_exactly(steps, costs, allowed, coupling, least):
-    """Which steps go so that what remains has the greatest importance that the budget allows.
+def optimal_steps(steps, costs, allowed, coupling, lowest):
+    """The steps to remove so that the rest has the highest importance that the budget allows.
 
     Args:
-        steps: `Steps`, made with `protect=False`.
+        steps: `RemovalSteps`, made with `protect=False`.
         costs: `UnitCosts`.
         allowed: Integer.
         coupling: The units of the model.
-        least: Integer, the least cost that the constraints allow, for the error.
+        lowest: Integer, the lowest cost that the constraints allow, for the error.
 
     Returns:
         A boolean array over steps.
@@ -46,40 +46,44 @@ def meet_exactly(steps, costs, allowed, coupling, least):
         UnreachableError: If the budget cannot be met.
         ValueError: If the model is too large.
     """
-    program = _Program(steps, costs, coupling)
+    program = _ExactProgram(steps, costs, coupling)
     program.limit_cost(allowed)
     program.limit_sets()
     program.limit_axes()
-    gone = program.solve(least)
-    order = np.flatnonzero(gone)
-    return filled(steps, costs, allowed, order[np.argsort(steps.importance[order], kind="stable")])
+    removed = np.flatnonzero(program.solve(lowest))
+    order = removed[np.argsort(steps.importance[removed], kind="stable")]
+    return restore_steps(steps, costs, allowed, order)
 
 
 def check_size(steps, costs, coupling):
-    """Raises a `ValueError` if a model is too large; see `meet_exactly` for the arguments."""
-    _Program(steps, costs, coupling)
+    """Raises a `ValueError` if a model is too large; see `optimal_steps` for the arguments."""
+    _ExactProgram(steps, costs, coupling)
 
 
-class _Program:
+class _ExactProgram:
     def __init__(self, steps, costs, coupling):
         self.steps, self.costs = steps, costs
-        self.axes = Rows(coupling).matrix
-        self.lengths = self.axes @ steps.bundles.kept.astype(int)
+        self.axes = AxisLengths(coupling).matrix
+        self.lengths = self.axes @ steps.groups.kept.astype(int)
         self.queues = [np.flatnonzero(steps.queue == queue) for queue in np.unique(steps.queue)]
-        sizes = [len(queue) + 1 for queue in self.queues]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])  # of each queue's y
-        self.tables = self._tables(sizes)
-        self.count = int(self.starts[-1])
-        self.constraints = []
-        for start, size in zip(self.starts, sizes, strict=False):
-            self._add([np.arange(start, start + size)], [np.ones(size)], 1, 1)
+        self.tables = self._tables([len(queue) + 1 for queue in self.queues])
+        self.program = IntegerProgram()
+        # From 0 up, so that scores below 0 do not pay for what goes.
+        importance = steps.importance - min(0.0, steps.importance.min(initial=0.0))
+        scale = importance.max(initial=0.0) or 1.0
+        self.numbers = []  # for each queue the y of each number of its steps
+        for queue in self.queues:
+            lost = np.append(0, np.cumsum(importance[queue]) / scale)
+            self.numbers.append(self.program.add_variables(lost, np.ones(len(lost))))
+        for numbers in self.numbers:
+            self.program.add_constraint(numbers, np.ones(len(numbers)), 1, 1)
 
     def _tables(self, sizes):
         """Pairs of queues, and the terms of the cost that depend on no others."""
         number = np.full(len(self.steps) + 1, -1)
-        for place, queue in enumerate(self.queues):
-            number[queue] = place
-        queue_of = number[self.steps.of_bundle[self.steps.bundles.of_unit]]
+        for index, queue in enumerate(self.queues):
+            number[queue] = index
+        queue_of = number[self.steps.step_of_group[self.steps.groups.group_of_unit]]
         found = {}
         for term, units in enumerate(self.costs.depends()):
             touched = frozenset(queue_of[units][queue_of[units] >= 0].tolist())
@@ -98,61 +102,60 @@ class _Program:
             )
         return [(sorted(touched), terms) for touched, terms in found.items()]
 
-    def _add(self, places, values, low, high):
-        self.constraints.append((np.concatenate(places), np.concatenate(values), low, high))
-
     def limit_cost(self, allowed):
         """No more remains than allowed."""
-        places, values, fixed = [], [], self.costs.fixed
+        indices, values, fixed = [np.empty(0, int)], [np.empty(0)], self.costs.fixed
         for queues, terms in self.tables:
             ranges = [range(len(self.queues[q]) + 1) for q in queues]
             states = list(itertools.product(*ranges))
-            values.append(np.array([self._cost(queues, state, terms) for state in states], float))
+            table = np.array([self._cost(queues, state, terms) for state in states], float)
             if not queues:
-                fixed += values.pop()[0]
-            elif len(queues) == 1:
-                places.append(self.starts[queues[0]] + np.arange(len(states)))
+                fixed += table[0]
+                continue
+            if len(queues) == 1:
+                entries = self.numbers[queues[0]]
             else:
-                entries = self.count + np.arange(len(states))
-                self.count += len(states)
-                places.append(entries)
-                self._tie(queues, np.array(states), entries)
+                entries = self._table_entries(queues, np.array(states))
+            indices.append(entries)
+            values.append(table)
         # Costs are integers: with a half, rounding errors do not matter.
-        self._add(
-            places or [np.empty(0, int)], values or [np.empty(0)], -np.inf, allowed - fixed + 0.5
-        )
+        indices, values = np.concatenate(indices), np.concatenate(values)
+        self.program.add_constraint(indices, values, -np.inf, allowed - fixed + 0.5)
 
-    def _tie(self, queues, states, entries):
+    def _table_entries(self, queues, states):
+        """The variables z of a table, tied to the y of its queues."""
+        ones = np.ones(len(states))
+        entries = self.program.add_variables(0 * ones, ones, integer=False)
         for column, queue in enumerate(queues):
-            for number in range(len(self.queues[queue]) + 1):
-                here = entries[states[:, column] == number]
-                chosen = [self.starts[queue] + number]
-                self._add([here, chosen], [np.ones(len(here)), [-1.0]], 0, 0)
+            for number, y in enumerate(self.numbers[queue]):
+                z = entries[states[:, column] == number]
+                self.program.add_constraint([*z, y], [*np.ones(len(z)), -1.0], 0, 0)
+        return entries
 
     def _cost(self, queues, state, terms):
         """The terms when so many steps of the queues go; 0 where that is ruled out."""
-        gone = np.zeros(len(self.steps), bool)
+        removed = np.zeros(len(self.steps), bool)
         for queue, number in zip(queues, state, strict=True):
-            gone[self.queues[queue][:number]] = True
-        kept = self.steps.kept(gone)
+            removed[self.queues[queue][:number]] = True
+        kept = self.steps.kept(removed)
         if (self.axes @ kept.astype(int) == 0)[self.lengths > 0].any():
             return 0
         return self.costs.terms(kept)[terms].sum()
 
     def limit_sets(self):
-        """Each set keeps what it has to."""
-        bundles, least = self.steps.bundles, self.steps.least
-        kept = bundles.members @ (~bundles.gone).astype(int)
-        lost = self._lost_by_step(bundles.members)
-        for row, (now, fewest) in enumerate(zip(kept, least, strict=True)):
-            self._limit(lost[row], now - fewest)
+        """Each set keeps as many units as it must."""
+        groups = self.steps.groups
+        kept = groups.members @ (~groups.removed).astype(int)
+        most = kept - self.steps.min_kept
+        for lost, limit in zip(self._lost_by_step(groups.members), most, strict=True):
+            self._limit(lost, limit)
 
     def _lost_by_step(self, matrix):
-        """Of a matrix (rows, bundles): how much of each row goes with a step."""
-        inside = np.flatnonzero(self.steps.of_bundle >= 0)
-        shape = (len(self.steps.of_bundle), len(self.steps))
-        places = (inside, self.steps.of_bundle[inside])
-        return (matrix @ coo_array((np.ones(len(inside), int), places), shape=shape)).toarray()
+        """Of a matrix (rows, groups): how much of each row goes with a step."""
+        inside = np.flatnonzero(self.steps.step_of_group >= 0)
+        shape = (len(self.steps.step_of_group), len(self.steps))
+        entries = (np.ones(len(inside), int), (inside, self.steps.step_of_group[inside]))
+        return (matrix @ coo_array(entries, shape=shape)).toarray()
 
     def limit_axes(self):
         """Each axis of a tensor or weight keeps a unit."""
@@ -164,43 +167,22 @@ class _Program:
         """What all steps that go lose together, `lost` by step, is at most `most`."""
         if lost.sum() <= most:
             return
-        values = [np.concatenate([[0], np.cumsum(lost[queue])]) for queue in self.queues]
-        self._add([np.arange(self.starts[-1])], [np.concatenate(values)], -np.inf, max(0, most))
+        values = [np.append(0, np.cumsum(lost[queue])) for queue in self.queues]
+        indices, values = np.concatenate(self.numbers), np.concatenate(values)
+        self.program.add_constraint(indices, values, -np.inf, max(0, most))
 
-    def solve(self, least):
+    def solve(self, lowest):
         """Which steps go, a boolean array."""
-        # From 0 up, so that scores below 0 do not pay for what goes.
-        importance = self.steps.importance - min(0.0, self.steps.importance.min(initial=0.0))
-        scale = importance.max(initial=0.0) or 1.0
-        objective = np.zeros(self.count)
-        for start, queue in zip(self.starts, self.queues, strict=False):
-            objective[start : start + len(queue) + 1] = [0, *np.cumsum(importance[queue]) / scale]
-        rows = np.repeat(np.arange(len(self.constraints)), [len(c[0]) for c in self.constraints])
-        columns = np.concatenate([c[0] for c in self.constraints])
-        values = np.concatenate([c[1] for c in self.constraints])
-        shape = (len(self.constraints), self.count)
-        integer = np.zeros(self.count)
-        integer[: self.starts[-1]] = 1
-        solution = milp(
-            objective,
-            integrality=integer,
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(
-                coo_array((values, (rows, columns)), shape=shape).tocsr(),
-                [c[2] for c in self.constraints],
-                [c[3] for c in self.constraints],
-            ),
-            options={"time_limit": _SECONDS, "mip_rel_gap": 0.0},
-        )
+        solution = self.program.minimize(_SECONDS)
         if solution.status == _INFEASIBLE:
-            raise UnreachableError("The budget cannot be met.", least)
+            raise UnreachableError("The budget cannot be met.", lowest)
         if solution.status != 0:
             raise ValueError(
                 f"The best choice was not found within {_SECONDS} seconds ({solution.message}). "
                 "Received: scope='exact'. Take scope='greedy', or choose among fewer units with "
                 "`only`, `exclude` or a larger `round_to`."
             )
-        gone = np.zeros(len(self.steps), bool)
-        for start, queue in zip(self.starts, self.queues, strict=False):
-            gone[queue[: int(solution.x[start : start + len(queue) + 1].argmax())]] = True
-        return gone
+        removed = np.zeros(len(self.steps), bool)
+        for numbers, queue in zip(self.numbers, self.queues, strict=True):
+            removed[queue[: int(solution.x[numbers].argmax())]] = True
+        return removed

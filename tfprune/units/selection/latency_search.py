@@ -1,17 +1,17 @@
-"""A budget of latency: candidates are rebuilt and timed, as few of them as bisection needs."""
+"""Search for the units to remove under a budget of latency: candidates are rebuilt and timed."""
 
 import numpy as np
 
 from tfprune.coupling.kept_units import keeping
 from tfprune.measuring.latency import latency
 from tfprune.rebuild.engine import rebuild
-from tfprune.units.selection.ranking import UnreachableError, ranking
+from tfprune.units.selection.ranking import UnreachableError, first_steps, removal_order
 
 _MEASUREMENTS = 8
 _RETRIES = 3
 
 
-class Clock:
+class LatencyTimer:
     """Times models without some of their units.
 
     Args:
@@ -24,7 +24,7 @@ class Clock:
         self._dense = None
 
     def __call__(self, kept):
-        """The seconds that a call takes with all units, and with those kept, timed in turns."""
+        """The seconds of a call with all units, and with those kept, timed in turns."""
         if self._dense is None:
             self._dense = self._model(np.ones_like(kept))
         models = [self._dense, self._model(kept)]
@@ -34,23 +34,23 @@ class Clock:
         return rebuild(self._units.model, keeping(self._units.coupling, kept))
 
 
-def meet_in_time(steps, clock, budget, scope, progress=1.0, order=None):
-    """Which steps go so that a call takes no longer than allowed.
+def steps_within_latency(steps, timer, budget, scope, progress=1.0, order=None):
+    """The steps to remove so that a call takes no longer than allowed.
 
-    The number of steps that go, in the order of the ranking, is found by bisection in at most eight
+    The number of steps to remove, in a given order, is found by bisection in at most eight
     measurements. Each is taken in turns with the dense model, and judged by the ratio of both, so
-    what else runs on the machine does not count. In the end the choice is measured once more; where
-    it is above the budget by more than the tolerance, a sixteenth of the steps goes on top, three
-    times at most.
+    what else runs on the machine does not count. In the end the result is measured once more; where
+    it is above the budget by more than the tolerance, another sixteenth of the steps is removed,
+    three times at most.
 
     Args:
-        steps: `Steps`.
-        clock: Function from a boolean array over units to the seconds that a call takes with all
-            units and with these.
+        steps: `RemovalSteps`.
+        timer: Function from a boolean array over units to the seconds of a call with all units
+            and with these: a `LatencyTimer`.
         budget: `Latency`.
         scope: "uniform" or "global".
         progress: Float from 0 to 1, how far on the way to the budget.
-        order: The steps in the order in which they go, by default as the scope says.
+        order: The indices of the steps in the order of removal, by default that of the scope.
 
     Returns:
         A boolean array over steps.
@@ -59,24 +59,24 @@ def meet_in_time(steps, clock, budget, scope, progress=1.0, order=None):
         UnreachableError: If a call takes longer even when all steps go, or measurements of the
             same model contradict each other.
     """
-    order = ranking(steps, scope) if order is None else order
-    dense, seconds = clock(steps.kept(np.zeros(len(steps), bool)))
+    order = removal_order(steps, scope) if order is None else order
+    dense, seconds = timer(steps.kept(np.zeros(len(steps), bool)))
 
-    def gone(count):
-        found = np.zeros(len(steps), bool)
-        found[order[:count]] = True
-        return found
+    allowed = budget.allowed(dense, progress)
+
+    def kept(count):
+        return steps.kept(first_steps(order, count))
 
     def excess(count):
-        now, seconds = clock(steps.kept(gone(count)))
-        return (seconds / now * dense) / budget.allowed(dense, progress) - 1
+        now, seconds = timer(kept(count))
+        return (seconds / now * dense) / allowed - 1
 
-    if seconds <= budget.allowed(dense, progress) * (1 + budget.tolerance):
-        return gone(0)
+    if seconds <= allowed * (1 + budget.tolerance):
+        return first_steps(order, 0)
     low, high = 0, len(order)
     if excess(high) > budget.tolerance:
-        least = clock(steps.kept(gone(high)))[1]
-        raise UnreachableError("The budget cannot be met.", least)
+        lowest = timer(kept(high))[1]
+        raise UnreachableError("The budget cannot be met.", lowest)
     for _ in range(_MEASUREMENTS):
         if high - low <= 1:
             break
@@ -84,9 +84,9 @@ def meet_in_time(steps, clock, budget, scope, progress=1.0, order=None):
         low, high = (low, middle) if excess(middle) <= 0 else (middle, high)
     for _ in range(1 + _RETRIES):
         if excess(high) <= budget.tolerance:
-            return gone(high)
+            return first_steps(order, high)
         high = min(len(order), high + max(1, len(order) // 16))
     raise UnreachableError(
         "Measurements of the same model differ by more than the tolerance.",
-        clock(steps.kept(gone(high)))[1],
+        timer(kept(high))[1],
     )

@@ -1,4 +1,7 @@
-"""A budget met from below by going down a ranking, and filled up as far as the units allow."""
+"""Orders in which units are removed, and how far down an order a budget leads.
+
+A budget cuts the order where it is met; then steps are restored that still fit.
+"""
 
 import numpy as np
 
@@ -9,42 +12,42 @@ class UnreachableError(ValueError):
     """A budget cannot be met.
 
     Args:
-        least: The least that can remain.
-        message: What is said of it.
+        message: The message of the error.
+        lowest: The lowest cost, or the seconds, that can be reached.
     """
 
-    def __init__(self, message, least):
+    def __init__(self, message, lowest):
         super().__init__(message)
-        self.least = least
+        self.lowest = lowest
 
 
-def ranking(steps, scope):
-    """The order in which steps go.
+def removal_order(steps, scope):
+    """The indices of steps in the order in which they are removed.
 
     Args:
-        steps: `Steps`.
-        scope: "uniform", by which part of its layer is gone when a step goes; or "global", by what
-            the units are worth.
+        steps: `RemovalSteps`.
+        scope: "uniform", by the fraction of its layer that is removed when a step goes; or
+            "global", by the scores of its units.
 
     Returns:
-        An array of steps; equal ones in their order.
+        An array of integers; ties stay in the order of the steps.
     """
     if scope == "uniform":
         return np.argsort(steps.position, kind="stable")
     return np.arange(len(steps))
 
 
-def meet(steps, costs, allowed, scope):
-    """Which steps go so that no more remains than allowed, and none of them could be kept.
+def steps_within_budget(steps, costs, allowed, scope):
+    """The steps to remove so that no more remains than allowed, and none of them could be kept.
 
-    Steps go in the order of the ranking until the cost is low enough. Then they come back, the
-    last first, where that fits; once one does not fit, no other of its queue does.
+    Steps are removed in the order of the scope until the cost is low enough. Then they are
+    restored, the last first, where that fits; once one does not fit, no other of its queue does.
 
     Args:
-        steps: `Steps`.
+        steps: `RemovalSteps`.
         costs: `UnitCosts`.
         allowed: Integer.
-        scope: "uniform", "global" or "greedy".
+        scope: "uniform", "global" or "greedy", see `removal_order` and `greedy_order`.
 
     Returns:
         A boolean array over steps.
@@ -55,22 +58,31 @@ def meet(steps, costs, allowed, scope):
     check_reachable(steps, costs, allowed)
     if costs.of(steps.kept(np.zeros(len(steps), bool))) <= allowed:
         return np.zeros(len(steps), bool)
-    order = cheapest(steps, costs, allowed) if scope == "greedy" else ranking(steps, scope)
-    count = first_true(lambda n: costs.of(steps.kept(_first(order, n))) <= allowed, len(order))
-    return filled(steps, costs, allowed, order[:count])
+    if scope == "greedy":
+        order = greedy_order(steps, costs, allowed)
+    else:
+        order = removal_order(steps, scope)
+    count = first_true(lambda n: costs.of(steps.kept(first_steps(order, n))) <= allowed, len(order))
+    return restore_steps(steps, costs, allowed, order[:count])
 
 
 def check_reachable(steps, costs, allowed):
     """Raises an `UnreachableError` if more remains than allowed even when all steps go."""
-    least = costs.of(steps.kept(np.ones(len(steps), bool)))
-    if least > allowed:
-        raise UnreachableError("The budget cannot be met.", least)
+    lowest = lowest_cost(steps, costs)
+    if lowest > allowed:
+        raise UnreachableError("The budget cannot be met.", lowest)
 
 
-def _first(order, count):
-    gone = np.zeros(len(order), bool)
-    gone[order[:count]] = True
-    return gone
+def lowest_cost(steps, costs):
+    """The cost when all steps are removed."""
+    return costs.of(steps.kept(np.ones(len(steps), bool)))
+
+
+def first_steps(order, count):
+    """A boolean array over steps: the first `count` of an order of all steps."""
+    removed = np.zeros(len(order), bool)
+    removed[order[:count]] = True
+    return removed
 
 
 def first_true(holds, most):
@@ -95,68 +107,68 @@ def first_true(holds, most):
     return high
 
 
-def filled(steps, costs, allowed, order):
-    """Takes steps back, the last first, as long as the cost stays allowed.
+def restore_steps(steps, costs, allowed, order):
+    """The steps that stay removed when others are restored, the last first, while the cost allows.
 
     Args:
-        steps, costs, allowed: As in `meet`.
-        order: The steps that go, in order.
+        steps, costs, allowed: As in `steps_within_budget`.
+        order: The indices of the steps that are removed, in order.
 
     Returns:
         A boolean array over steps.
     """
-    gone = np.zeros(len(steps), bool)
-    gone[order] = True
+    removed = np.zeros(len(steps), bool)
+    removed[order] = True
     full = set()
     for step in reversed(order.tolist()):
         queue = int(steps.queue[step])
         if queue in full:
             continue
-        gone[step] = False
-        if costs.of(steps.kept(gone)) > allowed:
-            gone[step] = True
+        removed[step] = False
+        if costs.of(steps.kept(removed)) > allowed:
+            removed[step] = True
             full.add(queue)
-    return gone
+    return removed
 
 
-def cheapest(steps, costs, allowed):
-    """The steps by their importance for each bit of the cost that they save, until it is allowed.
+def greedy_order(steps, costs, allowed):
+    """The indices of steps by importance per cost saved, the lowest first, down to the budget.
 
-    What each queue saves is worked out anew after every 1/64 of the way to the budget, or every
-    step where steps are larger.
+    The savings of each queue are evaluated again after every 1/64 of the way to the budget, or
+    every step where steps are larger.
 
     Args:
-        steps, costs, allowed: As in `meet`.
+        steps, costs, allowed: As in `steps_within_budget`.
 
     Returns:
-        An array of all steps, those which go first in their order and the others after them.
+        An array of all steps: those that meet the budget in their order, then the others.
     """
-    gone, order = np.zeros(len(steps), bool), []
+    removed, order = np.zeros(len(steps), bool), []
     importance = steps.importance - min(0.0, steps.importance.min(initial=0.0))
-    cost = costs.of(steps.kept(gone))
+    cost = costs.of(steps.kept(removed))
     portion = (cost - allowed) / _ROUNDS
-    while cost > allowed and not gone.all():
-        saved = savings_of(steps, costs, gone, cost)
-        left = np.flatnonzero(~gone)
+    while cost > allowed and not removed.all():
+        saved = savings_by_step(steps, costs, removed, cost)
+        left = np.flatnonzero(~removed)
         with np.errstate(divide="ignore", invalid="ignore"):
             price = np.where(saved[left] > 0, importance[left] / saved[left], np.inf)
         left = left[np.argsort(price, kind="stable")]
         enough = np.searchsorted(np.cumsum(saved[left]), min(portion, cost - allowed)) + 1
         order.append(left[:enough])
-        gone[order[-1]] = True
-        cost = costs.of(steps.kept(gone))
-    return np.concatenate([*order, np.flatnonzero(~gone)]).astype(int)
+        removed[order[-1]] = True
+        cost = costs.of(steps.kept(removed))
+    return np.concatenate([*order, np.flatnonzero(~removed)]).astype(int)
 
 
-def savings_of(steps, costs, gone, cost):
-    """What each step saves, by the first of its queue that is not gone, for each of its units."""
+def savings_by_step(steps, costs, removed, cost):
+    """The cost that each step saves, estimated from the first step left in its queue."""
     saved = np.zeros(len(steps))
-    left = np.flatnonzero(~gone)
+    left = np.flatnonzero(~removed)
     queues, first = np.unique(steps.queue[left], return_index=True)
     for queue, step in zip(queues, left[first], strict=True):
-        gone[step] = True
-        per_unit = (cost - costs.of(steps.kept(gone))) / steps.size[step]
-        gone[step] = False
+        removed[step] = True
+        per_unit = (cost - costs.of(steps.kept(removed))) / steps.size[step]
+        removed[step] = False
         same = left[steps.queue[left] == queue]
         saved[same] = per_unit * steps.size[same]
     return saved

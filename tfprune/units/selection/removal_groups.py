@@ -1,8 +1,10 @@
-"""Units that can only go together, because groups must keep equal counts: one bundle.
+"""Removal groups: the smallest sets of units that can be removed at once.
 
-Mostly a bundle is one unit. Of groups it has one unit each, those of equal rank: the worst of each
-group go first. Where units stand in groups of several layers that cut them in different ways, those
-at the same place of each group go together; where a group has a single unit on one side, the group.
+Mostly a removal group is one unit. Grouped layers must keep equally many units in each of their
+groups, so one unit of each group is removed at once, those of equal rank: the lowest scores of each
+    go first. Where units stand in groups of several layers that cut them in different ways, those
+    at the same index of each group are removed together; where a group has a single unit on one
+    side, the whole group.
 """
 
 from collections import Counter
@@ -10,52 +12,49 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from tfprune.coupling.labels import FIXED
-from tfprune.units.cost_model import incidence
+from tfprune.units.incidence import incidence, row_hashes, tied_by_columns
 
 
 @dataclass(frozen=True, eq=False)
-class Bundles:
-    """The bundles of a model, in the order in which they are worth keeping.
+class RemovalGroups:
+    """The removal groups of a model: those already removed, then by mean score, last the pinned.
 
     Attributes:
-        of_unit: For each unit its bundle.
-        worth: For each bundle the mean of its units' scores.
-        importance: For each bundle the sum of its units' scores.
-        gone: Which bundles are pruned already.
-        free: Which may go.
-        kind: For each bundle a number; those with the same number save the same.
-        members: Matrix of shape (sets, bundles): how many units of a set are in a bundle.
+        group_of_unit: For each unit its group.
+        importance: For each group the sum of its units' scores.
+        removed: Which groups are pruned already.
+        removable: Which can be removed.
+        equivalence_class: For each group a number; those with the same number save the same.
+        members: Matrix of shape (sets, groups): how many units of a set are in a group.
     """
 
-    of_unit: np.ndarray
-    worth: np.ndarray
+    group_of_unit: np.ndarray
     importance: np.ndarray
-    gone: np.ndarray
-    free: np.ndarray
-    kind: np.ndarray
+    removed: np.ndarray
+    removable: np.ndarray
+    equivalence_class: np.ndarray
     members: csr_array
 
     @property
     def kept(self):
         """Boolean array over units: which are not pruned yet."""
-        return ~self.gone[self.of_unit]
+        return ~self.removed[self.group_of_unit]
 
 
-def bundled(units, scores):
-    """The bundles of a model's units.
+def removal_groups(units, scores=None):
+    """Partitions the units of a model into removal groups.
 
     Args:
         units: `PrunableUnits`.
-        scores: Array over units.
+        scores: Array over units, by default zeros.
 
     Returns:
-        `Bundles`, numbered from the least worth to the most: first those that are gone, last those
-        that must stay; equal ones by their place in the model.
+        `RemovalGroups`. Groups with equal scores are in the order of the model.
     """
     coupling, pruned = units.coupling, units.pruned()
+    scores = np.zeros(coupling.size) if scores is None else scores
     may_go = np.zeros(coupling.size, bool)
     for unit_set in units.sets:
         may_go[unit_set.units] = [reason is None for reason in unit_set.pinned]
@@ -65,41 +64,40 @@ def bundled(units, scores):
     state = np.where(pruned & ~pinned, -1, np.where(may_go, 0, 1))
     rank = np.empty(coupling.size, int)
     rank[np.lexsort((scores, state))] = np.arange(coupling.size)
-    of_unit = _tied(coupling, pruned, rank)
-    count = np.bincount(of_unit)
-    gone = np.bincount(of_unit, state != -1) == 0
-    free = (np.bincount(of_unit, ~may_go & (state != -1)) == 0) & ~gone
-    importance = np.bincount(of_unit, scores)
-    worth = importance / count
+    group_of_unit = _groups(coupling, pruned, rank)
+    count = np.bincount(group_of_unit)
+    removed = np.bincount(group_of_unit, state != -1) == 0
+    removable = (np.bincount(group_of_unit, ~may_go & (state != -1)) == 0) & ~removed
+    importance = np.bincount(group_of_unit, scores)
     first = np.full(len(count), coupling.size)
-    np.minimum.at(first, of_unit, np.arange(coupling.size))
-    order = np.lexsort((first, worth, np.where(gone, -1, np.where(free, 0, 1))))
+    np.minimum.at(first, group_of_unit, np.arange(coupling.size))
+    state = np.where(removed, -1, np.where(removable, 0, 1))
+    order = np.lexsort((first, importance / count, state))
     number = np.empty(len(order), int)
     number[order] = np.arange(len(order))
-    of_unit = number[of_unit]
-    return Bundles(
-        of_unit=of_unit,
-        worth=worth[order],
+    group_of_unit = number[group_of_unit]
+    return RemovalGroups(
+        group_of_unit=group_of_unit,
         importance=importance[order],
-        gone=_without_empty_sets(coupling, gone[order], of_unit),
-        free=free[order],
-        kind=_kinds(coupling, of_unit),
-        members=_members(units.sets, of_unit),
+        removed=_without_empty_sets(coupling, removed[order], group_of_unit),
+        removable=removable[order],
+        equivalence_class=_equivalence_classes(coupling, group_of_unit),
+        members=_members(units.sets, group_of_unit),
     )
 
 
-def _without_empty_sets(coupling, gone, of_unit):
-    """A set of which all is pruned keeps one: no layer can be without units."""
+def _without_empty_sets(coupling, removed, group_of_unit):
+    """Keeps the best group of a set that would lose all: no layer can be without units."""
     for unit_set in coupling.sets:
-        bundles = of_unit[unit_set.units]
-        if gone[bundles].all():
-            gone[bundles.max()] = False
-    return gone
+        groups = group_of_unit[unit_set.units]
+        if removed[groups].all():
+            removed[groups.max()] = False
+    return removed
 
 
-def _tied(coupling, pruned, rank):
-    """For each unit a number which units that go together share."""
-    sides, edges = [], [np.empty((2, 0), int)]
+def _groups(coupling, pruned, rank):
+    """For each unit the number of its group, in no order."""
+    sides, tied = [], []
     for grouping in coupling.groupings:
         roots = [coupling.roots[side] for side in grouping.sides]
         if grouping.whole:
@@ -107,7 +105,7 @@ def _tied(coupling, pruned, rank):
             roots = [side[stays] for side in roots]
         if grouping.whole and any(side.shape[1] == 1 for side in roots):
             together = np.concatenate(roots, axis=1).T  # whole groups go
-            edges.append(_pairs(together))
+            tied.append(together)
             sides.append((together, True))
         else:
             sides.extend((side, False) for side in roots)
@@ -119,33 +117,19 @@ def _tied(coupling, pruned, rank):
             continue
         if all(seen[unit] == 1 or unit == FIXED for unit in np.unique(side).tolist()):
             side = np.take_along_axis(side, np.argsort(rank[side], axis=1, kind="stable"), axis=1)
-        edges.append(_pairs(side))
-    edges = np.concatenate(edges, axis=1)
-    ones, shape = np.ones(edges.shape[1], bool), (coupling.size, coupling.size)
-    graph = csr_array((ones, tuple(edges)), shape=shape)
-    return connected_components(graph, directed=False)[1]
+        tied.append(side)
+    return tied_by_columns(tied, coupling.size)
 
 
-def _pairs(side):
-    """The edges which tie all units in a column of an array."""
-    first = np.broadcast_to(side[:1], side.shape)
-    return np.stack([first.reshape(-1), side.reshape(-1)])
-
-
-def _kinds(coupling, of_unit):
-    """Bundles whose units stand in the same places, equally often, are of one kind."""
-    arrays = [piece.labels for piece in coupling.slices] + list(coupling.tensor_labels.values())
-    standing = incidence(coupling, arrays)
-    # Two kinds have the same number by chance in one of 2**64 cases.
-    draw = np.random.default_rng(0)
-    marks = standing @ draw.integers(2**63, size=standing.shape[1], dtype=np.uint64)
-    sums = np.zeros(of_unit.max() + 1, np.uint64)
-    np.add.at(sums, of_unit, marks)
+def _equivalence_classes(coupling, group_of_unit):
+    """Groups are equivalent whose units occur in the same slices and tensors, equally often."""
+    sums = np.zeros(group_of_unit.max() + 1, np.uint64)
+    np.add.at(sums, group_of_unit, row_hashes(incidence(coupling)))
     return np.unique(sums, return_inverse=True)[1]
 
 
-def _members(sets, of_unit):
-    places = np.repeat(np.arange(len(sets)), [len(unit_set.units) for unit_set in sets])
-    bundles = of_unit[np.concatenate([unit_set.units for unit_set in sets])]
-    ones = np.ones(len(bundles), int)
-    return csr_array((ones, (places, bundles)), shape=(len(sets), of_unit.max() + 1))
+def _members(sets, group_of_unit):
+    rows = np.repeat(np.arange(len(sets)), [len(unit_set.units) for unit_set in sets])
+    groups = group_of_unit[np.concatenate([unit_set.units for unit_set in sets])]
+    ones = np.ones(len(groups), int)
+    return csr_array((ones, (rows, groups)), shape=(len(sets), group_of_unit.max() + 1))

@@ -1,11 +1,9 @@
-"""What may go, one step after another: a bundle of units, or as many as lead to the next multiple.
+"""Removal steps: single removal groups, or as many as lead to the next multiple of `round_to`.
 
-With `round_to` a layer goes from one multiple to the next one below. Such a step is taken where
-more than half of its units would go, which is rounding to the nearest multiple; at the half the
-units stay. Where the nearest multiple is more than a layer has, all its units stay.
-
-Every scope is an order of these steps. A budget cuts the order where it is met and then takes back
-the steps that still fit.
+Every scope of a selection is an order of steps. With `round_to` a layer goes from one multiple to
+the next one below. Such a step is taken where more than half of its units would go, which is
+rounding to the nearest multiple; at the half the units stay. Where the nearest multiple is more
+than a layer has, all its units stay.
 """
 
 import math
@@ -15,99 +13,105 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from tfprune.units.selection.axis_lengths import Rows
-from tfprune.units.selection.removal_groups import Bundles
+from tfprune.units.selection.axis_lengths import AxisLengths
+from tfprune.units.selection.removal_groups import RemovalGroups
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
-    """What may go, from the least worth to the most. Steps of one queue go in order.
+class RemovalSteps:
+    """The steps in which units can be removed, the lowest scores first.
 
     Attributes:
-        bundles: `Bundles`.
-        of_bundle: For each bundle the step with which it goes, -1 if it stays or is gone.
-        queue: For each step its queue; steps of a queue without rounding save the same.
+        groups: `RemovalGroups`.
+        step_of_group: For each group the step that removes it, -1 if it stays or is removed
+            already.
+        queue: For each step its queue. Steps of a queue are removed in order. Without rounding,
+            queues are equivalence classes of groups, whose steps save the same.
         importance: For each step the sum of its units' scores.
         size: For each step how many units it has.
-        deciding: For each step the bundle which decides where it stands among the others.
-        position: For each step, and bundle, where that stands among those of the same layers, from
-            0 to 1: that part of the layers is gone when it goes.
-        least: For each set how many units stay at least.
+        deciding_group: For each step the group whose score decides its place in the order.
+        position: For each step where that group stands among those of the same layers, from 0 to 1:
+            that fraction of the layers is removed when it goes.
+        min_kept: For each set how many units stay at least.
     """
 
-    bundles: Bundles
-    of_bundle: np.ndarray
+    groups: RemovalGroups
+    step_of_group: np.ndarray
     queue: np.ndarray
     importance: np.ndarray
     size: np.ndarray
-    deciding: np.ndarray
+    deciding_group: np.ndarray
     position: np.ndarray
-    least: np.ndarray
+    min_kept: np.ndarray
 
     def __len__(self):
         return len(self.queue)
 
-    def kept(self, gone):
-        """Boolean array over units: which are kept when steps go, given as a boolean array."""
-        with_none = np.append(gone, False)  # for bundles of no step
-        return self.bundles.kept & ~with_none[self.of_bundle][self.bundles.of_unit]
+    def kept(self, removed):
+        """Boolean array over units: which are kept when the steps `removed` go."""
+        with_none = np.append(removed, False)  # for groups of no step
+        return self.groups.kept & ~with_none[self.step_of_group][self.groups.group_of_unit]
+
+    def units_removed(self, removed):
+        """Boolean array over units: which go when the steps `removed` go."""
+        return self.groups.kept & ~self.kept(removed)
 
     def units(self):
         """A matrix (steps, units): which units go with a step."""
-        step = self.of_bundle[self.bundles.of_unit]
+        step = self.step_of_group[self.groups.group_of_unit]
         units = np.flatnonzero(step >= 0)
         ones = np.ones(len(units), np.int64)
         return csr_array((ones, (step[units], units)), shape=(len(self), len(step)))
 
 
-def steps_of(units, bundles, least, round_to=None, *, protect=True):
-    """The steps in which units may go.
+def removal_steps(units, groups, min_kept, round_to=None, *, protect=True):
+    """The steps in which the units of a model can be removed.
 
     Args:
         units: `PrunableUnits`.
-        bundles: Their `Bundles`.
-        least: For each set how many units it keeps at least.
-        round_to: Integer, of which each set keeps a multiple; or all that it has.
-        protect: Whether steps are left out so that whatever goes, no set has less than `least`
-            and no tensor is without units: the best of each stay.
+        groups: Their `RemovalGroups`.
+        min_kept: For each set how many units it keeps at least.
+        round_to: Integer: each set keeps a multiple of it, or all its units.
+        protect: Whether steps are left out so that, whatever goes, no set has fewer than
+            `min_kept` units and no tensor is without units: those with the best scores stay.
 
     Returns:
-        `Steps`.
+        `RemovalSteps`.
     """
-    cluster = _clusters(bundles)
-    place, count = _places(cluster)
-    may_go = bundles.free.copy()
+    cluster = _clusters(groups)
+    rank, count = _ranks(cluster)
+    may_go = groups.removable.copy()
     if protect:
-        _protect_least(may_go, bundles, least)
-        _protect_tensors(may_go, bundles, units.coupling)
+        _protect_sets(may_go, groups, min_kept)
+        _protect_tensors(may_go, groups, units.coupling)
     if round_to is None or round_to == 1:
-        chosen = np.flatnonzero(may_go)
-        of_bundle = np.full(len(may_go), -1)
-        of_bundle[chosen] = np.arange(len(chosen))
-        queue, deciding = bundles.kind[chosen], chosen
+        deciding_group = np.flatnonzero(may_go)
+        step_of_group = np.full(len(may_go), -1)
+        step_of_group[deciding_group] = np.arange(len(deciding_group))
+        queue = groups.equivalence_class[deciding_group]
     else:
-        of_bundle, queue, deciding = _rounded(bundles, may_go, cluster, least, round_to)
-    members = of_bundle >= 0
-    unit_count = np.bincount(bundles.of_unit, minlength=len(may_go))
+        step_of_group, queue, deciding_group = _rounded(groups, may_go, cluster, min_kept, round_to)
+    members = step_of_group >= 0
+    unit_count = np.bincount(groups.group_of_unit, minlength=len(may_go))
 
     def summed(values):
-        return np.bincount(of_bundle[members], values[members], minlength=len(queue))
+        return np.bincount(step_of_group[members], values[members], minlength=len(queue))
 
-    return Steps(
-        bundles=bundles,
-        of_bundle=of_bundle,
+    return RemovalSteps(
+        groups=groups,
+        step_of_group=step_of_group,
         queue=queue,
-        importance=summed(bundles.importance),
+        importance=summed(groups.importance),
         size=summed(unit_count).astype(int),
-        deciding=deciding,
-        position=((place + 0.5) / count)[deciding],
-        least=least,
+        deciding_group=deciding_group,
+        position=((rank + 0.5) / count)[deciding_group],
+        min_kept=min_kept,
     )
 
 
-def _clusters(bundles):
-    """For each bundle the number of the sets which bundles tie together; -1 outside of all."""
-    members = bundles.members
+def _clusters(groups):
+    """For each group a number shared by all in the same, or in tied sets; -1 outside of all."""
+    members = groups.members
     touching = connected_components(members @ members.T, directed=False)[1]
     cluster = np.full(members.shape[1], -1)
     sets, columns = members.nonzero()
@@ -115,56 +119,58 @@ def _clusters(bundles):
     return cluster
 
 
-def _places(cluster):
-    """For each bundle how many of its cluster are worth less, and how many there are."""
+def _ranks(cluster):
+    """For each group how many of its cluster have lower scores, and how many there are."""
     order = np.argsort(cluster, kind="stable")
     starts = np.searchsorted(cluster[order], cluster[order])
-    place = np.empty(len(cluster), int)
-    place[order] = np.arange(len(cluster)) - starts
-    return place, np.bincount(cluster + 1)[cluster + 1]
+    rank = np.empty(len(cluster), int)
+    rank[order] = np.arange(len(cluster)) - starts
+    return rank, np.bincount(cluster + 1)[cluster + 1]
 
 
-def _protect_least(may_go, bundles, least):
-    """The best bundles of each set stay, until it has what it keeps at least."""
-    for row, fewest in enumerate(least):
-        inside, sizes = _in_set(bundles, row)
-        better = np.cumsum(sizes[::-1])[::-1] - sizes  # how many units those worth more have
+def _protect_sets(may_go, groups, min_kept):
+    """The best groups of each set stay, as many as it keeps at least."""
+    for row, fewest in enumerate(min_kept):
+        inside, sizes = _in_set(groups, row)
+        better = (
+            np.cumsum(sizes[::-1])[::-1] - sizes
+        )  # how many units those with higher scores have
         may_go[inside[better < fewest]] = False
 
 
-def _in_set(bundles, row):
-    """The bundles of a set which are not gone, in order, and how many of its units they have."""
-    span = slice(*bundles.members.indptr[row : row + 2])
-    inside, sizes = bundles.members.indices[span], bundles.members.data[span]
+def _in_set(groups, row):
+    """The groups of a set which are not removed, in order, and how many of its units they have."""
+    span = slice(*groups.members.indptr[row : row + 2])
+    inside, sizes = groups.members.indices[span], groups.members.data[span]
     order = np.argsort(inside)
     inside, sizes = inside[order], sizes[order]
-    alive = ~bundles.gone[inside]
+    alive = ~groups.removed[inside]
     return inside[alive], sizes[alive]
 
 
-def _protect_tensors(may_go, bundles, coupling):
-    """The best bundle stays of what would leave an axis of a tensor or weight without units."""
-    matrix = Rows(coupling).matrix
+def _protect_tensors(may_go, groups, coupling):
+    """The best group stays of an axis of a tensor or weight that could lose all its units."""
+    matrix = AxisLengths(coupling).matrix
     for row in range(matrix.shape[0]):
-        inside = bundles.of_unit[matrix.indices[slice(*matrix.indptr[row : row + 2])]]
-        inside = inside[~bundles.gone[inside]]
+        inside = groups.group_of_unit[matrix.indices[slice(*matrix.indptr[row : row + 2])]]
+        inside = inside[~groups.removed[inside]]
         if inside.size and may_go[inside].all():
             may_go[inside.max()] = False
 
 
-def _rounded(bundles, may_go, cluster, least, round_to):
-    """Steps from one multiple to the next: the step of each bundle, the queues, what decides."""
+def _rounded(groups, may_go, cluster, min_kept, round_to):
+    """Steps from one multiple to the next: the step of each group, the queues, deciding groups."""
     found = []
     for number in range(cluster.max() + 1):
         inside = np.flatnonzero(cluster == number)
-        rows = np.unique(bundles.members[:, inside].nonzero()[0])
-        members = bundles.members[rows][:, inside].toarray()
+        rows = np.unique(groups.members[:, inside].nonzero()[0])
+        members = groups.members[rows][:, inside].toarray()
         sizes = members.sum(axis=1)
-        left = sizes[:, None] - np.cumsum(members, axis=1)  # of each set, after each bundle
-        left[:, bundles.gone[inside]] = -1
-        fits = ((left % round_to == 0) & (left >= least[rows, None])).all(axis=0)
-        fits &= np.logical_and.accumulate(may_go[inside] | bundles.gone[inside])
-        start = int(bundles.gone[inside].sum())
+        left = sizes[:, None] - np.cumsum(members, axis=1)  # of each set, after each group
+        left[:, groups.removed[inside]] = -1
+        fits = ((left % round_to == 0) & (left >= min_kept[rows, None])).all(axis=0)
+        fits &= np.logical_and.accumulate(may_go[inside] | groups.removed[inside])
+        start = int(groups.removed[inside].sum())
         ends = np.flatnonzero(fits) + 1
         whole = round_to // math.gcd(round_to, int(members[0].max()))
         for end in ends[ends > start]:
@@ -173,8 +179,8 @@ def _rounded(bundles, may_go, cluster, least, round_to):
             found.append((inside[middle], number, inside[start:end]))
             start = end
     found.sort(key=lambda step: step[0])
-    of_bundle = np.full(len(may_go), -1)
-    for place, (_, _, inside) in enumerate(found):
-        of_bundle[inside] = place
+    step_of_group = np.full(len(may_go), -1)
+    for step, (_, _, inside) in enumerate(found):
+        step_of_group[inside] = step
     queue = np.array([number for _, number, _ in found], int)
-    return of_bundle, queue, np.array([deciding for deciding, _, _ in found], int)
+    return step_of_group, queue, np.array([deciding for deciding, _, _ in found], int)

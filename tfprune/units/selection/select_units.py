@@ -1,4 +1,4 @@
-"""Which units go: those of the lowest scores, as many as asked for, under all constraints."""
+"""Selects the units to prune: the lowest scores, as many as the target asks for."""
 
 import numpy as np
 
@@ -7,23 +7,23 @@ from tfprune.patterns import pruned_count
 from tfprune.units import budgets
 from tfprune.units.prunable import places
 from tfprune.units.selection import limits
-from tfprune.units.selection.budget_search import within_budget
-from tfprune.units.selection.fractions import nearest_multiples
+from tfprune.units.selection.budget_search import select_within_budget
+from tfprune.units.selection.fractions import select_nearest_multiples
 from tfprune.units.selection.selection import Selection
 
 _UNIFORM = Selection()
 
 
-def select_units(units, target, scoring, choice=_UNIFORM, progress=1.0):
+def select_units(units, target, scoring, selection=_UNIFORM, progress=1.0):
     """The units to prune.
 
     Args:
         units: `PrunableUnits`.
         target: Float from 0 to 1, the fraction to prune: of each set, or with other scopes than
             "uniform" of all units; or a budget of `tfprune.budgets`.
-        scoring: `UnitScores`. It is asked for the scores of those sets which must lose units.
-        choice: `Selection`.
-        progress: Float from 0 to 1: how far the budget is on the way from the dense model's cost.
+        scoring: `UnitScores`. Only the sets that must lose units are scored.
+        selection: `Selection`.
+        progress: Float from 0, for the cost of the dense model, to 1, for the budget.
 
     Returns:
         A boolean array over all units of the coupling.
@@ -33,26 +33,28 @@ def select_units(units, target, scoring, choice=_UNIFORM, progress=1.0):
             be met.
     """
     if isinstance(target, budgets.Budget):
-        return within_budget(units, target, scoring, choice, progress)
+        return select_within_budget(units, target, scoring, selection, progress)
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 1:
         raise ValueError(
             "Argument `target` must be from 0 to 1, or a budget of `tfprune.budgets`. "
             f"Received: target={target!r}."
         )
-    if choice.rounds and choice.scope in ("uniform", "global"):
-        return nearest_multiples(units, target, scoring, choice)
-    if choice.scope == "uniform":
-        return _by_sets(units, target, scoring, limits.least_kept(units, choice.max_fraction))
+    if selection.rounds and selection.scope in ("uniform", "global"):
+        return select_nearest_multiples(units, target, scoring, selection)
+    if selection.scope == "uniform":
+        return _select_uniform(
+            units, target, scoring, limits.least_kept(units, selection.max_fraction)
+        )
     total = sum(len(unit_set.units) for unit_set in units.sets)
     left = max(1, total - pruned_count(target, total))
-    return within_budget(units, budgets.Units(left), scoring, choice)
+    return select_within_budget(units, budgets.Units(left), scoring, selection)
 
 
-def _by_sets(units, target, scoring, least):
+def _select_uniform(units, target, scoring, min_kept):
     """The same fraction of each set."""
     pruned, frozen = units.pruned(), units.frozen()
     dead = pruned.copy()
-    fewest = {id(unit_set): count for unit_set, count in zip(units.sets, least, strict=True)}
+    fewest = {id(unit_set): count for unit_set, count in zip(units.sets, min_kept, strict=True)}
     for sets, sides in connected_sets(units.sets, equal_count_constraints(units.coupling, pruned)):
         counts = [_count(s, target, fewest[id(s)]) * _group_count(s) for s in sets]
         before = [pruned[s.units].sum() for s in sets]
@@ -61,11 +63,11 @@ def _by_sets(units, target, scoring, least):
         found = scoring.of(units, sets)
         scores = np.full(units.coupling.size, np.inf)
         for unit_set in sets:
-            free = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]
-            scores[unit_set.units] = np.where(free, found[unit_set.units], np.inf)
+            removable = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]
+            scores[unit_set.units] = np.where(removable, found[unit_set.units], np.inf)
         scores[pruned] = -np.inf
         if len(sets) > 1 or len(sides) > 1 or (sides and sets[0].groups is None):
-            dead |= _evenly(sets, sides, scores, np.maximum(counts, before))
+            dead |= _lowest_evenly(sets, sides, scores, np.maximum(counts, before))
         else:
             count = _count(sets[0], target, fewest[id(sets[0])])
             dead[_lowest(sets[0], scores[sets[0].units], count)] = True
@@ -78,7 +80,7 @@ def _count(unit_set, target, fewest):
     return min(pruned_count(target, size // groups), (size - fewest) // groups)
 
 
-def _evenly(sets, sides, scores, counts):
+def _lowest_evenly(sets, sides, scores, counts):
     """The units to prune, over all units, of sets that must lose equally many in each group."""
     units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
     caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
