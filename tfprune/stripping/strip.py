@@ -1,9 +1,13 @@
-"""Masks and zeros -> dead units -> a smaller model, checked to compute the same (contract S).
+"""Removal of dead units: masks and zeros -> liveness -> a smaller model that computes the same.
 
-Dead-code elimination over the coupled units. First, forward: which positions hold the same number
-whatever the input is? Then, backward: which units does any output need? A layer needs the units
-that its kernel does not multiply by 0 on the way to a needed output, unless they hold a constant
-that can go into its bias. What nobody needs goes.
+This is dead-code elimination over the coupled units, in two passes.
+
+1. Constant propagation, forward: which positions hold the same number for every input?
+2. Liveness, backward to the fixed point: which units does an output of the model need? A layer
+   needs a unit if its kernel carries it, by a factor other than 0, to a needed output, unless the
+   unit is a constant that can be folded into the layer's bias.
+
+Units that nothing needs are removed.
 """
 
 import contextlib
@@ -18,6 +22,7 @@ from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.kept_units import keeping, unique_in_order
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
+from tfprune.coupling.rules.base import unknown
 from tfprune.coupling.units import couple, unit_name
 from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
@@ -26,7 +31,7 @@ from tfprune.stripping.inlining import inlined
 
 @dataclass(frozen=True)
 class KeptUnit:
-    """A unit which makes no use of its inputs and yet could not be removed."""
+    """A unit whose kernel slices are all 0 and which could not be removed, with the reason."""
 
     layer: str
     index: int
@@ -35,7 +40,7 @@ class KeptUnit:
 
 @dataclass(frozen=True)
 class StrippedLayer:
-    """The units of a layer before and after."""
+    """How many units a layer had before `strip`, and has after it."""
 
     name: str
     before: int
@@ -44,13 +49,13 @@ class StrippedLayer:
 
 @dataclass(frozen=True)
 class StripReport:
-    """What `strip` removed, and what it could not.
+    """The units that `strip` removed, and the zero units that it had to keep. It prints as text.
 
     Attributes:
-        layers: Every layer that makes units.
-        kept: The units that are masked or zero and had to stay, with the reason.
-        parameters: How many there were and are.
-        error: The largest difference between the outputs of the two models, over the largest
+        layers: A `StrippedLayer` for each layer that makes units.
+        kept: A `KeptUnit` for each unit that is masked or zero and could not be removed.
+        parameters: The number of parameters before and after.
+        error: The largest difference between the outputs of the two models, divided by the largest
             output; None if they were not compared.
     """
 
@@ -72,17 +77,18 @@ class StripReport:
 
 
 def strip(model, *, check=True, return_report=False):
-    """Rebuilds a model without the units that have no effect.
+    """Returns a smaller model of stock Keras layers, without the units that have no effect.
 
-    A unit goes when masks, zeros and constants prove that it does nothing: its output reaches no
-    output of the model, or is a constant that the biases of its consumers can take over. It does
-    not matter how the zeros came about; the model need not carry masks at all. Composite layers
-    are inlined (`tfprune.stripping.inlining`).
+    Use it after training with masks, before export. A unit is removed if masks, zeros and constants
+    prove that it has no effect: its value reaches no output of the model, or it is a constant that
+    can be folded into the biases of its consumers. It does not matter where the zeros come from;
+    the model need not carry masks at all. Composite layers are inlined
+    (`tfprune.stripping.inlining`).
 
     Args:
         model: A Functional or built Sequential model, of `tfprune.layers` or of stock layers. It
-            is not touched.
-        check: Whether to run both models on random inputs and compare before returning.
+            is not changed.
+        check: Whether to run both models on random inputs and compare their outputs.
         return_report: Whether to return a `StripReport` as well.
 
     Returns:
@@ -91,7 +97,7 @@ def strip(model, *, check=True, return_report=False):
 
     Raises:
         ValueError: If the model cannot be rebuilt, with the layer and the reason.
-        RuntimeError: If the outputs differ, which would be a defect of this function.
+        RuntimeError: If the outputs differ, which would be a bug in this function.
 
     Example:
 
@@ -115,17 +121,17 @@ def strip(model, *, check=True, return_report=False):
 
 
 class Liveness:
-    """What of a model has no effect.
+    """Which units and calls of a model are live, and which constants are to be folded.
 
     Args:
         model: See `strip`.
-        hidden: Function of a model that returns a context in which values hide from the analysis
-            that they are 0, because they will not stay so.
+        hidden: Function of a model that returns a context manager. Within it, values that will not
+            stay 0 are shown to the analysis as something else.
 
     Attributes:
-        model: The model with its composite layers opened.
+        model: The model with its composite layers inlined.
         coupling: Its units.
-        kept_units, folds, dropped: What `rebuild` is to be given.
+        kept_units, folds, dropped: The arguments for `rebuild`.
 
     Raises:
         ValueError: See `strip`.
@@ -136,65 +142,90 @@ class Liveness:
         self.model = inlined(model)
         self.coupling = couple(self.model)
         with hidden(self.model):
-            flow, self._revived, self.dropped = _live_units(self.coupling)
+            flow, self._retained, self.dropped = _live_units(self.coupling)
             _refuse_conflicts(flow)
         self._flow = dataclasses.replace(flow, tensor_constants=_constants(self.coupling))
         self.kept_units = keeping(self.coupling, flow.needed)
-        self.folds = _folded(self._flow)
+        self.folds = _folds(self._flow)
 
     @property
     def calls(self):
-        """The calls that an output of the model still needs."""
+        """The calls that an output of the model needs."""
         return self._flow.calls
 
     def report(self, small, error=None):
-        """The `StripReport` on the model that was rebuilt."""
-        reasons = _reasons(self.coupling, self._flow, self._revived)
-        return _report(self.given, small, self.coupling, self._flow, reasons, error)
+        """The `StripReport` for the model that was rebuilt."""
+        coupling, needed, reasons = self.coupling, self._flow.needed, self._reasons()
+        layers, kept = {}, []
+        for piece in coupling.slices:
+            name = unit_name(piece.layer, piece.family)
+            if not piece.makes or name in layers:
+                continue
+            units = unique_in_order(coupling.roots[piece.labels])
+            is_called = id(piece.layer) in self._flow.operations
+            after = int(needed[units].sum()) if is_called else 0
+            layers[name] = StrippedLayer(name, len(units), after)
+            zeros = _zero_units(coupling, piece.layer, piece.family) if after else ()
+            for index, unit in enumerate(units.tolist()):
+                if unit in zeros and needed[unit]:
+                    kept.append(KeptUnit(name, index, "; ".join(reasons[unit])))
+        return StripReport(
+            layers=tuple(layers.values()),
+            kept=tuple(kept),
+            parameters=(_keras.count_weights(self.given), _keras.count_weights(small)),
+            error=error,
+        )
+
+    def _reasons(self):
+        """For each unit that is kept, all reasons for it."""
+        reasons = {u: [reason] for u, reason in {**self._retained, **self.coupling.pins}.items()}
+        for units, reason in _needs(self._flow, self.calls):
+            for unit in units.tolist():
+                reasons.setdefault(unit, []).append(reason)
+        return reasons
 
 
 def _live_units(coupling):
-    """The units that some output needs, the fixed point from the outputs back.
+    """The units that an output of the model needs: the fixed point, from the outputs backward.
 
     Returns:
-        The `Flow` with the calls that some output needs; for units kept lest a layer be left
-        without any, the reason; and for calls that can do without some inputs, their places.
+        The `Flow` with the live calls; for units that are kept only so that a layer has any, the
+        reason; and for calls that can do without some inputs, the positions of these.
     """
     constants = _constants(coupling)
     calls, before = coupling.trace.calls, None
     while calls != before:
-        before, flow = calls, _start(coupling, constants, calls)
-        _close(coupling, flow)
-        calls = _reachable(coupling.trace, _dropped(coupling.trace, flow))
-    revived = {}
-    while _even_out(coupling, flow, revived) or _revive_one(coupling, flow, revived):
-        _close(coupling, flow)
+        before, flow = calls, _initial_flow(coupling, constants, calls)
+        _propagate_needs(flow)
+        calls = _live_calls(coupling.trace, _dropped(coupling.trace, flow))
+    retained = {}
+    while _equalize(coupling, flow, retained) or _retain_one(coupling, flow, retained):
+        _propagate_needs(flow)
         # What is kept may need inputs again that could be dropped before.
-        calls = _reachable(coupling.trace, _dropped(coupling.trace, flow))
+        calls = _live_calls(coupling.trace, _dropped(coupling.trace, flow))
         flow = dataclasses.replace(flow, calls=calls)
-        _close(coupling, flow)
-    return flow, revived, _dropped(coupling.trace, flow)
+        _propagate_needs(flow)
+    return flow, retained, _dropped(coupling.trace, flow)
 
 
-def _start(coupling, constants, calls):
+def _initial_flow(coupling, constants, calls):
+    """The `Flow` in which nothing is needed but what is fixed or pinned."""
     needed = np.zeros(coupling.size, bool)
-    needed[FIXED] = True
-    needed[list(coupling.pins)] = True
-    operations = [id(call.operation) for call in coupling.trace.calls]
+    needed[[FIXED, *coupling.pins]] = True
+    counts = Counter(id(call.operation) for call in coupling.trace.calls)
     return Flow(
         tensor_labels=coupling.tensor_labels,
         tensor_constants=constants,
         roots=coupling.roots,
         needed=needed,
-        called_once=frozenset(o for o in operations if operations.count(o) == 1),
+        called_once=frozenset(operation for operation, n in counts.items() if n == 1),
         calls=calls,
     )
 
 
 def _constants(coupling):
-    constants = {
-        tensor: np.full((1,) * (len(tensor.shape) - 1), np.nan) for tensor in coupling.trace.inputs
-    }
+    """For each tensor the constants that its positions hold, propagated forward."""
+    constants = {tensor: unknown(tensor) for tensor in coupling.trace.inputs}
     for call in coupling.trace.calls:
         inputs = [constants[tensor] for tensor in call.inputs]
         outputs = rule_of(call.operation).constants(call, inputs)
@@ -202,36 +233,38 @@ def _constants(coupling):
     return constants
 
 
-def _close(coupling, flow):
-    """Marks what the needed units need, until nothing is added."""
-    changed = True
-    while changed:
-        changed = False
-        for call in reversed(flow.calls):
-            for need in rule_of(call.operation).needs(call, flow):
-                units = np.unique(coupling.roots[need.labels[need.where]])
-                added = units[~flow.needed[units]]
-                if added.size:
-                    changed = True
-                    flow.needed[added] = True
+def _needs(flow, calls):
+    """The units that each call needs, with the reason."""
+    for call in calls:
+        for need in rule_of(call.operation).needs(call, flow):
+            yield np.unique(flow.roots[need.labels[need.where]]), need.reason
+
+
+def _propagate_needs(flow):
+    """Marks the units that needed units need, until nothing is added."""
+    count = 0
+    while count < flow.needed.sum():
+        count = flow.needed.sum()
+        for units, _ in _needs(flow, reversed(flow.calls)):
+            flow.needed[units] = True
 
 
 def _dropped(trace, flow):
-    """For each call that can do without some of its inputs, their places."""
-    serves = Counter((id(call.operation), call.node_index) for call in trace.calls)
+    """For each call that can do without some of its inputs, the positions of these."""
+    uses = Counter((id(call.operation), call.node_index) for call in trace.calls)
     bound = {tensor for outputs in trace.siblings for tensor in outputs}
     dropped = {}
     for call in flow.calls:
-        places = rule_of(call.operation).drops(call, flow)
+        positions = rule_of(call.operation).drops(call, flow)
         # Not the outputs of models which have others, nor calls in models that are called twice.
-        is_bound = bound.intersection(call.inputs[place] for place in places)
-        if places and not is_bound and serves[id(call.operation), call.node_index] == 1:
-            dropped[call] = places
+        is_bound = bound.intersection(call.inputs[position] for position in positions)
+        if positions and not is_bound and uses[id(call.operation), call.node_index] == 1:
+            dropped[call] = positions
     return dropped
 
 
-def _reachable(trace, dropped):
-    """The calls that an output of the model still needs when inputs are dropped."""
+def _live_calls(trace, dropped):
+    """The calls that an output of the model needs when inputs are dropped."""
     wanted, before = set(trace.outputs), None
     while wanted != before:
         before = set(wanted)
@@ -239,32 +272,30 @@ def _reachable(trace, dropped):
             wanted.update(outputs if wanted.intersection(outputs) else ())
         for call in reversed(trace.calls):
             if wanted.intersection(call.outputs):
-                gone = dropped.get(call, ())
-                wanted.update(t for place, t in enumerate(call.inputs) if place not in gone)
+                removed = dropped.get(call, ())
+                wanted.update(t for i, t in enumerate(call.inputs) if i not in removed)
                 wanted.update(call.masks)
     return tuple(call for call in trace.calls if wanted.intersection(call.outputs))
 
 
-def _even_out(coupling, flow, revived):
-    """Keeps units so that groups have equal counts; whether there were any to keep."""
-    used = {id(call.operation) for call in flow.calls}
-    groupings = [grouping for grouping in coupling.groupings if id(grouping.layer) in used]
-    added = equalize_groups(groupings, coupling.roots, flow.needed, last=_left_out(coupling, flow))
-    revived.update(added)
+def _equalize(coupling, flow, retained):
+    """Keeps units so that groups have equal counts; returns whether any were added."""
+    groupings = [g for g in coupling.groupings if id(g.layer) in flow.operations]
+    added = equalize_groups(groupings, coupling.roots, flow.needed, last=_left_out(flow))
+    retained.update(added)
     return bool(added)
 
 
-def _revive_one(coupling, flow, revived):
-    """Keeps one unit of what would be left without any; whether there was such a thing.
+def _retain_one(coupling, flow, retained):
+    """Keeps one unit of a layer or tensor that would have none; returns whether there was one.
 
     Layers near the outputs come first: what they keep may be all that those before them need.
     Then tensors, such as a slice of a layer's output, since few operations work on none.
     """
-    used = {id(call.operation) for call in flow.calls}
     emptied = [
         (unit_set.name, unit_set.units)
         for unit_set in reversed(coupling.sets)
-        if any(id(layer) in used for layer in unit_set.layers)
+        if any(id(layer) in flow.operations for layer in unit_set.layers)
         and not flow.needed[unit_set.units].any()
     ]
     if not emptied:
@@ -272,30 +303,21 @@ def _revive_one(coupling, flow, revived):
         emptied = [
             (call.operation.name, np.unique(coupling.roots[flow.labels(tensor)]))
             for call in reversed(flow.calls)
-            for place, tensor in enumerate(call.inputs)
-            if place not in dropped.get(call, ()) and not flow.is_needed(flow.labels(tensor)).any()
+            for position, tensor in enumerate(call.inputs)
+            if position not in dropped.get(call, ())
+            and not flow.is_needed(flow.labels(tensor)).any()
         ]
     for name, units in emptied[:1]:
-        treated_as_gone = np.isin(units, _left_out(coupling, flow))
-        unit = int(units[np.argmin(treated_as_gone)])
+        unit = int(units[np.argmin(np.isin(units, _left_out(flow)))])
         flow.needed[unit] = True
-        revived[unit] = f"{name!r} needs at least one unit"
+        retained[unit] = f"{name!r} needs at least one unit"
     return bool(emptied)
 
 
-def _reasons(coupling, flow, revived):
-    """For each unit kept, all that keeps it."""
-    reasons = {unit: [reason] for unit, reason in {**revived, **coupling.pins}.items()}
-    for call in flow.calls:
-        for need in rule_of(call.operation).needs(call, flow):
-            for unit in np.unique(coupling.roots[need.labels[need.where]]).tolist():
-                reasons.setdefault(unit, []).append(need.reason)
-    return reasons
-
-
-def _left_out(coupling, flow):
+def _left_out(flow):
+    """The units that operations already treat as if they were removed."""
     left_out = [rule_of(call.operation).left_out(call, flow) for call in flow.calls]
-    return coupling.roots[np.concatenate([np.empty(0, int), *left_out])]
+    return flow.roots[np.concatenate([np.empty(0, int), *left_out])]
 
 
 def _refuse_conflicts(flow):
@@ -310,45 +332,25 @@ def _refuse_conflicts(flow):
             )
 
 
-def _folded(flow):
-    additions = {}
+def _folds(flow):
+    """For each operation that has any, by id, the constants to fold into its biases."""
+    found = {}
     for call in flow.calls:
         folds = rule_of(call.operation).folds(call, flow)
         if folds:
-            additions[id(call.operation)] = folds
-    return additions
+            found[id(call.operation)] = folds
+    return found
 
 
-def _report(model, small, coupling, flow, reasons, error):
-    layers, kept = {}, []
-    used = {id(call.operation) for call in flow.calls}
-    for piece in coupling.slices:
-        name = unit_name(piece.layer, piece.family)
-        if not piece.makes or name in layers:
-            continue
-        units = unique_in_order(coupling.roots[piece.labels])
-        after = int(flow.needed[units].sum()) if id(piece.layer) in used else 0
-        layers[name] = StrippedLayer(name, len(units), after)
-        silent = _silent_units(coupling, piece.layer, piece.family)
-        for index, unit in enumerate(units.tolist()):
-            if after and unit in silent and flow.needed[unit]:
-                kept.append(KeptUnit(name, index, "; ".join(reasons[unit])))
-    return StripReport(
-        layers=tuple(layers.values()),
-        kept=tuple(kept),
-        parameters=(_keras.count_weights(model), _keras.count_weights(small)),
-        error=error,
-    )
-
-
-def _silent_units(coupling, layer, family):
+def _zero_units(coupling, layer, family):
     """The units whose slices of every kernel of the layer are 0."""
-    silent = None
+    zeros = None
     for piece in coupling.slices:
         is_made = piece.layer is layer and piece.family == family and piece.makes
         if is_made and len(piece.variable.shape) > 1:
+            units = coupling.roots[piece.labels]
             value = np.moveaxis(np.asarray(piece.variable), piece.axis, 0) != 0
-            loud = coupling.roots[piece.labels][value.reshape(len(value), -1).any(axis=1)]
-            quiet = set(coupling.roots[piece.labels].tolist()) - set(loud.tolist())
-            silent = quiet if silent is None else silent & quiet
-    return silent or set()
+            is_nonzero = value.reshape(len(value), -1).any(axis=1)
+            found = set(units.tolist()) - set(units[is_nonzero].tolist())
+            zeros = found if zeros is None else zeros & found
+    return zeros or set()

@@ -180,6 +180,20 @@ class TestPins:
         assert left(stripped(model)) == 6
 
 
+@pytest.mark.parametrize(
+    "function",
+    [lambda x, i: ops.take(x, i, axis=1), lambda x, i: ops.take(x, [1, 2])],
+    ids=["indices that are a tensor", "no axis"],
+)
+def test_a_model_with_a_pinned_take_is_stripped(function):
+    inputs, indices = keras.Input((3,)), keras.Input((2,), dtype="int32")
+    x = layers.Dense(6, activation="relu", name="wide")(inputs)
+    outputs = [function(layers.Dense(4, name="d")(x), indices), indices]
+    model = keras.Model([inputs, indices], outputs)
+    zero(model.get_layer("wide").kernel, 1, [0, 1])
+    assert tfprune.strip(model).get_layer("d").kernel.shape == (4, 4)
+
+
 def test_the_rows_of_ignored_units_go():
     assert ignored_by_all(around(SERIES["concatenate"]), (1, 9)) == 7
 

@@ -5,6 +5,7 @@ a new operation is one class. An operation without a rule pins the units it touc
 removed. It is never assumed to work element by element.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -152,6 +153,11 @@ class Flow:
     needed: np.ndarray = field(repr=False)
     called_once: frozenset = frozenset()
     calls: tuple = ()
+
+    @functools.cached_property
+    def operations(self):
+        """The ids of the operations that `calls` call."""
+        return frozenset(id(call.operation) for call in self.calls)
 
     def labels(self, tensor):
         """The label array of a tensor."""

@@ -52,6 +52,8 @@ class GetItem(DataMovement):
 
     def rewrite(self, node, call, sizes):
         """Moves indices and the bounds of slices to where the units stand then."""
+        if "shapes" not in call.memo:
+            return
         tensor, written = node["args"]
         is_several = isinstance(call.args[1], (tuple, list))
         new, axis = [], 0
@@ -148,6 +150,8 @@ class Take(DataMovement):
 
     def rewrite(self, node, call, sizes):
         """Counts the indices among the new units."""
+        if "shapes" not in call.memo:
+            return
         axis, indices = self._of(call)
         counts = counts_along(sizes, call.inputs[0], axis)
         if counts is None:
