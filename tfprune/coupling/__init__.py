@@ -1,4 +1,10 @@
-"""Which units of a model are coupled: model -> trace -> labels -> units -> kept_units."""
+"""Coupled units: dependency analysis of a model, and rules that teach it operations.
+
+    model -> trace -> labels -> coupled units -> kept units
+
+`couple` finds the units that can only be removed together, `select` says which are kept, and `rule`
+registers how an operation of your own is analysed and resized.
+"""
 
 from tfprune.coupling.kept_units import KeptUnits, keeping, select
 from tfprune.coupling.labels import along

@@ -1,4 +1,4 @@
-"""What a model costs: the parameters and multiply-accumulates of each of its calls."""
+"""Cost model: parameters and multiply-accumulates (MACs) of each call of a model."""
 
 import math
 from dataclasses import dataclass, field
@@ -33,18 +33,18 @@ _MAKES_UNITS = (
 
 @dataclass(frozen=True)
 class CallCost:
-    """What one call of one layer or operation costs.
+    """The cost of one call of a layer or operation.
 
     Attributes:
-        name: The layer's name, after those of the nested models around it: `"encoder/dense"`.
+        name: The layer's name with those of the nested models around it: `"encoder/dense"`.
         type: Its class name.
         output_shape: The shape of its (first) output with the batch axis, None where dynamic.
         units: The size of the output axis along which the layer makes units (neurons, filters,
             features), None for layers that make none.
-        parameters: The elements of its weights, trainable or not; weights that an earlier call
-            used already count 0.
+        parameters: The number of elements of its weights, trainable or not; weights that an
+            earlier call has used count 0.
         macs: Multiply-accumulates for one sample, None if they are not known.
-        reason: Why they are not known.
+        reason: Why the MACs are not known.
         operation: The layer or operation itself.
     """
 
@@ -59,13 +59,13 @@ class CallCost:
 
 
 def costs(model, input_shapes=None):
-    """Counts the parameters and the multiply-accumulates (MACs) of every call of a model.
+    """Returns the parameters and multiply-accumulates (MACs) of every call of a model.
 
     MACs are those of matrix products and convolutions at inference, for one sample; everything
     else counts 0 (see `tfprune.coupling.macs` for the convention). A layer that is called twice
-    is listed twice: its parameters count once, its MACs each time. Where MACs cannot be told,
-    because a layer has no rule or a size is dynamic, they are None and `reason` says why; they
-    are never taken to be 0.
+    is listed twice: its parameters count once, its MACs each time. Where MACs are not
+    known, because a layer has no rule or a size is dynamic, they are None and `reason` says why.
+    They are never assumed to be 0.
 
     Args:
         model: A Functional or built Sequential model; nested models are looked into.
@@ -104,7 +104,7 @@ def costs(model, input_shapes=None):
 
 
 def sized_calls(model, input_shapes=None):
-    """The calls of a model, the `Shapes` they work on and the batch size these are for."""
+    """Yields each call of a model, its `Shapes` and the batch size that these are for."""
     shapes = sized_inputs(model, input_shapes)
     batches = [tensor.shape[0] or 1 for tensor in model.inputs]
     inputs = [(batch, *shape) for batch, shape in zip(batches, shapes, strict=True)]
@@ -113,7 +113,7 @@ def sized_calls(model, input_shapes=None):
 
 
 def macs_of_call(operation, shapes, batch):
-    """The MACs of a call for one sample and None, or None and the reason why."""
+    """Returns the MACs of a call for one sample and None, or None and the reason."""
     try:
         return count(operation, shapes) // batch, None
     except UncountedError as error:
@@ -121,7 +121,7 @@ def macs_of_call(operation, shapes, batch):
 
 
 def _parameters(operation, seen):
-    """The elements of the weights that are not in `seen`, to which they are added."""
+    """The number of elements of the weights that are not in `seen`; adds them to it."""
     if not isinstance(operation, keras.layers.Layer):
         return 0
     fresh = {id(weight): weight for weight in operation.weights if id(weight) not in seen}

@@ -1,42 +1,44 @@
-"""Groups that must keep equal counts: which units to add, and which to choose.
+"""Equal-count constraints: groups that must keep equally many units.
 
-See `tfprune.coupling.labels.Grouping` for the constraint.
+`tfprune.coupling.labels.Grouping` describes the constraint. `equalize_groups` repairs a set of kept
+units so that it is met; `select_equal_counts` selects units to prune under it, as an integer
+program.
 """
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-_SECONDS = 20
+_TIME_LIMIT = 20  # seconds
 
 
 def equalize_groups(groupings, roots, needed, last):
-    """Keeps more units, so that the groups which stay keep equally many.
+    """Marks more units as needed until groups that are kept have equally many.
 
     Args:
         groupings: A sequence of `Grouping`.
         roots: For each label its unit.
         needed: Boolean array over units: which are kept. It is changed in place.
-        last: Units to be added only if there are no others.
+        last: Units that are added only if there are no others.
 
     Returns:
-        For each unit that was added, the reason.
+        A dict from each unit that was added to the reason.
     """
     added = {}
     for grouping in groupings:
         sides = [roots[side] for side in grouping.sides]
-        lives = np.any([needed[side].any(axis=1) for side in sides], axis=0)
+        is_kept = np.any([needed[side].any(axis=1) for side in sides], axis=0)
         if not grouping.whole:
-            lives[:] = lives.any()
+            is_kept[:] = is_kept.any()
         for side in sides:
-            for unit in _missing(side[lives], needed, last):
+            for unit in _missing(side[is_kept], needed, last):
                 needed[unit] = True
                 added[unit] = f"the groups of {grouping.layer.name!r} must keep equally many units"
     return added
 
 
 def _missing(side, needed, last):
-    """Units to add so that each row of units has as many needed ones as the fullest, at least 1."""
+    """The units to add so that each row has as many needed units as the fullest row, at least 1."""
     stays = needed[side]
     count = max(1, stays.sum(axis=1).max(initial=0))
     for units, kept in zip(side, stays, strict=True):
@@ -46,7 +48,7 @@ def _missing(side, needed, last):
 
 
 def equal_count_constraints(coupling, pruned):
-    """The constraints on a choice of units to prune.
+    """Returns the equal-count constraints on a selection of units to prune.
 
     Args:
         coupling: A `Coupling`.
@@ -66,14 +68,17 @@ def equal_count_constraints(coupling, pruned):
 
 
 def connected_sets(sets, sides):
-    """Which sets of units must be chosen together, because a constraint has units of each.
+    """Groups sets of units that share a constraint, directly or through other sets.
+
+    Such sets must be pruned in one selection. They are the connected components of the graph whose
+    edges are constraints.
 
     Args:
         sets: A sequence of `UnitSet`.
         sides: Constraints, from `equal_count_constraints`.
 
     Returns:
-        A list of pairs: a list of sets, and their constraints.
+        A list of pairs, one for each component: its sets, and their constraints.
     """
     found = [([unit_set], []) for unit_set in sets]
     for side in sides:
@@ -86,38 +91,40 @@ def connected_sets(sets, sides):
 
 
 def select_equal_counts(scores, caps, rows):
-    """The cheapest choice of as many units as can go while all groups lose equally many.
+    """Selects as many units to prune as possible such that groups lose equally many.
 
-    It maximises the number of units, then minimises the sum of their scores, subject to
+    Solves an integer program: it maximises the number of units, then minimises the sum of the
+    ranks of their scores, subject to
 
         sum_{u in set s} x_u <= caps_s,   sum_{u in group g} x_u = sum_{u in group g + 1} x_u
 
     Args:
-        scores: Array over n units; -inf for what must go, +inf for what must stay.
-        caps: Pairs of a boolean array (n,) and how many of these units may go.
-        rows: Integer arrays of shape (groups, units in a group), of places among the n units.
+        scores: Array of shape (n,), one score for each unit; -inf for units that must be pruned,
+            +inf for units that must be kept.
+        caps: Pairs of a boolean array (n,) and how many of its units may be pruned at most.
+        rows: Integer arrays of shape (groups, units in a group), of indices into the n units.
 
     Returns:
-        A boolean array over the units, or None if there is no such choice.
+        A boolean array of shape (n,), True for units to prune; None if there is no solution.
     """
     count = len(scores)
     finite = np.isfinite(scores)
-    order = np.zeros(count)
-    order[finite] = np.argsort(np.argsort(scores[finite], kind="stable"), kind="stable")
+    ranks = np.zeros(count)
+    ranks[finite] = np.argsort(np.argsort(scores[finite], kind="stable"), kind="stable")
     limits = [LinearConstraint(np.array([m for m, _ in caps], float), ub=[c for _, c in caps])]
     for groups in rows:
         before, after = groups[:-1], groups[1:]
-        line = np.repeat(np.arange(len(before)), groups.shape[1])
+        constraint = np.repeat(np.arange(len(before)), groups.shape[1])
         values = np.concatenate([np.ones(before.size), -np.ones(after.size)])
-        places = (np.tile(line, 2), np.concatenate([before.ravel(), after.ravel()]))
+        indices = (np.tile(constraint, 2), np.concatenate([before.ravel(), after.ravel()]))
         if len(before):
-            equal = coo_array((values, places), shape=(len(before), count)).tocsr()
+            equal = coo_array((values, indices), shape=(len(before), count)).tocsr()
             limits.append(LinearConstraint(equal, 0, 0))
     solution = milp(
-        (order + 1) / (count + 1) - count,
+        (ranks + 1) / (count + 1) - count,
         integrality=np.ones(count),
         bounds=Bounds(np.where(scores == -np.inf, 1, 0), np.where(scores == np.inf, 0, 1)),
         constraints=limits,
-        options={"time_limit": _SECONDS},
+        options={"time_limit": _TIME_LIMIT},
     )
     return None if solution.x is None else solution.x > 0.5

@@ -1,4 +1,10 @@
-"""At which indices of the old weights the places of the new ones stood."""
+"""Index maps: for each index of a new weight, the index in the old weight that it came from.
+
+Where a model only shrinks, its labels say which indices are kept (`kept_index_maps`). Where units
+are added, the new model is analysed as the old one was, and units are matched by the layers that
+make them (`matched_index_maps`); where operations are inserted, removed or connected, likewise
+(`carried_index_maps`). So no operation that moves data has to be inverted.
+"""
 
 import numpy as np
 
@@ -7,12 +13,12 @@ from tfprune.coupling.labels import FIXED, placed
 
 
 def kept_index_maps(kept_units):
-    """The kept indices, where a kept_units has no new units: the labels say them.
+    """Returns the kept indices of every weight, for `KeptUnits` without new units.
 
     Returns:
-        For each old variable, by id, a dict from each axis that changes to the old indices. They
-        are one-dimensional; where units differ along other axes too they have the variable's axes
-        and stand last, for arrays that are cut along the axes before.
+        For each old variable, by id, a dict from each axis that changes to the old indices. These
+        are one-dimensional. Where units differ along other axes too, they have the variable's rank
+        and come last: they apply to the array that is cut along the axes before.
 
     Raises:
         ValueError: If the groups of a layer would keep different numbers of channels.
@@ -36,7 +42,7 @@ def kept_index_maps(kept_units):
 
 
 def equal_count(counts, piece):
-    """How many positions stand along the axis of a piece, the same at each place of the others."""
+    """The sum of counts along the axis of a slice, which must not depend on the other axes."""
     sums = np.unique(counts.sum(axis=piece.axis))
     if len(sums) != 1:
         raise ValueError(
@@ -47,11 +53,10 @@ def equal_count(counts, piece):
 
 
 def matched_index_maps(kept_units, new, pairs):
-    """For weights of the new model the indices at which each place stood in the old one.
+    """Returns the index maps of all weights of a model to which units were added.
 
-    The new model is analysed as the old one was; its units are told by the layers that make them,
-    and each occurrence of a unit along an axis stood where that occurrence of it did. So no
-    operation that moves data has to be inverted.
+    Units are matched by the layers that make them. The n-th occurrence of a unit along an axis of
+    the new weight comes from its n-th occurrence along that axis of the old one.
 
     Args:
         kept_units: The `KeptUnits`.
@@ -60,53 +65,54 @@ def matched_index_maps(kept_units, new, pairs):
 
     Returns:
         For each old variable, by id, a dict from an axis to the old indices, `NEW` where there is
-        none. They are one-dimensional; where units differ along other axes too they have the
-        variable's axes and stand last.
+        none. See `kept_index_maps` for their shapes.
 
     Raises:
         ValueError: If the new model couples its units in another way.
     """
-    both = _piece_pairs(kept_units.coupling, new, pairs)
-    stood = _matched_units(kept_units, new, both)
-    come = np.flatnonzero(stood == NEW)
-    pinned = [unit for unit in come.tolist() if unit in new.pins]
+    both = _slice_pairs(kept_units.coupling, new, pairs)
+    old_units = _matched_units(kept_units, new, both)
+    added = np.flatnonzero(old_units == NEW)
+    pinned = [unit for unit in added.tolist() if unit in new.pins]
     if pinned:  # as where a unit was alone, and a mean over it was the unit
         raise ValueError(
             "New units would not be free to come and go, since they count in what others are. "
-            f"Received: {len(come)} new units, of which {len(pinned)} would be held. "
+            f"Received: {len(added)} new units, of which {len(pinned)} would be held. "
             f"Reason: {new.pins[pinned[0]]}."
         )
-    return _places(kept_units.coupling, new, both, stood)
+    return _index_maps(kept_units.coupling, new, both, old_units)
 
 
 def carried_index_maps(old, new, pairs, made=()):
-    """The same where operations were added, taken away or connected, and units are as they were.
+    """Returns the index maps where operations were inserted, removed or connected.
+
+    The units themselves are as they were.
 
     Args:
         old, new: The `Coupling` of either model.
         pairs: Pairs of an old variable and its counterpart.
-        made: Pairs of arrays, old units or `NEW` and the new units that stand for them, of
-            operations that count as makers of what they give.
+        made: Pairs of arrays: old units or `NEW`, and the new units in their place, of operations
+            that count as makers of their outputs (see `apart` of `couple`).
 
     Returns:
-        As `matched_index_maps`; what was nowhere in the old model is `NEW`.
+        As `matched_index_maps`; what is not in the old model is `NEW`.
     """
-    both = _piece_pairs(old, new, pairs)
-    stood = np.full(new.size, NEW)
-    stood[FIXED] = FIXED
+    both = _slice_pairs(old, new, pairs)
+    old_units = np.full(new.size, NEW)
+    old_units[FIXED] = FIXED
     makers = [
         (unique_in_order(old.roots[ours.labels]), unique_in_order(new.roots[theirs.labels]))
         for ours, theirs in both
         if ours.makes and ours.labels.ndim == 1
     ]
-    for were, are in [*makers, *_made_by_none(old, new, both), *made]:
+    for were, are in [*makers, *_units_without_maker(old, new, both), *made]:
         if len(were) == len(are):
-            stood[are] = np.where(stood[are] == NEW, were, stood[are])
-    return _places(old, new, both, stood, may_lack=True)
+            old_units[are] = np.where(old_units[are] == NEW, were, old_units[are])
+    return _index_maps(old, new, both, old_units, may_lack=True)
 
 
-def _piece_pairs(old, new, pairs):
-    """The places of units in the old weights, each with that in the counterpart of the weight."""
+def _slice_pairs(old, new, pairs):
+    """Pairs of a slice of an old weight and the slice of its counterpart along the same axis."""
     counterparts = {id(ours): id(theirs) for ours, theirs in pairs}
     found = {(id(piece.variable), piece.axis): piece for piece in new.slices}
     return [
@@ -116,46 +122,46 @@ def _piece_pairs(old, new, pairs):
     ]
 
 
-def _places(old, new, both, stood, may_lack=False):
-    """The old indices along each axis, given for each new unit the old one that it was."""
+def _index_maps(old, new, both, old_units, may_lack=False):
+    """The index maps, given for each new unit the old unit that it was."""
     indices, uneven = {}, []
     for ours, theirs in both:
         before, are = old.roots[ours.labels], new.roots[theirs.labels]
         if before.ndim > 1 or are.ndim > 1:
             uneven.append((ours, before, are))
         else:
-            found = _occurrences(stood[are], before, are, ours, may_lack)
+            found = _occurrences(old_units[are], before, are, ours, may_lack)
             indices.setdefault(id(ours.variable), {})[ours.axis] = found
     for ours, before, are in uneven:
         chosen = indices.setdefault(id(ours.variable), {})
-        chosen[ours.axis] = _uneven_occurrences(stood, are, before, ours, chosen, may_lack)
+        chosen[ours.axis] = _occurrences_by_line(old_units, are, before, ours, chosen, may_lack)
     return indices
 
 
 def _matched_units(kept_units, new, both):
-    """For each new unit the old one that it was, `NEW` if it was none, -2 if nobody says."""
+    """For each new unit the old unit that it was, `NEW` if none, -2 if not known."""
     old, unknown = kept_units.coupling, -2
-    stood = np.full(new.size, unknown)
-    stood[FIXED] = FIXED
+    old_units = np.full(new.size, unknown)
+    old_units[FIXED] = FIXED
     for ours, theirs in both:
         if not ours.makes or ours.labels.ndim > 1:
             continue
         were = kept_units.expanded(unique_in_order(old.roots[ours.labels]))
         are = unique_in_order(new.roots[theirs.labels])
-        is_told = len(were) == len(are) and np.isin(stood[are], [unknown, *set(were)]).all()
-        known = stood[are] != unknown if is_told else ()
-        if not is_told or (stood[are][known] != were[known]).any():
+        is_told = len(were) == len(are) and np.isin(old_units[are], [unknown, *set(were)]).all()
+        known = old_units[are] != unknown if is_told else ()
+        if not is_told or (old_units[are][known] != were[known]).any():
             raise ValueError(_other_coupling(ours.layer))
-        stood[are] = were
-    for were, are in _made_by_none(old, new, both):
+        old_units[are] = were
+    for were, are in _units_without_maker(old, new, both):
         were = kept_units.expanded(were)
         if len(were) == len(are):
-            stood[are] = were
-    return stood
+            old_units[are] = were
+    return old_units
 
 
-def _made_by_none(old, new, both):
-    """Old and new units that no layer makes, such as heads of keys that others share."""
+def _units_without_maker(old, new, both):
+    """Pairs of old and new units that no layer makes, such as key heads that heads share."""
     made = [np.zeros(coupling.size, bool) for coupling in (old, new)]
     for pair in both:
         for coupling, piece, is_made in zip((old, new), pair, made, strict=True):
@@ -168,13 +174,13 @@ def _made_by_none(old, new, both):
 
 
 def _occurrences(after, before, are, piece, may_lack=False):
-    """For each unit in `after` the place in `before` of the same occurrence of it.
+    """For each unit in `after` the index in `before` of the same occurrence of it.
 
     Occurrences are counted among the new units `are`: several may stand for one old unit.
     """
     size = len(before) + len(after)
-    known = before * size + _numbered(before)
-    wanted = after * size + _numbered(are)
+    known = before * size + _occurrence_numbers(before)
+    wanted = after * size + _occurrence_numbers(are)
     order = np.argsort(known)
     found = order[np.searchsorted(known, wanted, sorter=order) % len(known)]
     lacks = (known[found] != wanted) | (after == NEW)
@@ -183,8 +189,8 @@ def _occurrences(after, before, are, piece, may_lack=False):
     return np.where(lacks, NEW, found)
 
 
-def _numbered(values):
-    """For each element how often its value stands before it."""
+def _occurrence_numbers(values):
+    """For each element how many elements before it have its value."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     first = np.searchsorted(ordered, ordered)
@@ -193,9 +199,9 @@ def _numbered(values):
     return numbers
 
 
-def _uneven_occurrences(stood, are, before, piece, chosen, may_lack):
-    """The same for each line along the axis of a piece, the lines being chosen already."""
-    after = stood[are]
+def _occurrences_by_line(old_units, are, before, piece, chosen, may_lack):
+    """`_occurrences` for each line along the axis of a slice, after the other axes were cut."""
+    after = old_units[are]
     for axis, indices in chosen.items():
         before = np.take(before, indices, axis) if before.shape[axis] != 1 else before
         after = np.where(placed(indices == NEW, axis, after.ndim), NEW, after)

@@ -1,4 +1,4 @@
-"""Which units a new model has: old ones in their order, and new ones between them."""
+"""Kept units: which units of a model a new model keeps, and where new units are inserted."""
 
 from dataclasses import dataclass, field
 
@@ -8,19 +8,21 @@ from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import Coupling, unit_name
 
 NEW = -1
-"""In place of an old index: a unit that the model does not have yet."""
+"""Stands in lists of indices for a unit that the model does not have yet."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptUnits:
-    """What becomes of the units of a model.
+    """The units of a model that a new model keeps, and the units that are added to them.
+
+    Made by `select` and `keeping`.
 
     Attributes:
-        coupling: The units.
-        counts: For each unit how many units of the new model stand in its place: 0 where it goes,
-            1 where it stays, more where new ones stand next to it.
-        grown: For each unit with new ones next to it the units in its place, in order: its own
-            number if it stays, again for each new one that is a copy of it, and `NEW`.
+        coupling: The `Coupling` of the model.
+        counts: Integer array over units: how many units of the new model take the place of each.
+            0 if it is removed, 1 if it is kept, more if new units are inserted next to it.
+        grown: Dict from each unit with new units next to it to the units that take its place, in
+            order: its own number if it is kept, again for each copy of it, and `NEW`.
     """
 
     coupling: Coupling
@@ -28,7 +30,7 @@ class KeptUnits:
     grown: dict = field(default_factory=dict)
 
     def expanded(self, units):
-        """The units, or `NEW`, which stand where `units` stood."""
+        """Returns the array of units, or `NEW`, that take the place of an array of units."""
         if not self.grown:
             return units[self.counts[units] > 0]
         in_place = [self.grown.get(u, (u,) * int(self.counts[u])) for u in units.tolist()]
@@ -36,26 +38,35 @@ class KeptUnits:
 
 
 def keeping(coupling, kept):
-    """The kept_units of the units for which a boolean array over units is True."""
+    """Returns the `KeptUnits` that keep units where a boolean array is True.
+
+    Args:
+        coupling: The `Coupling` of the model.
+        kept: Boolean array of shape `(coupling.size,)`, one element for each unit.
+
+    Returns:
+        A `KeptUnits` without new units.
+    """
     return KeptUnits(coupling, np.asarray(kept).astype(int))
 
 
 def select(coupling, indices):
-    """The kept_units that gives layers the units of some indices; coupled units follow.
+    """Returns the `KeptUnits` for indices chosen layer by layer; coupled units follow.
+
+    Use it with `rebuild` to build a model of chosen units.
 
     Args:
         coupling: The units, from `tfprune.coupling.couple(model)`.
-        indices: Dict from a layer, or a pair of a layer and the name of its units where it makes
-            several kinds (`"heads"`), to the old indices that stay, in order, with -1 for each
-            new unit. A new unit has the reasons to stand where it does that its neighbour has: it
-            belongs to the same set of coupled units.
+        indices: Dict from a layer to the old indices that are kept, in order, with -1 for each new
+            unit. A layer that makes several families of units is given as a pair with the name of
+            the family: `(layer, "heads")`. A new unit is coupled as the unit before it is.
 
     Returns:
-        A `KeptUnits`. Units of layers that are not named stay.
+        A `KeptUnits`. Units of layers that are not named are kept.
 
     Raises:
-        ValueError: If a layer makes no such units, the indices are not in order, a unit is pinned
-            that should go or get a neighbour, or two layers do not agree on coupled units.
+        ValueError: If a layer makes no such units, the indices are not in order, a pinned unit
+            would be removed or get a new neighbour, or two layers disagree on coupled units.
 
     Example:
 
@@ -64,7 +75,7 @@ def select(coupling, indices):
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
     >>> kept_units = select(couple(model), {model.get_layer("hidden"): [0, 2, 3, -1]})
-    >>> kept_units.counts.tolist()  # the first is what is fixed, the last two are the outputs
+    >>> kept_units.counts.tolist()  # first what is fixed, last the two outputs
     [1, 1, 0, 1, 2, 1, 1]
     """
     counts, grown, chosen = np.ones(coupling.size, int), {}, {}
@@ -92,7 +103,7 @@ def select(coupling, indices):
 
 
 def made_units(coupling, layer, family=None):
-    """The units that a layer makes, in the order of their indices.
+    """Returns the units that a layer makes, in the order of their indices.
 
     Raises:
         ValueError: If it makes none of that name.
@@ -109,7 +120,7 @@ def made_units(coupling, layer, family=None):
 
 
 def unique_in_order(units):
-    """Units in the order in which they first stand: gates repeat them."""
+    """The distinct units in the order in which they first occur; gates repeat them."""
     return units[np.sort(np.unique(units, return_index=True)[1])]
 
 
@@ -125,7 +136,7 @@ def _checked(given, size, name):
 
 
 def _in_place(units, given):
-    """For each unit what stands in its place; new ones join the unit before, or the first."""
+    """For each unit what takes its place; new units join the unit before them, or the first."""
     stands = {unit: [] for unit in units}
     place = 0
     for index in given:

@@ -1,7 +1,8 @@
-"""Labels: which unit stands at which position of a tensor or a weight.
+"""Labels: which unit each position of a tensor or a weight belongs to.
 
 Every tensor has an integer array over its axes without the batch axis; an axis along which the
-label does not change has size 1. Equal labels are one unit; `unite` makes two labels equal.
+label does not change has size 1. Equal labels are one unit; `unite` makes two labels equal, as in
+union-find.
 Operations which only move data are applied to the labels themselves, so flatten, transpose or
 concatenation need no index mapping and no inverse of one.
 """
@@ -14,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 FIXED = 0
-"""The label of what is no unit and cannot go: model inputs, and what an operation pinned."""
+"""The label of positions that cannot be removed: model inputs, and outputs of pinned operations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +23,13 @@ class Slice:
     """Along `axis` of `variable` of `layer`, index `i` belongs to the unit `labels[i]`.
 
     Attributes:
-        layer, variable, axis: Where the units stand.
+        layer, variable, axis: The weight and its axis.
         labels: One label for each index; where they differ along other axes too, as the input
             channels do from group to group of filters, an array with the variable's axes.
-        makes: Whether the layer makes these units (its output), or goes along with them.
-        family: What the units are called where the layer makes several kinds, else None.
-        uses: Whether these are the factors with which the units enter sums, so that a unit has no
-            effect where they are 0, and two equal ones have that of one where they are halved.
+        makes: Whether the layer makes (defines) these units as its output.
+        family: The name of the units where the layer makes several families, else None.
+        uses: Whether these elements multiply the units in a sum: a unit has no effect where they
+            are 0, and two equal units have the effect of one where they are halved.
     """
 
     layer: object
@@ -40,7 +41,7 @@ class Slice:
     uses: bool = False
 
     def broadcast(self, values):
-        """An array with a value for each label, as a view of the variable's shape."""
+        """Broadcasts an array with a value for each label to the variable's shape."""
         rank = len(self.variable.shape)
         full = values if values.ndim == rank else placed(values, self.axis, rank)
         return np.broadcast_to(full, self.variable.shape)
@@ -48,13 +49,13 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """A constraint on counts: groups that stay keep equally many units on each side.
+    """An equal-count constraint: all groups that are kept have equally many units on each side.
 
     Attributes:
-        layer: The layer that asks for it.
+        layer: The layer that requires it.
         sides: Label arrays of shape (groups, units in a group), each with its own count: the input
             channels and the filters of a grouped convolution.
-        whole: Whether a group may go, with all its units on every side.
+        whole: Whether a whole group may be removed, with its units on every side.
     """
 
     layer: object
@@ -63,7 +64,10 @@ class Grouping:
 
 
 class Labels:
-    """Hands out labels and collects what the operations say of them."""
+    """Creates labels and records how operations tie, pin and use them.
+
+    Rules get one in `Rule.label`.
+    """
 
     def __init__(self):
         self.count = 1
@@ -75,7 +79,7 @@ class Labels:
         self._owners = []
 
     def fresh(self, size):
-        """`size` labels that nobody has yet."""
+        """Returns `size` new labels."""
         labels = np.arange(self.count, self.count + size)
         self.count += size
         return labels
@@ -83,7 +87,7 @@ class Labels:
     def unite(self, a, b, reason):
         """Makes the labels of two arrays, broadcast against each other, equal in pairs.
 
-        What meets a position that is no unit cannot go either; `reason` says where they meet.
+        A unit that meets a fixed position is pinned; `reason` says why.
         """
         pairs = np.stack(np.broadcast_arrays(a, b), axis=-1).reshape(-1, 2)
         pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
@@ -92,17 +96,17 @@ class Labels:
         self._edges.append(pairs[~meets_fixed])
 
     def pin(self, labels, reason):
-        """Says that these units cannot go, and why."""
+        """Marks units that cannot be removed, with the reason."""
         labels = np.unique(labels)
         labels = labels[labels != FIXED]
         if labels.size:
             self.pins.append((labels, reason))
 
     def slice(self, layer, variable, axis, labels, *, makes=False, family=None, uses=False):
-        """Says that the units `labels` stand along `axis` of `variable`; None is passed over.
+        """Records that the indices along `axis` of `variable` belong to the units `labels`.
 
-        A layer called again has other labels for the same weights: those are united. See `Slice`
-        for the arguments.
+        A `variable` that is None is ignored. If the layer is called again, the labels of both calls
+        are united. See `Slice` for the arguments.
         """
         if variable is None:
             return
@@ -117,13 +121,13 @@ class Labels:
             self.unite(known, labels, f"{layer.name!r} is also called on fixed channels")
 
     def group(self, layer, *sides, whole=True):
-        """Says that units may go by whole groups, or equal counts a group only: see `Grouping`."""
+        """Records an equal-count constraint, see `Grouping`."""
         layer = self._owners[0][0] if self._owners else layer
         self.groupings.append(Grouping(layer, sides, whole))
 
     @contextlib.contextmanager
     def inside(self, layer, family=None):
-        """Notes what is said of layers inside `layer` as its own, as the units `family` of it."""
+        """Records what is said of inner layers as slices of `layer`, in family `family`."""
         self._owners.append((layer, family))
         yield
         self._owners.pop()
@@ -133,7 +137,7 @@ class Labels:
         return "/".join(names if family is None else [*names, family]) or None
 
     def roots(self):
-        """For each label a number which equal labels share; that of `FIXED` is 0."""
+        """Returns for each label the number of its equivalence class; that of `FIXED` is 0."""
         edges = np.concatenate([np.empty((0, 2), int), *self._edges])
         ones = np.ones(len(edges), bool)
         graph = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(self.count, self.count))
@@ -142,7 +146,15 @@ class Labels:
 
 
 def along(labels, axis):
-    """The labels along one axis of an array, or None if they change along another axis too."""
+    """Returns the labels along one axis of a label array, or None if they vary along another.
+
+    Args:
+        labels: Array over the axes of a tensor without the batch axis.
+        axis: The axis, negative ones counted from the end.
+
+    Returns:
+        A one-dimensional array; of size 1 if the labels do not vary along the axis either.
+    """
     rest = [size for i, size in enumerate(labels.shape) if i != axis % labels.ndim]
     if any(size != 1 for size in rest):
         return None
@@ -150,7 +162,7 @@ def along(labels, axis):
 
 
 def placed(labels, axis, ndim):
-    """The opposite of `along`: a one-dimensional array put at `axis` of `ndim` axes."""
+    """Reshapes a one-dimensional array to `ndim` axes, along `axis`: the inverse of `along`."""
     shape = [1] * ndim
     shape[axis] = len(labels)
     return np.asarray(labels).reshape(shape)

@@ -1,4 +1,4 @@
-"""How many multiply-accumulates one call of an operation takes: one rule a layer.
+"""Multiply-accumulates (MACs) of one call of an operation: one rule for each layer class.
 
 The convention: the products of matrix products and convolutions are counted, at inference, and
 nothing else. Biases, activations, gates, normalisations, pooling, look-ups and element-wise
@@ -22,11 +22,11 @@ class UncountedError(ValueError):
 
 
 def macs_of(*classes):
-    """Registers a rule which counts the MACs of layers or operations.
+    """Registers a function that counts the MACs of layers or operations.
 
     The rule is a function `(layer, shapes) -> int` over the whole batch, where `shapes` is a
-    `Shapes`. The rule of a class serves its subclasses which have none of their own. Multiply
-    sizes with `product`, which says so where one of them is not known.
+    `Shapes`. A rule also applies to subclasses without one of their own. Multiply sizes with
+    `product`, which raises `UncountedError` if one of them is not known.
 
     Args:
         *classes: Layer or operation classes.
@@ -57,7 +57,7 @@ def macs_of(*classes):
 
 
 def count(operation, shapes):
-    """The MACs of one call of an operation.
+    """Returns the MACs of one call of an operation, over the whole batch.
 
     Raises:
         UncountedError: If no rule knows the operation, or a size it needs is not known.
@@ -91,8 +91,8 @@ def product(*sizes):
     return math.prod(sizes)
 
 
-def places(layer, shape):
-    """At how many places, batch included, a tensor holds its channels."""
+def positions(layer, shape):
+    """The number of positions of a tensor, batch included and channels not."""
     if getattr(layer, "data_format", None) == "channels_first":
         return product(shape[0], *shape[2:])
     return product(*shape[:-1])
@@ -141,18 +141,18 @@ if hasattr(keras.layers, "ReversibleEmbedding"):
     keras.layers.DepthwiseConv2D,
 )
 def _convolution(layer, shapes):
-    return places(layer, shapes.outputs[0]) * _elements(layer.kernel)
+    return positions(layer, shapes.outputs[0]) * _elements(layer.kernel)
 
 
 @macs_of(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
 def _transposed_convolution(layer, shapes):
-    return places(layer, shapes.inputs[0]) * _elements(layer.kernel)
+    return positions(layer, shapes.inputs[0]) * _elements(layer.kernel)
 
 
 @macs_of(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 def _separable_convolution(layer, shapes):
     kernels = _elements(layer.depthwise_kernel, layer.pointwise_kernel)
-    return places(layer, shapes.outputs[0]) * kernels
+    return positions(layer, shapes.outputs[0]) * kernels
 
 
 # Recurrent layers and wrappers -------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _convolutional_lstm(layer, shapes):
         del shape[1]
     cell = layer.cell
     kernels = _elements(cell.kernel, cell.recurrent_kernel)
-    return product(shapes.inputs[0][1], places(cell, shape)) * kernels
+    return product(shapes.inputs[0][1], positions(cell, shape)) * kernels
 
 
 @macs_of(keras.layers.Bidirectional)
@@ -298,13 +298,13 @@ def _dot_product_attention(operation, shapes):
 @macs_of(*map(_keras.raw_operation, ("Conv", "DepthwiseConv", "SeparableConv")))
 def _raw_convolution(operation, shapes):
     kernels = [_shape(given) for name, given in shapes.arguments.items() if "kernel" in name]
-    return places(operation, shapes.outputs[0]) * sum(product(*kernel) for kernel in kernels)
+    return positions(operation, shapes.outputs[0]) * sum(product(*kernel) for kernel in kernels)
 
 
 @macs_of(_keras.raw_operation("ConvTranspose"))
 def _raw_transposed_convolution(operation, shapes):
     kernel = _shape(shapes.arguments["kernel"])
-    return places(operation, shapes.inputs[0]) * product(*kernel)
+    return positions(operation, shapes.inputs[0]) * product(*kernel)
 
 
 def _shape(argument):

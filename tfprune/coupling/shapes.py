@@ -1,4 +1,4 @@
-"""The shapes in a model when its inputs have given sizes: one `Shapes` a call."""
+"""Shape inference: the shapes that each call of a model works on, for given input sizes."""
 
 import inspect
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from tfprune.coupling.trace import Tensor, trace
 
 @dataclass(frozen=True)
 class Shapes:
-    """What an operation is called on: shapes as tuples with the batch axis, None = not known.
+    """The shapes that an operation is called on, with the batch axis; None where not known.
 
     Attributes:
         inputs: The shapes of all tensors among the arguments, in the order of the parameters.
         outputs: The shapes of all outputs.
-        arguments: The arguments by parameter name, with a shape where a tensor stands.
+        arguments: The arguments by parameter name, with a shape in place of each tensor.
     """
 
     inputs: tuple
@@ -26,7 +26,7 @@ class Shapes:
 
 
 def sized_inputs(model, input_shapes=None):
-    """A shape without the batch axis for each input of a model, dynamic sizes filled in.
+    """Returns a shape without the batch axis for each input, with dynamic sizes filled in.
 
     Args:
         model: A Functional or built Sequential model.
@@ -35,7 +35,7 @@ def sized_inputs(model, input_shapes=None):
             dict by input name.
 
     Returns:
-        A tuple of shapes; None stands where a dimension is dynamic and nothing was given for it.
+        A tuple of shapes; None where a dimension is dynamic and no size was given.
 
     Raises:
         ValueError: If the shapes given do not fit the model's inputs.
@@ -79,7 +79,7 @@ def _does_not_fit(expected, given):
 
 
 def random_inputs(model, sizes, batch_size=1):
-    """Random samples in the structure in which a model takes its inputs.
+    """Returns random samples in the structure of a model's inputs.
 
     Args:
         model: A Functional or built Sequential model.
@@ -112,7 +112,7 @@ def random_inputs(model, sizes, batch_size=1):
 
 
 def walk(model, input_shapes):
-    """The calls of a model with the shapes they work on when its inputs have the shapes given.
+    """Yields the calls of a model with their shapes, for given shapes of its inputs.
 
     Shapes are derived anew rather than taken from the model, because in one that folds time into
     the batch axis (`reshape(x, (-1, width))`) the number of rows is not that of samples.
@@ -140,7 +140,7 @@ def walk(model, input_shapes):
 
 
 def shapes_of(call, size):
-    """The shapes a call works on.
+    """Returns the `Shapes` of a call.
 
     Args:
         call: A `Call`.

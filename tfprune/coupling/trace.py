@@ -1,4 +1,4 @@
-"""A model as the list of its operations' calls, nested models flattened."""
+"""Traces: a model as the list of the calls of its operations, with nested models flattened."""
 
 from dataclasses import dataclass, field
 
@@ -21,11 +21,11 @@ class Call:
 
     Attributes:
         operation: The Keras layer or operation.
-        args, kwargs: What it was called with; `Tensor` where a tensor stands.
+        args, kwargs: The arguments, with a `Tensor` in place of each symbolic tensor.
         outputs: The tensors it makes.
         parents: The nested models around the call, outermost first.
         node_index: Which of the `inbound_nodes` in the operation's config it is.
-        memo: What rules work out of the weights once and look up while one analysis lasts.
+        memo: A cache for rules, for the duration of one analysis.
     """
 
     operation: keras.Operation
@@ -52,7 +52,7 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The calls of a model in an order in which they can run.
+    """The calls of a model in topological order.
 
     Attributes:
         inputs, outputs: The tensors of the model.
@@ -70,7 +70,7 @@ class Trace:
 
 
 def trace(model):
-    """Lists the calls of a model.
+    """Returns the calls of a model in topological order.
 
     Args:
         model: A Functional or built Sequential model.

@@ -1,4 +1,4 @@
-"""Coupled units: which slices of which weights go together."""
+"""Coupled units: which slices of which weights can only be removed together."""
 
 from dataclasses import dataclass, field
 
@@ -6,19 +6,21 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.trace import Trace, trace
 
 
 @dataclass(frozen=True, eq=False)
 class UnitSet:
-    """Units that the same layers make, such as the filters of one convolution.
+    """A set of units that the same layers make, such as the filters of one convolution.
 
     Attributes:
         layers: The layers that make the units.
-        units: The units, as numbers that `Coupling.units_of` gives for labels.
-        pinned: For each unit, the reason why it cannot go, or None.
-        groups: Units by group where only whole groups or equal counts can go, else None.
-        families: For each layer what it calls these units, None for what its output shows.
+        units: Integer array of units, as `Coupling.units_of` numbers them.
+        pinned: For each unit, the reason why it cannot be removed, or None.
+        groups: Array of shape (groups, units in a group) if only whole groups or equal counts can
+            be removed, else None.
+        families: For each layer the name it has for these units; None for those of its output.
     """
 
     layers: tuple
@@ -34,26 +36,26 @@ class UnitSet:
 
     @property
     def removable(self):
-        """Whether any unit of the set may go."""
+        """Whether any unit of the set can be removed."""
         return any(reason is None for reason in self.pinned)
 
 
 def unit_name(layer, family):
-    """What units of a layer are called in reports."""
+    """The name of a layer's units in reports."""
     return layer.name if family is None else f"{layer.name}/{family}"
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """The units of a model.
+    """The coupled units of a model, from `couple`.
 
     Attributes:
         trace: The calls of the model.
         tensor_labels: The label array of each tensor of the trace.
-        slices: Where units stand in weights.
-        groupings: The constraints of groups.
-        roots: For each label its unit; labels of coupled positions have the same. 0 is fixed.
-        pins: For each unit that cannot go, the reason.
+        slices: A `Slice` for each axis of a weight that units belong to.
+        groupings: The equal-count constraints.
+        roots: For each label its unit, an equivalence class of coupled labels. Unit 0 is fixed.
+        pins: Dict from each unit that cannot be removed to the reason.
         sets: The sets of units.
     """
 
@@ -67,21 +69,24 @@ class Coupling:
 
     @property
     def size(self):
-        """How many units there are, the fixed one counted."""
+        """The number of units, the fixed one included."""
         return int(self.roots.max()) + 1
 
     def units_of(self, labels):
-        """The units of labels."""
+        """Returns the unit of each label."""
         return self.roots[labels]
 
 
 def couple(model, apart=()):
-    """Finds the coupled units of a model.
+    """Returns the coupled units of a model: those that can only be removed together.
+
+    Units are coupled where tensors are added or multiplied, through normalisations and depthwise
+    convolutions, between gates, and wherever else one index belongs to several weights.
 
     Args:
         model: A Functional or built Sequential model, masked or not.
-        apart: Operations that join tensors side by side and count as makers of what they give: it
-            is not coupled with what they take.
+        apart: Concatenating operations that count as makers of their outputs, which are then not
+            coupled with their inputs.
 
     Returns:
         A `Coupling`.
@@ -100,9 +105,7 @@ def couple(model, apart=()):
     """
     traced = trace(model)
     labels = Labels()
-    tensor_labels = {
-        tensor: np.full((1,) * (len(tensor.shape) - 1), FIXED) for tensor in traced.inputs
-    }
+    tensor_labels = {tensor: fixed(tensor) for tensor in traced.inputs}
     for call in traced.calls:
         inputs = [tensor_labels[tensor] for tensor in call.inputs]
         outputs = rule_of(call.operation).label(call, inputs, labels)
@@ -129,7 +132,7 @@ def couple(model, apart=()):
 
 
 def _made_anew(call, labels):
-    """Fresh labels along the axis along which a call joins its inputs."""
+    """New labels along the axis along which a call concatenates its inputs."""
     (output,) = call.outputs
     rank = len(output.shape)
     axis = call.operation.axis % rank
@@ -137,7 +140,7 @@ def _made_anew(call, labels):
 
 
 def _tie_repeated_calls(traced, tensor_labels, labels):
-    """What has one size in its config must get equal units in each of its calls."""
+    """Unites the units of all calls of an operation with sizes in its config."""
     for tensors in traced.entries.values():
         for tensor in tensors[1:]:
             ours, theirs = tensor_labels[tensors[0]], tensor_labels[tensor]
@@ -147,18 +150,13 @@ def _tie_repeated_calls(traced, tensor_labels, labels):
         if not rule_of(call.operation).has_sizes:
             continue
         known = first.setdefault(id(call.operation), call)
-        for ours, theirs in (
-            zip(known.inputs, call.inputs, strict=True) if known is not call else ()
-        ):
-            labels.unite(
-                tensor_labels[ours],
-                tensor_labels[theirs],
-                f"{call.operation.name!r} is also called on fixed channels",
-            )
+        reason = f"{call.operation.name!r} is also called on fixed channels"
+        for ours, theirs in zip(known.inputs, call.inputs, strict=True):
+            labels.unite(tensor_labels[ours], tensor_labels[theirs], reason)
 
 
 def _sets(labels, roots, pins):
-    """Units with the same makers, in the order of the model."""
+    """The sets of units with the same makers, in the order of the model."""
     makers = {}
     for piece in labels.slices:
         if piece.makes:

@@ -1,1 +1,1 @@
-"""Copies of models and of their graphs with fewer or more units."""
+"""New models from a given one: other layer classes, fewer or more units, fewer calls."""

@@ -1,4 +1,4 @@
-"""The same model out of other layers, by way of its config: stock, drop-in, double precision."""
+"""Conversion of a model by its config: to drop-in layers, to stock layers, to double precision."""
 
 import inspect
 
@@ -18,7 +18,7 @@ _STOCK_NAMES = {drop_in.__name__: name for name, drop_in in reversed(_DROP_IN_NA
 
 
 def to_drop_in(config, exclude=()):
-    """A serialised layer with its class, and those of the layers in it, exchanged."""
+    """Returns a serialised layer with its class, and those of layers in it, as drop-in classes."""
     if config.get("class_name") in _DROP_IN_NAMES and config.get("module") == "keras.layers":
         if config["config"].get("name") in exclude:
             return config
@@ -33,7 +33,7 @@ def to_drop_in(config, exclude=()):
 
 
 def to_stock(config):
-    """A serialised layer with drop-in classes, its own and those in it, made stock again."""
+    """Returns a serialised layer with its class, and those of layers in it, as stock classes."""
     if str(config.get("registered_name")).startswith("tfprune>"):
         name = _STOCK_NAMES[config["class_name"]]
         config = {**config, "module": "keras.layers", "class_name": name, "registered_name": None}
@@ -57,7 +57,7 @@ def _in_nested(config, convert):
 
 
 def without_masks(model):
-    """The model made of stock layers with the same weights, zeros included; itself if it is so.
+    """Returns the model made of stock layers, zeros included; itself if it has no masks.
 
     Example:
 
@@ -74,7 +74,7 @@ def without_masks(model):
 
 
 def in_double_precision(model):
-    """The model in float64, with the same weights, where rounding hides nothing."""
+    """Returns the model in float64 with the same weights."""
 
     def edit(config, operation):
         is_layer = isinstance(operation, keras.layers.Layer)
@@ -96,17 +96,17 @@ def _in_double_precision(config):
 
 
 def rebuilt(model, edit, dropped=None, restructure=None, added=()):
-    """A new model from the config of a model, every layer's part passed through `edit`.
+    """Returns a new model from the config of a model, with every operation passed through `edit`.
 
     Args:
         model: A Functional or built Sequential model.
         edit: Function of a serialised operation and the operation; returns the new serialised
             operation. Not called for nested models, but for what is in them.
         dropped: Dict from a call, as the names of the nested models around it, its operation's
-            name and its place, to the places of the inputs it does without.
+            name and its node index, to the positions of the inputs that are dropped.
         restructure: Function of the config of the model, or of one nested in it, and the names of
-            the models around its layers; returns the new config. It comes before `dropped`.
-        added: Layers that are not in the model, but of which there are some in the new config.
+            the models around its layers; returns the new config. It is applied before `dropped`.
+        added: Layers in the new config that are not in the model, for their custom classes.
 
     Returns:
         The new model with fresh weights.
@@ -137,18 +137,18 @@ def _edited(model, edit, dropped, restructure, path=()):
     config = {**config, "layers": layers}
     config.pop("build_input_shape", None)
     config = config if restructure is None else restructure(config, path)
-    here = {key[-2:]: places for key, places in dropped.items() if key[:-2] == path}
+    here = {key[-2:]: positions for key, positions in dropped.items() if key[:-2] == path}
     return {**serialised, "config": without_dead_calls(config, here) if here else config}
 
 
 def _without_shapes(config):
-    """Drops the shapes for which layers were built: the new ones may differ."""
+    """Removes the shapes for which layers were built: the new ones may differ."""
     config = {key: value for key, value in config.items() if key != "build_config"}
     return _in_nested(config, _without_shapes)
 
 
 def _custom_objects(operations):
-    """Classes and functions of operations that Keras could not find by name."""
+    """Classes and functions of operations that are not registered with Keras."""
     found = {}
     for operation in operations:
         for value in [operation, *vars(operation).values()]:
@@ -169,7 +169,7 @@ def _unchanged(_, array, *__):
 
 
 def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
-    """Copies every variable from a model to its rebuilt one.
+    """Copies every variable and mask from a model to one that `rebuilt` made of it.
 
     Args:
         old: The model.
@@ -206,7 +206,7 @@ def _masks_by_weight(model):
 
 
 def copy_compile_state(old, new, take=_unchanged, pairs=None):
-    """Compiles `new` as `old` is, with its own optimizer in the same state.
+    """Compiles `new` as `old` is compiled, with a copy of its optimizer and its state.
 
     Args:
         old: The model; if it is not compiled, nothing happens.
@@ -237,7 +237,7 @@ def copy_compile_state(old, new, take=_unchanged, pairs=None):
 
 
 def copied_metric(metric):
-    """A metric anew, without what it counted; a name as it is."""
+    """Returns a metric with its state reset; a name as it is."""
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric

@@ -1,18 +1,18 @@
-"""Inputs that do nothing, and what then leads nowhere, taken out of a model's config."""
+"""Dead-code elimination in a model's config: dropped inputs, and calls that no output needs."""
 
 from tfprune import _keras
 
 
 def without_dead_calls(config, dropped):
-    """Takes inputs of calls out of the config of a Functional model.
+    """Returns the config of a Functional model without dropped inputs and without dead calls.
 
-    A call of which one input is left goes itself: what it gave is that input. What no output of
-    the model needs any more goes too.
+    A call that has one input left is removed too, and that input takes the place of its output.
+    So are all calls that no output of the model needs.
 
     Args:
         config: The config, as `model.get_config()` gives it. It is not changed.
-        dropped: Dict from the name of an operation and the place of a call among its
-            `inbound_nodes` to the places of the inputs that go.
+        dropped: Dict from the name of an operation and the index of a call in its `inbound_nodes`
+            to the positions of the inputs that are dropped.
 
     Returns:
         The new config.
@@ -27,77 +27,77 @@ def without_dead_calls(config, dropped):
 
 
 class _Graph:
-    """The calls of a config by name and place, and where the tensors they gave come from now."""
+    """The calls of a config by name and node index, and the sources of tensors after removals."""
 
     def __init__(self, config, dropped):
         self.layers = {layer["name"]: layer for layer in config["layers"]}
-        # Inputs and outputs of the whole count the calls of a nested Functional model from 1.
+        # Inputs and outputs of the model count the calls of a nested Functional model from 1.
         self.first = {n: int(_keras.is_functional_config(c)) for n, c in self.layers.items()}
         self.dropped = dropped
         self.aliases = {}
-        for (name, place), places in dropped.items():
-            left = [t for i, t in enumerate(self._inputs(name, place)) if i not in places]
+        for (name, node), positions in dropped.items():
+            left = [t for i, t in enumerate(self._inputs(name, node)) if i not in positions]
             if len(left) == 1:
-                self.aliases[name, place] = left[0]
+                self.aliases[name, node] = left[0]
         self.needed = set()
         _map_ends(config["output_layers"], self._need_end)
         _map_ends(config["input_layers"], self._need_end)
 
-    def _inputs(self, name, place):
-        node = self.layers[name]["inbound_nodes"][place]
-        return [_history(leaf) for leaf in _leaves(node) if _is_tensor(leaf)]
+    def _inputs(self, name, node):
+        leaves = _leaves(self.layers[name]["inbound_nodes"][node])
+        return [_history(leaf) for leaf in leaves if _is_tensor(leaf)]
 
     def _source(self, history):
-        """Where a tensor comes from when calls with one input left are gone."""
-        name, place, tensor = history
-        while (name, place) in self.aliases:
-            name, place, tensor = self.aliases[name, place]
-        return name, place, tensor
+        """The source of a tensor when calls with one input left are removed."""
+        name, node, tensor = history
+        while (name, node) in self.aliases:
+            name, node, tensor = self.aliases[name, node]
+        return name, node, tensor
 
     def _need_end(self, end):
         name, index, tensor = end
         stack = [(name, index - self.first[name], tensor)]
         while stack:
-            name, place, _ = self._source(stack.pop())
-            if (name, place) not in self.needed:
-                self.needed.add((name, place))
+            name, node, _ = self._source(stack.pop())
+            if (name, node) not in self.needed:
+                self.needed.add((name, node))
                 if self.layers[name]["inbound_nodes"]:
-                    gone = self.dropped.get((name, place), ())
-                    inputs = enumerate(self._inputs(name, place))
-                    stack.extend(history for i, history in inputs if i not in gone)
+                    removed = self.dropped.get((name, node), ())
+                    inputs = enumerate(self._inputs(name, node))
+                    stack.extend(history for i, history in inputs if i not in removed)
         return list(end)
 
     def moved(self, history):
-        """The name, place and tensor of what stands in the place of a tensor."""
-        name, place, tensor = self._source(history)
-        before = sum((name, other) in self.needed for other in range(place))
+        """The name, node index and output index of the tensor that replaces a tensor."""
+        name, node, tensor = self._source(history)
+        before = sum((name, other) in self.needed for other in range(node))
         return [name, before, tensor]
 
     def moved_end(self, end):
-        """The same for an output of the whole."""
+        """The same for an output of the model."""
         name, index, tensor = end
-        name, place, tensor = self.moved((name, index - self.first[name], tensor))
-        return [name, self.first[name] + place, tensor]
+        name, node, tensor = self.moved((name, index - self.first[name], tensor))
+        return [name, self.first[name] + node, tensor]
 
     def without_unneeded(self, layer):
-        """The config of a layer with the calls that are needed; None if there are none."""
+        """The config of a layer with its live calls; None if it has none."""
         name, nodes = layer["name"], layer["inbound_nodes"]
         if not nodes:
             return layer if (name, 0) in self.needed else None
         kept = [
-            self._rewritten(node, self.dropped.get((name, place), ()))
-            for place, node in enumerate(nodes)
-            if (name, place) in self.needed
+            self._rewritten(node, self.dropped.get((name, index), ()))
+            for index, node in enumerate(nodes)
+            if (name, index) in self.needed
         ]
         return {**layer, "inbound_nodes": kept} if kept else None
 
-    def _rewritten(self, node, gone):
-        place = -1
+    def _rewritten(self, node, removed):
+        position = -1
 
         def visit(value):
-            nonlocal place
+            nonlocal position
             if _is_tensor(value):
-                place += 1
+                position += 1
                 history = self.moved(_history(value))
                 return {**value, "config": {**value["config"], "keras_history": history}}
             if isinstance(value, dict):
@@ -105,9 +105,8 @@ class _Graph:
             if isinstance(value, (list, tuple)):
                 items = []
                 for item in value:
-                    is_gone = _is_tensor(item) and place + 1 in gone
-                    if is_gone:
-                        place += 1
+                    if _is_tensor(item) and position + 1 in removed:
+                        position += 1
                     else:
                         items.append(visit(item))
                 return type(value)(items)

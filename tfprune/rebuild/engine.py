@@ -1,7 +1,7 @@
-"""The engine that makes a new model: selected units -> config, weights, optimizer slots.
+"""Rebuilds a model from its kept units: edited config, gathered weights and optimizer slots.
 
 The sizes are edited in the model's config, and Keras deserializes it. So names, shared layers and
-nested models stay as they are, and the model given is not touched.
+nested models stay as they are, and the given model is not changed.
 """
 
 import functools
@@ -21,25 +21,25 @@ from tfprune.rebuild import convert
 
 @dataclass(frozen=True, eq=False)
 class Sizes:
-    """The sizes of weights and tensors when units go and come.
+    """The sizes of weights and tensors after units are removed or added.
 
     Attributes:
-        kept_units: Which units there are then.
+        kept_units: The units of the new model.
     """
 
     kept_units: KeptUnits
 
     @property
     def coupling(self):
-        """The units before."""
+        """The coupled units of the old model."""
         return self.kept_units.coupling
 
     def counts(self, labels):
-        """For each label how many positions stand in the place of its position."""
+        """Returns for each label how many positions of the new model take the place of its own."""
         return self.kept_units.counts[self.coupling.roots[labels]]
 
     def of_weight(self, variable):
-        """The new shape of a variable."""
+        """Returns the new shape of a variable."""
         pieces = self._pieces.get(id(variable), [])
         along = {p.axis: self.counts(p.labels) for p in pieces if np.ndim(p.labels) == 1}
         shape = [int(along[a].sum()) if a in along else n for a, n in enumerate(variable.shape)]
@@ -60,7 +60,7 @@ class Sizes:
         return pieces
 
     def of_tensor(self, tensor):
-        """The new shape of a tensor, with the batch axis; None stays None."""
+        """Returns the new shape of a tensor, with the batch axis; None stays None."""
         shape = list(tensor.shape)
         for axis, size in enumerate(self.coupling.tensor_labels[tensor].shape):
             if size != 1:
@@ -68,34 +68,35 @@ class Sizes:
         return tuple(shape)
 
     def counts_along(self, tensor, axis):
-        """For each position along an axis of a tensor how many stand in its place."""
+        """Returns for each position along an axis of a tensor how many take its place."""
         labels = np.moveaxis(self.coupling.tensor_labels[tensor], axis, 0)
         labels = labels.reshape(len(labels), -1)[:, 0]
         return np.broadcast_to(self.counts(labels), (tensor.shape[axis + 1],))
 
 
 def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=True):
-    """A new model with the units of a kept_units, by default of stock layers.
+    """Returns a new model with the kept units only, by default made of stock layers.
 
-    Weights are gathered, the compile state and the optimizer's slots go along. What belongs to new
-    units is as the layers' initializers and the optimizer make it. The model given is not touched.
+    Weights, masks and optimizer slots are gathered, and the compile state is copied. Elements of
+    new units are as the layers' initializers and the optimizer make them. The given model is not
+    changed.
 
     Args:
         model: A Functional or built Sequential model.
-        kept_units: Which units the new model has, from `tfprune.coupling.select` or `keeping`.
-        folds: For operations, by id, a list of `tfprune.coupling.rules.base.Fold`: what is added
-            to their biases first.
-        dropped: Dict from a `Call` to the places of the inputs that it does without.
-        growth: What the weights of new units become: an object with a method `taken(variable,
+        kept_units: The units of the new model, from `tfprune.coupling.select` or `keeping`.
+        folds: Dict from the id of an operation to a list of `tfprune.coupling.rules.base.Fold`:
+            constants that are added to its biases first.
+        dropped: Dict from a `Call` to the positions of the inputs that are dropped.
+        growth: Sets the weights of new units: an object with a method `taken(variable,
             value, indices, counterpart)` which returns the new value, given the old one and the old
             indices along each axis that changes. By default what the initializers made.
-        stock: Whether layers that carry masks become stock layers; else their masks go along.
+        stock: Whether layers that carry masks become stock layers; otherwise their masks are kept.
 
     Returns:
         The new model.
 
     Raises:
-        ValueError: If there is no model with these units.
+        ValueError: If no model can have these units.
 
     Example:
 
@@ -136,7 +137,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         return gathered_slot(variable, value, chosen, counterpart, name)
 
     convert.copy_weights(model, new, take, take_mask)
-    _fill_made_biases(model, new, kept_units, folds)
+    _fill_new_biases(model, new, kept_units, folds)
     convert.copy_compile_state(model, new, take_slot)
     return new
 
@@ -161,27 +162,27 @@ def _resized(config, operation, calls, sizes, folds):
     if any(fold.layer.bias is None for fold in folds.get(id(operation), [])):
         rule.add_bias(arguments, calls[id(operation)][0])
     config = {**config, "config": arguments}
-    # A model that is called twice has its operations called twice, at the same place.
-    by_place = {call.node_index: call for call in reversed(calls[id(operation)])}
-    for place, call in by_place.items() if "inbound_nodes" in config else ():
-        rule.rewrite(config["inbound_nodes"][place], call, sizes)
+    # A model that is called twice has its operations called twice, at the same node index.
+    by_node = {call.node_index: call for call in reversed(calls[id(operation)])}
+    for index, call in by_node.items() if "inbound_nodes" in config else ():
+        rule.rewrite(config["inbound_nodes"][index], call, sizes)
     return config
 
 
 def _indices(kept_units, model, new):
-    """For each variable, by id, the old indices along the axes that change."""
+    """The index maps of the weights: for each variable, by id, old indices by axis."""
     if not kept_units.grown:
         return kept_index_maps(kept_units)
     return matched_index_maps(kept_units, couple(new), _keras.variable_pairs(model, new))
 
 
 def added_constants(folds):
-    """For biases, by id, what is added to them. The key of what has no bias yet is `id(None)`."""
+    """Returns for biases, by id, the folded constants; under `id(None)` those of missing biases."""
     return {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
 
 
 def scale_factors(kept_units):
-    """For variables, by id, what they are multiplied with where units leave a norm's mean."""
+    """Returns for variables, by id, the factors for operations that scale by their own size."""
     calls, sizes = _calls_by_operation(kept_units), Sizes(kept_units)
     pairs = [
         pair
@@ -196,12 +197,12 @@ def _key(call):
 
 
 def gathered(value, indices_by_axis, counterpart):
-    """The places of an array; in new ones, what its counterpart holds.
+    """Returns an array gathered by its index maps, with new positions from its counterpart.
 
     Args:
         value: The array.
-        indices_by_axis: For axes that change the old indices, `NEW` where there is none; those that
-            differ along other axes too stand last.
+        indices_by_axis: Dict from each axis that changes to the old indices, `NEW` for new ones;
+            those that differ along other axes too come last.
         counterpart: The variable of the new model, or an array.
     """
     is_new = np.zeros((1,) * value.ndim, bool)
@@ -229,27 +230,29 @@ def _checked(variable, value, counterpart):
 
 
 def gathered_slot(variable, value, indices_by_axis, counterpart, name):
-    """The same for a slot of a weight, which may lack axes of it.
+    """Returns an optimizer slot gathered by its weight's index maps; it may lack some axes.
 
     Args:
         variable: The old weight.
-        value, counterpart: The slot's.
-        indices_by_axis: As of the weight.
+        value, counterpart: The slot's, as in `gathered`.
+        indices_by_axis: Those of the weight.
         name: The name of the slot's list in the optimizer.
     """
     axes = _slot_axes(name, len(variable.shape), value.ndim)
-    chosen = {axes.index(a): _on(axes, i) for a, i in indices_by_axis.items() if a in axes}
+    chosen = {
+        axes.index(a): _without_axes(axes, i) for a, i in indices_by_axis.items() if a in axes
+    }
     return gathered(value, chosen, counterpart)
 
 
 def new_positions(indices, axis, rank):
-    """Where the indices along an axis are `NEW`, as an array of some rank."""
+    """Returns where the indices along an axis are `NEW`, as a boolean array of a rank."""
     is_new = indices == NEW
     return is_new if indices.ndim > 1 else placed(is_new, axis, rank)
 
 
-def _on(axes, indices):
-    """Indices for a slot which lacks axes of its weight: those at the first place of these."""
+def _without_axes(axes, indices):
+    """Indices for a slot that lacks axes of its weight: those at the first index of these axes."""
     if indices.ndim == 1:
         return indices
     lacking = tuple(axis for axis in range(indices.ndim) if axis not in axes)
@@ -267,13 +270,13 @@ def _slot_axes(name, weight_rank, slot_rank):
     return []
 
 
-def _fill_made_biases(model, new, kept_units, folds):
-    """Gives the biases that the new model makes their values, cut as the layer's units are."""
+def _fill_new_biases(model, new, kept_units, folds):
+    """Assigns the folded constants to biases that only the new model has."""
     made = {id(f.layer): f for each in folds.values() for f in each if f.layer.bias is None}
     for ours, theirs in _keras.layer_pairs(model, new):
         if id(ours) in made:
             value = made[id(ours)].values
             for axis, labels in enumerate(made[id(ours)].labels):
-                stays = np.flatnonzero(kept_units.counts[kept_units.coupling.roots[labels]])
-                value = np.take(value, stays, axis)
+                stays = kept_units.counts[kept_units.coupling.roots[labels]] > 0
+                value = np.compress(stays, value, axis)
             theirs.bias.assign(value)

@@ -1,1 +1,1 @@
-"""From a model to a prunable one, and from its masks to a small model."""
+"""`prunable`: a model with masks. `strip`: a smaller model without the units that are dead."""

@@ -1,4 +1,4 @@
-"""Whether two models compute the same, by running both."""
+"""Equivalence check: runs two models on the same inputs and compares their outputs."""
 
 import keras
 import numpy as np
@@ -9,17 +9,17 @@ from tfprune.coupling.rules.embedding import Embedding
 from tfprune.rebuild import convert
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
-"""The relative difference that is allowed, by the lowest precision a model computes in."""
+"""The relative difference that is allowed, by the lowest precision in which a model computes."""
 
 IN_DOUBLE_PRECISION = 1e-6
-"""What is allowed where single precision cannot tell: constants are folded into float32."""
+"""The relative difference allowed in float64: folded constants are stored as float32."""
 
 
 def check_equal(before, after, trace, batch_size=4):
-    """Runs two models on the same random inputs.
+    """Checks that two models compute the same on random inputs; returns the relative difference.
 
-    Where single precision is too coarse for the model, because large numbers cancel in it, the
-    models are compared once more in double precision.
+    If the check fails in single precision, where large numbers may cancel, both models are compared
+    once more in double precision.
 
     Args:
         before: The model.
@@ -51,7 +51,7 @@ def check_equal(before, after, trace, batch_size=4):
 
 
 def relative_error(before, after, inputs):
-    """The largest difference between the outputs of two models over the largest output.
+    """Returns the largest difference between the outputs of two models over the largest output.
 
     Args:
         before, after: Models with the same inputs and outputs.
@@ -62,13 +62,13 @@ def relative_error(before, after, inputs):
 
 
 def lowest_precision(model):
-    """The coarsest of the dtypes in which the layers of a model compute."""
+    """Returns the least precise dtype in which layers of a model compute."""
     found = {layer.compute_dtype for layer in _keras.all_layers(model)} & set(TOLERANCE)
     return max(found, key=TOLERANCE.get, default="float32")
 
 
 def random_inputs(trace, batch_size=4):
-    """An array for each input of a model, the same in every run. Dynamic dimensions get 16."""
+    """Returns an array for each input of a model, with a fixed seed; 16 for dynamic dimensions."""
     return [_random_input(trace, t, batch_size, seed) for seed, t in enumerate(trace.inputs)]
 
 
@@ -100,7 +100,7 @@ def _outputs(model, inputs):
 
 
 def error(ours, theirs):
-    """The largest difference between two arrays over the largest element of the first."""
+    """Returns the largest difference between two arrays over the largest element of the first."""
     if ours.shape != theirs.shape:
         return np.inf
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))

@@ -1,4 +1,4 @@
-"""Composite layers opened: a layer made of layers becomes the graph of what its `call` does.
+"""Inlining: a composite layer, made of layers, is replaced by the graph of its `call`.
 
 The `call` of a copy is run on symbolic tensors, so no layer's computation is written a second time
 here. A layer with weights of its own, outside of its sub-layers, needs a rule instead.
@@ -13,19 +13,19 @@ from tfprune.rebuild import convert
 
 
 def inlined(model):
-    """The same model with its composite layers replaced by what is in them.
+    """Returns the model with its composite layers inlined: replaced by the layers inside them.
 
     A composite layer is one without a rule that has layers inside, such as a transformer block
-    written as a `keras.layers.Layer`. Its `call` is run on symbolic tensors; where that works and
-    needs no weights but those of its sub-layers, the graph it leaves stands in its place. The
-    sub-layers are named after it: `block_attention` for `attention` in `block`.
+    written as a `keras.layers.Layer`. Its `call` is run on symbolic tensors. If that works, and
+    uses no weights but those of its sub-layers, the graph that results replaces it. The sub-layers
+    are named after it: `block_attention` for `attention` in `block`.
 
     Args:
-        model: A Functional or built Sequential model. It is not touched.
+        model: A Functional or built Sequential model. It is not changed.
 
     Returns:
         A new Functional model with the same weights, compile state and slots; `model` itself if
-        nothing in it can be opened.
+        nothing in it can be inlined.
 
     Example:
 
@@ -52,11 +52,13 @@ def inlined(model):
     if not inliner.has_inlined:
         return model
     convert.copy_compile_state(model, copy)
-    return _recompiled(flat, copy)
+    if copy.compiled:
+        flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
+    return flat
 
 
 def is_composite(operation):
-    """Whether an operation is a layer made of layers, not Keras's own, without a rule."""
+    """Whether an operation is a custom layer made of layers, without a rule."""
     is_layer = isinstance(operation, keras.layers.Layer) and _keras.functional(operation) is None
     if not is_layer or has_rule(operation) or len(_keras.all_layers(operation)) == 1:
         return False
@@ -72,15 +74,8 @@ def _graph_operations(model):
             yield operation
 
 
-def _recompiled(flat, model):
-    """Compiles a graph of the layers of `model` as that is, with its very optimizer."""
-    if model.compiled:
-        flat.compile(**{**_keras.compile_arguments(model), "optimizer": model.optimizer})
-    return flat
-
-
 class _Inliner:
-    """Runs through the graph of a model again and puts in what is in composite layers."""
+    """Calls the operations of a model again, and in place of composite layers those inside them."""
 
     def __init__(self, model):
         self.model = model
@@ -89,7 +84,7 @@ class _Inliner:
         self.has_inlined = False
 
     def run(self):
-        """The flat model, of the layers of the old one."""
+        """Returns the flat model, made of the layers of the given one."""
         inputs = [
             keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
             for tensor, layer in zip(
@@ -122,7 +117,7 @@ class _Inliner:
         return operation(*args, **kwargs) if outputs is None else outputs
 
     def _inline(self, layer, args, kwargs):
-        """What a composite layer makes of symbolic tensors, as a graph; None if that fails."""
+        """Returns the outputs of a layer as a graph of its sub-layers; None if that fails."""
         fresh = keras.tree.map_structure(_placeholder, (args, kwargs))
         fresh[1].pop("training", None)
         try:
@@ -164,7 +159,7 @@ def _placeholder(leaf):
 
 
 def _cast(tensor, layer):
-    """The input as the layer would get it, cast to the precision in which it computes."""
+    """Casts an input of a layer as Keras does, to the dtype in which the layer computes."""
     is_float = keras.backend.is_float_dtype(tensor.dtype)
     if is_float and layer.autocast and tensor.dtype != layer.compute_dtype:
         return keras.ops.cast(tensor, layer.compute_dtype)
@@ -172,9 +167,7 @@ def _cast(tensor, layer):
 
 
 def _covers(operations, layer):
-    """Whether a graph holds all weights of the layer by way of layers, and none as constants."""
-    held = set()
-    for operation in operations:
-        if isinstance(operation, keras.layers.Layer):
-            held |= {id(variable) for variable in operation.weights}
-    return all(id(variable) in held for variable in layer.weights)
+    """Whether all weights of a layer belong to layers of a graph."""
+    inner = [o for o in operations if isinstance(o, keras.layers.Layer)]
+    covered = {id(variable) for sub_layer in inner for variable in sub_layer.weights}
+    return covered.issuperset(map(id, layer.weights))

@@ -1,4 +1,4 @@
-"""A model made ready for masks."""
+"""`prunable`: returns a model of layers that carry masks."""
 
 import keras
 
@@ -8,21 +8,22 @@ from tfprune.stripping.inlining import inlined
 
 
 def prunable(model, *, only=None, exclude=None):
-    """The same model made of layers that carry masks.
+    """Returns a copy of a model, made of layers that carry masks.
 
-    Weights, compile state and optimizer slots are kept; the model given is not touched. Composite
+    Use it before pruning or freezing, unless the model is built of `tfprune.layers` already.
+    Weights, compile state and optimizer slots are kept; the given model is not changed. Composite
     layers, made of layers themselves, are inlined (`tfprune.stripping.inlining`).
 
     Args:
         model: A Functional or built Sequential model, nested ones included.
         only: Layers or names of layers to convert; by default all that have a drop-in class.
-        exclude: Layers or names of layers to leave as they are.
+        exclude: Layers or names of layers that are not converted.
 
     Returns:
         A new model of the same kind.
 
     Raises:
-        ValueError: If the model is subclassed, or a layer named is not in it.
+        ValueError: If the model is subclassed, or a named layer is not in it.
 
     Example:
 
