@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.surgery.models import drawn, example
 from tfprune import surgery
 from tfprune.stripping.check import error
 from tfprune.surgery import Split, by, inputs_of
@@ -115,21 +116,6 @@ CASES = [
 ]
 
 
-def drawn(make):
-    """A model with random weights, biases and statistics, without zeros."""
-    model, draw = make(), np.random.default_rng(0)
-    for weight in model.weights:
-        value = draw.normal(size=weight.shape)
-        weight.assign(np.abs(value) + 0.5 if "variance" in weight.name else value)
-    return model
-
-
-def example(model, batch=3):
-    (tensor,) = model.inputs
-    draw = np.random.default_rng(1)
-    return draw.normal(size=(batch, *tensor.shape[1:])).astype("float32")
-
-
 def made(model, changes, **options):
     plan = surgery.edit(model, **options)
     plan.resize(changes)
@@ -140,7 +126,7 @@ def made(model, changes, **options):
 @pytest.mark.parametrize(("make", "key", "change"), CASES)
 @pytest.mark.parametrize("split", [None, Split()], ids=["zeros", "split"])
 def test_growing_keeps_the_function(make, key, change, split):
-    model = drawn(make)
+    model = drawn(make())
     new = made(model, {key: by(change)}, split=split)
     assert new.count_params() > model.count_params()
     x = example(model)
@@ -159,7 +145,7 @@ def test_where_statistics_count_new_units_the_plan_says_so():
 
 
 def test_new_weights_start_as_they_should():
-    model = drawn(mlp)
+    model = drawn(mlp())
     old_norm = model.layers[2]
     old_norm.gamma.assign(2 * np.ones(4))
     new = made(model, {"grow": 6})
@@ -191,7 +177,7 @@ def test_the_first_step_moves_what_uses_new_units_and_the_second_what_makes_them
 
 
 def test_two_layers_that_grow_at_once_are_connected_with_weights_that_are_not_zero():
-    model = drawn(mlp)
+    model = drawn(mlp())
     new = made(model, {"grow": 6, model.layers[3]: 7})
     kernel = np.array(new.layers[3].kernel)
     assert (kernel[4:, 5:] != 0).all()
@@ -214,7 +200,7 @@ def test_split_units_are_those_worth_most_and_share_what_they_give():
 
 
 def test_noise_tells_copies_apart():
-    model = drawn(mlp)
+    model = drawn(mlp())
     noisy, again, other = (
         surgery.resize(model, {"grow": 8}, split=Split(noise=0.01, seed=seed)) for seed in (1, 1, 2)
     )
@@ -227,7 +213,7 @@ def test_noise_tells_copies_apart():
 
 @pytest.mark.parametrize(("make", "key", "change"), CASES)
 def test_grown_and_shrunk_it_is_the_model_bit_for_bit(make, key, change):
-    model = drawn(make)
+    model = drawn(make())
     model.compile(keras.optimizers.Adam(1e-3), "mse")
     model.optimizer.build(model.trainable_variables)
     for slot in model.optimizer.variables:
@@ -266,7 +252,7 @@ def _state(model):
 
 
 def test_inputs_can_be_named():
-    model = drawn(residual)
+    model = drawn(residual())
     last = model.layers[-1]
     new = made(model, {inputs_of(last): by(+2)})
     assert new.get_layer("grow").units == 5
@@ -275,14 +261,14 @@ def test_inputs_can_be_named():
 
 
 def test_as_near_as_can_be_leaves_one_unit():
-    model = drawn(mlp)
+    model = drawn(mlp())
     assert surgery.resize(model, {"grow": by(-9)}, relaxed=True).get_layer("grow").units == 1
 
 
 def test_layers_that_carry_masks_stay_such_with_their_masks():
     import tfprune
 
-    model = tfprune.prunable(drawn(mlp))
+    model = tfprune.prunable(drawn(mlp()))
     mask = np.arange(12).reshape(3, 4) % 5 != 0
     tfprune.set_masks(model, "grow", "kernel", trainable=mask, frozen=[0])
     new = surgery.resize(model, {"grow": by(+1)})

@@ -5,26 +5,12 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.surgery.models import drawn, example
 from tfprune import surgery
 from tfprune.surgery import by
 from tfprune.surgery.edits.kernel import window_indices
 
 layers = keras.layers
-
-
-def drawn(model):
-    """The model with random weights."""
-    draw = np.random.default_rng(0)
-    for weight in model.weights:
-        value = draw.normal(size=weight.shape)
-        weight.assign(np.abs(value) + 0.5 if "variance" in weight.name else value)
-    return model
-
-
-def example(model, batch=3):
-    (tensor,) = model.inputs
-    draw = np.random.default_rng(1)
-    return draw.normal(size=(batch, *tensor.shape[1:])).astype("float32")
 
 
 def names(model):

@@ -45,32 +45,27 @@ def _(layer: keras.layers.Dense):
 
 
 def _convolution(layer):
-    *window, inputs, filters = layer.kernel.shape
-    _check_window(layer, window)
-    kernel = np.zeros(layer.kernel.shape, "float32")
-    groups = layer.groups
-    if inputs * groups != filters:
-        raise ValueError(_refusal(layer, f"it takes {inputs * groups} channels"))
+    kernel, centre = _zeros_and_centre(layer, layer.kernel)
+    *_, inputs, filters = kernel.shape
+    if inputs * layer.groups != filters:
+        raise ValueError(_refusal(layer, f"it takes {inputs * layer.groups} channels"))
     for channel in range(filters):
-        kernel[(*_centre(layer, window), channel % inputs, channel)] = 1
+        kernel[(*centre, channel % inputs, channel)] = 1
     return _with_bias(layer, kernel)
 
 
 def _depthwise(layer):
-    *window, _, multiplier = layer.kernel.shape
-    _check_window(layer, window)
-    if multiplier != 1:
-        raise ValueError(_refusal(layer, f"it has depth_multiplier={multiplier}"))
-    kernel = np.zeros(layer.kernel.shape, "float32")
-    kernel[_centre(layer, window)] = 1
+    kernel, centre = _zeros_and_centre(layer, layer.kernel)
+    if kernel.shape[-1] != 1:
+        raise ValueError(_refusal(layer, f"it has depth_multiplier={kernel.shape[-1]}"))
+    kernel[centre] = 1
     return _with_bias(layer, kernel)
 
 
 def _separable(layer):
-    *window, inputs, multiplier = layer.depthwise_kernel.shape
-    _check_window(layer, window)
-    depthwise = np.zeros(layer.depthwise_kernel.shape, "float32")
-    depthwise[(*_centre(layer, window), slice(None), 0)] = 1
+    depthwise, centre = _zeros_and_centre(layer, layer.depthwise_kernel)
+    depthwise[(*centre, slice(None), 0)] = 1
+    *_, inputs, multiplier = depthwise.shape
     filters = layer.pointwise_kernel.shape[-1]
     pointwise = np.zeros((inputs, multiplier, filters), "float32")
     pointwise[:, 0] = _eye(layer, inputs, filters)
@@ -107,21 +102,21 @@ def _with_bias(layer, kernel):
     return [kernel] if layer.bias is None else [kernel, np.zeros(layer.bias.shape, "float32")]
 
 
-def _check_window(layer, window):
+def _zeros_and_centre(layer, kernel):
+    """Zeros of the shape of a kernel, and the index of its centre, the last tap if causal."""
+    *window, _, _ = kernel.shape
     if layer.padding == "valid" and any(size > 1 for size in window):
         raise ValueError(_refusal(layer, "padding='valid' cuts the border off"))
     strides = layer.strides if isinstance(layer.strides, (tuple, list)) else (layer.strides,)
     if any(stride > 1 for stride in strides):
         raise ValueError(_refusal(layer, f"it has strides={layer.strides}"))
-
-
-def _centre(layer, window):
-    """The index of the centre of a window: the middle tap, or the last of a causal window."""
     if layer.padding == "causal":
-        return tuple(size - 1 for size in window)
-    if any(size % 2 == 0 for size in window):
+        centre = tuple(size - 1 for size in window)
+    elif any(size % 2 == 0 for size in window):
         raise ValueError(_refusal(layer, f"no tap of {tuple(window)} is the centre"))
-    return tuple(size // 2 for size in window)
+    else:
+        centre = tuple(size // 2 for size in window)
+    return np.zeros(kernel.shape, "float32"), centre
 
 
 # Activations -------------------------------------------------------------------------------------

@@ -141,7 +141,9 @@ class Plan(Printable):
     def resize_kernel(self, layer, kernel_size, padding=None):
         """Adds the edit of `tfprune.surgery.resize_kernel`."""
         size = tuple(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size
-        size = keras.tree.map_structure(lambda n: n.item() if _is_number(n) else n, size)
+        size = keras.tree.map_structure(
+            lambda n: n.item() if isinstance(n, np.integer) else n, size
+        )
         self._add(ResizeKernel(self._name(layer), size, padding))
 
     def replace(self, layer, new_layer, keep_weights=True):
@@ -152,12 +154,10 @@ class Plan(Printable):
     def _add(self, *edits):
         if self._new is not None:
             raise RuntimeError("The plan was carried out already. Begin a new one with `edit`.")
-        inserted = {
-            name for e in (*self.edits, *edits) if isinstance(e, Insert) for name in e.names
-        }
+        inserted = _inserted_names((*self.edits, *edits))
         for edit in edits:
             named = {getattr(edit, each, None) for each in ("layer", "after", "source", "target")}
-            if not named & inserted:  # else it is checked where the layer is there
+            if not named & inserted:  # else it is checked once the layer is inserted
                 edit.check(self._model)
         self.edits = (*self.edits, *edits)
         self._solved = self._grown = None
@@ -165,9 +165,8 @@ class Plan(Printable):
     def _name(self, layer):
         if isinstance(layer, str):
             return layer
-        names = [name for e in self.edits if isinstance(e, Insert) for name in e.names]
         name = getattr(layer, "name", None)
-        if name in names:
+        if name in _inserted_names(self.edits):
             return name
         find_operation(self._model, layer)
         find_operation(self._model, name)  # a plan holds names, so they must be unique
@@ -225,7 +224,7 @@ class Plan(Printable):
     def _resized(self):
         """The model with the new sizes, before the edits that come later."""
         start, kept_units = self._solve()
-        if kept_units is None or not _changes_units(kept_units):
+        if kept_units is None or not (kept_units.grown or (kept_units.counts != 1).any()):
             return start
         if self._grown is None:
             noise = (self._split.noise, self._split.seed) if self._split else ()
@@ -282,7 +281,7 @@ class Plan(Printable):
         elif constraints:
             removed = [layer for edit in later for layer in edit.removed(start)]
             cheap = units_made_only_by(coupling, removed)
-            ask = utilities if _may_shrink(constraints) or self._split else _equal_utilities
+            ask = utilities if _may_shrink(constraints) or self._split else np.ones_like
             options = {"relaxed": self._relaxed, "cheap": cheap, **self._limits}
             solution = solve(coupling, constraints, ask, **options)
         else:
@@ -383,21 +382,13 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
     )
 
 
-def _is_number(value):
-    return isinstance(value, np.integer)
-
-
-def _changes_units(kept_units):
-    return bool(kept_units.grown) or bool((kept_units.counts != 1).any())
+def _inserted_names(edits):
+    return {name for edit in edits if isinstance(edit, Insert) for name in edit.names}
 
 
 def _may_shrink(constraints):
     first = constraints[0]
     return len(constraints) > 1 or first.hard or first.size < first.current
-
-
-def _equal_utilities(wanted):
-    return np.ones(len(wanted))
 
 
 def _serialised(layer):

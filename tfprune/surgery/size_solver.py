@@ -197,7 +197,19 @@ class _SizeProblem:
         index = np.full(len(self.first), -1)
         index[self.scope] = np.arange(len(self.scope))
         program.add_sums(x, kept[index[self.class_of[units]]], kept)
-        count = _PositionCounts(self, index, kept, new)
+        variables = np.concatenate([kept, new])
+
+        def count(column):
+            """The number of positions in an array: variables, their factors, and a constant."""
+            start, stop = self.occurrences.indptr[column : column + 2]
+            classes = self.occurrences.indices[start:stop]
+            often = self.occurrences.data[start:stop].astype(float)
+            is_variable = index[classes] >= 0
+            factors = np.zeros(len(self.scope))
+            factors[index[classes[is_variable]]] = often[is_variable]
+            fixed = (often * self.counts[classes])[~is_variable].sum()
+            return variables, np.concatenate([factors, factors]), fixed
+
         self._add_sizes(program, count, sizes, slack)
         self._add_groups(program, count, bound + int(self.counts.sum()))
         self._add_axes(program, index, kept, new)
@@ -285,23 +297,6 @@ class _SizeProblem:
             if added:
                 grown.append((units, int(added)))
         return Solution(stays, tuple(grown), utility)
-
-
-class _PositionCounts:
-    """The number of positions in an array: indices of variables, their factors, and a constant."""
-
-    def __init__(self, problem, index, kept, new):
-        self.problem, self.index, self.kept, self.new = problem, index, kept, new
-
-    def __call__(self, column):
-        occurrences = self.problem.occurrences
-        start, stop = occurrences.indptr[column : column + 2]
-        classes, often = occurrences.indices[start:stop], occurrences.data[start:stop].astype(float)
-        values = np.zeros(len(self.problem.scope))
-        is_variable = self.index[classes] >= 0
-        values[self.index[classes[is_variable]]] = often[is_variable]
-        fixed = (often * self.problem.counts[classes])[~is_variable].sum()
-        return np.concatenate([self.kept, self.new]), np.concatenate([values, values]), fixed
 
 
 def _timeout_message(time_limit):

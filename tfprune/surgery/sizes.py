@@ -86,7 +86,7 @@ class SizeConstraint:
         return int(self.signs.sum())
 
 
-def size_constraint(model, coupling, key, wanted, more=(), less=()):
+def size_constraint(model, coupling, key, wanted, joined=()):
     """The constraint for an entry of `changes`.
 
     Args:
@@ -94,7 +94,8 @@ def size_constraint(model, coupling, key, wanted, more=(), less=()):
         coupling: Its units.
         key: A layer, its name, `inputs_of` one, or a pair of a layer and the name of its units.
         wanted: The size, or a difference from `by`.
-        more, less: Arrays of units that the layer gains or loses at the same time as inputs.
+        joined: Pairs of an array of units that the layer gains or loses as inputs at the same time,
+            and 1 or -1.
 
     Raises:
         ValueError: If either cannot be read.
@@ -107,13 +108,12 @@ def size_constraint(model, coupling, key, wanted, more=(), less=()):
         _, operation = find_operation(model, layer)
         units = output_units(coupling, operation, family)
         name = repr(unit_name(operation, family))
-    now = len(units)
-    parts = [(units, 1), *((u, 1) for u in more), *((u, -1) for u in less)]
+    parts = [(units, 1), *joined]
     return SizeConstraint(
         name,
         np.concatenate([part for part, _ in parts]),
         np.concatenate([np.full(len(part), sign) for part, sign in parts]),
-        now + wanted.units if isinstance(wanted, Difference) else _checked(wanted, name),
+        len(units) + wanted.units if isinstance(wanted, Difference) else _checked(wanted, name),
     )
 
 

@@ -12,7 +12,6 @@ from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.units_slices import Parts
 from tfprune.layers import Masked
-from tfprune.units.prunable import places
 from tfprune.units.scores import UnitScores
 
 
@@ -79,15 +78,14 @@ class Utilities:
             return self.scores.of(self.units, sets)
         found = np.zeros(coupling.size)
         parts = Parts(self.units, criteria.roles_of(self.criterion))
-        for place, unit_set in enumerate(coupling.sets):
-            for number, part in enumerate(parts.of_set(place)):
-                if not wanted[unit_set.units].any():
-                    continue
-                scores = self._scores(part, [self.seed or 0, place, number])
+        for index, unit_set in enumerate(coupling.sets):
+            if not wanted[unit_set.units].any():
+                continue
+            for number, part in enumerate(parts.of_set(index)):
+                scores = self._scores(part, [self.seed or 0, index, number])
                 members = np.isin(part.units, unit_set.units)
-                target = unit_set.units[places(part.units[members], unit_set.units)]
                 with np.errstate(invalid="ignore"):
-                    found[target] += scores[members]
+                    found[part.units[members]] += scores[members]
         found[FIXED] = 0
         return found
 

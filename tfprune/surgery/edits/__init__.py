@@ -7,18 +7,3 @@ from tfprune.surgery.edits.kernel import ResizeKernel
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.edits.replace import Replace
 from tfprune.surgery.edits.resize import Resize, Shrink
-
-__all__ = [
-    "Connect",
-    "Disconnect",
-    "Draft",
-    "Edit",
-    "Insert",
-    "Remove",
-    "Replace",
-    "Resize",
-    "ResizeKernel",
-    "Shrink",
-    "at",
-    "from_dict",
-]

@@ -102,8 +102,9 @@ class Draft:
     removed_inputs: dict = field(default_factory=dict)
     next_edits: list = field(default_factory=list)
 
-    def positions(self, path, operation, size):
-        """The list of old positions of a concatenation, to be changed."""
+    def positions(self, path, operation):
+        """The list of old positions along the axis of a concatenation, to be changed in place."""
+        size = operation.output.shape[operation.axis]
         return self.concatenations.setdefault(id(operation), (path, operation, list(range(size))))[
             -1
         ]

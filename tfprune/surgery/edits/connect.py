@@ -70,10 +70,10 @@ class Connect(Edit):
             )
         return call, output_units(coupling, source), units_along(coupling, output)
 
-    def added_units(self, model, coupling):
-        """The units that the target gains from the source, if it is a concatenation."""
+    def joined_units(self, model, coupling):
+        """The units that the target gains from the source, with signs, if it is a concatenation."""
         call, ours, _ = self._ends(model, coupling)
-        return [ours] if is_concatenation(call) else []
+        return [(ours, 1)] if is_concatenation(call) else []
 
     def draft(self, model, draft):
         path, source = find_operation(model, self.source, "source")
@@ -84,10 +84,8 @@ class Connect(Edit):
 
         draft.graph_edits.append((path, connected))
         if isinstance(rule_of(target), Concatenate):
-            axis = target.axis % len(target.output.shape)
-            shape = keras.tree.flatten(source.output)[0].shape
-            positions = draft.positions(path, target, target.output.shape[axis])
-            positions.extend([NEW] * shape[axis])
+            size = keras.tree.flatten(source.output)[0].shape[target.axis]
+            draft.positions(path, target).extend([NEW] * size)
 
     def effects(self, model):
         _, target = find_operation(model, self.target, "target")
@@ -145,11 +143,10 @@ class Disconnect(Edit):
             key = (*path, target.name, call)
             draft.dropped_inputs[key] = (*draft.dropped_inputs.get(key, ()), removed)
             return
-        axis = target.axis % len(target.output.shape)
-        positions = draft.positions(path, target, target.output.shape[axis])
-        sizes = [tensor.shape[axis] for tensor in tensors]
+        positions = draft.positions(path, target)
+        sizes = [tensor.shape[target.axis] for tensor in tensors]
         start = sum(sizes[:removed])
-        lost = set(range(start, start + sizes[removed]))
+        lost = range(start, start + sizes[removed])
         positions[:] = [position for position in positions if position not in lost]
         indices = draft.removed_inputs.setdefault(id(target), set())
         if not indices:
@@ -160,11 +157,11 @@ class Disconnect(Edit):
         if len(tensors) - len(indices) == 1 and NEW not in positions:
             draft.next_edits.append(Remove(self.target))  # nothing is left to concatenate with
 
-    def removed_units(self, model, coupling):
-        """The units that the target loses, if it is a concatenation."""
+    def joined_units(self, model, coupling):
+        """The units that the target loses, with signs, if it is a concatenation."""
         _, target, removed, _, _ = self._input(model)
         call = _one_call(coupling, target)
-        return [units_along(coupling, call.inputs[removed])] if is_concatenation(call) else []
+        return [(units_along(coupling, call.inputs[removed]), -1)] if is_concatenation(call) else []
 
     def effects(self, model):
         return [f"{self.target!r} loses an input"]

@@ -106,11 +106,7 @@ def _outputs(operation):
     graph_of = _keras.functional(operation)
     if graph_of is not None:
         return graph_of.outputs
-    return keras.tree.flatten(operation.output) if _is_called_once(operation) else [None]
-
-
-def _is_called_once(operation):
     try:
-        return operation.output is not None
-    except (AttributeError, ValueError):
-        return False
+        return keras.tree.flatten(operation.output)
+    except (AttributeError, ValueError):  # it is not called once
+        return [None]

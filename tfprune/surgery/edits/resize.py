@@ -44,16 +44,12 @@ class Resize(Edit):
     def constraints(self, model, coupling, edits):
         key = Inputs(self.layer) if self.inputs else (self.layer, self.family)
         _, operation = find_operation(model, self.layer)
-        more, less = [], []
-        if not self.inputs:
-            for edit in edits:  # the size counts the inputs that the layer gains and loses
-                is_end = isinstance(edit, (Connect, Disconnect))
-                if is_end and find_operation(model, edit.target)[1] is operation:
-                    if isinstance(edit, Connect):
-                        more += edit.added_units(model, coupling)
-                    else:
-                        less += edit.removed_units(model, coupling)
-        return [size_constraint(model, coupling, key, self._wanted, more, less)]
+        joined = []
+        for edit in edits:  # the size counts the inputs that the layer gains and loses
+            is_end = isinstance(edit, (Connect, Disconnect)) and not self.inputs
+            if is_end and find_operation(model, edit.target)[1] is operation:
+                joined += edit.joined_units(model, coupling)
+        return [size_constraint(model, coupling, key, self._wanted, joined)]
 
     def describe(self):
         name = f"inputs of {self.layer}" if self.inputs else self.layer

@@ -3,6 +3,8 @@
 A budget cuts the order where it is met; then steps are restored that still fit.
 """
 
+from bisect import bisect_left
+
 import numpy as np
 
 _ROUNDS = 64
@@ -62,7 +64,11 @@ def steps_within_budget(steps, costs, allowed, scope):
         order = greedy_order(steps, costs, allowed)
     else:
         order = removal_order(steps, scope)
-    count = first_true(lambda n: costs.of(steps.kept(first_steps(order, n))) <= allowed, len(order))
+
+    def is_allowed(count):
+        return costs.of(steps.kept(first_steps(order, count))) <= allowed
+
+    count = bisect_left(range(len(order)), True, key=is_allowed)
     return restore_steps(steps, costs, allowed, order[:count])
 
 
@@ -83,28 +89,6 @@ def first_steps(order, count):
     removed = np.zeros(len(order), bool)
     removed[order[:count]] = True
     return removed
-
-
-def first_true(holds, most):
-    """The least number up to `most` for which a condition holds, by bisection.
-
-    Args:
-        holds: Function from an integer to a bool, which is not False after it was True.
-        most: Integer at which it holds.
-
-    Example:
-
-    >>> first_true(lambda n: n * n >= 50, 100)
-    8
-    """
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return high
 
 
 def restore_steps(steps, costs, allowed, order):
