@@ -1,6 +1,6 @@
-"""The command `tfprune`: reads its arguments, then hands over to `tfprune.cli.commands`.
+"""The command `tfprune`: parses its arguments, then calls `tfprune.cli.commands`.
 
-It stands beside the package and not in it, since importing any module of `tfprune` imports
+It is beside the package and not in it, because importing any module of `tfprune` imports
 TensorFlow, which takes seconds and writes to the terminal. Help, the version and mistakes in
 arguments should not wait for that, and what TensorFlow writes can only be held back from outside.
 """
@@ -32,7 +32,7 @@ def main(argv=None):
 
 
 def parse(argv=None):
-    """The arguments as an `argparse.Namespace`; leaves with exit code 2 where they are bad."""
+    """Parses the arguments into an `argparse.Namespace`; exits with code 2 if they are invalid."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
@@ -42,16 +42,16 @@ def parse(argv=None):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
+    """A parser that reports errors in one line."""
 
     def error(self, message):
-        """Leaves with exit code 2."""
+        """Exits with code 2."""
         self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
 
 
 def _parser():
     parser = _Parser("tfprune", description="Remove neurons from Keras 3 models.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_demo(commands)
     _add_explain(commands)
@@ -62,14 +62,14 @@ def _parser():
 
 
 def _add_demo(commands):
-    about = "Train a small network on handwritten digits, prune it, strip it and measure it."
+    about = "Train, prune, strip and measure a small network on handwritten digits."
     parser = commands.add_parser("demo", help=about, description=about)
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("tfprune-demo"),
         metavar="DIR",
-        help="where the models and the plot go (default: %(default)s)",
+        help="the directory for the models and the plot (default: %(default)s)",
     )
     parser.add_argument(
         "--target",
@@ -82,21 +82,21 @@ def _add_demo(commands):
         "--seed",
         type=_seed,
         default=0,
-        help="of the split, the weights and the order of the data (default: %(default)s)",
+        help="seed of the data split, the weights and the shuffling (default: %(default)s)",
     )
 
 
 def _add_explain(commands):
-    about = "Print which units of a model are coupled, what each carries, and what cannot go."
+    about = "Print the coupled units of a model, what each saves, and which cannot be removed."
     parser = commands.add_parser("explain", help=about, description=about)
     _add_model(parser)
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the graph too: .png, .svg or .pdf"
+        "--plot", type=Path, metavar="FILE", help="also draw the graph, as .png, .svg or .pdf"
     )
 
 
 def _add_inspect(commands):
-    about = "Print the layers of a model: parameters, multiply-accumulates, sparsity."
+    about = "Print the layers of a model with parameters, multiply-accumulates and sparsity."
     parser = commands.add_parser("inspect", help=about, description=about)
     _add_model(parser)
 
@@ -156,21 +156,23 @@ def _add_prune(commands):
 
 
 def _add_strip(commands):
-    about = "Rebuild a model without the units that have no effect, and save it."
+    about = "Remove the units that have no effect from a model, and save the smaller one."
     parser = commands.add_parser("strip", help=about, description=about)
     _add_model(parser)
-    parser.add_argument("-o", "--out", type=Path, required=True, help="where the new model goes")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="the file or directory to write"
+    )
     parser.add_argument(
         "--format",
         choices=("saved_model", "keras", "litert", "onnx"),
-        help="of the new model (default: by the end of OUT, .keras, .tflite or .onnx, else "
-        "saved_model)",
+        help="the format of the new model (default: by the suffix of OUT, .keras, .tflite or "
+        ".onnx, else saved_model)",
     )
     parser.add_argument(
         "--batch-size",
         type=_count,
         metavar="N",
-        help="fix the batch; for litert, where recurrent layers need it",
+        help="fix the batch size; litert needs it for recurrent layers",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
@@ -180,7 +182,7 @@ def _add_model(parser):
     parser.add_argument(
         "--unsafe",
         action="store_true",
-        help="load Python lambdas too: they can run any code, so trust where the file comes from",
+        help="also load Python lambdas, which can run any code: only for files you trust",
     )
 
 
@@ -188,7 +190,7 @@ class _Version(argparse.Action):
     """Prints the version; only looks it up when asked, as that reads the disk."""
 
     def __call__(self, parser, *_):
-        """Leaves with exit code 0."""
+        """Exits with code 0."""
         print(f"tfprune {importlib.metadata.version('tfprune')}")
         parser.exit()
 
@@ -201,12 +203,6 @@ def _fraction(text):
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, not {text!r}")
     return value
-
-
-def _count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
-    return int(text)
 
 
 def _budget(text):
@@ -230,13 +226,17 @@ def _budget(text):
     return kind, number
 
 
-def _whole(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
-    return int(text)
+def _integer(least, most, expected):
+    """A converter for integers from `least` to `most`; `expected` is said where it fails."""
+
+    def convert(text):
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be {expected}, not {text!r}")
+        return int(text)
+
+    return convert
 
 
-def _seed(text):
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2**32 - 1, not {text!r}")
-    return int(text)
+_count = _integer(1, float("inf"), "an integer of at least 1")
+_whole = _integer(0, float("inf"), "a whole number from 0")
+_seed = _integer(0, 2**32 - 1, "an integer from 0 to 2**32 - 1")

@@ -127,7 +127,7 @@ def test_a_flattened_channel_takes_all_its_rows():
     x = L.Flatten()(L.ZeroPadding2D(1)(x))
     narrow = explain(keras.Model(inputs, L.Dense(2)(x))).sets[0]
     assert narrow.parameters.least == narrow.parameters.most == 27 + 1 + 36 * 2
-    assert [str(p) for p in narrow.places if p.layer != "conv"] == ["kernel[0]×36"]
+    assert [str(p) for p in narrow.slices if p.layer != "conv"] == ["kernel[0]×36"]
 
 
 def test_units_that_different_layers_read_save_differently():
@@ -151,7 +151,7 @@ def test_a_set_names_the_layers_that_make_units_and_those_that_follow():
     assert (joined.name, joined.layers) == ("stem + back", ("stem", "back"))
     assert set(joined.followers) == {"bn", "inner", "logits"}
     assert (joined.units, joined.removable, joined.at_once) == (5, 5, 1)
-    axes = {(p.layer, p.weight): p.axis for p in joined.places}
+    axes = {(p.layer, p.weight): p.axis for p in joined.slices}
     assert axes["stem", "kernel"] == axes["back", "kernel"] == 3
     assert axes["inner", "kernel"] == 2
     assert axes["logits", "kernel"] == axes["bn", "gamma"] == axes["bn", "moving_variance"] == 0
@@ -164,7 +164,7 @@ def test_a_set_names_the_layers_that_make_units_and_those_that_follow():
 
 def test_gates_are_counted_as_one_unit():
     unit = explain(chain((5, 3), L.LSTM(4, name="lstm"), L.Dense(2))).sets[0]
-    kernels = {(p.weight, p.axis): p.indices for p in unit.places if p.layer == "lstm"}
+    kernels = {(p.weight, p.axis): p.indices for p in unit.slices if p.layer == "lstm"}
     assert kernels["lstm_cell/kernel", 1] == kernels["lstm_cell/bias", 0] == 4
     assert kernels["lstm_cell/recurrent_kernel", 0] == 1
 

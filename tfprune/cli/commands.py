@@ -1,5 +1,9 @@
-"""The commands: call, print, write. Their arguments are read in `tfprune_cli`."""
+"""The commands of `tfprune`: each calls the package, prints and writes files.
 
+Their arguments are parsed in `tfprune_cli`.
+"""
+
+import contextlib
 import re
 import sys
 import zipfile
@@ -44,11 +48,22 @@ _BUDGETS = {
 
 
 class InputError(Exception):
-    """Something the user gave that cannot be used: says what, and what to do."""
+    """Input that cannot be used: says what is wrong, and what to do. Exit code 2."""
 
 
 class FailedError(Exception):
-    """The work was done, and what came out is not what it should be."""
+    """The result was checked and is not what it should be. Exit code 1."""
+
+
+@contextlib.contextmanager
+def _reported(*errors, failures=()):
+    """Raises `errors` anew as `InputError` and `failures` as `FailedError`, in one line."""
+    try:
+        yield
+    except errors as error:
+        raise InputError(_one_line(error)) from error
+    except failures as error:
+        raise FailedError(_one_line(error)) from error
 
 
 def run(arguments):
@@ -81,10 +96,8 @@ def run(arguments):
 
 
 def _demo(arguments):
-    try:
+    with _reported(ImportError):
         demo.require_extras()
-    except ImportError as error:
-        raise InputError(_one_line(error)) from error
     try:
         result = demo.run(arguments.out, target=arguments.target, seed=arguments.seed)
     except OSError as error:
@@ -96,26 +109,20 @@ def _demo(arguments):
 
 def _inspect(arguments):
     model = _load(arguments)
-    try:
-        found = inspect(model)
-    except ValueError as error:
-        raise InputError(_one_line(error)) from error
-    Console().print(found)
+    with _reported(ValueError):
+        Console().print(inspect(model))
     return 0
 
 
 def _explain(arguments):
     model = _load(arguments)
-    try:
+    with _reported(ValueError):
         found = explain(model)
-    except ValueError as error:
-        raise InputError(_one_line(error)) from error
     Console().print(found)
     if arguments.plot is not None:
         try:
-            found.plot(arguments.plot)
-        except ImportError as error:
-            raise InputError(_one_line(error)) from error
+            with _reported(ImportError):
+                found.plot(arguments.plot)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot draw {arguments.plot}: {_one_line(error)}. Give another file, .png, .svg "
@@ -199,12 +206,8 @@ def _arrays(path):
 def _strip(arguments):
     file_format = _output_format(arguments.out, arguments.format, arguments.overwrite)
     model = _load(arguments)
-    try:
+    with _reported(ValueError, failures=RuntimeError):
         small, removed = strip(model, return_report=True)
-    except ValueError as error:
-        raise InputError(_one_line(error)) from error
-    except RuntimeError as error:  # the result was checked, and is not what it should be
-        raise FailedError(_one_line(error)) from error
     options = {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
     _write(small, arguments.out, file_format, arguments.overwrite, **options)
     print(removed)
@@ -214,17 +217,14 @@ def _strip(arguments):
 
 def _write(model, out, file_format, overwrite, **options):
     """Exports a model."""
+    hidden_log = native_log.held_back(shown_on_failure=False)
     try:
-        with native_log.held_back(shown_on_failure=False):
+        with _reported(ImportError, ValueError, failures=RuntimeError), hidden_log:
             export(model, out, format=file_format, overwrite=overwrite, **options)
-    except (ImportError, ValueError) as error:
-        raise InputError(_one_line(error)) from error
     except OSError as error:
         raise InputError(
             f"cannot write {out}: {_one_line(error)}. Give another path with -o."
         ) from error
-    except RuntimeError as error:  # the file was checked, and is not what it should be
-        raise FailedError(_one_line(error)) from error
 
 
 def _output_format(out, file_format, overwrite):

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfprune.callbacks import PruneUnits
 from tfprune.cli import demo_plot
 from tfprune.exporting.export import export
+from tfprune.exporting.loading import load
+from tfprune.measuring.file_size import file_size
 from tfprune.reports.compare import compare
 from tfprune.schedules import PolynomialDecay
 from tfprune.stripping.prunable import prunable
@@ -32,7 +33,7 @@ _RECOVERY = 1 / 3  # of the steps of the second training come after the last uni
 
 @dataclass(frozen=True)
 class Claim:
-    """Something the demonstration is to show, and whether it did."""
+    """A claim of the demo, and whether it holds."""
 
     text: str
     holds: bool
@@ -43,11 +44,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration measured.
+    """The measurements of the demo.
 
     Attributes:
         out: The directory with the models and the plot.
-        target: The fraction of units that was to go.
+        target: The fraction of units to remove.
         widths: For each layer its name and its units before and after.
         accuracy_dense, accuracy_masked, accuracy_small: On the test split; the small model's as
             measured on the SavedModel after loading it back.
@@ -73,7 +74,7 @@ class DemoResult:
 
     @property
     def claims(self):
-        """The claims of the demonstration, as `Claim`s."""
+        """The claims of the demo, as `Claim`s."""
         parameters = self.parameters_small / self.parameters_dense
         size = self.bytes_small / self.bytes_dense
         loss = self.accuracy_dense - self.accuracy_small
@@ -283,38 +284,29 @@ def _save(model, out, name):
 def _measure(dense, masked, small, test, out, target, started):
     images, labels = test
     outputs_masked = masked.predict(images, verbose=0)
-    outputs_small = _run_saved_model(out / "small_saved_model", images)
+    outputs_dense, outputs_small = (
+        load(out / f"{name}_saved_model").run({"image": images})["digit"]
+        for name in ("dense", "small")
+    )
     difference = np.abs(outputs_masked - outputs_small).max()
     return DemoResult(
         out=out,
         target=target,
         widths=_widths(dense, small),
-        accuracy_dense=_accuracy(_run_saved_model(out / "dense_saved_model", images), labels),
+        accuracy_dense=_accuracy(outputs_dense, labels),
         accuracy_masked=_accuracy(outputs_masked, labels),
         accuracy_small=_accuracy(outputs_small, labels),
         parameters_dense=dense.count_params(),
         parameters_small=small.count_params(),
-        bytes_dense=_bytes(out / "dense_saved_model"),
-        bytes_small=_bytes(out / "small_saved_model"),
+        bytes_dense=file_size(out / "dense_saved_model").bytes,
+        bytes_small=file_size(out / "small_saved_model").bytes,
         error=float(difference / np.abs(outputs_masked).max()),
         seconds=time.perf_counter() - started,
     )
 
 
-def _run_saved_model(path, images):
-    """The outputs of a model loaded back from disk, with TensorFlow alone."""
-    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-    (name,) = serve.structured_input_signature[1]
-    (outputs,) = serve(**{name: tf.constant(images)}).values()
-    return outputs.numpy()
-
-
 def _accuracy(outputs, labels):
     return float(np.mean(outputs.argmax(axis=-1) == labels))
-
-
-def _bytes(directory):
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def _widths(dense, small):

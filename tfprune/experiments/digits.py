@@ -1,8 +1,8 @@
-"""How much of a small network can be pruned, or frozen, while it learns handwritten digits.
+"""The digits experiment: accuracy of a small network over the fraction pruned or frozen.
 
 A network of 61-32(tanh)-10 is trained for 200 steps. Then, in each of its tensors, a fraction p of
-the elements is pruned (set to 0 and not trained any more) or frozen (kept, and not trained any
-more), and the rest is trained for 3,000 steps more. Its accuracy on the test set is drawn over p.
+the elements is pruned (set to 0 and no longer trained) or frozen (kept and no longer trained), and
+the rest is trained for 3,000 more steps. The result is the test accuracy over p.
 
 The step is that of Mandt, Hoffman and Blei, see `tfprune.experiments.stacked.Update`. Their paper
 prunes nothing: it takes C for the diagonal of the covariance of the gradient noise, N for the size
@@ -45,7 +45,7 @@ SWEEPS = (
     ("freeze", "gradient"),
     ("freeze", "random"),
 )
-"""What is done to the network, and the criterion: what has the lowest score, it is done to."""
+"""Pairs of an action and a criterion: elements with the lowest scores are pruned or frozen."""
 
 
 def intervene(networks, action, criterion, fraction, seed, double_softmax=False):

@@ -1,4 +1,4 @@
-"""The numbers, the data and the beginning of the digits experiment."""
+"""Hyperparameters, data and initial networks of the digits experiment."""
 
 import functools
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from tfprune.experiments import stacked
 
 @dataclass(frozen=True)
 class Protocol:
-    """The numbers of the experiment.
+    """The hyperparameters of the digits experiment.
 
     Args:
         repeats: Integer, trainings for each sweep and fraction, from different initial weights.

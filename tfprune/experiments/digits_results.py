@@ -1,4 +1,4 @@
-"""What the digits experiment gave: accuracies by sweep, fraction and repeat."""
+"""Results of the digits experiment: accuracies by sweep, fraction and repeat."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -44,12 +44,11 @@ class Results:
         return found if fraction is None else float(found[self._place(name, fraction)])
 
     def lead(self, name, other, low, high):
-        """How far one sweep is ahead of another, in test accuracy: for each repeat.
+        """The difference in test accuracy between two sweeps, for each repeat.
 
         Args:
             name, other: Names of sweeps.
-            low, high: Floats; the lead is the mean over the fractions of both between them, these
-                included.
+            low, high: Floats; the mean is over the fractions of both in [low, high].
 
         Returns:
             An array of shape (repeats,).
@@ -72,7 +71,7 @@ class Results:
         return place
 
     def save(self, path):
-        """Writes a JSON file, whole or not at all."""
+        """Writes a JSON file atomically."""
         content = {
             "protocol": asdict(self.protocol),
             "seconds": round(self.seconds, 1),

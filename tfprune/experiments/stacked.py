@@ -1,4 +1,4 @@
-"""Many small networks of one shape, trained as one: every array has a leading axis of replicas.
+"""Trains many small networks of one shape together: each array has a leading axis of replicas.
 
 The network is D inputs - H hidden units (tanh) - K classes (softmax), its weights a list of arrays
 kernel (R, D, H), bias (R, H), kernel (R, H, K), bias (R, K) for R replicas. They all see the same

@@ -1,1 +1,1 @@
-"""Models to disk, one file a format."""
+"""Exports models to disk: SavedModel, `.keras`, LiteRT and ONNX."""

@@ -1,4 +1,4 @@
-"""Whether an exported model computes what the model computes."""
+"""Compares an exported model with the model it was made from."""
 
 import itertools
 
@@ -6,10 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune import _keras
 from tfprune.coupling.shapes import random_inputs, sized_inputs
-from tfprune.exporting.graph import changing_operations
-from tfprune.exporting.loading import by_name
+from tfprune.exporting.graph import changing_operations, flat_inputs
+from tfprune.exporting.loading import inference_function
 
 _SAMPLES = 32
 _STAND_IN = 32  # for dynamic sizes other than the batch
@@ -47,22 +46,32 @@ def batches_of(model, data, batch_size=None):
     Raises:
         ValueError: If the data does not fit the model's inputs.
     """
-    inputs = keras.tree.flatten(_keras.input_structure(model))
-    fixed = inputs[0].shape[0] or batch_size
-    if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
-        given = data if isinstance(data, tf.data.Dataset) else (data[i] for i in range(len(data)))
-        batches = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in given)
-    else:
-        batches = [data]
-    for batch in batches:
-        arrays = _by_name(inputs, batch)
+    fixed = flat_inputs(model)[0].shape[0] or batch_size
+    is_batched = isinstance(data, (tf.data.Dataset, keras.utils.PyDataset))
+    for batch in unpacked_batches(data) if is_batched else [(data,)]:
+        arrays = _checked_arrays(model, batch[0])
         step = fixed or _SAMPLES
         count = len(next(iter(arrays.values())))
         for start in range(0, count - (fixed or 1) + 1, step):
             yield {name: array[start : start + step] for name, array in arrays.items()}
 
 
-def _by_name(inputs, batch):
+def unpacked_batches(data):
+    """The batches of a `tf.data.Dataset` or `keras.utils.PyDataset`, as (x, y, sample_weight)."""
+    batches = data if isinstance(data, tf.data.Dataset) else (data[i] for i in range(len(data)))
+    return map(keras.utils.unpack_x_y_sample_weight, batches)
+
+
+def named_arrays(model, arrays):
+    """Arrays for the inputs of a model, in order, as a dict by name with the inputs' types."""
+    return {
+        tensor.name: np.asarray(array, None if tensor.dtype == "string" else tensor.dtype)
+        for tensor, array in zip(flat_inputs(model), arrays, strict=True)
+    }
+
+
+def _checked_arrays(model, batch):
+    inputs = flat_inputs(model)
     arrays = [np.asarray(array) for array in keras.tree.flatten(batch)]
     fits = len(arrays) == len(inputs) and all(
         array.ndim == len(tensor.shape)
@@ -76,11 +85,7 @@ def _by_name(inputs, batch):
             f"shapes {[tuple(tensor.shape) for tensor in inputs]}. Received: arrays of the shapes "
             f"{[array.shape for array in arrays]}."
         )
-    arrays = [
-        array if tensor.dtype == "string" else array.astype(tensor.dtype)
-        for array, tensor in zip(arrays, inputs, strict=True)
-    ]
-    return {tensor.name: array for tensor, array in zip(inputs, arrays, strict=True)}
+    return named_arrays(model, arrays)
 
 
 def samples(model, data=None, batch_size=None):
@@ -99,13 +104,12 @@ def samples(model, data=None, batch_size=None):
         return first
     sizes = sized_inputs(model)
     made_up = [tuple(_STAND_IN if n is None else n for n in size) for size in sizes]
-    inputs = keras.tree.flatten(_keras.input_structure(model))
     drawn = keras.tree.flatten(random_inputs(model, made_up, batch_size or 4))
-    arrays = {t.name: np.asarray(array) for t, array in zip(inputs, drawn, strict=True)}
+    arrays = named_arrays(model, drawn)
     if tuple(made_up) == tuple(sizes):
         return arrays
     try:
-        by_name(model, compiled=False)(arrays)
+        inference_function(model, compiled=False)(arrays)
     except Exception as error:  # whatever a layer raises for a size that it cannot take
         raise ValueError(
             "Argument `representative_data` must be given for a model with dynamic sizes which "
@@ -127,7 +131,7 @@ def check_outputs(model, exported, arrays, tolerance, advice):
     Raises:
         RuntimeError: If an output is missing or another.
     """
-    expected = by_name(model, compiled=False)(arrays)
+    expected = inference_function(model, compiled=False)(arrays)
     outputs = exported.run({name: arrays[name] for name in exported.shapes})
     if set(outputs) != set(expected):
         raise RuntimeError(

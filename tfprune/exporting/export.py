@@ -14,19 +14,20 @@ _FORMATS = {
     "saved_model": saved_model,
 }
 SUFFIXES = {name: module.SUFFIX for name, module in _FORMATS.items()}
-"""What a path of each format ends in; nothing for a directory."""
+"""The file suffix of each format, empty for a directory."""
 
 
 def export(model, path, *, format="saved_model", overwrite=False, **options):
-    """Writes a model for inference, in a form that knows nothing of tfprune.
+    """Exports a model for inference as SavedModel, `.keras`, LiteRT or ONNX file.
+
+    The files do not need tfprune.
 
     * `"saved_model"`: a directory for `tf.saved_model.load`, TensorFlow Serving and converters.
-      Each weight is stored once, and only those that inference reads: no optimizer, metrics or
-      seeds. It has the signature `serving_default`, which takes the model's inputs as keywords by
-      their names and gives a dict by output name (an output name that comes again gets `_1`,
-      `_2`), and the function `serve`, which takes and gives tensors in the structure of the
-      model's own inputs and outputs. Dynamic dimensions stay dynamic. Layers run in inference
-      mode. Look-up tables go along.
+      Only weights that inference reads are stored, each once: no optimizer, metrics or seeds. The
+      signature `serving_default` takes the model's inputs as keywords by name and returns a dict
+      by output name (repeated output names get the suffix `_1`, `_2`); the function `serve` takes
+      and returns tensors in the structure of the model's own inputs and outputs. Dynamic
+      dimensions stay dynamic. Layers run in inference mode. Look-up tables are stored too.
     * `"keras"`: a `.keras` file without optimizer and compile state. To go on with training
       later, save with `model.save` instead.
     * `"litert"`: a `.tflite` file for LiteRT (TensorFlow Lite), with the same names in its
@@ -34,7 +35,7 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
       out with `sparse`. Inputs and outputs keep their types.
     * `"onnx"`: an `.onnx` file, again with the same names. Needs `pip install 'tfprune[onnx]'`.
 
-    What is written is read back and checked. A SavedModel: every stored value against the model's,
+    The files are read back and checked. A SavedModel: every stored value against the model's,
     and, if no input has a dynamic size but the batch and no random numbers are drawn and no state
     is updated, the outputs for one random sample. LiteRT and ONNX: the outputs, always; the error
     is the root mean square of the difference over that of the model's output. The model appears
@@ -46,12 +47,12 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
         path: Where to write, on a local file system: a directory, or a file that ends in `.keras`,
             `.tflite` or `.onnx`.
         format: `"saved_model"`, `"keras"`, `"litert"` or `"onnx"`.
-        overwrite: Whether a model that is at `path` already is replaced. It stays until the new
-            one is complete.
-        **options: Those of the format. `"onnx"` takes `representative_data`, `"litert"` all:
+        overwrite: Whether to replace an existing model at `path`. It stays until the new one is
+            complete.
+        **options: Options of the format. `"onnx"` takes `representative_data`, `"litert"` all:
 
-            * `representative_data`: Inputs as the model will meet them, in the structure in which
-              it takes them, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches of
+            * `representative_data`: Typical inputs, in the structure in which the model takes
+              them, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches of
               inputs or of `(inputs, targets)`. Outputs are compared on the first of them; without
               them on random numbers. A hundred samples or more should calibrate `"int8"`.
             * `quantize`: None; `"float16"`: weights of half the size; `"dynamic"`: int8 weights,
@@ -62,7 +63,7 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
               single samples from a sparsity of about 80 % on (`benchmarks/sparse_litert.py`), and
               for batches later or never. True is refused where that would be slower; `"size"`
               takes the smaller file whatever its speed. Not with `"float16"` and `"dynamic"`.
-            * `batch_size`: What the batch is fixed to; recurrent layers need that.
+            * `batch_size`: The fixed batch size; recurrent layers need one.
             * `tolerance`: The largest error; by default 1e-4, 0.03 for `"float16"`, 0.2 for
               `"dynamic"` and 0.3 for `"int8"`.
 
@@ -72,12 +73,14 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
     Raises:
         ValueError: If the model carries masks or cannot be exported, if an option does not fit, or
             if the path is taken or does not fit the format. Nothing is written then.
-        ImportError: If `"onnx"` is asked for and its packages are not installed.
-        RuntimeError: If what was written is not what the model is. It is removed then.
+        ImportError: If the format is `"onnx"` and its packages are not installed.
+        RuntimeError: If the written model differs from the model. It is removed then.
 
     Example:
 
     >>> import pathlib, tempfile
+    >>> import keras
+    >>> import tensorflow as tf
     >>> model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2, name="y")])
     >>> path = export(model, pathlib.Path(tempfile.mkdtemp()) / "small")
     >>> loaded = tf.saved_model.load(path)

@@ -1,4 +1,4 @@
-"""The TensorFlow graph of a model at inference, from which every format but `.keras` is made."""
+"""Traces the TensorFlow graph of a model at inference, which all formats but `.keras` need."""
 
 import keras
 import tensorflow as tf
@@ -7,11 +7,11 @@ from tfprune import _keras
 
 
 def traced(model, batch_size=None):
-    """The concrete function of the model at inference: tensors to a dict by output name.
+    """Traces a model at inference as a concrete function from tensors to a dict by output name.
 
     Args:
         model: A model.
-        batch_size: What a dynamic batch is fixed to; None leaves it dynamic.
+        batch_size: The size to fix a dynamic batch to; None leaves it dynamic.
 
     Raises:
         ValueError: If the model has no graph, takes sparse inputs or calls back into Python.
@@ -29,7 +29,7 @@ def traced(model, batch_size=None):
             f"inputs. Received: model={model.name!r} ({type(model).__name__}). Build one as "
             "`keras.Model(inputs, model.call(inputs))` with `inputs = keras.Input(...)`."
         )
-    inputs = keras.tree.flatten(_keras.input_structure(model))
+    inputs = flat_inputs(model)
     if any(tensor.sparse or getattr(tensor, "ragged", False) for tensor in inputs):
         raise ValueError(
             "Argument `model` must take dense inputs. Received: model="
@@ -56,8 +56,13 @@ def traced(model, batch_size=None):
     return function
 
 
+def flat_inputs(model):
+    """The symbolic inputs of a model as a flat list."""
+    return keras.tree.flatten(_keras.input_structure(model))
+
+
 def output_names(model):
-    """The names of the outputs in their order; one that comes again gets `_1`, `_2`."""
+    """The names of the outputs in order; repeated names get the suffix `_1`, `_2`."""
     names = []
     for name in _keras.functional(model).output_names:
         count = 0

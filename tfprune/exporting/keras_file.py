@@ -1,4 +1,4 @@
-"""A model as a `.keras` file, without its compile state."""
+"""Exports a model as a `.keras` file without its compile state."""
 
 import zipfile
 

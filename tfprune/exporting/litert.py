@@ -1,4 +1,4 @@
-"""A model as a `.tflite` file for LiteRT (TensorFlow Lite)."""
+"""Exports a model as a `.tflite` file for LiteRT (TensorFlow Lite)."""
 
 import pathlib
 import re

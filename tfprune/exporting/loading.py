@@ -1,4 +1,4 @@
-"""An exported model read back, of any format, behind one face: arrays by name in and out."""
+"""Loads exported models of any format as functions from arrays by name to arrays by name."""
 
 import contextlib
 import pathlib
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.exporting.graph import output_names
+from tfprune.exporting.graph import flat_inputs, output_names
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,14 @@ class Exported:
     shapes: dict
     run: Callable
 
+    @property
+    def fixed_batch(self):
+        """The batch size that it fixes, None if it takes any."""
+        return next((shape[0] for shape in self.shapes.values() if shape[0]), None)
+
 
 def load(path):
-    """Reads an exported model.
+    """Loads an exported model.
 
     Args:
         path: What `export` wrote, or another file or directory of these formats.
@@ -43,9 +48,10 @@ def load(path):
         ImportError: If its runtime is not installed.
     """
     path = pathlib.Path(path)
-    loaders = {".keras": _keras_file, ".onnx": _onnx_file, ".tflite": _litert_file}
-    if path.suffix in loaders and path.is_file():
-        return loaders[path.suffix](path)
+    if path.suffix == ".keras" and path.is_file():
+        return of_model(keras.models.load_model(path, compile=False))
+    if path.suffix in (".onnx", ".tflite") and path.is_file():
+        return (onnx if path.suffix == ".onnx" else litert)(path.read_bytes())
     if (path / "saved_model.pb").is_file():
         return _saved_model(path)
     raise ValueError(
@@ -54,15 +60,20 @@ def load(path):
     )
 
 
-def by_name(model, compiled=True):
+def of_model(model, format="keras"):
+    """A Keras model as an `Exported`."""
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in flat_inputs(model)}
+    return Exported(format, shapes, inference_function(model))
+
+
+def inference_function(model, compiled=True):
     """A function from arrays by input name to arrays by output name: the model at inference.
 
     Args:
         model: A Functional or built Sequential model.
         compiled: Whether it runs as a `tf.function`, which pays from the second call on.
     """
-    structure = _keras.input_structure(model)
-    inputs = keras.tree.flatten(structure)
+    structure, inputs = _keras.input_structure(model), flat_inputs(model)
     names = output_names(model)
 
     def function(given):
@@ -77,13 +88,6 @@ def by_name(model, compiled=True):
         return {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
 
     return run
-
-
-def _keras_file(path):
-    model = keras.models.load_model(path, compile=False)
-    inputs = keras.tree.flatten(_keras.input_structure(model))
-    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
-    return Exported("keras", shapes, by_name(model))
 
 
 def _saved_model(path):
@@ -166,11 +170,3 @@ def onnx(content):
         return dict(zip(names, session.run(names, given), strict=True))
 
     return Exported("onnx", shapes, run)
-
-
-def _litert_file(path):
-    return litert(path.read_bytes())
-
-
-def _onnx_file(path):
-    return onnx(path.read_bytes())

@@ -1,4 +1,4 @@
-"""A model as an `.onnx` file."""
+"""Exports a model as an `.onnx` file."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""A model as a SavedModel that stores each weight once."""
+"""Exports a model as a SavedModel that stores each weight once."""
 
 import keras
 import numpy as np

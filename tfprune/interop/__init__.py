@@ -1,3 +1,3 @@
-"""Models and objects of other libraries, taken over."""
+"""Converts models and schedules of other libraries."""
 
 from tfprune.interop import tfmot

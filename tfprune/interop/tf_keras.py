@@ -1,4 +1,4 @@
-"""The config of a `tf_keras` model as Keras 3 writes it; pruning wrappers are taken off.
+"""Translates the config of a `tf_keras` model to Keras 3, without pruning wrappers.
 
 Only the serialised form is read and none of the model's code is run. So layers keep their names,
 sharing and nesting, and an `.h5` file needs neither `tf_keras` nor tfmot.
@@ -88,15 +88,9 @@ class _Translator:
         edit = _EDITS.get(serialised["class_name"])
         if registered_name is None and edit is not None:
             arguments = edit(arguments)
-        new = {
-            "module": "keras.layers" if registered_name is None else cls.__module__,
-            "class_name": cls.__name__,
-            "config": _accepted(cls, arguments, serialised),
-            "registered_name": registered_name,
-        }
-        if "shared_object_id" in serialised:
-            new["shared_object_id"] = serialised["shared_object_id"]
-        return new
+        module = "keras.layers" if registered_name is None else cls.__module__
+        config = _accepted(cls, arguments, serialised)
+        return _serialised(module, cls.__name__, config, registered_name, serialised)
 
     def find_class(self, serialised):
         """The class of Keras 3, and the name it is registered by; None for Keras's own."""
@@ -158,7 +152,8 @@ class _Translator:
                     f"model={config['name']!r}. Call it on data once, or `model.build(shape)`."
                 )
             layers.insert(0, _input_layer(shape, first))
-        return _as_model("Sequential", {"name": config["name"], "layers": layers}, serialised)
+        new = {"name": config["name"], "layers": layers}
+        return _serialised("keras", "Sequential", new, old=serialised)
 
     def functional(self, serialised):
         config = serialised["config"]
@@ -179,26 +174,21 @@ class _Translator:
             "input_layers": graph.ends(config["input_layers"]),
             "output_layers": graph.ends(config["output_layers"]),
         }
-        return _as_model("Model", new, serialised)
+        return _serialised("keras", "Model", new, old=serialised)
 
 
-def _as_model(class_name, config, serialised):
-    new = {"module": "keras", "class_name": class_name, "config": config, "registered_name": None}
-    if "shared_object_id" in serialised:
-        new["shared_object_id"] = serialised["shared_object_id"]
-    return new
+def _serialised(module, class_name, config, registered_name=None, old=()):
+    """A serialised object of Keras 3, with the shared id of the old one if that has one."""
+    new = {"module": module, "class_name": class_name, "config": config}
+    shared = {"shared_object_id": old["shared_object_id"]} if "shared_object_id" in old else {}
+    return {**new, "registered_name": registered_name, **shared}
 
 
 def _input_layer(shape, first):
     config = {"batch_shape": shape, "dtype": "float32", "name": "input_layer"}
     if "input_dim" in first and "output_dim" in first:
         config["dtype"] = "int32"  # of an embedding
-    return {
-        "module": "keras.layers",
-        "class_name": "InputLayer",
-        "config": config,
-        "registered_name": None,
-    }
+    return _serialised("keras.layers", "InputLayer", config)
 
 
 class _Graph:
@@ -289,12 +279,8 @@ def _is_arithmetic(serialised):
 
 def _arithmetic(serialised):
     cls = _keras.raw_operation(_ARITHMETIC[serialised["config"]["function"]])
-    return {
-        "module": cls.__module__,
-        "class_name": cls.__name__,
-        "config": {"name": _name(serialised).replace("/", "_")},
-        "registered_name": cls.__name__,
-    }
+    config = {"name": _name(serialised).replace("/", "_")}
+    return _serialised(cls.__module__, cls.__name__, config, cls.__name__)
 
 
 # Arguments that changed ---------------------------------------------------------------------------

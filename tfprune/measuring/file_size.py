@@ -10,11 +10,11 @@ from tfprune.exporting.export import export
 
 @dataclass(frozen=True)
 class FileSize:
-    """How many bytes a saved model takes, as it is and compressed.
+    """The size of a saved model in bytes, plain and zipped.
 
     Attributes:
         bytes: The size of the file, or of all files of the directory.
-        zipped: The size of a zip archive of it (deflate), in which zeros take next to nothing.
+        zipped: The size of a zip archive of it (deflate), in which zeros take almost no space.
     """
 
     bytes: int
@@ -22,7 +22,7 @@ class FileSize:
 
 
 def file_size(path):
-    """How many bytes a saved model takes, as it is and zipped.
+    """Measures the size of a saved model in bytes, plain and zipped.
 
     Sparse weights are stored with their zeros, so the files of a pruned model shrink when they are
     compressed, as for sending or archiving, and not before.
@@ -57,7 +57,7 @@ def file_size(path):
 
 
 def size_on_disk(model, format="saved_model"):
-    """How many bytes a model takes when it is exported, as it is and zipped.
+    """Exports a model to a temporary place and measures its size in bytes, plain and zipped.
 
     Args:
         model: A model without masks.

@@ -1,4 +1,4 @@
-"""How long one call of a model takes on this machine."""
+"""Measures the latency of models on this machine."""
 
 import statistics
 import time
@@ -14,16 +14,16 @@ _SECONDS = 1.0
 
 
 def latency(models, batch_size=1, input_shapes=None):
-    """The median time of one call of each model, all of them in turns within one run.
+    """Measures the median latency of each model, all of them alternating in one run.
 
     Each model is called at inference through a `tf.function` of its own on random inputs, a few
-    times to warm up and then for about a second. A single number depends on the machine and what
-    else runs on it; the ratio of two that were measured in turns depends on it much less.
+    times to warm up and then for about a second. A latency depends on the machine and what
+    else runs on it; the ratio of two that were measured together depends on it much less.
 
     Args:
         models: A list of Functional or built Sequential models that take the same inputs.
         batch_size: How many samples one call takes.
-        input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`.
+        input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`.
 
     Returns:
         A list of seconds, one a model.
@@ -45,7 +45,7 @@ def latency(models, batch_size=1, input_shapes=None):
 
 
 def medians(calls):
-    """The median seconds of each of several functions, all of them in turns within one run."""
+    """The median seconds of each of several functions, all of them alternating in one run."""
     for call in calls * _WARM_UP_CALLS:
         call()
     times = [[] for _ in calls]
@@ -62,7 +62,7 @@ def medians(calls):
 
 
 def _call(model, batch_size, input_shapes):
-    """A function without arguments that calls the model and waits for what it gives."""
+    """A function without arguments that calls the model and waits for its outputs."""
     sizes = sized_inputs(model, input_shapes)
     if any(None in size for size in sizes):
         raise ValueError(

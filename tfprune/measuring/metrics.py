@@ -7,7 +7,7 @@ from tfprune import _keras
 
 
 def evaluate(model, data, metrics=None):
-    """The metrics of a model on data.
+    """Evaluates metrics of a model on data.
 
     Args:
         model: A Functional or built Sequential model.
@@ -33,7 +33,7 @@ def evaluate(model, data, metrics=None):
 
 
 def evaluator(model, metrics=None):
-    """A function of data which gives the metrics of a model; the model is compiled once.
+    """Returns a function from data to the metrics of a model, compiled only once.
 
     Args:
         model, metrics: As in `evaluate`, which says what is raised.
@@ -63,7 +63,7 @@ def evaluator(model, metrics=None):
 
 
 def check_data(data):
-    """Refuses data that cannot be gone through twice; gives whether it is a pair of arrays."""
+    """Refuses data that cannot be iterated twice; returns whether it is a pair of arrays."""
     is_pair = isinstance(data, (tuple, list)) and len(data) == 2
     if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise ValueError(
@@ -83,7 +83,7 @@ class WithoutLoss(keras.Model):
 
 
 def shapes_in(data):
-    """The shapes of the inputs in data, without the batch axis, in the structure they come in."""
+    """The shapes of the inputs in data without the batch axis, in the structure of the inputs."""
     if isinstance(data, tf.data.Dataset):
         inputs = data.element_spec
         inputs = inputs[0] if isinstance(inputs, tuple) else inputs

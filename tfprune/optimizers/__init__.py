@@ -1,4 +1,9 @@
-"""SGD as approximate Bayesian inference (Mandt, Hoffman & Blei 2017): optimizers and theory."""
+"""Optimizers that sample from the posterior: SGD as approximate Bayesian inference.
+
+Reference:
+    S. Mandt, M. D. Hoffman & D. M. Blei, "Stochastic Gradient Descent as Approximate Bayesian
+    Inference", https://arxiv.org/abs/1704.04289.
+"""
 
 from tfprune.optimizers.batches import independent_batches
 from tfprune.optimizers.full import FullPreconditionedSGD

@@ -1,4 +1,4 @@
-"""Batches of independent examples, as the theory of SGD takes them."""
+"""Batches of independent examples, which the theory of SGD assumes."""
 
 import keras
 import numpy as np
@@ -8,18 +8,18 @@ from tfprune.optimizers.preconditioned import check_integer
 
 
 def independent_batches(data, batch_size, *, steps=None, seed=None):
-    """A dataset of batches whose examples are drawn independently, with replacement.
+    """Returns a dataset of batches whose examples are drawn independently, with replacement.
 
-    Sampling from a posterior by SGD takes this: `fit` on arrays shuffles them, so each example
-    comes once an epoch, and the noise of the batches of one epoch adds up to nearly nothing.
-    With the steps of theorem 1 to corollary 3 (N / (2 S) steps of memory, half an epoch) that
-    leaves about 0.45 of the variance on the mean, and 0.25 at the ends of epochs.
+    Use it to sample from a posterior by SGD. `fit` on arrays shuffles them instead, so that each
+    example occurs once an epoch and the noise of the batches of an epoch nearly cancels. With the
+    steps of theorem 1 to corollary 3 (N / (2 S) steps of memory, half an epoch), that leaves only
+    about 0.45 of the variance on average, and 0.25 at the ends of epochs.
 
     Args:
         data: Arrays of N examples each, in any nesting of tuples and dicts: `(x, y)`, say.
         batch_size: Integer S.
-        steps: Integer, the batches of an epoch; by default N // S, at least 1.
-        seed: Integer; the same draws for each new dataset. Each epoch has other ones.
+        steps: Integer, the number of batches of an epoch; by default N // S, at least 1.
+        seed: Integer; a dataset with the same seed draws the same. Epochs differ from each other.
 
     Returns:
         A `tf.data.Dataset` of `steps` batches of S examples.

@@ -1,4 +1,4 @@
-"""SGD with the full preconditioner, for small models."""
+"""SGD with a full preconditioner matrix, for small models."""
 
 import math
 
@@ -12,23 +12,25 @@ from tfprune.optimizers.noise import GradientNoise, check_covariance
 from tfprune.optimizers.preconditioned import check_precision, check_sizes
 
 MAX_PARAMETERS = 512
-"""A Cholesky decomposition of this size is made in each step."""
+"""The largest size of the Cholesky decomposition in each step."""
 
 
 @keras.saving.register_keras_serializable("tfprune")
 class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
-    """SGD with H = (2 S / N) C^-1, all of the matrix: its iterates sample from the posterior.
+    """SGD with the full preconditioner H = (2 S / N) C^-1, which samples from the posterior.
+
+    C is the covariance of the gradient of a single example. The update is
 
         w <- w - learning_rate H g_S,    then with learning_rate = 1    Sigma = A^-1 / N
 
-    exactly so in the limit of small steps, S much smaller than N, near an optimum and with
-    independent batches (`independent_batches`). C does not change: measure it near the optimum
-    with `gradient_noise(model, data, full=True)`, after some other optimizer has led there.
+    The covariance Sigma of the iterates is exact for small steps, S much smaller than N, near an
+    optimum and with independent batches (`independent_batches`). C stays fixed: train with another
+    optimizer first, then measure it near the optimum with `gradient_noise(model, data, full=True)`.
 
-    Where masks hold elements, the rows and columns of C of the others are inverted alone, in each
-    step, whenever the masks change. Elements in which no noise was measured, as those that were
-    pruned at that time, do not move: measure again when they are regrown. A model of other sizes
-    needs another matrix: compile with another optimizer before `strip`.
+    In each step, only the rows and columns of C of elements without a mask are inverted. Elements
+    without measured noise, such as those that were pruned then, do not move: measure again when
+    they are regrown. A model of other sizes needs another matrix: compile with another optimizer
+    before `strip`.
 
     Args:
         noise: A `GradientNoise` with its covariance, or C as an array (P, P) over all elements of
@@ -37,11 +39,11 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
         batch_size: Integer S below N, the examples of a batch of `fit`, over all replicas.
         learning_rate: Float, schedule or callable. Default: 1.0.
         damping: Float >= 0, added to the diagonal of C.
-        **kwargs: As of every Keras optimizer. What is clipped is what H is applied to.
+        **kwargs: Arguments of every Keras optimizer. Clipping applies to g, before H.
 
     Raises:
-        ValueError: If C is no symmetric matrix, is too large, or cannot be inverted; at the first
-            step, if it is not of the size of the model.
+        ValueError: If C is not symmetric, too large, or cannot be inverted; in the first step, if
+            it does not have the size of the model.
 
     Example:
 
@@ -130,18 +132,18 @@ class FullPreconditionedSGD(_keras.JointUpdate, keras.optimizers.Optimizer):
         return solved * (2 * examples / self.dataset_size)
 
     def update_step(self, gradient, variable, learning_rate):
-        """A step by what `joined` gave."""
+        """Applies the update of `joined`."""
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * gradient)
 
     def get_config(self):
-        """The arguments that make this optimizer again."""
+        """The arguments of the constructor."""
         config = super().get_config()
         names = ("noise", "dataset_size", "batch_size", "damping")
         return {**config, **{name: getattr(self, name) for name in names}}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """An optimizer out of its `get_config()`, also where that went through a file."""
+        """Makes an optimizer from its `get_config()`, also after saving to a file."""
         noise = config["noise"]
         if isinstance(noise, dict):
             noise = keras.saving.deserialize_keras_object(noise)

@@ -1,4 +1,4 @@
-"""The noise of gradients, measured example by example, and what the theory makes of it."""
+"""The covariance of single-example gradients, and the optimal step sizes that follow from it."""
 
 import math
 import numbers
@@ -7,28 +7,27 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from tfprune import _keras
-from tfprune.criteria.running import Measuring
+from tfprune.criteria.running import Measuring, totals
 from tfprune.masks.setting import masked_layers
 from tfprune.optimizers.preconditioned import check_integer
 
 MAX_MATRIX = 4096
-"""Parameters of a model whose full covariance is measured: 128 MB at the most."""
+"""The most parameters for which the full covariance is measured: 128 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class GradientNoise:
-    """What `gradient_noise` measured.
+    """The result of `gradient_noise`.
 
     Attributes:
-        examples: N, how many examples there were.
-        parameters: D, the elements that train: neither pruned nor frozen.
+        examples: N, the number of examples.
+        parameters: D, the number of trainable elements, neither pruned nor frozen.
         mean: The gradient of the mean loss: a list of arrays, one for each trainable weight.
         variance: The diagonal of C in the same form; 0 in masked elements.
         covariance: C, array (P, P) over all P elements of the trainable weights in their order,
-            each flattened. None unless asked for.
+            each flattened; None without `full=True`.
     """
 
     examples: int
@@ -50,16 +49,16 @@ class GradientNoise:
 
 
 def gradient_noise(model, data, *, full=False, batch_size=None, verbose=0):
-    """Measures the covariance C of the gradient of a single example, at the weights as they are.
+    """Measures the covariance C of the gradient of a single example, at the current weights.
 
         C = 1/N sum_i (g_i - g)(g_i - g)^T,    g = 1/N sum_i g_i
 
-    Each example is a pass of its own, as in inference (no dropout, moving statistics).
+    Each example is a separate pass in inference mode (no dropout, moving statistics).
 
     Args:
         model: A model compiled with its loss. Pruned and frozen elements have no gradient.
         data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as Keras takes it.
-        full: Whether to measure the whole matrix and not its diagonal alone.
+        full: Whether to measure the whole matrix, not only its diagonal.
         batch_size: Integer, for arrays: how many examples are loaded at once.
         verbose: 0 is quiet, 1 shows Keras's progress bar.
 
@@ -67,8 +66,8 @@ def gradient_noise(model, data, *, full=False, batch_size=None, verbose=0):
         A `GradientNoise`.
 
     Raises:
-        ValueError: If the model has no loss or nothing to train, the data is empty, or `full` is
-            asked for with more than 4,096 elements.
+        ValueError: If the model has no loss or nothing to train, the data is empty, or `full=True`
+            with more than 4,096 elements.
 
     Example:
 
@@ -112,23 +111,22 @@ class _Noise(Measuring):
         self._live = live
         self._full = full
         size = sum(mask.size for mask in live)
-        self._sum = _double((size,), "sum")
-        self._products = _double((size, size) if full else (size,), "products")
+        shapes = [(size,), (size, size) if full else (size,)]
+        self._totals = totals(shapes, "noise", "float64")
 
     def take(self, x, y, sample_weight, size):
         def add(place, total, products):
             example = [_one(part, place) for part in (x, y, sample_weight)]
             gradient = self._gradient(*example)
-            if self._full:
-                return place + 1, total + gradient, products + gradient[:, None] * gradient
-            return place + 1, total + gradient, products + tf.square(gradient)
+            product = gradient[:, None] * gradient if self._full else tf.square(gradient)
+            return place + 1, total + gradient, products + product
 
-        zeros = (tf.zeros(v.shape, "float64") for v in (self._sum, self._products))
-        _, total, products = tf.while_loop(
+        zeros = [tf.zeros(total.shape, "float64") for total in self._totals.items]
+        _, *added = tf.while_loop(
             lambda place, *_: place < tf.cast(size, "int32"), add, (tf.constant(0), *zeros)
         )
-        self._sum.assign_add(total)
-        self._products.assign_add(products)
+        for total, addend in zip(self._totals.items, added, strict=True):
+            total.assign_add(addend)
 
     def _gradient(self, x, y, sample_weight):
         weights = [_keras.raw(variable) for variable in self.variables_read.items]
@@ -141,8 +139,7 @@ class _Noise(Measuring):
     def found(self):
         """The sums as a `GradientNoise`."""
         examples = float(self.examples)
-        mean = ops.convert_to_numpy(self._sum) / examples
-        covariance = ops.convert_to_numpy(self._products) / examples
+        mean, covariance = (np.array(total) / examples for total in self._totals.items)
         covariance = covariance - (np.outer(mean, mean) if self._full else mean**2)
         variance = np.diag(covariance) if self._full else covariance
         shapes = [mask.shape for mask in self._live]
@@ -156,14 +153,10 @@ class _Noise(Measuring):
 
 
 def _one(part, place):
-    """The example at a place of a batch, as a batch of one."""
+    """An example of a batch, as a batch of one."""
     if part is None:
         return None
     return keras.tree.map_structure(lambda tensor: tensor[place : place + 1], part)
-
-
-def _double(shape, name):
-    return keras.Variable(np.zeros(shape), trainable=False, dtype="float64", name=name)
 
 
 def _split(flat, shapes):
@@ -172,7 +165,7 @@ def _split(flat, shapes):
 
 
 def optimal_learning_rate(noise, *, batch_size, dataset_size=None, momentum=0.0):
-    """The constant learning rate of plain SGD whose iterates are nearest to the posterior.
+    """The constant learning rate for which the iterates of plain SGD are nearest the posterior.
 
         learning rate = 2 (1 - momentum) S D / (N Tr C)
 
@@ -220,7 +213,7 @@ def optimal_learning_rate(noise, *, batch_size, dataset_size=None, momentum=0.0)
 
 
 def optimal_preconditioner(noise, *, batch_size, dataset_size=None, damping=0.0):
-    """The preconditioner under which SGD samples from the posterior.
+    """The preconditioner for which the iterates of SGD sample from the posterior.
 
         H = (2 S / N) C^-1,    then Sigma = A^-1 / N     (theorem 2)
         H_kk = 2 S / (N C_kk),    where only a diagonal C is given     (corollary 3)
@@ -233,8 +226,7 @@ def optimal_preconditioner(noise, *, batch_size, dataset_size=None, damping=0.0)
         damping: Float >= 0, added to the diagonal of C.
 
     Returns:
-        An array (D, D) or (D,). Elements in which there is no noise at all, such as pruned ones,
-        have zeros, damping or not.
+        An array (D, D) or (D,), 0 for elements without any noise, such as pruned ones.
 
     Raises:
         ValueError: If C cannot be inverted, or an argument is out of range.
@@ -262,7 +254,7 @@ def optimal_preconditioner(noise, *, batch_size, dataset_size=None, damping=0.0)
 
 
 def check_covariance(matrix, damping):
-    """Which elements have noise; refuses what is not symmetric, or cannot be inverted there."""
+    """Which elements have noise; refuses a matrix that is not symmetric or not invertible."""
     if not isinstance(damping, numbers.Real) or not 0 <= damping < math.inf:
         raise ValueError(
             f"Argument `damping` must be a number of at least 0. Received: damping={damping}."
@@ -286,7 +278,7 @@ def check_covariance(matrix, damping):
 
 
 def averaging_covariance(hessian, noise, *, batch_size, steps):
-    """The covariance of the mean of the iterates of `steps` steps of constant SGD.
+    """The covariance of the mean of the iterates over `steps` steps of constant SGD.
 
         A^-1 C A^-1 / (T S)
 

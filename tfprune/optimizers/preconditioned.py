@@ -16,7 +16,10 @@ from tfprune import _keras
 
 @keras.saving.register_keras_serializable("tfprune")
 class PreconditionedSGD(keras.optimizers.Optimizer):
-    """SGD, each element with the step that fits the noise of its own gradient.
+    """SGD with a diagonal preconditioner, estimated from the noise of the gradients.
+
+    Use it to sample from the posterior of the weights, or to train with a step size for each
+    element.
 
     The loss is a mean over N examples, g_S its gradient on a batch of S of them, and C the
     covariance of the gradient of a single example, of which the diagonal is estimated:
@@ -30,31 +33,31 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
     about 0.45 of that variance (0.25 at the ends of epochs): to sample, take batches from
     `independent_batches`. To train, a smaller learning rate such as 0.01 and any batches will do.
 
-    **The noise estimate.** The optimizer sees nothing but g_S. By default (`noise="differences"`)
-    it takes the difference of the batch gradients of two steps, which holds the noise of both:
+    **The noise estimate.** The optimizer only gets g_S. By default (`noise="differences"`) it uses
+    the difference of the batch gradients of two steps, which has the noise of both:
 
         C_t = (1 - kappa_t) C_(t-1) + kappa_t (S / 2) (g_S(t) - g_S(t-1))^2,    kappa_t = k / t
 
-    This costs no second pass, works for every model under `fit`, and has the expectation C for
+    This needs no second pass and works for every model under `fit`. Its expectation is C for
     independent batches, and also for batches of one epoch drawn without replacement, as long as
-    the weights stand still. As they move the mean gradient moves too: in the stationary state of a
-    quadratic loss the expectation is C (2 + h) / (2 - h), where h = learning_rate H_kk A_kk. So
-    steps that would be too large are made smaller; at h = 0.05, common as h is near 2 S / N, the
-    estimate is 5% too high. An incomplete last batch is taken for a whole one.
+    the weights do not change. As they do, the mean gradient changes too: in the stationary state of
+    a quadratic loss the expectation is C (2 + h) / (2 - h), where h = learning_rate H_kk A_kk. So
+    steps that would be too large become smaller; at h = 0.05, common as h is near 2 S / N, the
+    estimate is 5% too high. An incomplete last batch counts as a whole one.
 
-    The paper takes (g_1 - g_S)^2 with the gradient g_1 of one example. That needs a second pass
+    The paper uses (g_1 - g_S)^2 with the gradient g_1 of one example. That needs a second pass
     back through the network, which `fit` does not make; a custom loop that has g_1 sets
     `noise="observed"` and calls `observe`, which corrects its expectation C (1 - 1/S), or
     C (1 + 1/S), to C, and has no drift. After n steps of k = 1 its variance is (2 + q) C^2 / n, q
     the excess kurtosis of g_1; that of differences is 3 C^2 / n, as batch means are nearly normal.
-    The gradients of all examples of a batch would serve better still, and cost S passes.
+    The gradients of all examples of a batch would be better still, and cost S passes.
 
     **Start.** t counts the estimates of each element, from `t_start`. C_0, whose weight in C_t is
     the product of all (1 - kappa), is the mean of C over the tensor: elements of a tensor begin
-    with one step size and go over to their own. Before the first estimate, so in the first step,
+    with one step size and move on to their own. Before the first estimate, so in the first step,
     nothing moves. Elements that are regrown begin anew, with the mean of their tensor.
 
-    **Options of Keras.** Clipping: what is clipped is what is measured and stepped with. Weight
+    **Options of Keras.** The noise is measured after clipping. Weight
     decay moves weights by `learning_rate * weight_decay * w`, not preconditioned; to have a prior
     N(0, s^2) in the posterior use the regularizer L2(1 / (2 N s^2)). With
     `gradient_accumulation_steps=n`, S is n * `batch_size`. The average of `use_ema` is one of
@@ -66,17 +69,17 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
         dataset_size: Integer N, the number of examples of the data set.
         batch_size: Integer S below N, the examples of a batch of `fit`, over all replicas. The
             loss must be their mean, as Keras's losses are.
-        k: Integer, at least 1 and at most `t_start`; larger ones forget sooner.
-        t_start: Integer of at least 1; C_0 weighs as `t_start - 1` estimates do for k = 1. With
-            `t_start=k` it weighs nothing.
+        k: Integer, at least 1 and at most `t_start`; larger values forget faster.
+        t_start: Integer of at least 1; C_0 weighs as much as `t_start - 1` estimates for k = 1, and
+            nothing with `t_start=k`.
         epsilon: Float >= 0, added to C: the step is at most 2 S / (N epsilon). In units of a
             squared gradient of one example.
         noise: `"differences"` or `"observed"`.
-        **kwargs: As of every Keras optimizer: `weight_decay`, `clipnorm`, `use_ema`, ...
+        **kwargs: Arguments of every Keras optimizer: `weight_decay`, `clipnorm`, `use_ema`, ...
 
     Raises:
         ValueError: If an argument is out of range; while training, if a weight is float16 or
-            bfloat16, in which running means stand still (use a `mixed_` policy).
+            bfloat16, too coarse for running means (use a `mixed_` policy).
 
     Cost: three numbers of memory for each weight, two with `noise="observed"`; a step of about 1.5
     times that of Adam where weights bound it. Gradients of embeddings are made dense.
@@ -134,7 +137,7 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
         self.noise = noise
 
     def build(self, variables):
-        """Makes the slots: C without C_0, how often each element was seen, the last gradient."""
+        """Creates the slots: C without C_0, the number of estimates, the last gradient."""
         if self.built:
             return
         for variable in variables:
@@ -147,7 +150,7 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
             self._gradients = self.add_optimizer_variables(variables, "gradient")
 
     def update_step(self, gradient, variable, learning_rate):
-        """Takes the gradient into the estimate, then steps by it."""
+        """Updates the estimate with the gradient, then the variable."""
         gradient = ops.cast(tf.convert_to_tensor(gradient), variable.dtype)
         place = _keras.variable_index(self, variable)
         noise, seen = self._noises[place], self._seen[place]
@@ -155,7 +158,7 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
             last = self._gradients[place]
             square = ops.square(ops.subtract(gradient, last)) * (self._examples() / 2)
             has_last = ops.greater(seen, 0)
-            taken = self._taken_in(noise, ops.maximum(ops.subtract(seen, 1), 0), square)
+            taken = self._updated(noise, ops.maximum(ops.subtract(seen, 1), 0), square)
             noise_now, seen_now = ops.where(has_last, taken, noise), ops.add(seen, 1)
             self.assign(noise, noise_now)
             self.assign(seen, seen_now)
@@ -166,15 +169,15 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
         self.assign_sub(variable, self._scaled(rate * gradient, noise_now, seen_now))
 
     def observe(self, single, batch, trainable_variables, *, in_batch):
-        """Takes the paper's (g_1 - g_S)^2 into the estimate, in a training loop of your own.
+        """Updates the estimate with the paper's (g_1 - g_S)^2, in a custom training loop.
 
-        Its expectation is C (1 - 1/S) if the example is one of the batch, and C (1 + 1/S) if it is
-        drawn by itself; it is divided by that factor. Call it before `apply`, at the same weights.
+        Its expectation is C (1 - 1/S) if the example is one of the batch, and C (1 + 1/S) if it was
+        drawn separately; it is divided by that factor. Call it before `apply`, at the same weights.
 
         Args:
             single: g_1, the gradients of the loss of one example, in the order of the variables;
                 `None` where there is none.
-            batch: g_S, those of the mean loss of `batch_size` examples, without any loss scale.
+            batch: g_S, those of the mean loss of `batch_size` examples, without loss scaling.
             trainable_variables: The variables.
             in_batch: Whether the example is one of the batch.
 
@@ -193,11 +196,11 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
             noise, seen = self._noises[place], self._seen[place]
             one, mean = (ops.cast(tf.convert_to_tensor(g), variable.dtype) for g in (one, mean))
             square = ops.square(ops.subtract(one, mean)) / factor
-            self.assign(noise, self._taken_in(noise, seen, square))
+            self.assign(noise, self._updated(noise, seen, square))
             self.assign(seen, ops.add(seen, 1))
 
     def noise_of(self, variable):
-        """The estimate of C for a variable, with the part of C_0: an array of its shape.
+        """The estimate of C for a variable, C_0 included: an array of its shape.
 
         Raises:
             ValueError: If the optimizer was not built with the variable.
@@ -223,13 +226,13 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
         """S: the examples of a step."""
         return self.batch_size * (self.gradient_accumulation_steps or 1)
 
-    def _taken_in(self, noise, count, square):
+    def _updated(self, noise, count, square):
         """(1 - kappa) C + kappa `square`, after `count` estimates."""
         kappa = self.k / ops.add(count, self.t_start)
         return ops.add(noise, kappa * ops.subtract(square, noise))
 
     def _estimate(self, noise, seen):
-        """C with C_0, and whether there is any estimate in the tensor."""
+        """C with C_0, and whether the tensor has any estimate."""
         count = seen - 1 if self.noise == "differences" else seen
         start_weight = self._start_weight(count)
         weight = ops.sum(ops.where(noise > 0, 1 - start_weight, 0))
@@ -271,14 +274,14 @@ class PreconditionedSGD(keras.optimizers.Optimizer):
             )
 
     def get_config(self):
-        """The arguments that make this optimizer again."""
+        """The arguments of the constructor."""
         config = super().get_config()
         names = ("dataset_size", "batch_size", "k", "t_start", "epsilon", "noise")
         return {**config, **{name: getattr(self, name) for name in names}}
 
 
 def check_integer(name, value):
-    """Refuses what is no integer of at least 1."""
+    """Refuses anything but integers of at least 1."""
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < 1:
         raise ValueError(
@@ -287,7 +290,7 @@ def check_integer(name, value):
 
 
 def check_sizes(dataset_size, batch_size, accumulation=None):
-    """Refuses steps of the whole data set, which have no noise."""
+    """Refuses steps over the whole data set, which have no noise."""
     check_integer("dataset_size", dataset_size)
     check_integer("batch_size", batch_size)
     if batch_size * (accumulation or 1) >= dataset_size:
@@ -299,7 +302,7 @@ def check_sizes(dataset_size, batch_size, accumulation=None):
 
 
 def check_precision(variable):
-    """Refuses variables in which a running mean stands still."""
+    """Refuses variables too coarse for a running mean."""
     dtype = keras.backend.standardize_dtype(variable.dtype)
     if dtype not in ("float32", "float64"):
         raise ValueError(

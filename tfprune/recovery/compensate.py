@@ -111,7 +111,7 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
     means = _means(provenance, calls, as_tuple(data), batch_size, verbose)
     flow = _flow(provenance, means)
     folds = {call: rule_of(call.operation).folds(call, flow) for call in calls}
-    copy = copy_model(model, _with_biases(model, folds))
+    copy = copy_model(model, _with_biases(model, provenance.dense, folds))
     layers = {id(ours): theirs for ours, theirs in _keras.layer_pairs(provenance.dense, copy)}
     for fold in (fold for each in folds.values() for fold in each):
         _apply(fold, layers[id(fold.layer)], provenance, copy)
@@ -200,14 +200,15 @@ def _flow(provenance, means):
     )
 
 
-def _with_biases(model, folds):
+def _with_biases(model, dense, folds):
     """An edit of configs which gives biases to the layers that need them and have none."""
-    lacking = {}
-    for call, each in folds.items():
-        if any(fold.layer.bias is None for fold in each):
-            lacking[tuple(part.name for part in (*call.parents, call.operation))] = call
-    found = _keras_operations(model)
-    by_id = {id(found[path]): call for path, call in lacking.items()}
+    lacking = {
+        id(call.operation): call
+        for call, each in folds.items()
+        if any(fold.layer.bias is None for fold in each)
+    }
+    pairs = _keras.layer_pairs(dense, model)
+    by_id = {id(theirs): lacking[id(ours)] for ours, theirs in pairs if id(ours) in lacking}
 
     def edit(config, operation):
         call = by_id.get(id(operation))
@@ -218,18 +219,6 @@ def _with_biases(model, folds):
         return {**config, "config": arguments}
 
     return edit
-
-
-def _keras_operations(model, path=()):
-    """The operations of a model by their names after those of the models around them."""
-    found = {}
-    for operation in _keras.operations(model):
-        here = (*path, operation.name)
-        if _keras.functional(operation) is None:
-            found[here] = operation
-        else:
-            found.update(_keras_operations(operation, here))
-    return found
 
 
 def _apply(fold, layer, provenance, model):

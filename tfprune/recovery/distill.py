@@ -81,8 +81,7 @@ def distill(
         is_arrays = isinstance(data, (tuple, list))
         names = ("x", "y", "sample_weight")
         given = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
-        listed = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        passed = [_ForStudent(c, student) for c in listed if c is not None]
+        passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
         history = distiller.fit(**given, epochs=epochs, callbacks=passed, **kwargs)
     student.history = history
     return student
@@ -217,7 +216,10 @@ def _trainable_as_before(model):
 
 
 class _ForStudent(keras.callbacks.Callback):
-    """Shows a callback the student in place of the distiller."""
+    """Shows a callback the student in place of the distiller.
+
+    A `CallbackList` would not do: what callbacks add to the logs stays in it.
+    """
 
     def __init__(self, callback, student):
         super().__init__()

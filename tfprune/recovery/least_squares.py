@@ -42,8 +42,8 @@ class Sums:
             "y": (groups, columns),
             "yy": (groups, columns),
         }
-        self._totals = totals(shapes.values(), form.layer.name, "float64")
-        self._names = list(shapes)
+        made = totals(shapes.values(), form.layer.name, "float64")
+        self._totals = dict(zip(shapes, made.items, strict=True))
 
     def add(self, inputs, outputs, targets):
         """Adds a batch, by as many examples at a time as memory should hold."""
@@ -77,15 +77,12 @@ class Sums:
             "y": tf.reduce_sum(y, 1),
             "yy": tf.reduce_sum(y * y, 1),
         }
-        for name, total in zip(self._names, self._totals.items, strict=True):
+        for name, total in self._totals.items():
             total.assign_add(added[name])
 
     def values(self):
         """The sums as NumPy arrays by name."""
-        return {
-            name: np.array(total)
-            for name, total in zip(self._names, self._totals.items, strict=True)
-        }
+        return {name: np.array(total) for name, total in self._totals.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +117,9 @@ def solve(sums, trainable, trainable_bias, ridge):
     kernel, bias = np.zeros(trainable.shape), np.zeros(trainable_bias.shape)
     after = np.array(sums["ee"])
     for group in range(len(trainable)):
-        gram, cross, mean_x, mean_e = _moments(sums, group)
+        count = max(float(sums["count"]), 1.0)
+        gram, cross = sums["xx"][group], sums["xe"][group]
+        mean_x, mean_e = sums["x"][group] / count, sums["e"][group] / count
         patterns = np.concatenate([trainable[group], trainable_bias[group][None]])
         patterns, which = np.unique(patterns, axis=1, return_inverse=True)
         for index, pattern in enumerate(patterns.T):
@@ -140,16 +139,6 @@ def solve(sums, trainable, trainable_bias, ridge):
             after[group, columns] -= gained + n * e**2
     moved = trainable.any(axis=1) | trainable_bias
     return Solution(kernel, bias, *(_relative(sums, e, moved) for e in (sums["ee"], after)))
-
-
-def _moments(sums, group):
-    count = max(float(sums["count"]), 1.0)
-    return (
-        sums["xx"][group],
-        sums["xe"][group],
-        sums["x"][group] / count,
-        sums["e"][group] / count,
-    )
 
 
 def _solved(gram, cross, spread, ridge):

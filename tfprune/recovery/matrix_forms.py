@@ -27,16 +27,18 @@ class Dense:
         return tf.reshape(inputs, [1, -1, self.shape[1]])
 
     def targets(self, outputs):
-        """Outputs as (groups, rows, columns)."""
-        return tf.reshape(outputs, [self.shape[0], -1, self.shape[2]])
+        """Outputs as (groups, rows, columns); convolutions number their filters by group."""
+        groups, _, columns = self.shape
+        return tf.transpose(tf.reshape(outputs, [-1, groups, columns]), [1, 0, 2])
 
     def to_matrix(self, kernel):
         """An array of the kernel's shape as (groups, rows, columns)."""
-        return kernel[None]
+        groups, rows, columns = self.shape
+        return kernel.reshape(rows, groups, columns).swapaxes(0, 1)
 
     def to_kernel(self, matrix):
         """The opposite of `to_matrix`."""
-        return matrix[0]
+        return matrix.swapaxes(0, 1).reshape(self.kernel.shape)
 
     def channels_last(self, tensor):
         """A tensor with the channel axis at the end."""
@@ -49,11 +51,6 @@ class _Windowed(Dense):
         is_first = self.layer.data_format == "channels_first"
         return tf.transpose(tensor, [0, *range(2, rank), 1]) if is_first else tensor
 
-    def targets(self, outputs):
-        """Group by group, as convolutions number their filters."""
-        groups, _, columns = self.shape
-        return tf.transpose(tf.reshape(outputs, [-1, groups, columns]), [1, 0, 2])
-
     def rows(self, inputs, outputs):
         """For each place of the window what each tap holds, channels last in it."""
         window, groups = tuple(self.layer.kernel_size), self.shape[0]
@@ -63,24 +60,14 @@ class _Windowed(Dense):
         taps = tf.stack([tf.reshape(t, [-1, groups, t.shape[-1] // groups]) for t in taps], 2)
         return tf.reshape(tf.transpose(taps, [1, 0, 2, 3]), [groups, -1, self.shape[1]])
 
-    def to_matrix(self, kernel):
-        """Filters by group, each a column of taps and channels."""
-        groups, rows, columns = self.shape
-        return kernel.reshape(rows, groups, columns).swapaxes(0, 1)
-
-    def to_kernel(self, matrix):
-        """The opposite of `to_matrix`."""
-        return matrix.swapaxes(0, 1).reshape(self.kernel.shape)
-
-    def _along(self, value):
-        return (value,) * len(self.layer.kernel_size) if isinstance(value, int) else tuple(value)
+    def _strides_and_dilations(self):
+        values, rank = (self.layer.strides, self.layer.dilation_rate), len(self.layer.kernel_size)
+        return [(v,) * rank if isinstance(v, int) else tuple(v) for v in values]
 
     def _paddings(self, inputs, sizes):
         """Zeros before and after each axis, as TensorFlow's "same" has them."""
         paddings = [[0, 0]]
-        strides, dilations = (
-            self._along(v) for v in (self.layer.strides, self.layer.dilation_rate)
-        )
+        strides, dilations = self._strides_and_dilations()
         for axis, size in enumerate(self.layer.kernel_size):
             reach = (size - 1) * dilations[axis] + 1
             before = after = 0
@@ -95,9 +82,7 @@ class _Windowed(Dense):
 
     def _tap(self, padded, place, sizes):
         """What one tap sees: every stride-th position from where it stands in the window."""
-        strides, dilations = (
-            self._along(v) for v in (self.layer.strides, self.layer.dilation_rate)
-        )
+        strides, dilations = self._strides_and_dilations()
         index = [slice(None)]
         for axis, offset in enumerate(place):
             start = offset * dilations[axis]

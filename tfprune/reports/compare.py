@@ -44,19 +44,19 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Comparison(Printable):
-    """What `compare` measured of two models; `print` shows it as tables.
+    """The result of `compare`: the measurements of two models. `print` shows it as tables.
 
     Attributes:
         names: The names of the two models.
         layers: A `LayerChange` for each layer with weights or MACs.
-        parameters: The elements of all weights.
+        parameters: The number of elements of all weights.
         macs: Multiply-accumulates for one sample.
-        sparsity: The share of elements of all weights that are exactly 0.
+        sparsity: The fraction of all elements that are exactly 0.
         bytes: The size on disk by format, `"saved_model"` and `"keras"`.
-        zipped: The size of these in a zip archive, where zeros take next to nothing.
+        zipped: The size of these in a zip archive, where zeros take almost no space.
         latency: The median seconds of one call by batch size.
         metrics: The metrics by name.
-        notes: What could not be told, and why.
+        notes: What could not be measured, and why.
 
     All numbers are a `Change`.
     """
@@ -76,7 +76,7 @@ class Comparison(Printable):
         """Draws the units of each layer before and after, with the totals in the title.
 
         Args:
-            path: The file to write; its suffix says the format, `.png`, `.svg` or `.pdf`.
+            path: The file to write; its suffix selects the format, `.png`, `.svg` or `.pdf`.
 
         Returns:
             The path as `pathlib.Path`.
@@ -103,7 +103,7 @@ class Comparison(Printable):
         return pathlib.Path(path)
 
     def tables(self):
-        """What is printed: a rich table of the layers, and one of the whole models."""
+        """The rich tables that are printed: the layers, and the totals."""
         return [self._layer_table(), "", self._total_table()]
 
     def _layer_table(self):
@@ -142,24 +142,25 @@ class Comparison(Printable):
 
 
 def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_sizes=(1, 32)):
-    """Measures two models side by side: units, parameters, MACs, bytes, latency, metrics.
+    """Compares two models: units, parameters, MACs, bytes on disk, latency and metrics.
 
-    A model that carries masks is measured as the stock model with the same weights, zeros
-    included: masks cost nothing here, and zeros save nothing but in zipped files. Latencies are
-    medians of calls at inference through `tf.function`, both models in turns in one run; their
-    ratio says more than they do. What cannot be measured is None, and `notes` says why.
+    Use it to see what pruning saved. A masked model is measured as the stock model with the same
+    weights, zeros included, so masks cost nothing and zeros only save bytes in zipped files.
+    Latencies are medians of inference calls through `tf.function`, the two models alternating in
+    one run; their ratio is more reliable than the numbers. What cannot be measured is None, and
+    `notes` says why.
 
     Args:
         before, after: Functional or built Sequential models that take the same inputs. Layers are
             matched by name.
         data: `(x, y)`, or a dataset of batches, to evaluate metrics on.
         metrics: What `compile` takes as `metrics`; by default what each model was compiled with.
-        input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`; by
+        input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`; by
             default those of `data`.
         batch_sizes: The batch sizes to measure latency at; empty for none.
 
     Returns:
-        A `Comparison`.
+        A `Comparison`; `print` shows it as tables.
 
     Raises:
         ValueError: If a model has no graph, `input_shapes` does not fit, or there is `data` but

@@ -1,4 +1,4 @@
-"""Which units of a model are coupled, what one of them carries, and why others cannot go."""
+"""`tfprune.explain`: the coupled units of a model, and why others cannot be removed."""
 
 import pathlib
 from collections import Counter
@@ -17,17 +17,17 @@ from tfprune.units.cost_model import removal_savings, removals_by_set
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where units stand in a weight.
+class WeightSlice:
+    """The slices of a weight that belong to units.
 
     Attributes:
         layer: The layer's name.
         weight: The weight's name in the layer: `"kernel"`, `"lstm_cell/recurrent_kernel"`.
-        axis: The axis of the weight along which they stand.
-        indices: How many indices of the axis one unit takes (the gates of an LSTM are 4), the
+        axis: The axis of the weight that the units index.
+        indices: How many indices of the axis belong to one unit (4 for the gates of an LSTM), the
             most where units differ.
-        makes: Whether the layer makes the units, or only uses them.
-        rank: How many axes the weight has.
+        makes: Whether the layer makes the units rather than uses them.
+        rank: The number of axes of the weight.
     """
 
     layer: str
@@ -43,8 +43,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Span:
-    """The least and the most of a number that may differ from unit to unit."""
+class Range:
+    """The smallest and largest value of a number that may differ between units."""
 
     least: int
     most: int
@@ -55,37 +55,37 @@ class Span:
 
 @dataclass(frozen=True)
 class CoupledUnits:
-    """Units that the same layers make: those at the same index go together or stay.
+    """A set of coupled units: units of several layers that can only be removed together.
 
     Attributes:
         name: The names of the layers that make them.
         layers: The same, as a tuple.
-        places: Every `Place` in which the units stand.
-        units: How many there are.
-        removable: How many of them may go.
-        at_once: How many go in one removal: 1, or as many as groups with equal counts ask for.
-        parameters: The elements of weights that one removal saves, a `Span`; None if none may go.
-        macs: The multiply-accumulates for one sample that it saves, None also if not known.
-        constraint: What must hold beside, None if each unit may go by itself.
-        pinned: For each reason why units cannot go, how many it holds.
+        slices: A `WeightSlice` for each weight and axis that the units index.
+        units: The number of units.
+        removable: How many of them can be removed.
+        at_once: How many one removal takes: 1, or more where groups must keep equal counts.
+        parameters: The parameters that one removal saves, a `Range`; None if none can be removed.
+        macs: The multiply-accumulates for one sample that it saves; None also if unknown.
+        constraint: A further constraint, None if each unit can be removed by itself.
+        pinned: A dict from each reason why units cannot be removed to their number.
     """
 
     name: str
     layers: tuple
-    places: tuple
+    slices: tuple
     units: int
     removable: int
     at_once: int
-    parameters: Span | None
-    macs: Span | None
+    parameters: Range | None
+    macs: Range | None
     constraint: str | None
     pinned: dict
 
     @property
     def followers(self):
-        """The names of the layers that do not make the units but lose their slices too."""
+        """The names of the layers that use the units, and lose slices with them."""
         makers = set(self.layers)
-        return tuple(dict.fromkeys(p.layer for p in self.places if p.layer not in makers))
+        return tuple(dict.fromkeys(p.layer for p in self.slices if p.layer not in makers))
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Node:
 
     Attributes:
         name, type: Of the layer or operation, an input's type is `"Input"`.
-        inputs: The places in `Explanation.graph` of what it is called on.
-        sets: The places in `Explanation.sets` of the units of its output, in their order.
+        inputs: The indices in `Explanation.graph` of its inputs.
+        sets: The indices in `Explanation.sets` of the units of its output, in order.
         makes: Whether it makes units.
         size: How many units its output has, 0 if none.
     """
@@ -110,13 +110,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Explanation(Printable):
-    """What `explain` found; `print` shows it as tables.
+    """The result of `explain`; `print` shows it as tables.
 
     Attributes:
         name: The model's name.
         sets: A `CoupledUnits` for each set, in the order of the model.
-        graph: The calls, each a `Node`, in the order in which they run.
-        notes: What could not be told, and why.
+        graph: A `Node` for each call, in the order in which they run.
+        notes: What could not be counted, and why.
     """
 
     name: str
@@ -127,12 +127,12 @@ class Explanation(Printable):
     def plot(self, path):
         """Draws the graph of the model; layers that make the same units have one colour.
 
-        The colour of an arrow is that of the units which go along it. Sets that several layers
-        make stand out; grey is what cannot go. Layers with one input and no units of their own,
+        The colour of an arrow is that of the units it carries. Sets that several layers make stand
+        out; grey units cannot be removed. Layers with one input and no units of their own,
         such as activations, are named in the box of the layer before them.
 
         Args:
-            path: The file to write; its suffix says the format, `.png`, `.svg` or `.pdf`.
+            path: The file to write; its suffix selects the format, `.png`, `.svg` or `.pdf`.
 
         Returns:
             The path as `pathlib.Path`.
@@ -144,7 +144,7 @@ class Explanation(Printable):
         return pathlib.Path(path)
 
     def tables(self):
-        """What is printed: a rich table of the sets, and one of what cannot go."""
+        """The rich tables that are printed: the sets, and the units that cannot be removed."""
         return [self._set_table(), *self._pinned_tables()]
 
     def _set_table(self):
@@ -156,7 +156,7 @@ class Explanation(Printable):
         for one in self.sets:
             rows.add_row(
                 one.name,
-                _listed(place for place in one.places if place.layer in one.followers),
+                _listed(place for place in one.slices if place.layer in one.followers),
                 count(one.units),
                 count(one.removable),
                 *(NOTHING if span is None else str(span) for span in (one.parameters, one.macs)),
@@ -175,7 +175,7 @@ class Explanation(Printable):
 
 
 def _listed(places):
-    """Layers with the weights in which units stand; those of one axis need no more than a name."""
+    """Layers with the weights that units index; weights of one axis are left out."""
     by_layer = {}
     for place in places:
         weights = by_layer.setdefault(place.layer, [])
@@ -185,21 +185,22 @@ def _listed(places):
 
 
 def explain(model, input_shapes=None):
-    """Lists the coupled units of a model, what each carries, and why those stay that cannot go.
+    """Lists the coupled units of a model, what removing them saves, and which cannot be removed.
 
-    Units are coupled when they can only be removed together, in all layers and weights where they
-    stand: a filter with its entries in the batch normalisation after it, with the filters that a
-    residual sum adds to it, and with the rows of all kernels that read them. `prune_units`,
-    `PruneUnits` and `strip` go by these sets.
+    Use it to see what structured pruning can do with a model, and why not more. Units are coupled
+    when they can only be removed together, in all layers and weights that they index: a filter with
+    its entries in the batch normalization after it, with the filters that a residual sum adds to
+    it, and with the rows of all kernels that read them. `prune_units`, `PruneUnits` and `strip`
+    work on these sets.
 
     Args:
-        model: A Functional or built Sequential model, masked or not. Layers made of layers are
-            looked into as far as `strip` can open them.
-        input_shapes: The sizes to take for dynamic dimensions when MACs are counted, as in
+        model: A Functional or built Sequential model, masked or not. Composite layers are
+            inlined as far as `strip` can.
+        input_shapes: Sizes for dynamic dimensions, from which MACs are counted, as in
             `tfprune.inspect`.
 
     Returns:
-        An `Explanation`, which prints itself as a table.
+        An `Explanation`; `print` shows it as tables.
 
     Raises:
         ValueError: If the model has no graph, or `input_shapes` does not fit its inputs.
@@ -222,14 +223,14 @@ def explain(model, input_shapes=None):
     return Explanation(
         name=model.name,
         sets=tuple(
-            map(_coupled_units, coupling.sets, removals_by_set(coupling), saved, _places(coupling))
+            map(_coupled_units, coupling.sets, removals_by_set(coupling), saved, _slices(coupling))
         ),
         graph=tuple(_graph(model, coupling)),
         notes=tuple(f"MACs of {name!r} are not known: {why}" for name, why in sorted(unknown)),
     )
 
 
-def _coupled_units(unit_set, removals, saved, places):
+def _coupled_units(unit_set, removals, saved, slices):
     removable = int(np.isin(unit_set.units, np.concatenate([[-1], *removals])).sum())
     pinned = Counter(reason for reason in unit_set.pinned if reason is not None)
     if removable and not saved:
@@ -238,38 +239,38 @@ def _coupled_units(unit_set, removals, saved, places):
     return CoupledUnits(
         name=unit_set.name,
         layers=tuple(dict.fromkeys(layer.name for layer in unit_set.layers)),
-        places=tuple(places),
+        slices=tuple(slices),
         units=len(unit_set.units),
         removable=removable if saved else 0,
         at_once=at_once,
-        parameters=_span([saving.parameters for saving in saved]),
-        macs=_span([saving.macs for saving in saved]),
+        parameters=_range([saving.parameters for saving in saved]),
+        macs=_range([saving.macs for saving in saved]),
         constraint=f"{at_once} go at once, since groups keep equal counts" if at_once > 1 else None,
         pinned=dict(pinned),
     )
 
 
-def _span(numbers):
-    return Span(min(numbers), max(numbers)) if numbers and None not in numbers else None
+def _range(numbers):
+    return Range(min(numbers), max(numbers)) if numbers and None not in numbers else None
 
 
 def _set_of_units(coupling):
-    """For each unit the place of its set in `coupling.sets`, -1 for what no layer makes."""
+    """For each unit the index of its set in `coupling.sets`, -1 for what no layer makes."""
     places = np.full(coupling.size, -1)
     for place, unit_set in enumerate(coupling.sets):
         places[unit_set.units] = place
     return places
 
 
-def _places(coupling):
-    """For each set a list of the places where its units stand."""
+def _slices(coupling):
+    """For each set a list of its `WeightSlice`s."""
     set_of = _set_of_units(coupling)
     found = [[] for _ in coupling.sets]
     for piece in coupling.slices:
-        units, times = np.unique(_standing(coupling, piece)[0], return_counts=True)
+        units, times = np.unique(_unit_indices(coupling, piece)[0], return_counts=True)
         for place in np.unique(set_of[units][set_of[units] >= 0]).tolist():
             found[place].append(
-                Place(
+                WeightSlice(
                     layer=piece.layer.name,
                     weight=_name_in(piece.layer, piece.variable),
                     axis=piece.axis,
@@ -281,8 +282,8 @@ def _places(coupling):
     return found
 
 
-def _standing(coupling, piece):
-    """Units and the indices of the axis at which they stand, each pair once."""
+def _unit_indices(coupling, piece):
+    """Pairs of a unit and an index of the axis that belongs to it, each pair once."""
     units = coupling.roots[piece.labels]
     indices = np.arange(len(units))
     if units.ndim > 1:  # they differ along other axes too

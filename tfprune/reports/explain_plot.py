@@ -1,4 +1,4 @@
-"""The picture of an explanation: the graph of a model, in columns read from the top left."""
+"""Draws an `Explanation`: the graph of a model, in columns read from the top left."""
 
 import itertools
 from dataclasses import dataclass, field

@@ -11,16 +11,16 @@ from tfprune.coupling.costs import costs
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A layer, or an operation without weights, over all its calls in a model.
+    """A layer, or an operation without weights, summed over its calls in a model.
 
     Attributes:
-        name: Its name, after those of the nested models around it: `"encoder/dense"`.
+        name: Its name, prefixed by those of the nested models around it: `"encoder/dense"`.
         type: Its class name.
-        output_shape: The shape its first call makes, with the batch axis; None where dynamic.
-        units: The size of the axis along which it makes units, None if it makes none.
-        parameters: The elements of its weights that no earlier layer has.
-        macs: Multiply-accumulates for one sample, None if they are not known.
-        sparsity: The share of elements of its weights that are exactly 0, None without weights.
+        output_shape: The output shape of its first call, with the batch axis; None where dynamic.
+        units: The number of units it makes, None if it makes none.
+        parameters: The elements of its weights, without those shared with earlier layers.
+        macs: Multiply-accumulates for one sample, None if unknown.
+        sparsity: The fraction of its weights' elements that are exactly 0, None without weights.
     """
 
     name: str
@@ -34,15 +34,15 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Inspection(Printable):
-    """What `inspect` found: the layers of a model and their sums.
+    """The result of `inspect`: the layers of a model and their totals.
 
     Attributes:
         name: The model's name.
         layers: A `LayerSummary` for each layer and operation, in the order they run.
-        parameters: The elements of all weights.
-        macs: Multiply-accumulates for one sample, None if those of a layer are not known.
-        sparsity: The share of elements of all weights that are exactly 0, None without weights.
-        notes: What could not be told, and why.
+        parameters: The number of elements of all weights.
+        macs: Multiply-accumulates for one sample, None if those of a layer are unknown.
+        sparsity: The fraction of all elements that are exactly 0, None without weights.
+        notes: What could not be counted, and why.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Inspection(Printable):
     notes: tuple = ()
 
     def tables(self):
-        """What is printed: a rich table of the layers."""
+        """The rich table of the layers that is printed."""
         numbers = ("parameters", "MACs", "sparsity")
         rows = table(("layer", "type", "output shape"), numbers, self.name, self.notes)
         for layer in self.layers:
@@ -68,12 +68,14 @@ class Inspection(Printable):
 def inspect(model, input_shapes=None):
     """Lists the layers of a model with their output shapes, parameters, MACs and sparsity.
 
+    Use it to see where the parameters and the computation of a model are.
+
     Args:
-        model: A Functional or built Sequential model; nested models are looked into.
-        input_shapes: The sizes to take for dynamic dimensions, as in `tfprune.coupling.costs`.
+        model: A Functional or built Sequential model; nested models are listed layer by layer.
+        input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`.
 
     Returns:
-        An `Inspection`, which prints itself as a table.
+        An `Inspection`; `print` shows it as a table.
 
     Raises:
         ValueError: If the model has no graph, or `input_shapes` does not fit its inputs.

@@ -1,4 +1,4 @@
-"""The TensorFlow Model Optimization Toolkit (tfmot): pruned models and schedules of its own.
+"""Converts pruned models and schedules of the TensorFlow Model Optimization Toolkit (tfmot).
 
 tfmot works on legacy Keras (`tf_keras`). Both are imported only where an object or a file of
 theirs needs them.

@@ -1,7 +1,6 @@
-"""A model that tfmot pruned -> the same in Keras 3, with masks.
+"""Converts a model that tfmot pruned to a masked Keras 3 model.
 
-The masks are passed through `prunable` in the place of the weights, so each mask ends up at the
-weight it belongs to.
+The masks pass through `prunable` in place of the weights, so that each one arrives at its weight.
 """
 
 import pathlib
@@ -24,25 +23,24 @@ differently."""
 
 
 def from_tfmot(model_or_path, *, custom_objects=None):
-    """A `tf_keras` model that tfmot pruned, as a Keras 3 model that carries masks.
+    """Converts a `tf_keras` model that tfmot pruned to a masked Keras 3 model.
 
-    Names, weights and the graph are the model's. Pruning wrappers are taken off: where a weight
-    was wrapped, tfmot's mask becomes its trainable mask. In a model without wrappers, as
-    `strip_pruning` leaves it, the exact zeros of kernels and embeddings do, where there are any;
-    biases and all else carry fresh masks. What tfmot could not do comes next: `tfprune.strip`
-    takes units out that the zeros have left without effect.
+    Use it to remove units with `tfprune.strip` after pruning with tfmot, or to go on in Keras 3.
 
-    Both models are run on random inputs and compared. A file is compared where `tf_keras` can
-    load it, else a warning says that it was not. The optimizer, its state and the loss are not
-    carried over: compile the model anew.
+    Names, weights and the graph stay. Pruning wrappers are removed, and tfmot's mask becomes the
+    trainable mask of the weight. In a model without wrappers, as `strip_pruning` returns it, the
+    exact zeros of kernels and embeddings become masks. All other weights get fresh masks.
+
+    Both models are run on random inputs and compared; a file that `tf_keras` cannot load is not
+    compared, which a warning says. Optimizer and loss are not converted: compile the new model.
 
     Args:
         model_or_path: A Functional or Sequential model of `tf_keras`, wrapped by
             `prune_low_magnitude` as a whole, in some of its layers, or not at all; or the path of
             an `.h5` or `.keras` file of one. An `.h5` file is read without `tf_keras`. (tfmot
             itself cannot write wrapped recurrent or attention layers to `.h5`.)
-        custom_objects: Dict of names to Keras 3 classes and functions that take the place of
-            layers and functions which Keras 3 does not have.
+        custom_objects: Dict from names to the Keras 3 classes and functions that replace layers and
+            functions which Keras 3 does not have.
 
     Returns:
         A new model of `tfprune.layers`, not compiled.
@@ -51,8 +49,7 @@ def from_tfmot(model_or_path, *, custom_objects=None):
         ValueError: If the model is subclassed or not built, or has a layer or an argument that
             Keras 3 does not have.
         ModuleNotFoundError: If a `.keras` file is given and `tf_keras` or tfmot is missing.
-        RuntimeError: If the two models do not compute the same, which would be a defect of this
-            function.
+        RuntimeError: If the two models do not compute the same, which would be a bug here.
 
     Example:
 

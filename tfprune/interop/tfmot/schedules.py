@@ -1,4 +1,4 @@
-"""Schedules of tfmot, which count steps from 1, followed at the same steps of the optimizer."""
+"""Converts schedules of tfmot, which count steps from 1."""
 
 import keras
 
@@ -40,7 +40,7 @@ class CountedFromOne(Schedule):
         super().__init__(begin, end, frequency)
 
     def sparsity_at(self, step):
-        """What the schedule says of the step in its own counting."""
+        """The sparsity at a step, counted from 1 for the schedule."""
         return self.schedule(step + 1)
 
     def get_config(self):
@@ -53,7 +53,7 @@ class CountedFromOne(Schedule):
 
 @keras.saving.register_keras_serializable("tfprune")
 class TfmotSchedule(Schedule):
-    """A tfmot schedule of your own, asked at every step.
+    """A custom tfmot schedule, called at every step.
 
     Args:
         schedule: Callable which takes tfmot's step, from 1, and returns whether to prune and the
@@ -77,11 +77,11 @@ class TfmotSchedule(Schedule):
         self._asked = (0, None)  # up to which step of tfmot's, and which was the last due
 
     def sparsity_at(self, step):
-        """The sparsity it says."""
+        """The sparsity at a step."""
         return float(self.schedule(step + 1)[1])
 
     def last_due(self, step):
-        """The last step up to `step` at which it says to prune, else `None`."""
+        """The last step up to `step` at which it prunes, else `None`."""
         now = int(step) + 1
         asked, due = self._asked if self._asked[0] <= now else (0, None)
         for earlier in range(now, asked, -1):
@@ -118,10 +118,10 @@ _OURS = {"ConstantSparsity": schedules.Constant, "PolynomialDecay": schedules.Po
 
 
 def from_tfmot_schedule(schedule):
-    """A tfmot schedule as one of ours, which prunes at the same steps of the optimizer.
+    """Converts a tfmot schedule to one that prunes at the same steps of the optimizer.
 
-    `tfprune.schedules.get` does this, so callbacks take tfmot's schedules as they are. Their steps
-    are counted from 1 (`CountedFromOne`). Two defects do not come along: an update is made at
+    `tfprune.schedules.get` calls this, so callbacks accept tfmot's schedules. Their steps are
+    counted from 1 (`CountedFromOne`). Two defects of tfmot are fixed: there is an update at
     `end_step`, so the final sparsity is reached also where `frequency` does not divide
     `end_step - begin_step`; and where `PolynomialDecay` ends as it begins, it has the final
     sparsity instead of NaN. The schedules of subclasses are called as they are.

@@ -1,4 +1,4 @@
-"""What a pruned `tf_keras` model is made of: its config, its weights and their masks."""
+"""Reads config, weights and masks of a pruned `tf_keras` model or `.h5` file."""
 
 import json
 from dataclasses import dataclass
