@@ -72,7 +72,7 @@ def edits(model):
 
 
 def solved(model, layer, units):
-    """What a plan does before it makes anything: analysis, utilities, the integer programme."""
+    """What a plan does before it makes anything: analysis, utilities, the integer program."""
     plan = surgery.edit(model)
     plan.resize({layer: units})
     return plan.sizes

@@ -26,7 +26,7 @@ _NORMS = (
     keras.layers.GroupNormalization,
     keras.layers.RMSNormalization,
 )
-_LOOKED_AT = 64  # of units that enter one call: those that stand in the same places are alike
+_MAX_EXAMINED = 64  # units of one call: those that occur in the same slices are equivalent
 _START = {"gamma": 1, "scale": 1, "moving_variance": 1, "beta": 0, "moving_mean": 0}
 
 
@@ -103,7 +103,7 @@ class Growth:
         return found
 
     def _start(self, variable, counterpart):
-        """What stands in new places that are not used: as the initializers made it, norms as 1."""
+        """Initial values of new incoming weights: from the initializers, biases 0, norms 1."""
         fresh = keras.ops.convert_to_numpy(_keras.raw(counterpart))
         owner = self.owners.get(id(variable))
         if isinstance(owner, _NORMS) and variable.name in _START:
@@ -203,7 +203,7 @@ def uses_without_weights(coupling, grown):
             continue
         rule = rule_of(call.operation)
         rule.constants(call, [constants[tensor] for tensor in call.inputs])  # some note parts
-        for unit in sorted(open_units)[:_LOOKED_AT]:
+        for unit in sorted(open_units)[:_MAX_EXAMINED]:
             needed = np.ones(coupling.size, bool)
             needed[unit] = False  # it is what others need that counts
             flow = Flow(

@@ -8,8 +8,8 @@ from tfprune.surgery.lookup import find_operation
 
 def units_made_only_by(coupling, layers):
     """The units that only these layers make, which go with them."""
-    gone = [id(layer) for layer in layers]
-    units = [s.units for s in coupling.sets if all(id(layer) in gone for layer in s.layers)]
+    ids = [id(layer) for layer in layers]
+    units = [s.units for s in coupling.sets if all(id(layer) in ids for layer in s.layers)]
     return np.concatenate([np.empty(0, int), *units])
 
 

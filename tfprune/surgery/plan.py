@@ -299,10 +299,10 @@ class Plan(Printable):
 
     def tables(self):
         """Tables of the edits and the sizes, and whether the model will compute the same."""
-        steps = table(["Edit", "Layer", "How"], [], title=f"Plan for {self._model.name!r}")
+        edits = table(["Edit", "Layer", "How"], [], title=f"Plan for {self._model.name!r}")
         for edit in self.edits:
-            steps.add_row(*edit.describe())
-        found = [steps]
+            edits.add_row(*edit.describe())
+        found = [edits]
         if self.sizes:
             sizes = table(["Layer"], ["Units", "then", "removed", "new"])
             for each in self.sizes:

@@ -29,7 +29,7 @@ def apply_edits(model, edits):
     """A new model with several edits applied at once; sizes must fit.
 
     Args:
-        model: The model. It is not touched.
+        model: The model. It is not changed.
         edits: The `Edit`s.
 
     Returns:
@@ -51,10 +51,9 @@ def apply_edits(model, edits):
         raise ValueError(_no_model(edits, error)) from error
     replaced = {id(operation) for _, operation, _ in draft.replaced}
     pairs = list(_keras.variable_pairs(model, new, replaced))
-    for path, operation, keeps in draft.replaced:
-        pairs += (
-            _same_variables(operation, operation_at(new, path, operation.name)) if keeps else []
-        )
+    for path, operation, keeps_weights in draft.replaced:
+        if keeps_weights:
+            pairs += _same_variables(operation, operation_at(new, path, operation.name))
     indices = _indices(model, new, draft, pairs)
     growth = Growth(model, _all_kept(model)) if draft.concatenations else None
 

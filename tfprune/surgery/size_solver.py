@@ -100,7 +100,7 @@ def remove_negative(coupling, utilities, *, time_limit=60.0, verbose=0):
     finite = np.isfinite(values)
     scale = np.abs(values[finite & problem.removable]).max(initial=0) or 1.0
     values = np.where(finite, values / scale, -1.0)
-    # What is worth nothing stays; nothing is so small that a solver overlooks it.
+    # Units of utility 0 stay; no utility is so small that a solver overlooks it.
     values = np.where(values < 0, np.minimum(values, -1e-4), np.maximum(values, 1e-4))
     counts = problem.solve(-values, np.ones(len(problem.first)), [])
     if counts is None:

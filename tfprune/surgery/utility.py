@@ -22,7 +22,7 @@ class _AnyUnits:
     Attributes:
         model: The model.
         coupling: Its units.
-        masked: Where units stand in weights: triples of a slice, its layer and the weight's name.
+        masked: The slices of units, as triples of a slice, its layer and the weight's name.
     """
 
     model: keras.Model

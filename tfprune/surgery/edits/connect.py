@@ -95,8 +95,8 @@ class Connect(Edit):
         units = np.unique(units_along(coupling, _one_call(coupling, target).outputs[0]))
         channels = np.zeros(coupling.size, bool)
         channels[units] = True
-        held = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
-        reasons = [*uses_without_weights(coupling, channels), *held]
+        pins = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
+        reasons = [*uses_without_weights(coupling, channels), *pins]
         return [f"{self.target!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
 
     def describe(self):

@@ -96,10 +96,10 @@ class Insert(Edit):
         return [f"{', '.join(map(repr, made))} inserted with weights of their own"] if made else []
 
     def describe(self):
-        kinds = ", ".join(
+        layers = ", ".join(
             f"{layer['config']['name']} ({layer['class_name']})" for layer in self.layers
         )
-        return "insert", f"after {self.after}", f"{kinds}, init={self.init}"
+        return "insert", f"after {self.after}", f"{layers}, init={self.init}"
 
 
 def _outputs(operation):

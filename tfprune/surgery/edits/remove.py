@@ -53,8 +53,8 @@ class Remove(Edit):
                 masks = len(keras.tree.flatten(node.arguments.kwargs.get("mask")))
                 tensors = len(node.arguments.keras_tensors)
                 is_masked = node.arguments.kwargs.get("mask") is not None
-                gone = range(tensors - masks, tensors) if is_masked else ()
-                draft.dropped_inputs[(*path, operation.name, index)] = tuple(gone)
+                removed = range(tensors - masks, tensors) if is_masked else ()
+                draft.dropped_inputs[(*path, operation.name, index)] = tuple(removed)
 
     def effects(self, model):
         layer = find_operation(model, self.layer)[1]

@@ -5,13 +5,13 @@ from scipy.sparse import csr_array
 
 
 class AxisLengths:
-    """The lengths of all axes along which units stand.
+    """The lengths of all axes that have units along them.
 
     Almost all are linear in the kept units:
 
         length_r = sum_u a_ru kept_u
 
-    where `a_ru` is how often unit u stands along an axis. Axes with the same units share an index
+    where `a_ru` is how often unit u occurs along an axis. Axes with the same units share an index
     r. The others are the input channels of grouped convolutions, which differ from group to group
     of
     filters: all groups that stay keep equally many, and one that goes has none.
@@ -21,7 +21,7 @@ class AxisLengths:
 
     Attributes:
         of_slice: For each slice of the coupling, by id, the index of its axis.
-        of_tensor: For each tensor the indices of the axes along which units stand.
+        of_tensor: For each tensor the indices of the axes that have units along them.
         matrix: The numbers `a`, of shape (linear axes, units).
         count: How many axes there are, of both kinds.
     """
@@ -63,7 +63,7 @@ class AxisLengths:
         return np.concatenate([linear, np.array(by_group, np.int64)])
 
     def units_along(self, indices):
-        """The units that stand along any of some axes."""
+        """The units along any of some axes."""
         return np.unique(np.concatenate([np.empty(0, int), *(self._units[i] for i in indices)]))
 
 

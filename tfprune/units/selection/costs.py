@@ -96,7 +96,7 @@ class CountsOfUnits(UnitCosts):
 
 
 class CostsOfWeights(UnitCosts):
-    """The elements of weights, or their bytes: a term for each weight in which units stand."""
+    """The elements of weights, or their bytes: a term for each weight with units along an axis."""
 
     def __init__(self, model, coupling, in_bytes=False):
         self._lengths = AxisLengths(coupling)
@@ -126,7 +126,7 @@ class CostsOfWeights(UnitCosts):
         return self._constants * lengths[self._indices].prod(axis=1)
 
     def depends(self):
-        """The units that stand in each weight."""
+        """The units along the axes of each weight."""
         return list(map(self._lengths.units_along, self._axes))
 
 
@@ -182,5 +182,5 @@ class CostsOfCalls(UnitCosts):
         return Sizes(keeping(replace(self._coupling, slices=tuple(slices.values())), kept))
 
     def depends(self):
-        """The units that stand in the weights and tensors of each call."""
+        """The units along the axes of the weights and tensors of each call."""
         return list(map(self._lengths.units_along, self._axes))

@@ -84,15 +84,15 @@ class _ExactProgram:
         for index, queue in enumerate(self.queues):
             number[queue] = index
         queue_of = number[self.steps.step_of_group[self.steps.groups.group_of_unit]]
-        found = {}
+        terms_of = {}
         for term, units in enumerate(self.costs.depends()):
             touched = frozenset(queue_of[units][queue_of[units] >= 0].tolist())
-            found.setdefault(touched, []).append(term)
-        for small in sorted(found, key=len):
-            larger = [other for other in found if small < other]
+            terms_of.setdefault(touched, []).append(term)
+        for small in sorted(terms_of, key=len):
+            larger = [other for other in terms_of if small < other]
             if larger:
-                found[larger[0]] += found.pop(small)
-        entries = sum(int(np.prod([float(sizes[q]) for q in touched])) for touched in found)
+                terms_of[larger[0]] += terms_of.pop(small)
+        entries = sum(int(np.prod([float(sizes[q]) for q in touched])) for touched in terms_of)
         if entries > LARGEST:
             raise ValueError(
                 "The model is too large for the best choice to be worked out. "
@@ -100,7 +100,7 @@ class _ExactProgram:
                 f"{LARGEST:,}. Take scope='greedy', or choose among fewer units with `only`, "
                 "`exclude` or a larger `round_to`."
             )
-        return [(sorted(touched), terms) for touched, terms in found.items()]
+        return [(sorted(touched), terms) for touched, terms in terms_of.items()]
 
     def limit_cost(self, allowed):
         """No more remains than allowed."""

@@ -62,9 +62,7 @@ def removal_groups(units, scores=None):
     pinned[[FIXED, *coupling.pins]] = True
     may_go &= ~(units.frozen() & ~pruned) & ~pinned
     state = np.where(pruned & ~pinned, -1, np.where(may_go, 0, 1))
-    rank = np.empty(coupling.size, int)
-    rank[np.lexsort((scores, state))] = np.arange(coupling.size)
-    group_of_unit = _groups(coupling, pruned, rank)
+    group_of_unit = _groups(coupling, pruned, rank=np.argsort(np.lexsort((scores, state))))
     count = np.bincount(group_of_unit)
     removed = np.bincount(group_of_unit, state != -1) == 0
     removable = (np.bincount(group_of_unit, ~may_go & (state != -1)) == 0) & ~removed
@@ -73,9 +71,7 @@ def removal_groups(units, scores=None):
     np.minimum.at(first, group_of_unit, np.arange(coupling.size))
     state = np.where(removed, -1, np.where(removable, 0, 1))
     order = np.lexsort((first, importance / count, state))
-    number = np.empty(len(order), int)
-    number[order] = np.arange(len(order))
-    group_of_unit = number[group_of_unit]
+    group_of_unit = np.argsort(order)[group_of_unit]
     return RemovalGroups(
         group_of_unit=group_of_unit,
         importance=importance[order],
@@ -97,24 +93,20 @@ def _without_empty_sets(coupling, removed, group_of_unit):
 
 def _groups(coupling, pruned, rank):
     """For each unit the number of its group, in no order."""
-    sides, tied = [], []
+    tied, sides = [], []
     for grouping in coupling.groupings:
         roots = [coupling.roots[side] for side in grouping.sides]
         if grouping.whole:
             stays = ~np.all([pruned[side].all(axis=1) for side in roots], axis=0)
             roots = [side[stays] for side in roots]
         if grouping.whole and any(side.shape[1] == 1 for side in roots):
-            together = np.concatenate(roots, axis=1).T  # whole groups go
-            tied.append(together)
-            sides.append((together, True))
+            tied.append(np.concatenate(roots, axis=1).T)  # whole groups go
         else:
-            sides.extend((side, False) for side in roots)
+            sides += roots
     # The same groups may be asked for by several layers.
-    distinct = {np.sort(side, axis=1).tobytes(): side for side, _ in sides}
+    distinct = {np.sort(side, axis=1).tobytes(): side for side in tied + sides}
     seen = Counter(unit for side in distinct.values() for unit in np.unique(side).tolist())
-    for side, is_whole in sides:
-        if is_whole:
-            continue
+    for side in sides:
         if all(seen[unit] == 1 or unit == FIXED for unit in np.unique(side).tolist()):
             side = np.take_along_axis(side, np.argsort(rank[side], axis=1, kind="stable"), axis=1)
         tied.append(side)

@@ -132,9 +132,7 @@ def _protect_sets(may_go, groups, min_kept):
     """The best groups of each set stay, as many as it keeps at least."""
     for row, fewest in enumerate(min_kept):
         inside, sizes = _in_set(groups, row)
-        better = (
-            np.cumsum(sizes[::-1])[::-1] - sizes
-        )  # how many units those with higher scores have
+        better = np.cumsum(sizes[::-1])[::-1] - sizes  # units of groups with higher scores
         may_go[inside[better < fewest]] = False
 
 

@@ -53,25 +53,25 @@ def select_units(units, target, scoring, selection=_UNIFORM, progress=1.0):
 def _select_uniform(units, target, scoring, min_kept):
     """The same fraction of each set."""
     pruned, frozen = units.pruned(), units.frozen()
-    dead = pruned.copy()
+    removed = pruned.copy()
     fewest = {id(unit_set): count for unit_set, count in zip(units.sets, min_kept, strict=True)}
     for sets, sides in connected_sets(units.sets, equal_count_constraints(units.coupling, pruned)):
         counts = [_count(s, target, fewest[id(s)]) * _group_count(s) for s in sets]
         before = [pruned[s.units].sum() for s in sets]
         if all(count <= already for count, already in zip(counts, before, strict=True)):
             continue
-        found = scoring.of(units, sets)
+        all_scores = scoring.of(units, sets)
         scores = np.full(units.coupling.size, np.inf)
         for unit_set in sets:
             removable = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]
-            scores[unit_set.units] = np.where(removable, found[unit_set.units], np.inf)
+            scores[unit_set.units] = np.where(removable, all_scores[unit_set.units], np.inf)
         scores[pruned] = -np.inf
         if len(sets) > 1 or len(sides) > 1 or (sides and sets[0].groups is None):
-            dead |= _lowest_evenly(sets, sides, scores, np.maximum(counts, before))
+            removed |= _lowest_evenly(sets, sides, scores, np.maximum(counts, before))
         else:
             count = _count(sets[0], target, fewest[id(sets[0])])
-            dead[_lowest(sets[0], scores[sets[0].units], count)] = True
-    return dead
+            removed[_lowest(sets[0], scores[sets[0].units], count)] = True
+    return removed
 
 
 def _count(unit_set, target, fewest):
@@ -98,9 +98,9 @@ def _lowest_evenly(sets, sides, scores, counts):
             "Leave these layers out with `exclude`, or take their masks off with "
             "`tfprune.set_masks(model, layer, weight, trainable=True)`."
         )
-    dead = np.zeros(len(scores), bool)
-    dead[units[chosen]] = True
-    return dead
+    removed = np.zeros(len(scores), bool)
+    removed[units[chosen]] = True
+    return removed
 
 
 def _group_count(unit_set):
