@@ -1,4 +1,29 @@
-"""Figures of matplotlib, an optional dependency."""
+"""Figures of matplotlib, which is an optional dependency."""
+
+import pathlib
+
+from tfprune._tools.files import written_whole
+
+
+class Plottable:
+    """A result that draws itself: `_figure()` returns the matplotlib figure."""
+
+    def plot(self, path):
+        """Draws the result to a file.
+
+        Args:
+            path: The file to write; its suffix selects the format, `.png`, `.svg` or `.pdf`.
+
+        Returns:
+            The path as `pathlib.Path`.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        path, figure = pathlib.Path(path), self._figure()
+        with written_whole(path) as place:
+            figure.savefig(place)
+        return path
 
 
 def figure(name, **kwargs):

@@ -35,7 +35,7 @@ _LOADING_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What Keras raises for files that are damaged or no models: it does not wrap them."""
+"""The exceptions that Keras raises for damaged files and files that are not models."""
 
 
 _BUDGETS = {
@@ -57,7 +57,7 @@ class FailedError(Exception):
 
 @contextlib.contextmanager
 def _reported(*errors, failures=()):
-    """Raises `errors` anew as `InputError` and `failures` as `FailedError`, in one line."""
+    """Turns `errors` into `InputError` and `failures` into `FailedError`, in one line."""
     try:
         yield
     except errors as error:
@@ -170,26 +170,19 @@ def _prune(arguments):
 
 def _arrays(path):
     """The arrays of a `.npz` file: `x` and `y`, and `x_val` and `y_val` if it has them."""
-    if not path.exists():
-        raise InputError(
-            f"there is no file {path}. Give one that `numpy.savez` wrote, with x and y."
-        )
-    if not zipfile.is_zipfile(path):
-        raise InputError(
-            f"{path} is no .npz file. Give one that `numpy.savez` wrote, with x and y."
-        )
+    if not path.exists() or not zipfile.is_zipfile(path):
+        reason = f"{path} is no .npz file" if path.exists() else f"there is no file {path}"
+        raise InputError(f"{reason}. Give one that `numpy.savez` wrote, with x and y.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("x", "y", "x_val", "y_val") if name in file}
             names = sorted(file)
-    except ValueError as error:
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise InputError(
                 f"{path} holds Python objects, which can run any code when they are loaded. Give "
                 "plain arrays of numbers."
             ) from error
-        raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
-    except (EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {_one_line(error)}") from error
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing or ("x_val" in arrays) != ("y_val" in arrays):
@@ -228,7 +221,7 @@ def _write(model, out, file_format, overwrite, **options):
 
 
 def _output_format(out, file_format, overwrite):
-    """The format of the output, after what can be told before the model is loaded."""
+    """The format of the output; checks the path before the model is loaded."""
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists. Give --overwrite to replace it, or another path with -o.")
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items() if suffix}

@@ -90,7 +90,7 @@ def costs(model, input_shapes=None):
         macs, reason = macs_of_call(call.operation, known, batch)
         found.append(
             CallCost(
-                name="/".join([part.name for part in (*call.parents, call.operation)]),
+                name="/".join(call.path),
                 type=type(call.operation).__name__,
                 output_shape=call.outputs[0].shape,
                 units=_units(call),

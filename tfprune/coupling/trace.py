@@ -37,6 +37,11 @@ class Call:
     memo: dict = field(default_factory=dict, repr=False)
 
     @property
+    def path(self):
+        """The names of the nested models around the operation, then its own."""
+        return tuple(part.name for part in (*self.parents, self.operation))
+
+    @property
     def masks(self):
         """The tensors that mask time steps."""
         leaves = keras.tree.flatten(self.kwargs.get("mask"))

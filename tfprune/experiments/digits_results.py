@@ -34,14 +34,16 @@ class Results:
 
     def mean(self, name, fraction=None):
         """The mean test accuracy over repeats: for each fraction, or for the one given."""
-        means = np.mean(self.test[name], axis=1)
-        return means if fraction is None else float(means[self._place(name, fraction)])
+        return self._at(name, fraction, np.mean(self.test[name], axis=1))
 
     def deviation(self, name, fraction=None):
         """The standard deviation over repeats, from the sample (n - 1)."""
         values = np.asarray(self.test[name])
         found = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
-        return found if fraction is None else float(found[self._place(name, fraction)])
+        return self._at(name, fraction, found)
+
+    def _at(self, name, fraction, values):
+        return values if fraction is None else float(values[self._place(name, fraction)])
 
     def lead(self, name, other, low, high):
         """The difference in test accuracy between two sweeps, for each repeat.

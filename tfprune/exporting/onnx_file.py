@@ -127,7 +127,7 @@ def _used_names(graph):
 
 
 class _Ready:
-    """What tf2onnx takes a `tf.function` for: it gives the concrete function that is there."""
+    """Looks like a `tf.function` to tf2onnx, and returns an existing concrete function."""
 
     def __init__(self, function):
         self.function = function

@@ -57,7 +57,7 @@ def is_wrapped(serialised):
 
 
 def new_names(serialised):
-    """What the layers of a serialised model are called, to what they are called in Keras 3."""
+    """A dict from the names of the layers of a serialised model to their names in Keras 3."""
     layers = serialised["config"]["layers"]
     return {_name(layer): _name(unwrapped(layer)).replace("/", "_") for layer in layers}
 
@@ -229,7 +229,7 @@ class _Graph:
         return {"class_name": "__keras_tensor__", "config": config}
 
     def ends(self, structure):
-        """Inputs or outputs of the model; one alone stands outside of a list."""
+        """Inputs or outputs of the model; a single one is not in a list."""
 
         def renamed(leaf):
             name, place, index = leaf

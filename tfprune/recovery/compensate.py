@@ -141,7 +141,7 @@ def _removed_inputs(provenance, call):
 def _compensated_layer(call, provenance):
     is_padded = getattr(rule_of(call.operation), "is_padded", lambda layer: False)
     return CompensatedLayer(
-        name="/".join(part.name for part in (*call.parents, call.operation)),
+        name="/".join(call.path),
         inputs=int(_removed_inputs(provenance, call).sum()),
         is_padded=bool(is_padded(call.operation)),
     )

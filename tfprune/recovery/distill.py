@@ -140,7 +140,7 @@ def _distiller_class():
 
         @property
         def stop_training(self):
-            """What a callback has said of the student."""
+            """Whether a callback stopped the training of the student."""
             return getattr(self.student, "stop_training", False)
 
         @stop_training.setter

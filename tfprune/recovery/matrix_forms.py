@@ -81,7 +81,7 @@ class _Windowed(Dense):
         return [*paddings, [0, 0]]
 
     def _tap(self, padded, place, sizes):
-        """What one tap sees: every stride-th position from where it stands in the window."""
+        """The inputs of one tap: every stride-th position from its place in the window."""
         strides, dilations = self._strides_and_dilations()
         index = [slice(None)]
         for axis, offset in enumerate(place):

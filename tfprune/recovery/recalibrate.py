@@ -163,5 +163,5 @@ class _Moments:
 
 
 def _spread(mask, values):
-    """A mask of time steps as weights of the values, whose channels stand last then."""
+    """A mask of time steps as weights of the values, whose channels are last."""
     return tf.broadcast_to(tf.cast(mask, "float64")[..., None], tf.shape(values))

@@ -148,8 +148,7 @@ def _tasks(model, provenance):
     calls = by_path(traced.calls)
     changed, tasks, skipped, seen = set(), [], [], set()
     for call in traced.calls:
-        path = tuple(part.name for part in (*call.parents, call.operation))
-        theirs = provenance.calls.get(path, [])
+        theirs = provenance.calls.get(call.path, [])
         is_touched = not theirs or changed.intersection(call.inputs) or _differs(call, theirs[0])
         if is_touched:
             changed.update(call.outputs)
@@ -158,8 +157,8 @@ def _tasks(model, provenance):
         if not is_touched or not has_kernel or id(layer) in seen:
             continue
         seen.add(id(layer))
-        reason = _why_not(layer, calls[path], theirs)
-        name = "/".join(path)
+        reason = _why_not(layer, calls[call.path], theirs)
+        name = "/".join(call.path)
         if reason is not None:
             skipped.append(SkippedLayer(name, reason))
         elif changed.intersection(call.inputs) or _is_other_product(layer, theirs[0].operation):

@@ -97,8 +97,7 @@ def by_path(calls):
     """Calls in lists, by the names of the nested models around their operation, and its own."""
     found = {}
     for call in calls:
-        path = tuple(part.name for part in (*call.parents, call.operation))
-        found.setdefault(path, []).append(call)
+        found.setdefault(call.path, []).append(call)
     return found
 
 

@@ -1,1 +1,1 @@
-"""What a model is, and what two differ in, as tables and pictures."""
+"""Reports on models and their differences, as tables and plots."""

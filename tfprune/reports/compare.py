@@ -1,6 +1,5 @@
 """`tfprune.compare`: units, parameters, MACs, bytes, latency and metrics of two models."""
 
-import pathlib
 from dataclasses import dataclass
 
 from tfprune._tools import plots
@@ -43,8 +42,10 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
-class Comparison(Printable):
+class Comparison(Printable, plots.Plottable):
     """The result of `compare`: the measurements of two models. `print` shows it as tables.
+
+    `plot(path)` draws the units of each layer before and after.
 
     Attributes:
         names: The names of the two models.
@@ -72,18 +73,8 @@ class Comparison(Printable):
     metrics: dict
     notes: tuple = ()
 
-    def plot(self, path):
-        """Draws the units of each layer before and after, with the totals in the title.
-
-        Args:
-            path: The file to write; its suffix selects the format, `.png`, `.svg` or `.pdf`.
-
-        Returns:
-            The path as `pathlib.Path`.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
+    def _figure(self):
+        """The units of each layer before and after, with the totals in the title."""
         rows = [row for row in reversed(self.layers) if row.units != Change(None, None)]
         figure = plots.figure(
             "Comparison.plot", figsize=(8, 1.5 + 0.35 * len(rows)), layout="constrained"
@@ -99,8 +90,7 @@ class Comparison(Printable):
             f"parameters {changed(self.parameters, short)}, MACs {changed(self.macs, short)}"
         )
         figure.legend(loc="outside lower center", ncols=2)
-        figure.savefig(path)
-        return pathlib.Path(path)
+        return figure
 
     def tables(self):
         """The rich tables that are printed: the layers, and the totals."""

@@ -1,12 +1,12 @@
 """`tfprune.explain`: the coupled units of a model, and why others cannot be removed."""
 
-import pathlib
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.plots import Plottable
 from tfprune._tools.tables import NOTHING, Printable, count, table
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
@@ -109,8 +109,13 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Explanation(Printable):
+class Explanation(Printable, Plottable):
     """The result of `explain`; `print` shows it as tables.
+
+    `plot(path)` draws the graph of the model. Layers that make the same units have one colour, and
+    an arrow that of the units it carries. Sets that several layers make stand out; grey units
+    cannot be removed. Layers with one input and no units of their own, such as activations, are
+    named in the box of the layer before them.
 
     Attributes:
         name: The model's name.
@@ -124,24 +129,8 @@ class Explanation(Printable):
     graph: tuple = field(repr=False)
     notes: tuple = ()
 
-    def plot(self, path):
-        """Draws the graph of the model; layers that make the same units have one colour.
-
-        The colour of an arrow is that of the units it carries. Sets that several layers make stand
-        out; grey units cannot be removed. Layers with one input and no units of their own,
-        such as activations, are named in the box of the layer before them.
-
-        Args:
-            path: The file to write; its suffix selects the format, `.png`, `.svg` or `.pdf`.
-
-        Returns:
-            The path as `pathlib.Path`.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
-        explain_plot.save(pathlib.Path(path), self)
-        return pathlib.Path(path)
+    def _figure(self):
+        return explain_plot.figure(self)
 
     def tables(self):
         """The rich tables that are printed: the sets, and the units that cannot be removed."""
@@ -311,7 +300,7 @@ def _graph(model, coupling):
         units = units[units != FIXED]
         sets = set_of[units]
         yield Node(
-            name="/".join([part.name for part in (*call.parents, call.operation)]),
+            name="/".join(call.path),
             type=type(call.operation).__name__,
             inputs=tuple(places[tensor] for tensor in call.inputs),
             sets=tuple(dict.fromkeys(sets[sets >= 0].tolist())),

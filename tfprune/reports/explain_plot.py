@@ -7,7 +7,6 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from tfprune._tools import plots
-from tfprune._tools.files import written_whole
 from tfprune._tools.tables import count, short
 
 _STRONG = (
@@ -40,12 +39,8 @@ class _Item:
         return _BOX_WIDTH if self.nodes else _LANE_WIDTH
 
 
-def save(path, explanation):
-    """Draws and writes the picture; a file that was there is replaced at once.
-
-    Args:
-        path: A `pathlib.Path`; its suffix says the format.
-        explanation: A `tfprune.reports.explain.Explanation`.
+def figure(explanation):
+    """The matplotlib figure of a `tfprune.reports.explain.Explanation`.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -54,8 +49,8 @@ def save(path, explanation):
     legend = _legend(explanation.sets)
     width, legend_height = max(width, 5.0), 0.2 * -(-len(legend) // 2)
     top, bottom = 0.4, 0.2 + legend_height
-    figure = plots.figure("Explanation.plot", figsize=(width, height + top + bottom), dpi=130)
-    axes = figure.add_axes(
+    drawn = plots.figure("Explanation.plot", figsize=(width, height + top + bottom), dpi=130)
+    axes = drawn.add_axes(
         (0, bottom / (height + top + bottom), 1, height / (height + top + bottom))
     )
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -66,11 +61,10 @@ def save(path, explanation):
     for item in itertools.chain(*rows):
         if item.nodes:
             _draw_box(axes, item, colours)
-    figure.text(0.2 / width, 1 - 0.24 / (height + top + bottom), _title(explanation), fontsize=10)
+    drawn.text(0.2 / width, 1 - 0.24 / (height + top + bottom), _title(explanation), fontsize=10)
     if legend:
-        _draw_legend(figure, legend, colours)
-    with written_whole(path) as place:
-        figure.savefig(place)
+        _draw_legend(drawn, legend, colours)
+    return drawn
 
 
 # Layout -------------------------------------------------------------------------------------------
@@ -131,7 +125,7 @@ def _goes_with(node, before, readers):
 
 
 def _order(rows, sweeps=8):
-    """Sorts each row by where its neighbours stand, so that few arrows cross."""
+    """Sorts each row by the positions of its neighbours, so that few arrows cross."""
     for sweep in range(sweeps):
         downwards = sweep % 2 == 0
         for row in rows[1:] if downwards else rows[-2::-1]:

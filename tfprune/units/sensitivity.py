@@ -1,6 +1,5 @@
 """How a metric falls when units of one set of layers are pruned and of no other."""
 
-import pathlib
 from dataclasses import dataclass
 
 import keras
@@ -39,7 +38,7 @@ class SetSensitivity:
 
 
 @dataclass(frozen=True)
-class Sensitivity(Printable):
+class Sensitivity(Printable, plots.Plottable):
     """What `sensitivity` measured; prints itself as a table.
 
     Attributes:
@@ -96,18 +95,8 @@ class Sensitivity(Printable):
             rows.add_row(found.name, str(found.units), *values)
         return [title, "", rows]
 
-    def plot(self, path):
-        """Draws the metric over the fraction, a line for each set.
-
-        Args:
-            path: The file to write; its suffix says the format, `.png`, `.svg` or `.pdf`.
-
-        Returns:
-            The path as `pathlib.Path`.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
+    def _figure(self):
+        """The metric over the fraction, a line for each set."""
         figure = plots.figure("Sensitivity.plot", figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.axhline(self.baseline, color="gray", linestyle=":", label="as it is")
@@ -117,8 +106,7 @@ class Sensitivity(Printable):
             axes.plot(*shown, style, marker=".", label=found.name)
         axes.set(xlabel="fraction of units pruned", ylabel=self.metric)
         figure.legend(loc="outside right upper", fontsize="small")
-        figure.savefig(path)
-        return pathlib.Path(path)
+        return figure
 
 
 def sensitivity(
