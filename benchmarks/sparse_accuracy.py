@@ -79,7 +79,11 @@ def at_initialisation(criterion):
 
     def begin(model, sparsity):
         tfprune.prune_weights(
-            model, sparsity, criterion, distribution="global", data=(X, Y), seed=0
+            model,
+            sparsity,
+            tfprune.criteria.Function(criterion, seed=0),
+            distribution="global",
+            data=(X, Y),
         )
 
     return begin

@@ -58,7 +58,7 @@ def masked(name):
     """A model with half of its units masked at random, its coupling, and which units stay."""
     model = tfprune.prunable(build(name))
     units = PrunableUnits(model)
-    dead = select_units(units, 0.5, UnitScores("random", seed=0))
+    dead = select_units(units, 0.5, UnitScores(tfprune.criteria.Random(seed=0)))
     units.mask(dead)
     return model, units.coupling, ~dead
 

@@ -136,12 +136,10 @@ class Dense:
         tfprune.prune_units(
             self.model,
             tfprune.budgets.MACs(remaining),
-            criterion,
-            scope="global",
-            normalize="mean",
+            tfprune.criteria.units.get(criterion, normalize="mean", seed=seed),
             data=(X, Y),
             batch_size=200,
-            seed=seed,
+            selection="global",
         )
         return self.model
 

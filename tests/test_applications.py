@@ -47,7 +47,7 @@ def pruned_application(name):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     masked = tfprune.prunable(model)
-    counts = tfprune.prune_units(masked, 0.5, "random", seed=1)
+    counts = tfprune.prune_units(masked, 0.5, tfprune.criteria.Random(seed=1))
     x = draw.normal(size=(32, size, size, 3)).astype("float32")
     x[::2] = 128 + 50 * x[::2]
     calibrate(masked, x)

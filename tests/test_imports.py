@@ -2,11 +2,13 @@
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import keras
 import pytest
 
 import tfprune
@@ -77,6 +79,28 @@ def test_no_function_hides_a_module(name):
 )
 def test_public_modules_can_be_imported_by_their_name(name):
     assert importlib.import_module(f"tfprune.{name}") is getattr(tfprune, name)
+
+
+LONG = {"prune": 12, "fit_and_shrink": 10}
+"""Public functions with more than nine parameters, and how many: those of training besides."""
+
+
+def public_callables():
+    for name in tfprune.__all__:
+        value = getattr(tfprune, name)
+        inner = vars(value) if isinstance(value, types.ModuleType) else {name: value}
+        for key, each in inner.items():
+            if callable(each) and getattr(each, "__module__", "").startswith("tfprune"):
+                yield key, each
+
+
+def test_signatures_are_short_and_keyword_only():
+    for name, each in public_callables():
+        if name.startswith("_") or (isinstance(each, type) and issubclass(each, keras.Layer)):
+            continue
+        kinds = [p.kind for p in inspect.signature(each).parameters.values()]
+        named = [kind for kind in kinds if kind is not inspect.Parameter.VAR_KEYWORD]
+        assert len(named) <= LONG.get(name, 9), f"{name} has {len(named)} parameters"
 
 
 def test_only_one_package_touches_what_is_private_to_keras():

@@ -62,7 +62,7 @@ def test_pruned_units(seed, target):
     keras.backend.clear_session()
     model = tfprune.prunable(random_model(seed))
     try:
-        tfprune.prune_units(model, target, "random", seed=seed)
+        tfprune.prune_units(model, target, tfprune.criteria.Random(seed=seed))
     except ValueError as refusal:
         assert "Received:" in str(refusal)
         return

@@ -136,9 +136,9 @@ def _add_prune(commands):
         metavar="N",
         help="train the small model for so long (default: %(default)s)",
     )
-    parser.add_argument("--criterion", default="magnitude", help="default: %(default)s")
+    parser.add_argument("--criterion", default="auto", help="default: %(default)s")
     parser.add_argument(
-        "--scope", choices=("uniform", "global", "greedy", "exact"), default="global"
+        "--selection", choices=("uniform", "global", "greedy", "exact"), default="global"
     )
     parser.add_argument(
         "--exclude", action="append", metavar="LAYER", help="keep the units of a layer"

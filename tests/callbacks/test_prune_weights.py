@@ -119,7 +119,9 @@ def test_two_callbacks_prune_two_layers_differently():
     "callback",
     [
         PruneWeights(PolynomialDecay(0.1, 0.8, 5, 50, frequency=7)),
-        PruneWeights(0.5, "random", only=["first"], exclude=["norm"], seed=3, verbose=1),
+        PruneWeights(
+            0.5, tfprune.criteria.Random(seed=3), only=["first"], exclude=["norm"], verbose=1
+        ),
         PruneWeights(OneShot(0.5, 3), only=is_bias),
     ],
 )

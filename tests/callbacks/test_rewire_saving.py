@@ -151,16 +151,16 @@ def test_config_round_trip(callback):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"schedule": 0.5}, "must have an end"),
+        ({"target": 0.5}, "must have an end"),
         ({"grow": "nosuch"}, "Argument `grow`"),
         ({"decay": "nosuch"}, "Argument `decay`"),
         ({"drop_fraction": 1.5}, "Argument `drop_fraction`"),
         ({"drop_fraction": True}, "Argument `drop_fraction`"),
         ({"distribution": "global"}, "cannot be 'global'"),
-        ({"only": "d"}, "Argument `only`"),
+        ({"only": 3}, "Argument `only`"),
         ({"seed": -1}, "Argument `seed`"),
     ],
 )
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        Rewire(**{"schedule": constant(), **kwargs})
+        Rewire(**{"target": constant(), **kwargs})

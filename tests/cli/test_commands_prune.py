@@ -93,7 +93,7 @@ def test_every_kind_of_budget(given, tmp_path, budget, holds):
 
 
 def test_options_reach_the_pruning(given, tmp_path, capsys):
-    options = ["--criterion", "taylor", "--scope", "greedy", "--round-to", "4", "--no-recovery"]
+    options = ["--criterion", "taylor", "--selection", "greedy", "--round-to", "4", "--no-recovery"]
     assert prune(given, tmp_path / "small.keras", *options) == 0
     assert keras.models.load_model(tmp_path / "small.keras").get_layer("hidden").units % 4 == 0
     assert "reconstruct" not in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
+from tests.batched import batched
 from tfprune import layers
 from tfprune.callbacks import PruneUnits
 from tfprune.criteria import units as criteria
@@ -73,10 +74,11 @@ def after(model, layer, x):
     return np.array(keras.Model(model.inputs[0], model.get_layer(layer).output)(x), "float64")
 
 
-def scores(model, criterion, **arguments):
+def scores(model, criterion, data=None, **options):
     units = PrunableUnits(model)
     (unit_set,) = units.sets
-    return UnitScores(criterion, **arguments).of(units)[unit_set.units]
+    scoring = UnitScores(criteria.get(criterion, **options), data=data)
+    return scoring.of(units)[unit_set.units]
 
 
 AGGREGATES = {"sum": np.sum, "mean": np.mean, "max": np.max}
@@ -92,14 +94,14 @@ AGGREGATES = {"sum": np.sum, "mean": np.mean, "max": np.max}
 )
 def test_a_residual_unit_is_measured_wherever_it_is_used(residual, name, of, aggregate):
     by_hand = AGGREGATES[aggregate]([of(a) for a, _ in reads(residual, X)], axis=0)
-    found = scores(residual, name, aggregate=aggregate, data=(X, None), batch_size=4)
+    found = scores(residual, name, aggregate=aggregate, data=batched((X, None), 4))
     np.testing.assert_allclose(found, by_hand, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [10, 4, 1])
 def test_taylor_of_activations_goes_by_way_of_the_layers_that_use_them(residual, batch_size):
     by_hand = sum(np.abs(a * gradient).mean(axis=0) for a, gradient in reads(residual, X))
-    found = scores(residual, "taylor_activation", data=(X, Y), batch_size=batch_size)
+    found = scores(residual, "taylor_activation", data=batched((X, Y), batch_size))
     np.testing.assert_allclose(found, by_hand, rtol=1e-4)
 
 
@@ -144,7 +146,7 @@ def test_it_is_the_change_of_the_loss_when_a_unit_that_matters_little_goes(resid
 def test_apoz_is_counted_after_the_activation_that_follows_a_linear_maker(convolutional):
     maps = after(convolutional, "relu", IMAGES)
     by_hand = (maps > 0).mean(axis=(0, 1, 2))
-    found = scores(convolutional, "apoz", data=(IMAGES, None), batch_size=4)
+    found = scores(convolutional, "apoz", data=batched((IMAGES, None), 4))
     np.testing.assert_allclose(found, by_hand, rtol=1e-6)
     assert (found < 1).all()  # what the convolution gives has no zeros
 
@@ -155,7 +157,7 @@ def test_taylor_of_a_map_takes_the_mean_over_positions_first(convolutional):
     kernel, bias = (np.array(w, "float64") for w in convolutional.get_layer("out").weights)
     product = flat * ((flat @ kernel + bias - y) @ kernel.T)
     by_hand = np.abs(product.reshape(6, 4, 3).mean(axis=1)).mean(axis=0)
-    found = scores(convolutional, "taylor_activation", data=(IMAGES, y), batch_size=5)
+    found = scores(convolutional, "taylor_activation", data=batched((IMAGES, y), 5))
     np.testing.assert_allclose(found, by_hand, rtol=1e-4)
 
 
@@ -189,7 +191,7 @@ def test_statistics_of_a_residual_unit_are_over_all_tensors_and_of_each(residual
 def test_large_means_do_not_swallow_the_variance():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="a"), layers.Dense(1)])
     model.layers[0].set_weights([np.eye(4), np.full(4, 1e3)])
-    found = scores(model, "activation_variance", data=(X, None), batch_size=3)
+    found = scores(model, "activation_variance", data=batched((X, None), 3))
     np.testing.assert_allclose(found, X.var(axis=0), rtol=1e-3)
 
 
@@ -203,7 +205,9 @@ def test_shared_layers_and_nested_models_are_measured_at_each_call():
     read = [np.maximum(x @ kernel + bias, 0) for x in (X, 2 * X)]
     units = PrunableUnits(model)
     place = next(s for s in units.sets if s.name == "shared")
-    found = UnitScores("apoz", aggregate="mean", data=([X, 2 * X], None)).of(units)[place.units]
+    found = UnitScores(tfprune.criteria.APoZ(aggregate="mean"), data=([X, 2 * X], None)).of(units)[
+        place.units
+    ]
     np.testing.assert_allclose(found, np.mean([a > 0 for a in read], axis=(0, 1)), rtol=1e-6)
 
 
@@ -374,20 +378,21 @@ def test_nothing_of_the_model_changes():
 
 @pytest.mark.parametrize("criterion", ["apoz", "taylor"])
 def test_pruning_at_once_and_in_training(criterion):
-    arguments = {"data": (X, Y), "batch_size": 5, "normalize": "mean", "aggregate": "max"}
+    options = {"normalize": "mean", "aggregate": "max"}
+    chosen, data = criteria.get(criterion, **options), batched((X, Y), 5)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, activation="relu", name="a")])
     model.add(layers.Dense(2))
     model.compile("sgd", "mse")
-    expected = np.sort(scores(model, criterion, **arguments))[:2]
-    first = scores(model, criterion, **arguments)
-    (count,) = tfprune.prune_units(model, 0.34, criterion, **arguments)
+    expected = np.sort(scores(model, chosen, data=data))[:2]
+    first = scores(model, chosen, data=data)
+    (count,) = tfprune.prune_units(model, 0.34, chosen, data=data)
     gone = ~np.asarray(model.get_layer("a").trainable_masks["bias"])
     assert count.pruned == 2
     np.testing.assert_allclose(np.sort(first[gone]), expected, rtol=1e-6)
-    callback = PruneUnits(0.67, criterion, **arguments)
+    callback = PruneUnits(0.67, chosen, data=data)
     model.fit(X, Y, batch_size=5, epochs=4, verbose=0, callbacks=[callback])
     assert np.asarray(model.get_layer("a").trainable_masks["bias"]).sum() == 2
     config = callback.get_config()
     again = PruneUnits.from_config(config)
     assert again.get_config() == config and "data" not in config
-    assert (config["aggregate"], config["normalize"], config["batch_size"]) == ("max", "mean", 5)
+    assert options.items() <= again.criterion.get_config().items()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfprune.criteria import arguments, units, weights
+from tfprune.criteria import Random, arguments, units, weights
 
 
 def test_the_values_come_first_whatever_their_name_is():
@@ -39,18 +39,19 @@ def test_a_class_among_the_known_is_instantiated_and_another_is_refused():
 
 @pytest.mark.parametrize("module", [units, weights])
 def test_random_asks_for_a_seed_and_magnitude_does_not(module):
-    assert arguments.asks_for(module.random, "seed")
-    assert not arguments.asks_for(module.magnitude, "seed")
+    assert arguments.asks_for(module.get("random"), "seed")
+    assert not arguments.asks_for(module.get("magnitude"), "seed")
 
 
 def test_a_seed_is_drawn_for_those_who_ask_alone():
-    drawn = arguments.drawn_seed(None, weights.random)
+    drawn = arguments.drawn_seed(weights.random)
     assert isinstance(drawn, int) and drawn >= 0
-    assert arguments.drawn_seed(None, weights.magnitude) is None
-    assert arguments.drawn_seed(np.int64(3), weights.random) == 3
+    assert isinstance(arguments.drawn_seed(Random()), int)
+    assert arguments.drawn_seed(weights.magnitude) is None
+    assert arguments.drawn_seed(Random(np.int64(3))) == 3
 
 
 @pytest.mark.parametrize("wrong", [-1, 0.5, True, "1"])
 def test_a_wrong_seed_is_named(wrong):
     with pytest.raises(ValueError, match=f"Argument `seed` must be.*seed={wrong!r}"):
-        arguments.drawn_seed(wrong, weights.random)
+        Random(wrong)

@@ -13,12 +13,12 @@ def test_magnitude_is_the_length_of_the_weights_plus_the_bias_by_hand():
         "recurrent_kernel": np.array([[0.0, 12.0], [1.0, 0.0]]),
         "bias": np.array([[-2.0], [0.5]]),
     }
-    assert criteria.magnitude(weights).tolist() == [15.0, 1.5]
+    assert criteria.Magnitude()(weights).tolist() == [15.0, 1.5]
 
 
 def test_random_is_the_same_for_a_seed_and_differs_between_seeds():
     weights = {"kernel": np.zeros((5, 2))}
-    a, b, c = (criteria.random(None, weights, seed=s) for s in ([1, 0], [1, 0], [1, 1]))
+    a, b, c = (criteria.Random()(weights, seed=s) for s in ([1, 0], [1, 0], [1, 1]))
     assert a.tolist() == b.tolist() != c.tolist()
 
 
@@ -39,7 +39,7 @@ def test_a_criterion_gets_what_it_asks_for():
 def test_scores_that_are_not_one_finite_number_a_unit_are_refused(bad):
     layer = keras.layers.Dense(2, name="d")
     with pytest.raises(ValueError, match=r"one finite score for each of the 2 units.*'d'"):
-        criteria.score(lambda weights: bad, layer, {"kernel": np.zeros((2, 3))})
+        criteria.score(criteria.get(lambda weights: bad), layer, {"kernel": np.zeros((2, 3))})
 
 
 @pytest.mark.parametrize("bad", ["magnitdue", 3, dict])

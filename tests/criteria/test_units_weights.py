@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
+from tests.batched import batched
 from tfprune import layers
 from tfprune.criteria import units as criteria
 from tfprune.criteria.units_slices import roles
@@ -62,10 +63,11 @@ def weights(model, layer):
     }
 
 
-def scores(model, criterion, **arguments):
+def scores(model, criterion, data=None, **options):
     units = PrunableUnits(model)
     (unit_set,) = units.sets
-    return UnitScores(criterion, **arguments).of(units)[unit_set.units]
+    scoring = UnitScores(criteria.get(criterion, **options), data=data)
+    return scoring.of(units)[unit_set.units]
 
 
 def parts(model):
@@ -203,7 +205,7 @@ def test_taylor_counts_makers_norms_and_consumers(residual):
     of = gradients(residual, X, Y)
     by_hand = sum(np.abs(rows * of[name]).sum(axis=1) for name, rows in found.items())
     np.testing.assert_allclose(scores(residual, "taylor", data=(X, Y)), by_hand, rtol=1e-4)
-    in_batches = scores(residual, "taylor", data=(X, Y), batch_size=4)
+    in_batches = scores(residual, "taylor", data=batched((X, Y), 4))
     np.testing.assert_allclose(in_batches, by_hand, rtol=1e-4)
 
 
@@ -222,7 +224,7 @@ def test_second_order_takes_all_examples_and_not_the_last(residual):
             for name, rows in parts(residual).items()
         )
 
-    found = scores(residual, "second_order", data=(X, Y), batch_size=1)
+    found = scores(residual, "second_order", data=batched((X, Y), 1))
     np.testing.assert_allclose(found, by_hand(range(8)), rtol=1e-4)
     assert not np.allclose(found, by_hand([7]), rtol=0.1)
 
@@ -235,9 +237,9 @@ def test_fpgm_is_the_sum_of_distances_to_the_other_filters(convolutional):
 
 def test_fpgm_tells_a_filter_from_its_negative():
     w = np.array([[1.0, 2.0], [-1.0, -2.0], [1.0, 2.0]])
-    found = criteria.fpgm({"kernel": w, "bias": np.array([[9.0], [0.0], [0.0]])})
+    found = criteria.FPGM()({"kernel": w, "bias": np.array([[9.0], [0.0], [0.0]])})
     np.testing.assert_allclose(found, np.sqrt(20) * np.array([1, 2, 1]))
-    assert criteria.fpgm({"kernel": np.ones((4, 3), "float32") / 3}).tolist() == [0.0] * 4
+    assert criteria.FPGM()({"kernel": np.ones((4, 3), "float32") / 3}).tolist() == [0.0] * 4
 
 
 def test_fpgm_of_a_residual_unit_is_the_sum_over_its_makers(residual):
@@ -292,7 +294,9 @@ def test_scores_are_divided_in_each_set(normalize):
     model.get_layer("a").kernel.assign([[3.0, 0.0, -4.0]])
     units = PrunableUnits(model)
     by = {None: 1.0, "mean": 7 / 3, "max": 4.0, "sum": 7.0, "l2": 5.0}[normalize]
-    found = UnitScores("magnitude", normalize=normalize).of(units)[units.sets[0].units]
+    found = UnitScores(tfprune.criteria.Magnitude(normalize=normalize)).of(units)[
+        units.sets[0].units
+    ]
     np.testing.assert_allclose(found, np.array([3.0, 0.0, 4.0]) / by)
 
 
@@ -306,7 +310,7 @@ def test_normalised_scores_can_be_ranked_together():
     a, b = (s.units for s in units.sets)
     plain = UnitScores("magnitude").of(units)
     assert plain[b].max() < plain[a].min()
-    fair = UnitScores("magnitude", normalize="mean").of(units)
+    fair = UnitScores(tfprune.criteria.Magnitude(normalize="mean")).of(units)
     np.testing.assert_allclose(fair[a], fair[b], rtol=1e-6)
 
 
@@ -315,7 +319,7 @@ def test_what_is_pruned_already_does_not_count_in_the_normaliser():
     model.layers[0].kernel.assign([[3.0, 1.0, 5.0]])
     tfprune.prune_units(model, 0.4)
     units = PrunableUnits(model)
-    found = UnitScores("magnitude", normalize="mean").of(units)[units.sets[0].units]
+    found = UnitScores(tfprune.criteria.Magnitude(normalize="mean")).of(units)[units.sets[0].units]
     np.testing.assert_allclose(found, [0.75, 0.0, 1.25])
 
 
@@ -345,7 +349,7 @@ def test_units_seen_by_some_consumers_only_have_the_mean_over_those():
     )
     left, both = (np.abs(weights(model, n)["kernel"]).sum(axis=1) for n in ("left", "all"))
     units = PrunableUnits(model, only=["a"])
-    found = UnitScores(L2("consumers"), aggregate="mean").of(units)[units.sets[0].units]
+    found = UnitScores(L2("consumers", aggregate="mean")).of(units)[units.sets[0].units]
     by_hand = [(left[0] + both[0]) / 2, (left[1] + both[1]) / 2, both[2], both[3]]
     np.testing.assert_allclose(found, by_hand, rtol=1e-6)
 
@@ -372,7 +376,7 @@ def test_gradients_that_are_not_finite_are_refused_with_the_layer(residual):
 @pytest.mark.parametrize("argument", ["aggregate", "normalize"])
 def test_arguments_out_of_range_are_named(argument):
     with pytest.raises(ValueError, match=f"`{argument}` must be one of.*'median'"):
-        UnitScores(**{argument: "median"})
+        L1(**{argument: "median"})
 
 
 @pytest.mark.parametrize("bad", [[], "kernel", ["makers", "biases"]])

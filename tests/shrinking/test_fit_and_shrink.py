@@ -146,7 +146,6 @@ def run(tmp_path_factory):
             epochs=6,
             batch_size=16,
             verbose=0,
-            check=False,
             callbacks=[
                 watch,
                 plateau,
@@ -376,3 +375,14 @@ def test_compiled_and_in_several_steps_at_once():
         )
         assert result.model.get_layer("a").units == 4
         assert int(result.model.optimizer.iterations) == 12
+
+
+def test_layers_of_the_model_given_are_excluded():
+    model = mlp()
+    layer = model.get_layer("a")
+    for exclude in ([layer], lambda each: each is layer):
+        result = tfprune.fit_and_shrink(
+            model, *mlp_data(), stages={0: 0.5}, exclude=exclude, epochs=1, verbose=0
+        )
+        assert result.model.get_layer("a").units == layer.units
+        assert result.stages[-1].units.after < result.stages[-1].units.before

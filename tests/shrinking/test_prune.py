@@ -3,6 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfprune
 from tfprune import budgets
@@ -62,16 +63,18 @@ def test_without_data_it_prunes_and_strips(dense):
     assert report.units.after == report.units.before / 2
     assert report.stages == {}
     masked = tfprune.prunable(dense)
-    tfprune.prune_units(masked, 0.5, scope="global", normalize="mean")
+    tfprune.prune_units(
+        masked, 0.5, criterion=tfprune.criteria.Magnitude(normalize="mean"), selection="global"
+    )
     for ours, theirs in zip(small.get_weights(), tfprune.strip(masked).get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_it_trains_on_alone_or_led_by_the_dense_model(dense):
     options = {"epochs": 2, "batch_size": 32, "return_report": True}
-    for distilled in (False, True):
+    for recover in ("auto", ("reconstruct", "recalibrate", "distill")):
         small, report = tfprune.prune(
-            dense, budgets.Parameters(0.4), (X, Y), distilled=distilled, **options
+            dense, budgets.Parameters(0.4), (X, Y), recover=recover, **options
         )
         assert list(report.stages)[-1] == "fine-tuned"
         assert int(small.optimizer.iterations) == int(dense.optimizer.iterations) + 2 * 3
@@ -94,7 +97,9 @@ def test_the_report_prints_and_becomes_json(dense):
 
 
 def test_more_options_are_those_of_prune_units(dense):
-    small = tfprune.prune(dense, budgets.MACs(0.6), exclude=["second"], round_to=4)
+    small = tfprune.prune(
+        dense, budgets.MACs(0.6), exclude=["second"], selection=tfprune.Selection(round_to=4)
+    )
     assert small.get_layer("second").filters == 16
     assert small.get_layer("first").filters % 4 == 0
 
@@ -119,7 +124,7 @@ def test_a_budget_that_all_meet_changes_nothing(dense):
         ({"recover": ("recalibrate",)}, "data"),
         ({"epochs": 1}, "data"),
         ({"epochs": -1, "data": (X, Y)}, "epochs"),
-        ({"distilled": True, "data": (X, Y)}, "epochs"),
+        ({"recover": "distill", "data": (X, Y)}, "epochs"),
         ({"criterion": "taylor"}, "data"),
     ],
 )
@@ -137,3 +142,43 @@ def test_training_needs_a_compiled_model():
 def test_a_budget_out_of_reach_says_what_can_be_had(dense):
     with pytest.raises(ValueError, match="least that can remain"):
         tfprune.prune(dense, budgets.MACs(1))
+
+
+@pytest.mark.parametrize("by", ["layer", "name", "predicate on the layer", "predicate"])
+def test_layers_of_the_model_given_are_excluded(dense, by):
+    layer = dense.get_layer("second")
+    exclude = {
+        "layer": [layer],
+        "name": ["second"],
+        "predicate on the layer": lambda each: each is layer,
+        "predicate": lambda each: each.name == "second",
+    }[by]
+    small = tfprune.prune(dense, 0.5, exclude=exclude)
+    assert small.get_layer("second").filters == layer.filters
+    assert small.get_layer("first").filters < dense.get_layer("first").filters
+
+
+def test_limits_of_layers_of_the_model_given(dense):
+    layer = dense.get_layer("second")
+    for key in (layer, lambda each: each is layer):
+        selection = tfprune.Selection("uniform", max_fraction={key: 0.0})
+        small = tfprune.prune(dense, 0.5, selection=selection)
+        assert small.get_layer("second").filters == layer.filters
+        assert small.get_layer("first").filters == dense.get_layer("first").filters // 2
+
+
+def test_a_layer_of_another_model_is_refused_by_the_argument_it_came_in(dense):
+    with pytest.raises(ValueError, match="`exclude` must be a layer of the model.*'other'"):
+        tfprune.prune(dense, 0.5, exclude=[keras.layers.Dense(2, name="other")])
+
+
+@pytest.mark.parametrize("unknown", ["scope", "normalize", "round_to", "budget", "distilled"])
+def test_an_unknown_argument_is_named_with_where_it_went(dense, unknown):
+    with pytest.raises(TypeError, match=rf"{unknown}.*`criterion=.*`selection="):
+        tfprune.prune(dense, 0.5, **{unknown: 1})
+
+
+def test_a_batch_size_for_batches_is_refused_before_any_work(dense):
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    with pytest.raises(ValueError, match="`batch_size` is for data in arrays"):
+        tfprune.prune(dense, 0.5, batches, batch_size=8)

@@ -96,7 +96,7 @@ class TestWhatGoes:
 
     def test_unstructured_pruning_leaves_dead_units_which_go(self):
         model = chain(layers.Dense(64, activation="relu"), layers.Dense(32), layers.Dense(2))
-        tfprune.prune_weights(model, 0.98, "random", only=[model.layers[1]], seed=0)
+        tfprune.prune_weights(model, 0.98, tfprune.criteria.Random(seed=0), only=[model.layers[1]])
         ignored = (np.array(model.layers[1].kernel) == 0).all(axis=1).sum()
         constant = (np.array(model.layers[1].kernel) == 0).all(axis=0).sum()
         assert ignored > 0 and constant > 0

@@ -20,7 +20,7 @@ def pruned(inputs, outputs, target=0.5, **compiled):
     if compiled:
         model.compile(**compiled)
     model = tfprune.prunable(model)
-    tfprune.prune_units(model, target, "random", seed=0)
+    tfprune.prune_units(model, target, tfprune.criteria.Random(seed=0))
     return model
 
 
@@ -371,7 +371,7 @@ class TestWhatComesAfter:
     def test_a_stripped_model_can_be_pruned_and_stripped_again(self):
         small = tfprune.strip(self.classifier())
         model = tfprune.prunable(small)
-        tfprune.prune_units(model, 0.5, "random", seed=1)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=1))
         smaller = tfprune.strip(model)
         assert kernel(smaller, "one") == (6, 2)
         assert_same_outputs(model, smaller)

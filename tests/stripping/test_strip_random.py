@@ -60,7 +60,7 @@ def test_units_pruned_in_masked_layers(seed, target):
     keras.backend.clear_session()
     model = random_chain(seed, tfprune.layers)
     try:
-        counts = tfprune.prune_units(model, target, "random", seed=seed)
+        counts = tfprune.prune_units(model, target, tfprune.criteria.Random(seed=seed))
     except ValueError as refusal:
         assert "no units that can be pruned" in str(refusal)
         return

@@ -47,14 +47,14 @@ def test_a_callable_criterion_chooses():
 
 def test_it_adds_up_to_the_target_and_nothing_comes_back():
     model = mlp()
-    tfprune.prune_units(model, 0.5, "random", seed=1)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=1))
     first = ~mask(model, "b", "bias")
-    tfprune.prune_units(model, 0.5, "random", seed=2)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=2))
     assert (~mask(model, "b", "bias")).tolist() == first.tolist()
-    tfprune.prune_units(model, 0.8, "random", seed=3)
+    tfprune.prune_units(model, 0.8, tfprune.criteria.Random(seed=3))
     second = ~mask(model, "b", "bias")
     assert (second | first == second).all() and second.sum() == 5
-    tfprune.prune_units(model, 0.2, "random", seed=4)
+    tfprune.prune_units(model, 0.2, tfprune.criteria.Random(seed=4))
     assert (~mask(model, "b", "bias")).tolist() == second.tolist()
 
 
@@ -67,14 +67,14 @@ def test_nothing_at_zero():
 @pytest.mark.parametrize("min_units", [1, 3])
 def test_each_layer_keeps_units(min_units):
     model = mlp()
-    tfprune.prune_units(model, 1.0, min_units=min_units)
+    tfprune.prune_units(model, 1.0, selection=tfprune.Selection(min_units=min_units))
     assert mask(model, "a", "bias").sum() == mask(model, "b", "bias").sum() == min_units
 
 
 def test_seeds():
     def drawn(seed):
         model = mlp()
-        tfprune.prune_units(model, 0.5, "random", seed=seed)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=seed))
         return mask(model, "b", "bias").tolist() + mask(model, "a", "bias").tolist()
 
     assert drawn(1) == drawn(1)

@@ -39,7 +39,7 @@ def data(model):
 
 @pytest.fixture(scope="module")
 def found(model, data):
-    return tfprune.sensitivity(model, data, "mae", fractions=(0.25, 0.5, 1.0), seed=0)
+    return tfprune.sensitivity(model, data, "mae", fractions=(0.25, 0.5, 1.0))
 
 
 def test_each_value_is_that_of_the_model_pruned_there_alone(model, data, found):
@@ -130,3 +130,10 @@ def test_a_model_of_drop_in_layers_is_taken_as_it_is(data):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(1)])
     found = tfprune.sensitivity(model, data, "mae", fractions=[0.5])
     assert found.sets[0].pruned == (2,)
+
+
+def test_layers_of_the_model_given_are_measured(model, data):
+    first = model.get_layer("first")
+    for only in ([first], lambda layer: layer is first):
+        found = tfprune.sensitivity(model, data, "mae", fractions=[0.5], only=only)
+        assert [each.name for each in found.sets] == ["first"]

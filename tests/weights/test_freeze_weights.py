@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.batched import batched
 from tests.small_mlp import X, Y, mlp
 from tfprune import layers
 from tfprune.criteria import freezing
@@ -35,7 +36,7 @@ def everything(layer, name):
 @pytest.mark.parametrize("batch_size", [24, 5])
 def test_the_lowest_preconditioned_gradients_are_frozen_biases_too_where_asked(batch_size):
     model = linear()
-    tfprune.freeze_weights(model, 0.5, data=(X, Y), batch_size=batch_size, only=everything)
+    tfprune.freeze_weights(model, 0.5, data=batched((X, Y), batch_size), only=everything)
     for gradients, name in zip(gradients_of_examples(model), ("kernel", "bias"), strict=True):
         score = np.abs(gradients.mean(axis=0) / gradients.var(axis=0))
         lowest = np.argsort(score.ravel())[: score.size // 2]
@@ -64,7 +65,7 @@ def test_random_ones_are_the_same_for_the_same_seed():
     masks = []
     for seed in (3, 3, 4):
         model = mlp()
-        tfprune.freeze_weights(model, 0.5, "random", seed=seed)
+        tfprune.freeze_weights(model, 0.5, tfprune.criteria.Random(seed=seed))
         masks.append(frozen(model, "first"))
     np.testing.assert_array_equal(masks[0], masks[1])
     assert (masks[0] != masks[2]).any()
@@ -151,8 +152,8 @@ def test_where_the_gradient_never_varies_the_score_is_finite_and_highest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fraction": 1.5}, "`fraction`.*1.5"),
-        ({"fraction": True}, "`fraction`.*True"),
+        ({"target": 1.5}, "`target`.*1.5"),
+        ({"target": True}, "`target`.*True"),
         ({"criterion": "gradient"}, r"data=None.*`data=\(x, y\)`"),
         ({"criterion": "movement"}, r"`criterion`.*preconditioned_gradient.*'movement'"),
         ({"criterion": lambda weight, wish: weight}, "wish"),
@@ -171,7 +172,7 @@ def test_where_the_gradient_never_varies_the_score_is_finite_and_highest():
 def test_what_is_wrong_is_refused_and_changes_nothing(arguments, message):
     model = mlp()
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        tfprune.freeze_weights(model, **{"fraction": 0.5, "criterion": "magnitude", **arguments})
+        tfprune.freeze_weights(model, **{"target": 0.5, "criterion": "magnitude", **arguments})
     assert tfprune.masks.count_masks(model).frozen == 0
 
 

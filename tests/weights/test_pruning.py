@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.batched import batched
 from tfprune import layers, patterns
 from tfprune.callbacks import PruneWeights
 from tfprune.criteria import weights as criteria
@@ -146,7 +147,7 @@ def test_criteria_on_data_prune_what_their_scores_say(criterion):
     function = criteria.get(criterion)
     (name,) = criteria.measures_of(function)
     found = measure([name], made, weights, (X, Y), batch_size=4)[name]
-    prune_weights(made, 0.5, criterion=criterion, data=(X, Y), batch_size=4)
+    prune_weights(made, 0.5, criterion=criterion, data=batched((X, Y), 4))
     for kernel, measured, mask in zip(before, found, masks(made), strict=True):
         scores = np.broadcast_to(function(kernel, measured), kernel.shape)
         assert (~mask).sum() == round(mask.size / 2)
@@ -157,7 +158,7 @@ def test_the_callback_measures_at_every_update_and_a_dict_gives_layers_their_own
     made = model()
     schedule = tfprune.schedules.Linear(0.0, 0.8, begin_step=0, end_step=8, frequency=2)
     callback = PruneWeights(
-        schedule, "gradient", distribution={"b": 0.4, "c": 0.0}, data=(X, Y), batch_size=16
+        schedule, "gradient", distribution={"b": 0.4, "c": 0.0}, data=batched((X, Y), 16)
     )
     history = made.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
     a, b, c = ((~mask).mean() for mask in masks(made))

@@ -2,16 +2,13 @@
 
 import keras
 
-from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.callbacks.scheduled_weights import ScheduledWeights
 from tfprune.criteria import freezing
-from tfprune.masks import layer_filter
-from tfprune.weights import distributions
 from tfprune.weights.freezing import FreezingMethod, apply_frozen, frozen_share
-from tfprune.weights.prunable import PREDICATE, claimed, select_weights
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class FreezeWeights(ScheduledCallback):
+class FreezeWeights(ScheduledWeights):
     """Freezes, in each kernel and embedding, the elements with the lowest scores.
 
     At every update each weight has `round(size * fraction)` frozen elements, the fraction being
@@ -28,27 +25,25 @@ class FreezeWeights(ScheduledCallback):
 
     The callback keeps nothing that would have to be saved: training goes on after
     `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption
-    (criterion "random" needs a `seed` for that).
+    (a criterion that draws needs a seed for that: `tfprune.criteria.Random(seed=0)`).
 
     The logs of steps and epochs get `frozen`, the share of elements that are frozen, as `frozen_1`
     where the name is taken. Without `fit`, call `after_step(model)` once per step.
 
     Args:
-        schedule: A `tfprune.schedules.Schedule`, its configuration, a number or a callable
-            step -> fraction.
-        criterion: "preconditioned_gradient", "gradient", "magnitude", "random", or a callable; see
-            `tfprune.freeze_weights`.
+        target: The frozen fraction over the steps: a `tfprune.schedules.Schedule`, its
+            configuration, a number or a callable step -> fraction.
+        criterion: "preconditioned_gradient", "gradient", "magnitude", "random", an object or a
+            callable; see `tfprune.freeze_weights`.
         distribution: "uniform", "global", a dict, a callable or "erk"; see
             `tfprune.distributions`. A dict says what each layer has in the end.
+        data: `(x, y)` or a dataset of batches, on which gradients are measured at every update that
+            changes something, with the weights of that moment. Gradients seen in training are of
+            many different weights, and say nothing of single examples; so they do not stand in.
         only: The weights: a sequence of layers or layer names, or a predicate
             `(layer, weight_name) -> bool`, which decides about biases too; see
             `tfprune.freeze_weights`. Default: all kernels and embeddings.
         exclude: What to leave alone, given in the same way.
-        seed: Integer, for criteria which draw; the same seed gives the same masks.
-        data: `(x, y)` or a dataset, on which gradients are measured at every update that changes
-            something, with the weights of that moment. Gradients seen in training are of many
-            different weights, and say nothing of single examples; so they do not stand in.
-        batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -74,49 +69,39 @@ class FreezeWeights(ScheduledCallback):
 
     def __init__(
         self,
-        schedule,
+        target,
         criterion="preconditioned_gradient",
         *,
         distribution="uniform",
+        data=None,
         only=None,
         exclude=None,
-        seed=None,
-        data=None,
-        batch_size=None,
         verbose=0,
     ):
-        super().__init__(schedule, verbose=verbose)
-        layer_filter.check(only, exclude, PREDICATE)
-        self.method = FreezingMethod(criterion, distribution, seed, data, batch_size)
+        super().__init__(
+            target, distribution=distribution, only=only, exclude=exclude, verbose=verbose
+        )
+        self.method = FreezingMethod(criterion, distribution=self.distribution, data=data)
         self.criterion = self.method.criterion
-        self.distribution = self.method.distribution
-        self.only = only
-        self.exclude = exclude
-        self.seed = seed
         self.data = data
-        self.batch_size = batch_size
-        self._final = self.schedule.final
-        distributions.check_end(self.distribution, self.schedule)
 
     def update(self, model, sparsity, optimizer):
         """Brings the frozen share of the weights to what the schedule says, given as `sparsity`."""
-        weights = self._weights(model)
+        weights = self.selected(model)
         step = int(keras.ops.convert_to_numpy(optimizer.iterations))
         has_fallen = sparsity < self._highest_until(step)
-        masks = self.method.masks(model, weights, sparsity, final=self._final, thaw=has_fallen)
+        masks = self.method.masks(
+            model, weights, sparsity, final=self.schedule.final, thaw=has_fallen
+        )
         apply_frozen(model, weights, masks, optimizer)
 
     def measure(self, model):
         """The frozen share of the weights chosen."""
-        return {"frozen": frozen_share(self._weights(model))}
+        return {"frozen": frozen_share(self.selected(model))}
 
     def chosen(self, model):
         """The weights it freezes."""
-        names = claimed(self._weights(model))
-        return {("frozen", key): name for key, name in names.items()}
-
-    def _weights(self, model):
-        return select_weights(model, self.only, self.exclude, action=self._action)
+        return {("frozen", key): name for key, name in super().chosen(model).items()}
 
     def _highest_until(self, step):
         """The highest fraction that was due up to a step."""
@@ -136,16 +121,4 @@ class FreezeWeights(ScheduledCallback):
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""
-        return {
-            **super().get_config(),
-            "criterion": freezing.serialize(self.criterion),
-            "distribution": distributions.serialize(self.distribution),
-            **layer_filter.serialize(self.only, self.exclude),
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**layer_filter.deserialize(config))
+        return {**super().get_config(), "criterion": freezing.serialize(self.criterion)}

@@ -7,15 +7,13 @@ from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
-from tfprune.masks import layer_filter
 from tfprune.units import budgets
 from tfprune.units import regularizers as unit_regularizers
-from tfprune.units.prunable import PREDICATE, PrunableUnits
+from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
-from tfprune.units.selection import limits
+from tfprune.units.selection import selection as selections
 from tfprune.units.selection.budget_search import check_target
 from tfprune.units.selection.select_units import select_units
-from tfprune.units.selection.selection import Selection
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -30,23 +28,22 @@ class PruneUnits(ScheduledCallback):
     the same layers.
 
     Args:
-        target: The fraction of the units of each layer to prune (with another scope than
+        target: The fraction of the units of each layer to prune (with another selection than
             "uniform", of all units), or a budget of `tfprune.budgets`. A
             `tfprune.schedules.Schedule` says the fraction for each step. A float or a budget is
             reached gradually (`PolynomialDecay` with ten updates) over the first half of `fit`,
             whose other half is left to recover.
-        criterion: "magnitude", "random", "activation_contribution" (measured while the model
-            trains) and others, or a callable; see `tfprune.criteria.units`.
-        aggregate, normalize: See `tfprune.prune_units`.
+        criterion: "magnitude", "activation_contribution" (measured while the model trains) and
+            others; a `tfprune.criteria.Criterion` with its arguments; or a callable. See
+            `tfprune.criteria.units`.
         schedule: How far a float or a budget is reached at a step, in place of the above: a
             `tfprune.schedules.Schedule` from 0 to 1, where 0 is the dense model. In between a
             budget allows what lies between the dense model's cost and its own.
+        selection: "uniform", "global", "greedy" or "exact", or a `tfprune.Selection` with its
+            arguments. An update for `Latency` rebuilds and times several models.
+        data: `(x, y)` or a dataset of batches, for criteria that are measured on data, at every
+            update anew.
         only, exclude: Layers whose units may go, and whose stay; see `tfprune.prune_units`.
-        scope, round_to, min_units, max_fraction: How units are chosen, and how many of a layer;
-            see `tfprune.prune_units`. An update for `Latency` rebuilds and times several models.
-        seed: Integer, for criteria which draw.
-        data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
-        batch_size: Integer, for data in arrays.
         regularizer: A penalty on units that is in the loss while `fit` runs, so that little is lost
             when they go: "group_lasso", "batch_norm_l1", "growing", or an object of
             `tfprune.unit_regularizers`.
@@ -76,17 +73,10 @@ class PruneUnits(ScheduledCallback):
         criterion="magnitude",
         *,
         schedule=None,
-        aggregate="sum",
-        normalize=None,
+        selection="uniform",
+        data=None,
         only=None,
         exclude=None,
-        scope="uniform",
-        round_to=None,
-        min_units=1,
-        max_fraction=1.0,
-        seed=None,
-        data=None,
-        batch_size=None,
         regularizer=None,
         verbose=0,
     ):
@@ -96,33 +86,17 @@ class PruneUnits(ScheduledCallback):
         is_budget = isinstance(target, budgets.Budget)
         super().__init__(
             _first_schedule(target, schedule, is_fraction, is_budget),
+            only=only,
+            exclude=exclude,
             verbose=verbose,
         )
         self.target = float(target) if is_fraction else target if is_budget else self.schedule
         self._shape = None if schedule is None else self.schedule
-        self._choice = Selection(scope, round_to, max_fraction)
-        self._choice.check_budget(target)
-        self.scope = scope
-        self.round_to = round_to
-        self.max_fraction = max_fraction
-        self._scoring = UnitScores(
-            criterion,
-            aggregate=aggregate,
-            normalize=normalize,
-            seed=seed,
-            data=data,
-            batch_size=batch_size,
-        )
+        self.selection = selections.get(selection)
+        self.selection.check_budget(target)
+        self._scoring = UnitScores(criterion, data=data)
         self.criterion = self._scoring.criterion
-        self.aggregate = aggregate
-        self.normalize = normalize
-        layer_filter.check(only, exclude, PREDICATE)
-        self.only = only
-        self.exclude = exclude
-        self.min_units = min_units
-        self.seed = seed
         self.data = data
-        self.batch_size = batch_size
         self.regularizer = unit_regularizers.get(regularizer)
         self._penalty = self.regularizer and RegularizeUnits(
             self.regularizer, only=only, exclude=exclude
@@ -161,7 +135,7 @@ class PruneUnits(ScheduledCallback):
             target, progress = self.target, sparsity
         elif self._shape is not None:
             target = self.target * sparsity
-        dead = select_units(self._units, target, self._scoring, self._choice, progress)
+        dead = select_units(self._units, target, self._scoring, self.selection, progress)
         self._units.mask(dead, optimizer)
 
     def measure(self, model):
@@ -174,9 +148,7 @@ class PruneUnits(ScheduledCallback):
         """The units it prunes, by the layers that make them."""
         units = self._units
         if units is None or units.model is not model:
-            units = PrunableUnits(
-                model, only=self.only, exclude=self.exclude, min_units=self.min_units
-            )
+            units = self._prunable_units(model)
         return {
             ("units", id(layer)): f"units of layer {layer.name!r}"
             for unit_set in units.sets
@@ -246,11 +218,15 @@ class PruneUnits(ScheduledCallback):
         self._units = None
         super().on_train_end(logs)
 
+    def _prunable_units(self, model):
+        limits = {"min_units": self.selection.min_units}
+        return PrunableUnits(model, only=self.only, exclude=self.exclude, **limits)
+
     def _prepare(self, model):
         if self._units is not None and self._units.model is model:
             return
-        units = PrunableUnits(model, only=self.only, exclude=self.exclude, min_units=self.min_units)
-        check_target(units, self.target, self._choice)
+        units = self._prunable_units(model)
+        check_target(units, self.target, self.selection)
         self._units = units
         if isinstance(self.criterion, ActivationContribution):
             for layer, units, axis in self._units.layers():
@@ -258,29 +234,17 @@ class PruneUnits(ScheduledCallback):
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""
+        is_fraction = isinstance(self.target, float)
         return {
+            **super().get_config(),
             "target": self.target
-            if isinstance(self.target, float)
+            if is_fraction
             else keras.saving.serialize_keras_object(self.target),
             "criterion": criteria.serialize(self.criterion),
-            "aggregate": self.aggregate,
-            "normalize": self.normalize,
-            **layer_filter.serialize(self.only, self.exclude),
             "schedule": None if self._shape is None else schedules.serialize(self._shape),
-            "scope": self.scope,
-            "round_to": self.round_to,
-            "min_units": self.min_units,
-            "max_fraction": limits.serialize(self.max_fraction),
-            "seed": self.seed,
-            "batch_size": self.batch_size,
+            "selection": selections.serialize(self.selection),
             "regularizer": unit_regularizers.serialize(self.regularizer),
-            "verbose": self.verbose,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**layer_filter.deserialize(config))
 
 
 def _first_schedule(target, schedule, is_fraction, is_budget):

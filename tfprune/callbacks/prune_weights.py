@@ -3,23 +3,18 @@
 import keras
 
 from tfprune import patterns
-from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.callbacks.scheduled_weights import ScheduledWeights
 from tfprune.criteria import weights as criteria
-from tfprune.masks import layer_filter
 from tfprune.masks.gradient_accumulation import GradientAccumulator
-from tfprune.weights import distributions
 from tfprune.weights.prunable import (
-    PREDICATE,
     apply_masks,
-    claimed,
     count_weights,
-    select_weights,
 )
 from tfprune.weights.pruning import PruningMethod
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class PruneWeights(ScheduledCallback):
+class PruneWeights(ScheduledWeights):
     """Prunes, in each kernel and embedding, the elements with the lowest scores.
 
     At every update each weight loses exactly as many elements as the schedule says; the sparsity
@@ -30,9 +25,10 @@ class PruneWeights(ScheduledCallback):
     Layers with `trainable=False` are left out. A layer that is used several times counts once.
     The callback keeps nothing that would have to be saved: training goes on after
     `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption
-    (criterion "random" needs a `seed` for that). The sums of "movement" are written with the masks
-    into `.weights.h5` and `.keras` files while training runs; list the callback before
-    `BackupAndRestore` to have them read again. TensorFlow checkpoints do not have them.
+    (a criterion that draws needs a seed for that: `tfprune.criteria.Random(seed=0)`). The sums of
+    "movement" are written with the masks into `.weights.h5` and `.keras` files while training runs;
+    list the callback before `BackupAndRestore` to have them read again. TensorFlow checkpoints do
+    not have them.
 
     Two of them in one `fit` must choose different weights. Beside `PruneUnits` it may prune the
     weights of the same layers: both only prune, and what the other pruned counts.
@@ -42,20 +38,20 @@ class PruneWeights(ScheduledCallback):
     `CSVLogger` and `TensorBoard`. Without `fit`, call `after_step(model)` once per step.
 
     Args:
-        schedule: A `tfprune.schedules.Schedule`, its configuration, a number or a callable
-            step -> sparsity.
-        criterion: "magnitude", "random" and others, or a callable; see `tfprune.criteria.weights`.
-        pattern: "unstructured", or a `tfprune.patterns.NM` or `Block`.
+        target: The sparsity over the steps: a `tfprune.schedules.Schedule`, its configuration, a
+            number or a callable step -> sparsity.
+        criterion: "magnitude" and others, an object such as `tfprune.criteria.Random(seed=0)`, or a
+            callable; see `tfprune.criteria.weights`.
+        pattern: `None` for single elements, or a `tfprune.patterns.NM` or `Block`.
         distribution: "uniform", "erk", "global", a dict or a callable; see
             `tfprune.distributions`. A dict says what each layer has in the end.
+        data: `(x, y)` or a dataset of batches, for criteria that are measured on data, at every
+            update anew. "movement" needs none: without it, -w dL/dw is summed over the steps of
+            training.
         only: What to prune: a sequence of layers or layer names, or a predicate
             `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
             embeddings.
         exclude: What not to prune, given in the same way.
-        seed: Integer, for criteria which draw; the same seed gives the same masks.
-        data: `(x, y)` or a dataset, for criteria that are measured on data, at every update anew.
-            "movement" needs none: without it, -w dL/dw is summed over the steps of training.
-        batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -79,31 +75,25 @@ class PruneWeights(ScheduledCallback):
 
     def __init__(
         self,
-        schedule,
+        target,
         criterion="magnitude",
         *,
-        pattern="unstructured",
+        pattern=None,
         distribution="uniform",
+        data=None,
         only=None,
         exclude=None,
-        seed=None,
-        data=None,
-        batch_size=None,
         verbose=0,
     ):
-        super().__init__(schedule, verbose=verbose)
-        layer_filter.check(only, exclude, PREDICATE)
-        self.method = PruningMethod(criterion, pattern, distribution, seed, data, batch_size)
+        super().__init__(
+            target, distribution=distribution, only=only, exclude=exclude, verbose=verbose
+        )
+        self.method = PruningMethod(
+            criterion, pattern=pattern, distribution=self.distribution, data=data
+        )
         self.criterion = self.method.criterion
         self.pattern = self.method.pattern
-        self.distribution = self.method.distribution
-        self.only = only
-        self.exclude = exclude
-        self.seed = seed
         self.data = data
-        self.batch_size = batch_size
-        self._final = self.schedule.final
-        distributions.check_end(self.distribution, self.schedule)
         measured = criteria.measures_of(self.criterion)
         self._accumulates = data is None and measured == ["movement"]
         self._accumulator = None
@@ -116,7 +106,7 @@ class PruneWeights(ScheduledCallback):
         """
         is_new = self._accumulator is None or self._accumulator.model is not model
         if self._accumulates and is_new:
-            weights = select_weights(model, self.only, self.exclude)
+            weights = self.selected(model)
             self._accumulator = GradientAccumulator(model, weights, optimizer, times_weight=True)
             self._accumulator.attach()
             self._accumulator.start()
@@ -124,17 +114,17 @@ class PruneWeights(ScheduledCallback):
 
     def update(self, model, sparsity, optimizer):
         """Prunes the weights to `sparsity`, if they are less sparse."""
-        weights = select_weights(model, self.only, self.exclude)
+        weights = self.selected(model)
         measured = {}
         if self._accumulator is not None and self._accumulator.has_gradients():
             measured["movement"] = self._accumulator.totals()
-        masks = self.method.masks(model, weights, sparsity, final=self._final, measured=measured)
+        final = self.schedule.final
+        masks = self.method.masks(model, weights, sparsity, final=final, measured=measured)
         apply_masks(model, weights, masks, optimizer)
 
     def measure(self, model):
         """The pruned share of the weights chosen."""
-        weights = select_weights(model, self.only, self.exclude)
-        return {"sparsity": count_weights(weights).sparsity}
+        return {"sparsity": count_weights(self.selected(model)).sparsity}
 
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
@@ -149,23 +139,10 @@ class PruneWeights(ScheduledCallback):
             self._accumulator.detach()
         super().on_train_end(logs)
 
-    def chosen(self, model):
-        """The weights it prunes."""
-        return claimed(select_weights(model, self.only, self.exclude))
-
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""
         return {
             **super().get_config(),
             "criterion": criteria.serialize(self.criterion),
             "pattern": patterns.serialize(self.pattern),
-            "distribution": distributions.serialize(self.distribution),
-            **layer_filter.serialize(self.only, self.exclude),
-            "seed": self.seed,
-            "batch_size": self.batch_size,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**layer_filter.deserialize(config))

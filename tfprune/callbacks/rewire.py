@@ -6,17 +6,16 @@ import numbers
 import keras
 import numpy as np
 
-from tfprune.callbacks.scheduled import ScheduledCallback
-from tfprune.criteria import weights as criteria
+from tfprune.callbacks.scheduled_weights import ScheduledWeights
+from tfprune.criteria import Random
 from tfprune.criteria.arguments import drawn_seed
-from tfprune.masks import layer_filter
 from tfprune.masks.gradient_accumulation import GradientAccumulator
 from tfprune.masks.setting import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.schedules import FOREVER
 from tfprune.weights import distributions
-from tfprune.weights.prunable import PREDICATE, claimed, count_weights, select_weights
+from tfprune.weights.prunable import claimed, count_weights
 from tfprune.weights.scores import about
 
 GROW = ("random", "gradient")
@@ -24,7 +23,7 @@ DECAY = ("cosine", "constant")
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class Rewire(ScheduledCallback):
+class Rewire(ScheduledWeights):
     """Trains a sparse model from the start, and moves its weights to where they serve best.
 
     At the first update each kernel and embedding is pruned at random. At each later one, it drops
@@ -57,7 +56,7 @@ class Rewire(ScheduledCallback):
     once per step, and once before the first step, before the step function is traced.
 
     Args:
-        schedule: The sparsity at each update: a `tfprune.schedules.Schedule`, its configuration, a
+        target: The sparsity at each update: a `tfprune.schedules.Schedule`, its configuration, a
             number or a callable step -> sparsity. Usually a `Constant`, whose `end_step` ends the
             rewiring.
         grow: "random" or "gradient".
@@ -95,9 +94,11 @@ class Rewire(ScheduledCallback):
         https://arxiv.org/abs/1911.11134, algorithm 1 (RigL).
     """
 
+    _not_global = "each weight is rewired on its own"
+
     def __init__(
         self,
-        schedule,
+        target,
         *,
         grow="random",
         drop_fraction=0.3,
@@ -108,7 +109,9 @@ class Rewire(ScheduledCallback):
         seed=None,
         verbose=0,
     ):
-        super().__init__(schedule, verbose=verbose)
+        super().__init__(
+            target, distribution=distribution, only=only, exclude=exclude, verbose=verbose
+        )
         self.grow = _one_of("grow", grow, GROW)
         self.drop_fraction = _fraction(drop_fraction)
         self.decay = _one_of("decay", decay, DECAY)
@@ -118,18 +121,8 @@ class Rewire(ScheduledCallback):
                 f"must have an end. Received: schedule={self.schedule!r}. Give it an `end_step`: "
                 '`tfprune.schedules.Constant(0.9, end_step=10000)`, or take `decay="constant"`.'
             )
-        self.distribution = distributions.get(distribution)
-        if self.distribution is distributions.GLOBAL:
-            raise ValueError(
-                "Argument `distribution` cannot be 'global', since each weight is rewired on its "
-                "own. Take 'erk' or 'uniform'."
-            )
-        distributions.check_end(self.distribution, self.schedule)
-        layer_filter.check(only, exclude, PREDICATE)
-        self.only = only
-        self.exclude = exclude
         self.seed = seed
-        self._drawn = drawn_seed(seed, criteria.random)
+        self._drawn = drawn_seed(Random(seed))
         self._steps_at_once = 1
         self._prepared = None
         self._weights = None
@@ -190,7 +183,7 @@ class Rewire(ScheduledCallback):
 
     def chosen(self, model):
         """The weights it rewires, and the units of their layers, of which elements would grow."""
-        weights = select_weights(model, self.only, self.exclude)
+        weights = self.selected(model)
         units = {("units", id(w.layer)): f"units of layer {w.layer.name!r}" for w in weights}
         return {**claimed(weights), **units}
 
@@ -222,7 +215,7 @@ class Rewire(ScheduledCallback):
         """Selects the weights, and accumulates their gradients where `grow` needs them."""
         if self._prepared is model:
             return
-        self._weights = select_weights(model, self.only, self.exclude)
+        self._weights = self.selected(model)
         self._accumulator = None
         if self.grow == "gradient":
             self._accumulator = GradientAccumulator(model, self._weights, optimizer)
@@ -271,15 +264,8 @@ class Rewire(ScheduledCallback):
             "grow": self.grow,
             "drop_fraction": self.drop_fraction,
             "decay": self.decay,
-            "distribution": distributions.serialize(self.distribution),
-            **layer_filter.serialize(self.only, self.exclude),
             "seed": self.seed,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**layer_filter.deserialize(config))
 
 
 def rewired(weight, scores, sparsity, fraction):

@@ -5,6 +5,7 @@ import weakref
 import keras
 
 from tfprune import schedules
+from tfprune.masks import layer_filter
 
 _listed = weakref.WeakSet()
 """Callbacks which a `fit` has listed. Those of one `fit` have one and the same `params`."""
@@ -26,7 +27,8 @@ class ScheduledCallback(keras.callbacks.Callback):
     A subclass implements `update`, and `measure` for what goes into the logs.
 
     Args:
-        schedule: A `tfprune.schedules.Schedule`, or what `tfprune.schedules.get` takes.
+        target: A `tfprune.schedules.Schedule`, or what `tfprune.schedules.get` takes.
+        only, exclude: Filters of layers, see `tfprune.masks.layer_filter`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Example:
@@ -50,9 +52,15 @@ class ScheduledCallback(keras.callbacks.Callback):
     _action = "prune"
     """What it does, for errors."""
 
-    def __init__(self, schedule, *, verbose=0):
+    _predicate = "layer -> bool"
+    """What a predicate as `only` or `exclude` takes and returns."""
+
+    def __init__(self, target, *, only=None, exclude=None, verbose=0):
         super().__init__()
-        self.schedule = schedules.get(schedule)
+        self.schedule = schedules.get(target, "target")
+        layer_filter.check(only, exclude, self._predicate)
+        self.only = only
+        self.exclude = exclude
         self.verbose = verbose
         self._in_steps = None
         self._forget()
@@ -206,13 +214,17 @@ class ScheduledCallback(keras.callbacks.Callback):
         self._measured = None
 
     def get_config(self):
-        """The arguments that make this callback again."""
-        return {"schedule": schedules.serialize(self.schedule), "verbose": self.verbose}
+        """The arguments that make this callback again, layers by their names; data is left out."""
+        return {
+            "target": schedules.serialize(self.schedule),
+            **layer_filter.serialize(self.only, self.exclude),
+            "verbose": self.verbose,
+        }
 
     @classmethod
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
-        return cls(**config)
+        return cls(**layer_filter.deserialize(config))
 
 
 def _free_name(name, logs):

@@ -3,16 +3,15 @@
 import keras
 import numpy as np
 
-from tfprune.callbacks.scheduled import ScheduledCallback
-from tfprune.masks import layer_filter
+from tfprune.callbacks.scheduled_weights import ScheduledWeights
 from tfprune.masks.straight_through import TopKRead
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.weights import distributions
-from tfprune.weights.prunable import PREDICATE, apply_masks, claimed, select_weights
+from tfprune.weights.prunable import apply_masks
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class StraightThrough(ScheduledCallback):
+class StraightThrough(ScheduledWeights):
     """Computes with the elements of largest magnitude, and trains all of them.
 
     At each step a layer computes with the k elements of largest |w|, of equal ones the first, and
@@ -35,8 +34,8 @@ class StraightThrough(ScheduledCallback):
     per step, and `finish(model)` at the end.
 
     Args:
-        schedule: A `tfprune.schedules.Schedule`, its configuration, a number or a callable
-            step -> sparsity. It may fall as well as rise.
+        target: The sparsity over the steps: a `tfprune.schedules.Schedule`, its configuration, a
+            number or a callable step -> sparsity. It may fall as well as rise.
         distribution: "uniform", "erk", a dict or a callable; see `tfprune.distributions`.
         only: What to prune, as in `tfprune.prune_weights`. Default: all kernels and embeddings.
         exclude: What not to prune, given in the same way.
@@ -64,22 +63,12 @@ class StraightThrough(ScheduledCallback):
         https://arxiv.org/abs/2304.14082, whose magnitude pruning with it this is.
     """
 
-    def __init__(self, schedule, *, distribution="uniform", only=None, exclude=None, verbose=0):
-        super().__init__(schedule, verbose=verbose)
-        layer_filter.check(only, exclude, PREDICATE)
-        self.distribution = distributions.get(distribution)
-        if self.distribution is distributions.GLOBAL:
-            raise ValueError(
-                "Argument `distribution` cannot be 'global', because each weight ranks its own "
-                "elements. Received: distribution='global'. Take 'uniform' or 'erk'."
-            )
-        if isinstance(self.distribution, dict) and self.schedule.final is None:
-            raise ValueError(
-                "A dict as `distribution` says what each layer has in the end, so the schedule "
-                f"must have one. Received: schedule={self.schedule!r}. Give it an `end_step`."
-            )
-        self.only = only
-        self.exclude = exclude
+    _not_global = "each weight ranks its own elements"
+
+    def __init__(self, target, *, distribution="uniform", only=None, exclude=None, verbose=0):
+        super().__init__(
+            target, distribution=distribution, only=only, exclude=exclude, verbose=verbose
+        )
         self._trained = None
         self._weights = []
         self._sparsities = []
@@ -118,10 +107,6 @@ class StraightThrough(ScheduledCallback):
             read.kept.assign(read.size - pruned_count(share, read.size))
         self._sparsities = sparsities
 
-    def chosen(self, model):
-        """The weights it prunes."""
-        return claimed(select_weights(model, self.only, self.exclude))
-
     def measure(self, model):
         """The share of the weights chosen that is not computed with."""
         sizes = [np.prod(weight.shape) for weight in self._weights]
@@ -148,7 +133,7 @@ class StraightThrough(ScheduledCallback):
     def _attach(self, model):
         if self._trained is model:
             return
-        weights = select_weights(model, self.only, self.exclude)
+        weights = self.selected(model)
         for weight in weights:
             if _mask_of(weight).transform is not None:
                 raise ValueError(
@@ -168,19 +153,6 @@ class StraightThrough(ScheduledCallback):
 
     def _pairs(self):
         return zip(self._weights, self._sparsities, strict=True)
-
-    def get_config(self):
-        """The arguments that make this callback again, layers by their names."""
-        return {
-            **super().get_config(),
-            "distribution": distributions.serialize(self.distribution),
-            **layer_filter.serialize(self.only, self.exclude),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**layer_filter.deserialize(config))
 
 
 def _mask_of(weight):

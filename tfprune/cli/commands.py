@@ -21,6 +21,7 @@ from tfprune.reports.inspect import inspect
 from tfprune.shrinking.prune import prune
 from tfprune.stripping.strip import strip
 from tfprune.units import budgets
+from tfprune.units.selection.selection import Selection
 from tfprune_cli import native_log
 
 _LOADING_ERRORS = (
@@ -139,23 +140,22 @@ def _prune(arguments):
     kind, remaining = arguments.budget
     validation = (arrays["x_val"], arrays["y_val"]) if "x_val" in arrays else None
     keras.utils.set_random_seed(arguments.seed)
+    recover = [] if arguments.no_recovery else ["reconstruct", "recalibrate"]
+    recover += ["distill"] if arguments.distill else []
     try:
         small, done = prune(
             model,
             _BUDGETS[kind](remaining),
             (arrays["x"], arrays["y"]),
             criterion=arguments.criterion,
-            scope=arguments.scope,
-            recover=() if arguments.no_recovery else None,
+            selection=Selection(arguments.selection, round_to=arguments.round_to),
+            recover=recover,
             epochs=arguments.epochs,
-            distilled=arguments.distill,
             validation_data=validation,
-            batch_size=arguments.batch_size,
+            exclude=arguments.exclude,
             return_report=True,
             verbose=1,
-            exclude=arguments.exclude,
-            round_to=arguments.round_to,
-            seed=arguments.seed,
+            batch_size=arguments.batch_size,
         )
     except (ImportError, TypeError, ValueError, tf.errors.OpError) as error:
         raise InputError(_one_line(error)) from error

@@ -1,5 +1,43 @@
-"""Criteria: what an element of a weight, or a unit, is worth. Higher = keep."""
+"""Criteria: importance scores for the elements of weights and for units. Higher = keep.
+
+A criterion is given by its name, or as an object where it has arguments:
+`criterion="taylor"` or `criterion=tfprune.criteria.Taylor(aggregate="max", normalize="mean")`.
+`tfprune.criteria.units` lists those for units, `tfprune.criteria.weights` those for weights, and
+`tfprune.criteria.freezing` those for freezing; each says what a function of your own may ask for.
+"""
 
 from tfprune.criteria import activations, freezing, units, weights
+from tfprune.criteria.contribution import ActivationContribution
+from tfprune.criteria.criterion import Criterion, Function
+from tfprune.criteria.units_activations import ActivationVariance, APoZ, TaylorActivation
+from tfprune.criteria.units_weights import (
+    FPGM,
+    L1,
+    L2,
+    BatchNormScale,
+    Magnitude,
+    Random,
+    SecondOrder,
+    Taylor,
+)
 
-__all__ = ["activations", "freezing", "units", "weights"]
+__all__ = [
+    "FPGM",
+    "L1",
+    "L2",
+    "APoZ",
+    "ActivationContribution",
+    "ActivationVariance",
+    "BatchNormScale",
+    "Criterion",
+    "Function",
+    "Magnitude",
+    "Random",
+    "SecondOrder",
+    "Taylor",
+    "TaylorActivation",
+    "activations",
+    "freezing",
+    "units",
+    "weights",
+]

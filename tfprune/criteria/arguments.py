@@ -7,18 +7,18 @@
 """
 
 import inspect
-import numbers
 
 import keras
 
 
-def find(identifier, known, what):
+def find(identifier, known, what, **options):
     """The criterion meant by a name, a callable, or the configuration of a callable.
 
     Args:
         identifier: What a user gave as `criterion`.
         known: Dict of the criteria that have a name. A class is instantiated.
         what: What else may be given, for the error: "a callable which ...".
+        **options: Arguments of the class.
 
     Raises:
         ValueError: If there is no such criterion.
@@ -32,7 +32,7 @@ def find(identifier, known, what):
         identifier = keras.saving.deserialize_keras_object(identifier)
     criterion = known.get(identifier) if isinstance(identifier, str) else identifier
     if inspect.isclass(criterion) and criterion in known.values():
-        criterion = criterion()
+        criterion = criterion(**options)
     if not callable(criterion) or inspect.isclass(criterion):
         raise ValueError(
             f"Argument `criterion` must be one of {sorted(known)} or {what}. "
@@ -141,23 +141,16 @@ def _is_default(criterion, criterion_class):
     return criterion.get_config() == criterion_class().get_config()
 
 
-def drawn_seed(seed, criterion):
-    """`seed`; where it is `None` but the criterion asks for one, a seed from Keras's global one.
-
-    Raises:
-        ValueError: If it is no non-negative integer.
+def drawn_seed(criterion):
+    """The seed of a criterion; where it has none but asks for one, a seed from Keras's global one.
 
     Example:
 
-    >>> drawn_seed(7, len), drawn_seed(None, len)
-    (7, None)
+    >>> drawn_seed(len) is None
+    True
     """
+    seed = getattr(criterion, "seed", None)
     if seed is None and asks_for(criterion, "seed"):
         state = keras.random.SeedGenerator().state  # the seed it drew, and a counter
         return int(keras.ops.convert_to_numpy(state)[0])
-    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if seed is not None and (not is_integer or seed < 0):
-        raise ValueError(
-            f"Argument `seed` must be a non-negative integer or `None`. Received: seed={seed!r}."
-        )
     return seed

@@ -4,9 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.criteria.criterion import Criterion
+
 
 @keras.saving.register_keras_serializable("tfprune")
-class ActivationContribution:
+class ActivationContribution(Criterion):
     """How much the loss would change without a unit, to first order.
 
     For the activations a of unit c, of shape (batch, *positions, units), and the loss L:
@@ -22,6 +24,7 @@ class ActivationContribution:
     Args:
         every: Integer, steps from one measurement to the next.
         weight: Float above 0 and up to 1, the weight w of the new value.
+        aggregate, normalize: See `tfprune.criteria.Criterion`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -45,7 +48,8 @@ class ActivationContribution:
         Networks for Resource Efficient Inference", https://arxiv.org/abs/1611.06440, equation 8.
     """
 
-    def __init__(self, every=1, weight=0.1):
+    def __init__(self, every=1, weight=0.1, *, aggregate="sum", normalize=None):
+        super().__init__(aggregate=aggregate, normalize=normalize)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"Argument `every` must be a positive integer. Received: {every!r}.")
         if not 0 < weight <= 1:
@@ -98,12 +102,7 @@ class ActivationContribution:
 
     def get_config(self):
         """The arguments that make this criterion again."""
-        return {"every": self.every, "weight": self.weight}
-
-    @classmethod
-    def from_config(cls, config):
-        """A criterion out of its `get_config()`."""
-        return cls(**config)
+        return {"every": self.every, "weight": self.weight, **super().get_config()}
 
 
 class _Observer:

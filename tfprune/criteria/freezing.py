@@ -104,4 +104,4 @@ def serialize(criterion):
 
 def is_known(criterion):
     """Whether a criterion is a function of this module."""
-    return criterion in _ALL.values()
+    return weights.function_of(criterion) in _ALL.values()

@@ -18,20 +18,21 @@ and may return `None` for a layer that they cannot judge. Those that look at act
 * `contribution`: the mean over examples of |mean over positions of a dL/da|.
 
 They are asked for each tensor that layers use the units from: see `tfprune.criteria.units_tensors`.
-Units that no tensor shows, such as the heads of an attention, are scored by `magnitude` then, which
+Units that no tensor shows, such as the heads of an attention, are scored by `Magnitude` then, which
 is to be normalised before it is ranked with the rest.
 
-| | looks at | needs data |
-|---|---|---|
-| `magnitude` | makers: length of kernels, and biases | |
-| `l1`, `l2` | makers, norms, consumers | |
-| `taylor`, `second_order` | makers, norms, consumers | x, y, a loss |
-| `fpgm` | makers: kernels | |
-| `bn_scale` | norms: gamma | |
-| `random` | nothing | |
-| `taylor_activation` | activations where they are used | x, y, a loss |
-| `apoz`, `activation_variance` | activations where they are used | x |
-| `activation_contribution` | activations where they are made | is measured in training |
+| name | class | looks at | needs data |
+|---|---|---|---|
+| "magnitude" | `Magnitude` | makers: length of kernels, and biases | |
+| "l1", "l2" | `L1`, `L2` | makers, norms, consumers | |
+| "taylor", "second_order" | `Taylor`, `SecondOrder` | makers, norms, consumers | x, y, a loss |
+| "fpgm" | `FPGM` | makers: kernels | |
+| "bn_scale" | `BatchNormScale` | norms: gamma | |
+| "random" | `Random` | nothing | |
+| "taylor_activation" | `TaylorActivation` | activations where used | x, y, a loss |
+| "apoz" | `APoZ` | activations where used | x |
+| "activation_variance" | `ActivationVariance` | activations where used | x |
+| "activation_contribution" | `ActivationContribution` | activations where made | in training |
 
 >>> def smallest_weight(weights):
 ...     return np.abs(weights["kernel"]).min(axis=1)
@@ -43,15 +44,17 @@ import numpy as np
 
 from tfprune.criteria import arguments, units_tensors
 from tfprune.criteria.contribution import ActivationContribution
+from tfprune.criteria.criterion import Criterion, Function
+from tfprune.criteria.units_activations import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.units_weights import (
+    FPGM,
     L1,
     L2,
+    BatchNormScale,
+    Magnitude,
+    Random,
     SecondOrder,
     Taylor,
-    bn_scale,
-    fpgm,
-    magnitude,
-    random,
 )
 from tfprune.layers import Masked
 
@@ -61,106 +64,45 @@ OF_WEIGHTS = ("gradient", "squared_gradient")
 _OFFERED = ["layer", "role", "weights", "seed", *OF_WEIGHTS]
 
 
-def taylor_activation(contribution):
-    """How much the loss would change without a unit, to first order, an example at a time.
-
-        u = mean over examples | mean over positions (a dL/da) |
-
-    Here a is what the layers that use the unit read, so norms and activations count, and L the loss
-    of the example by way of these layers. `activation_contribution` is measured while the model
-    trains, where units are made.
-
-    Args:
-        contribution: Array of shape (units,), measured on data.
-
-    Returns:
-        The same.
-
-    Example:
-
-    >>> taylor_activation(np.array([0.5, 2.0]))
-    array([0.5, 2. ])
-
-    Reference:
-        P. Molchanov, S. Tyree, T. Karras, T. Aila, J. Kautz, "Pruning Convolutional Neural
-        Networks for Resource Efficient Inference", https://arxiv.org/abs/1611.06440, equation 8.
-    """
-    return contribution
-
-
-def apoz(zero_share):
-    """How often a unit is not 0: 1 - the average percentage of zeros (APoZ).
-
-    Zeros are counted after the activation, where layers use the unit. Behind activations that give
-    no zeros, all units score 1.
-
-    Args:
-        zero_share: Array of shape (units,), measured on data.
-
-    Returns:
-        An array of shape (units,).
-
-    Example:
-
-    >>> apoz(np.array([0.25, 1.0]))
-    array([0.75, 0.  ])
-
-    Reference:
-        H. Hu, R. Peng, Y. Tai, C. Tang, "Network Trimming: A Data-Driven Neuron Pruning Approach
-        towards Efficient Deep Architectures", https://arxiv.org/abs/1607.03250.
-    """
-    return 1 - zero_share
-
-
-def activation_variance(variance):
-    """The variance of a unit, which is what is lost where its mean goes into biases.
-
-    Args:
-        variance: Array of shape (units,), measured on data.
-
-    Returns:
-        The same.
-
-    Example:
-
-    >>> activation_variance(np.array([0.5, 2.0]))
-    array([0.5, 2. ])
-    """
-    return variance
-
-
 _ALL = {
-    "magnitude": magnitude,
+    "magnitude": Magnitude,
     "l1": L1,
     "l2": L2,
-    "random": random,
-    "bn_scale": bn_scale,
-    "fpgm": fpgm,
+    "random": Random,
+    "bn_scale": BatchNormScale,
+    "fpgm": FPGM,
     "taylor": Taylor,
-    "taylor_activation": taylor_activation,
+    "taylor_activation": TaylorActivation,
     "second_order": SecondOrder,
-    "apoz": apoz,
-    "activation_variance": activation_variance,
+    "apoz": APoZ,
+    "activation_variance": ActivationVariance,
     "activation_contribution": ActivationContribution,
 }
 
 
-def get(identifier):
-    """The criterion meant by a name, a callable, or the configuration of one.
+def get(identifier, **options):
+    """The criterion for units meant by an identifier.
 
     Args:
-        identifier: A name out of the table above, a callable as the module describes it, or a
-            serialised one.
+        identifier: A name out of the table above; a `tfprune.criteria.Criterion`; a callable as
+            the module describes it; or the configuration of one of these.
+        **options: Arguments of the criterion, where the identifier is a name or a callable.
+
+    Returns:
+        A `tfprune.criteria.Criterion`; a plain callable becomes a `tfprune.criteria.Function`.
 
     Raises:
         ValueError: If there is no such criterion, or it asks for something unknown.
 
     Example:
 
-    >>> get("magnitude") is magnitude
-    True
+    >>> get("l1", normalize="mean")
+    L1(roles=('makers', 'norms', 'consumers'), aggregate='sum', normalize='mean')
     """
-    criterion = arguments.find(identifier, _ALL, "a callable which scores the units of a layer")
+    what = "a criterion or a callable which scores the units of a layer"
+    criterion = arguments.find(identifier, _ALL, what, **options)
+    if not isinstance(criterion, Criterion):
+        criterion = Function(criterion, **options)
     of_activations = activations_of(criterion)
     if of_activations:
         rule = (
@@ -179,11 +121,11 @@ def get(identifier):
 
 
 def serialize(criterion):
-    """The name of a criterion of this module, or the configuration of another callable.
+    """The name of a criterion with its default arguments, or the configuration of another.
 
     Example:
 
-    >>> serialize(magnitude), serialize(L1())
+    >>> serialize(Magnitude()), serialize(L1())
     ('magnitude', 'l1')
     """
     return arguments.serialize(criterion, _ALL)
@@ -194,7 +136,7 @@ def gradients_of(criterion):
 
     Example:
 
-    >>> gradients_of(Taylor()), gradients_of(magnitude)
+    >>> gradients_of(Taylor()), gradients_of(Magnitude())
     (['gradient'], [])
     """
     return arguments.asked(criterion, OF_WEIGHTS)
@@ -205,7 +147,7 @@ def activations_of(criterion):
 
     Example:
 
-    >>> activations_of(apoz), activations_of(magnitude)
+    >>> activations_of(APoZ()), activations_of(Magnitude())
     (['zero_share'], [])
     """
     return arguments.asked(criterion, units_tensors.MEASURES)
@@ -216,10 +158,10 @@ def roles_of(criterion):
 
     Example:
 
-    >>> roles_of(magnitude), roles_of(bn_scale)
+    >>> roles_of(Magnitude()), roles_of(BatchNormScale())
     (('makers',), ('norms',))
     """
-    return tuple(getattr(criterion, "roles", ("makers",)))
+    return criterion.roles
 
 
 def score(criterion, layer, weights, seed=None, family=None, *, role="makers", measured=None):
@@ -227,10 +169,10 @@ def score(criterion, layer, weights, seed=None, family=None, *, role="makers", m
 
     A criterion that is measured in training knows what the output of a masked layer shows. Units
     inside a layer, such as the heads of an attention or the cell of a wrapper, are scored by
-    `magnitude`.
+    `Magnitude`.
 
     Args:
-        criterion: A callable that looks at weights, as `get` returns it.
+        criterion: A criterion that looks at weights, as `get` returns it.
         layer: The layer.
         weights: Its weights by name, as the module describes them.
         seed: What a criterion that draws starts from.
@@ -246,7 +188,7 @@ def score(criterion, layer, weights, seed=None, family=None, *, role="makers", m
     """
     is_shown = family is None and isinstance(layer, Masked)
     if isinstance(criterion, ActivationContribution) and not is_shown:
-        criterion = magnitude
+        criterion = Magnitude()
     offered = {"layer": layer, "role": role, "weights": weights, "seed": seed, **(measured or {})}
     units = len(next(iter(weights.values())))
     return checked(arguments.call(criterion, offered), units, getattr(layer, "name", layer))

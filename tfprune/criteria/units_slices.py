@@ -15,9 +15,6 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED
 
-ROLES = ("makers", "norms", "consumers")
-"""What a layer does with units."""
-
 
 def roles(coupling):
     """The role of each slice of a `Coupling`, by id; statistics and other constants are left out.
@@ -52,7 +49,7 @@ class Part:
 
     Attributes:
         layer: The layer.
-        role: One of `ROLES`.
+        role: One of `tfprune.criteria.criterion.ROLES`.
         family: What the layer calls the units it makes, None for what its output shows.
         pieces: The slices, by the names of their weights.
         units: The units, in the order in which they stand in the layer.
@@ -114,7 +111,7 @@ class Parts:
 
     Args:
         units: `PrunableUnits`.
-        wanted: Which of `ROLES` are looked at.
+        wanted: Which of `tfprune.criteria.criterion.ROLES` are looked at.
     """
 
     def __init__(self, units, wanted):

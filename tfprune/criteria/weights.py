@@ -21,6 +21,7 @@ array([0., 2.])
 import numpy as np
 
 from tfprune.criteria import arguments
+from tfprune.criteria.criterion import Criterion
 from tfprune.criteria.measuring import MEASURES
 
 
@@ -255,8 +256,9 @@ def get(identifier):
     """The criterion meant by an identifier.
 
     Args:
-        identifier: The name of a function of this module, as "magnitude"; a callable, as the module
-            describes it; or the configuration of a callable.
+        identifier: The name of a function of this module, as "magnitude"; a
+            `tfprune.criteria.Criterion` such as `Random(seed=0)`; a callable, as the module
+            describes it; or the configuration of one of these.
 
     Raises:
         ValueError: If there is no such criterion, or it asks for something unknown.
@@ -266,12 +268,19 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    criterion = arguments.find(identifier, _ALL, "a callable from a weight's values to scores")
+    what = "a criterion or a callable from a weight's values to scores"
+    criterion = arguments.find(identifier, _ALL, what)
+    if isinstance(criterion, Criterion) and criterion.of_weight is None:
+        raise ValueError(
+            "The criterion scores units, not the elements of a weight. "
+            f"Received: criterion={criterion!r}. Use `tfprune.prune_units`, or one of "
+            f"{sorted(_ALL)}."
+        )
     rule = (
         "A criterion must take the weight's values, and may have arguments named "
         f"{['seed', *MEASURES]}."
     )
-    arguments.check(criterion, ["seed", *MEASURES], rule, values=1)
+    arguments.check(function_of(criterion), ["seed", *MEASURES], rule, values=1)
     return criterion
 
 
@@ -286,9 +295,14 @@ def serialize(criterion):
     return arguments.serialize(criterion, _ALL)
 
 
+def function_of(criterion):
+    """The function that scores the elements of a weight: a criterion itself, unless an object."""
+    return criterion.of_weight if isinstance(criterion, Criterion) else criterion
+
+
 def is_known(criterion):
-    """Whether a criterion is a function of this module."""
-    return criterion in _ALL.values()
+    """Whether the elements are scored by a function of this module."""
+    return function_of(criterion) in _ALL.values()
 
 
 def measures_of(criterion):
@@ -299,7 +313,7 @@ def measures_of(criterion):
     >>> measures_of(gradient), measures_of(magnitude)
     (['gradient'], [])
     """
-    return arguments.asked(criterion, MEASURES, values=1)
+    return arguments.asked(function_of(criterion), MEASURES, values=1)
 
 
 def score(criterion, weight, seed=None, measured=None):
@@ -317,7 +331,8 @@ def score(criterion, weight, seed=None, measured=None):
     Raises:
         ValueError: If the scores are not of the weight's shape.
     """
-    scores = np.asarray(arguments.call(criterion, {"seed": seed, **(measured or {})}, weight))
+    offered = {"seed": seed, **(measured or {})}
+    scores = np.asarray(arguments.call(function_of(criterion), offered, weight))
     if scores.shape != weight.shape:
         raise ValueError(
             f"A criterion must return scores of the weight's shape {weight.shape}. "

@@ -1,9 +1,10 @@
-"""What `only` and `exclude` say: a sequence of layers or layer names, or a predicate."""
+"""Filters of layers, the arguments `only` and `exclude`: layers, their names, or a predicate."""
 
 from collections.abc import Sequence
 
 import keras
 
+from tfprune import _keras
 from tfprune.masks.setting import find_layer
 
 
@@ -11,7 +12,7 @@ def check(only, exclude, predicate):
     """Raises a `ValueError` unless `only` and `exclude` can choose layers.
 
     Args:
-        only, exclude: A sequence of layers or layer names, a predicate, or `None`.
+        only, exclude: A layer, the name of one, a sequence of these, a predicate, or `None`.
         predicate: The signature of a predicate, for the error.
 
     Example:
@@ -19,21 +20,44 @@ def check(only, exclude, predicate):
     >>> check(["dense"], lambda layer: False, "layer -> bool")
     """
     for argument, given in (("only", only), ("exclude", exclude)):
-        is_predicate = callable(given) and not isinstance(given, keras.Layer)
-        is_sequence = isinstance(given, (Sequence, set, frozenset)) and not isinstance(given, str)
-        if given is not None and not is_predicate and not is_sequence:
+        is_sequence = isinstance(given, (Sequence, set, frozenset))
+        if not (given is None or _is_single(given) or is_sequence or _is_predicate(given)):
             raise ValueError(
                 f"Argument `{argument}` must be a sequence of layers or layer names, or a "
                 f"predicate `{predicate}`. Received: {argument}={given!r}."
             )
 
 
-def chooser(given, model, *, default, parts=lambda layer: [layer]):
+def choosers(model, only, exclude):
+    """What `only` and `exclude` say, each as a predicate; a nested model stands for all in it.
+
+    Returns:
+        Two callables from a layer, and whatever else a predicate is given, to a bool.
+
+    Raises:
+        ValueError: If a layer is unknown.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.layers.Dense(2, name="a"), keras.layers.Dense(1)])
+    >>> is_chosen, is_excluded = choosers(model, ["a"], None)
+    >>> [is_chosen(layer) and not is_excluded(layer) for layer in model.layers]
+    [True, False]
+    """
+    parts = _keras.all_layers
+    return (
+        chooser(only, model, "only", default=True, parts=parts),
+        chooser(exclude, model, "exclude", default=False, parts=parts),
+    )
+
+
+def chooser(given, model, argument, *, default, parts):
     """A predicate out of what `only` or `exclude` says.
 
     Args:
-        given: A sequence of layers or layer names, a predicate, or `None`.
+        given: A layer, the name of one, a sequence of these, a predicate, or `None`.
         model: The model that the layers belong to.
+        argument: What the user calls it, "only" or "exclude".
         default: What the predicate says of everything where `given` is `None`.
         parts: Callable, from a layer in the sequence to the layers that are meant by it.
 
@@ -42,19 +66,12 @@ def chooser(given, model, *, default, parts=lambda layer: [layer]):
 
     Raises:
         ValueError: If a layer is unknown.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.layers.Dense(2, name="a"), keras.layers.Dense(1)])
-    >>> is_chosen = chooser(["a"], model, default=True)
-    >>> [is_chosen(layer) for layer in model.layers]
-    [True, False]
     """
     if given is None:
         return lambda layer, *more: default
-    if callable(given):
+    if _is_predicate(given):
         return given
-    chosen = {id(part) for layer in given for part in parts(find_layer(model, layer))}
+    chosen = {id(p) for each in _listed(given) for p in parts(find_layer(model, each, argument))}
     return lambda layer, *more: id(layer) in chosen
 
 
@@ -72,9 +89,9 @@ def serialize(only, exclude):
 def _serialized(given):
     if given is None:
         return None
-    if callable(given):
+    if _is_predicate(given):
         return keras.saving.serialize_keras_object(given)
-    return [layer if isinstance(layer, str) else layer.name for layer in given]
+    return [layer if isinstance(layer, str) else layer.name for layer in _listed(given)]
 
 
 def deserialize(config):
@@ -85,12 +102,56 @@ def deserialize(config):
     >>> deserialize({"target": 0.5, "only": ["a", "b"], "exclude": None})
     {'target': 0.5, 'only': ['a', 'b'], 'exclude': None}
     """
-    return {
-        **config,
-        "only": _deserialized(config.get("only")),
-        "exclude": _deserialized(config.get("exclude")),
+    filters = {name: config.get(name) for name in ("only", "exclude")}
+    return config | {
+        name: keras.saving.deserialize_keras_object(given) if isinstance(given, dict) else given
+        for name, given in filters.items()
     }
 
 
-def _deserialized(given):
-    return keras.saving.deserialize_keras_object(given) if isinstance(given, dict) else given
+class Counterparts:
+    """Translates what names layers of a model into what names the layers of a copy of it.
+
+    Args:
+        model: The model that the user gave.
+        copy: What was made of it, with the same layer names.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="a")])
+    >>> copy = keras.models.clone_model(model)
+    >>> Counterparts(model, copy).filter(model.layers)[0] is copy.layers[0]
+    True
+    """
+
+    def __init__(self, model, copy):
+        pairs = list(_keras.layer_pairs(model, copy))
+        self._copies = {id(original): layer for original, layer in pairs}
+        self._originals = {id(layer): original for original, layer in pairs}
+
+    def filter(self, given):
+        """What `only` or `exclude` says, for the copy."""
+        if given is None:
+            return None
+        if _is_predicate(given):
+            return lambda layer, *more: given(self._originals.get(id(layer), layer), *more)
+        return [self._copies.get(id(layer), layer) for layer in _listed(given)]
+
+    def by_layer(self, given):
+        """A dict with layers, names or predicates as keys, for the copy; all else as it is."""
+        if not isinstance(given, dict):
+            return given
+        keys = (self.filter(k) if _is_predicate(k) else self.filter(k)[0] for k in given)
+        return dict(zip(keys, given.values(), strict=True))
+
+
+def _is_single(given):
+    return isinstance(given, (str, keras.Layer))
+
+
+def _is_predicate(given):
+    return callable(given) and not isinstance(given, keras.Layer)
+
+
+def _listed(given):
+    return [given] if _is_single(given) else given

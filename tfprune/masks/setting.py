@@ -67,27 +67,32 @@ def assign_masks(mask, trainable=None, frozen=None, optimizer=None):
             _keras.reset_slots(optimizer, mask.weight, functools.reduce(np.logical_or, changed))
 
 
-def find_layer(model, layer):
-    """The layer of `model` that is meant by a layer or a name, nested models included."""
+def find_layer(model, layer, argument="layer"):
+    """The layer of `model` that is meant by a layer or a name, nested models included.
+
+    Raises:
+        ValueError: If there is none, or the name is that of several.
+    """
     layers = _keras.all_layers(model)
     if not isinstance(layer, str):
         if any(layer is other for other in layers):
             return layer
         raise ValueError(
-            "Argument `layer` must be a layer of the model. "
-            f"Received: layer={getattr(layer, 'name', layer)!r}, model={model.name!r}."
+            f"Argument `{argument}` must be a layer of the model, or its name. Received: "
+            f"{argument}={getattr(layer, 'name', layer)!r}, model={model.name!r}."
         )
     found = [other for other in layers if other.name == layer]
     if len(found) == 1:
         return found[0]
     if found:
         raise ValueError(
-            f"Argument `layer` names {len(found)} layers of the model; pass the layer itself. "
-            f"Received: layer={layer!r}."
+            f"Argument `{argument}` names {len(found)} layers of the model; pass the layer itself. "
+            f"Received: {argument}={layer!r}."
         )
     names = ", ".join(repr(other.name) for other in masked_layers(model)[:20])
     raise ValueError(
-        f"Argument `layer` must be a layer of the model. Received: layer={layer!r}. "
+        f"Argument `{argument}` must be a layer of the model, or its name. "
+        f"Received: {argument}={layer!r}. "
         f"Layers that carry masks: {names or 'none; see `tfprune.prunable(model)`'}."
     )
 

@@ -63,8 +63,7 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
     layer_filter.check(only, exclude, "layer -> bool")
     copy = copy_model(model)
     names = {id(theirs): ours for ours, theirs in _keras.layer_pairs(model, copy)}
-    is_chosen = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
-    is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
+    is_chosen, is_excluded = layer_filter.choosers(model, only, exclude)
     chosen = [
         layer
         for layer in _keras.all_layers(copy)

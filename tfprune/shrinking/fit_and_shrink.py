@@ -17,13 +17,24 @@ from tfprune.callbacks import ScheduledCallback, StraightThrough
 from tfprune.coupling.costs import costs
 from tfprune.shrinking.full_model import Shrinking
 from tfprune.shrinking.stages import Shrunk, Stage, planned
-from tfprune.units.prune_units import prune_units
 
 _FIT = set(inspect.signature(keras.Model.fit).parameters) - {"self", "x", "y"}
-_PRUNING = set(inspect.signature(prune_units).parameters) - {"model", "target"}
 
 
-def fit_and_shrink(model, x=None, y=None, *, stages, masked=False, check=True, **arguments):
+def fit_and_shrink(
+    model,
+    x=None,
+    y=None,
+    *,
+    stages,
+    criterion="magnitude",
+    selection="uniform",
+    data=None,
+    only=None,
+    exclude=None,
+    masked=False,
+    **fit,
+):
     """Trains a model and removes units for real while it does, so that each epoch is faster.
 
     At the beginning of some epochs units are pruned and the model is rebuilt without them; training
@@ -51,11 +62,10 @@ def fit_and_shrink(model, x=None, y=None, *, stages, masked=False, check=True, *
             target of `tfprune.prune_units`, as `{2: 0.3, 4: 0.6}`; a sequence of targets, spread
             evenly over the first half of training; or a single fraction, which is reached in four
             equal steps over the first half. Fractions count from the model given.
+        criterion, selection, data: Which units go; see `tfprune.prune_units`.
+        only, exclude: Layers of `model` whose units may go, and whose stay.
         masked: Whether the model that is trained and returned carries masks, for more pruning.
-        check: Whether each rebuilt model is run beside the masked one and compared.
-        **arguments: Those of `keras.Model.fit` (`epochs`, `validation_data`, `callbacks`, ...) and
-            those of `tfprune.prune_units` (`criterion`, `only`, `seed`, ...). What both have, as
-            `batch_size`, goes to `fit`, and to the pruning where it is given data of its own.
+        **fit: Arguments of `keras.Model.fit` (`epochs`, `validation_data`, `callbacks`, ...).
 
     Returns:
         A `Shrunk`, with the small `model`, compiled, the `history` of all epochs, and the `stages`:
@@ -81,16 +91,18 @@ def fit_and_shrink(model, x=None, y=None, *, stages, masked=False, check=True, *
     >>> len(result.history.history["loss"])
     4
     """
-    fitting, pruning = _split(arguments)
-    plan = planned(stages, fitting.get("initial_epoch", 0), fitting.get("epochs", 1))
+    _check_fit(fit)
+    plan = planned(stages, fit.get("initial_epoch", 0), fit.get("epochs", 1))
     _check_model(model)
-    callbacks = keras.tree.flatten(fitting.pop("callbacks", None) or [])
+    callbacks = keras.tree.flatten(fit.pop("callbacks", None) or [])
     _check_callbacks(callbacks)
+    pruning = {"criterion": criterion, "selection": selection, "data": data}
+    pruning |= {"only": only, "exclude": exclude}
     _try(model, plan, pruning)
 
-    shrinking = Shrinking(model, check=check)
-    training = _Stages(shrinking, plan, pruning, masked, callbacks, fitting.pop("verbose", "auto"))
-    training.relay.fit(x, y, verbose=0, callbacks=[training], **fitting)
+    shrinking = Shrinking(model)
+    training = _Stages(shrinking, plan, pruning, masked, callbacks, fit.pop("verbose", "auto"))
+    training.relay.fit(x, y, verbose=0, callbacks=[training], **fit)
     small = shrinking.finished(masked)
     history = training.history
     history.set_model(small)
@@ -98,18 +110,13 @@ def fit_and_shrink(model, x=None, y=None, *, stages, masked=False, check=True, *
     return Shrunk(small, history, tuple(training.stages))
 
 
-def _split(arguments):
-    """The arguments of `fit` and those of `prune_units`."""
-    unknown = sorted(set(arguments) - _FIT - _PRUNING)
+def _check_fit(given):
+    unknown = sorted(set(given) - _FIT)
     if unknown:
         raise TypeError(
-            "Arguments must be those of `fit_and_shrink`, `keras.Model.fit` or "
-            f"`tfprune.prune_units`. Received: {unknown}."
+            "Arguments must be those of `fit_and_shrink` or `keras.Model.fit`. "
+            f"Received: {unknown}."
         )
-    fitting = {name: value for name, value in arguments.items() if name in _FIT}
-    for_both = _FIT if arguments.get("data") is None else set()
-    pruning = {n: v for n, v in arguments.items() if n in _PRUNING - for_both}
-    return fitting, pruning
 
 
 def _check_model(model):

@@ -17,6 +17,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.index_maps import kept_index_maps
+from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
 from tfprune.rebuild.engine import added_constants, gathered, gathered_slot, rebuild, scale_factors
@@ -24,6 +25,7 @@ from tfprune.stripping.check import check_equal
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import Liveness
 from tfprune.units.prune_units import prune_units
+from tfprune.units.selection import selection as selections
 
 
 class Shrinking:
@@ -42,13 +44,24 @@ class Shrinking:
         self.check = check
         with self.strategy.scope():
             self.full = prunable(model)
+            self._of_full = layer_filter.Counterparts(model, self.full)
         self._small = None
         self._cut = None
 
-    def prune(self, target, **arguments):
-        """Prunes units of the full model; see `tfprune.prune_units`."""
+    def prune(self, target, selection="uniform", only=None, exclude=None, **arguments):
+        """Prunes units of the full model; layers are those of the model given.
+
+        The arguments are those of `tfprune.prune_units`.
+        """
         with self.strategy.scope():
-            return prune_units(self.full, target, **arguments)
+            return prune_units(
+                self.full,
+                target,
+                selection=selections.get(selection).for_copy(self._of_full),
+                only=self._of_full.filter(only),
+                exclude=self._of_full.filter(exclude),
+                **arguments,
+            )
 
     def cut(self, masked=False):
         """A small model, compiled, with the slots of the full one's optimizer.

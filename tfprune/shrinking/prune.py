@@ -1,5 +1,6 @@
 """From a dense model to a small one, in one call."""
 
+import inspect
 from dataclasses import dataclass
 
 import keras
@@ -7,13 +8,19 @@ import keras
 from tfprune import _keras
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import costs
+from tfprune.criteria import units as criteria
+from tfprune.masks import layer_filter
 from tfprune.measuring.metrics import evaluate
 from tfprune.recovery import distill, recalibrate, reconstruct
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import StripReport, strip
 from tfprune.units.prune_units import prune_units
+from tfprune.units.selection import selection as selections
 
-_RECOVERIES = ("reconstruct", "recalibrate")
+_RECOVERIES = ("reconstruct", "recalibrate", "distill")
+_FIT = set(inspect.signature(keras.Model.fit).parameters) - {
+    *("self", "x", "y", "epochs", "validation_data", "verbose")
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class PruneReport(Printable):
     """What `prune` did; prints itself as tables.
 
     Attributes:
-        budget: What was asked for, in words.
+        target: What was requested, in words.
         strip: The `StripReport` of what was removed, layer by layer.
         units, parameters, macs: Before and after, each a `Change`; MACs are None where they are
             not known.
@@ -30,7 +37,7 @@ class PruneReport(Printable):
             no data to evaluate on, or the model is not compiled.
     """
 
-    budget: str
+    target: str
     strip: StripReport
     units: Change
     parameters: Change
@@ -48,35 +55,33 @@ class PruneReport(Printable):
             ratio = "" if change.ratio is None else f"{change.ratio:.3g}"
             total.add_row(name, count(change.before), count(change.after), ratio)
         if not self.stages:
-            return [self.budget, "", layers, "", total]
+            return [self.target, "", layers, "", total]
         names = list(self.stages["dense"])
         stages = table(("stage",), names)
         for stage, metrics in self.stages.items():
             stages.add_row(stage, *(number(metrics.get(name)) for name in names))
-        return [self.budget, "", layers, "", total, "", stages]
+        return [self.target, "", layers, "", total, "", stages]
 
 
 def prune(
     model,
-    budget,
+    target,
     data=None,
     *,
-    criterion="magnitude",
-    scope="global",
-    normalize="mean",
-    recover=None,
+    criterion="auto",
+    selection="global",
+    recover="auto",
     epochs=0,
-    distilled=False,
     validation_data=None,
-    callbacks=None,
-    batch_size=None,
+    only=None,
+    exclude=None,
     return_report=False,
     verbose=0,
-    **options,
+    **fit,
 ):
-    """Makes a small model of a dense one: prunes units to a budget, strips, recovers, fine-tunes.
+    """Returns a small model made of a dense one: prunes units, recovers accuracy, strips, trains.
 
-    1. The units with the lowest scores are pruned until the budget is met (`tfprune.prune_units`).
+    1. The units with the lowest scores are pruned until the target is met (`tfprune.prune_units`).
     2. With data, what is left of each layer is fitted to what the dense model computes
        (`tfprune.reconstruct`), and batch normalisations get their statistics anew
        (`tfprune.recalibrate`). Neither needs labels.
@@ -84,29 +89,31 @@ def prune(
     4. With `epochs`, the small model is trained on, alone or led by the dense one
        (`tfprune.distill`).
 
-    For pruning little by little while the model trains, see `tfprune.callbacks.PruneUnits` and
-    `tfprune.fit_and_shrink`.
+    The model given is not touched. For pruning little by little while the model trains, see
+    `tfprune.callbacks.PruneUnits` and `tfprune.fit_and_shrink`.
 
     Args:
         model: A Functional or built Sequential model; compiled, if it shall be trained or
-            evaluated. It is not touched.
-        budget: What may remain, of `tfprune.budgets`: `MACs(0.5)`, `Latency(2.0)`; or a float, the
-            fraction of units to prune.
+            evaluated.
+        target: A budget of `tfprune.budgets`, what may remain (`MACs(0.5)`, `Latency(2.0)`); or a
+            float, the fraction of units to prune.
         data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches, for criteria
             that are measured, for recovery, and for training.
-        criterion, scope, normalize: Which units go first, see `tfprune.prune_units`; here layers
-            are ranked together unless said otherwise.
-        recover: What is done after pruning, a sequence of "reconstruct" and "recalibrate", in that
-            order; by default both where there is data, `()` for neither.
+        criterion: Which units go first, see `tfprune.prune_units`; "auto" is "magnitude". Scores of
+            a criterion given by name, or as a callable, are divided by their mean in each layer, so
+            that layers can be ranked together; an object says so itself.
+        selection: See `tfprune.prune_units`; here all layers are ranked together by default.
+        recover: What is done besides, a name or a sequence among "reconstruct", "recalibrate" and
+            "distill", which lets the dense model lead the training. "auto": "reconstruct" and
+            "recalibrate" where there is data. `None` or `()` for nothing.
         epochs: Integer, for how long the small model is trained.
-        distilled: Whether the dense model leads that training.
         validation_data: Data to evaluate on after each stage, and in training; by default `data`.
-        callbacks: Callbacks of that training.
-        batch_size: Integer, for data in arrays.
+        only, exclude: Layers of `model` whose units may go, and whose stay; see
+            `tfprune.prune_units`.
         return_report: Whether to return a `PruneReport` as well.
         verbose: 0 is quiet, 1 shows progress.
-        **options: Further arguments of `tfprune.prune_units`: `only`, `exclude`, `round_to`,
-            `min_units`, `max_fraction`, `aggregate`, `seed`.
+        **fit: Further arguments of `keras.Model.fit` for that training (`callbacks`,
+            `batch_size`, ...). The batch size holds for recovery too.
 
     Returns:
         The small model, of stock Keras layers, compiled as `model` is; with `return_report=True`,
@@ -129,64 +136,82 @@ def prune(
     >>> report.macs.ratio, small.get_layer("hidden").units
     (0.5, 16)
     """
-    recover = _checked_recovery(recover, data, model)
-    _check_training(model, data, epochs, distilled)
+    recover = _checked_recovery(recover, data)
+    _check_fit(fit, data)
+    _check_training(model, data, epochs, recover)
     evaluate = _evaluator(model, validation_data, data)
     stages = {"dense": evaluate(model)}
     masked = prunable(model)
+    of_masked = layer_filter.Counterparts(model, masked)
     counts = prune_units(
         masked,
-        budget,
-        criterion,
-        scope=scope,
-        normalize=normalize,
+        target,
+        criteria.get("magnitude" if criterion == "auto" else criterion, normalize="mean"),
+        selection=selections.get(selection).for_copy(of_masked),
         data=data,
-        batch_size=batch_size,
+        only=of_masked.filter(only),
+        exclude=of_masked.filter(exclude),
         verbose=verbose,
-        **options,
     )
     stages["pruned"] = evaluate(masked)
-    for name in recover if any(each.pruned for each in counts) else ():
-        masked = _recovered(name, masked, model, data, batch_size, verbose)
-        stages[name] = evaluate(masked)
+    for name in ("reconstruct", "recalibrate"):
+        if name in recover and any(each.pruned for each in counts):
+            masked = _recovered(name, masked, model, data, fit.get("batch_size"), verbose)
+            stages[name] = evaluate(masked)
     small, removed = strip(masked, return_report=True)
     if epochs:
-        arguments = {"validation_data": validation_data, "callbacks": callbacks}
-        arguments |= {"batch_size": batch_size} if isinstance(data, (tuple, list)) else {}
-        small = _trained(small, model, data, epochs, distilled, verbose, arguments)
+        arguments = {"validation_data": validation_data, "epochs": epochs, "verbose": verbose}
+        small = _trained(small, model, data, "distill" in recover, {**fit, **arguments})
         stages["fine-tuned"] = evaluate(small)
     if not return_report:
         return small
     units = sum(each.units for each in counts)
     report = PruneReport(
-        budget=_in_words(budget),
+        target=_in_words(target),
         strip=removed,
         units=Change(units, units - sum(each.pruned for each in counts)),
         parameters=Change(model.count_params(), small.count_params()),
-        macs=Change(*(_macs(each, budget) for each in (model, small))),
+        macs=Change(*(_macs(each, target) for each in (model, small))),
         stages={} if stages["dense"] is None else stages,
     )
     return small, report
 
 
-def _checked_recovery(recover, data, model):
-    if recover is None:
-        return _RECOVERIES if data is not None else ()
-    recover = (recover,) if isinstance(recover, str) else tuple(recover)
+def _checked_recovery(recover, data):
+    if isinstance(recover, str) and recover == "auto":
+        return _RECOVERIES[:2] if data is not None else ()
+    recover = (recover,) if isinstance(recover, str) else tuple(recover or ())
     unknown = [name for name in recover if name not in _RECOVERIES]
     if unknown:
         raise ValueError(
-            f"Argument `recover` must hold names among {_RECOVERIES}. Received: {unknown}."
+            f'Argument `recover` must be "auto" or hold names among {_RECOVERIES}. '
+            f"Received: {unknown}."
         )
     if recover and data is None:
         raise ValueError(
             "Recovery is measured on data. "
             f"Received: recover={recover}, data=None. Pass `data=(x,)` or a dataset."
         )
-    return tuple(name for name in _RECOVERIES if name in recover)
+    return recover
 
 
-def _check_training(model, data, epochs, distilled):
+def _check_fit(given, data):
+    if "batch_size" in given and not isinstance(data, (tuple, list)):
+        raise ValueError(
+            "Argument `batch_size` is for data in arrays. "
+            f"Received: batch_size={given['batch_size']}, data of type {type(data).__name__}."
+        )
+    unknown = sorted(set(given) - _FIT)
+    if unknown:
+        raise TypeError(
+            "Arguments must be those of `prune` or `keras.Model.fit`. "
+            f"Received: {unknown}. Arguments of the criterion go to "
+            '`criterion=tfprune.criteria.L1(aggregate="max")`, those of the selection to '
+            '`selection=tfprune.Selection("global", round_to=8)`.'
+        )
+
+
+def _check_training(model, data, epochs, recover):
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ValueError(
             f"Argument `epochs` must be a non-negative integer. Received: epochs={epochs!r}."
@@ -197,10 +222,10 @@ def _check_training(model, data, epochs, distilled):
             f"Received: epochs={epochs}, data of type {type(data).__name__}, model={model.name!r} "
             f"({'compiled' if model.compiled else 'not compiled'})."
         )
-    if distilled and not epochs:
+    if "distill" in recover and not epochs:
         raise ValueError(
             "The dense model can lead a training only where there is one. "
-            f"Received: distilled={distilled}, epochs=0. Pass `epochs` too."
+            f"Received: recover={recover}, epochs=0. Pass `epochs` too."
         )
 
 
@@ -224,9 +249,8 @@ def _recovered(name, masked, dense, data, batch_size, verbose):
     return recalibrate(masked, data, **options)
 
 
-def _trained(small, dense, data, epochs, distilled, verbose, arguments):
-    arguments = {**arguments, "epochs": epochs, "verbose": verbose}
-    if distilled:
+def _trained(small, dense, data, is_led, arguments):
+    if is_led:
         return distill(small, dense, data, **arguments)
     is_arrays = isinstance(data, (tuple, list))
     given = dict(zip(("x", "y", "sample_weight"), data, strict=False)) if is_arrays else {"x": data}
@@ -234,10 +258,10 @@ def _trained(small, dense, data, epochs, distilled, verbose, arguments):
     return small
 
 
-def _macs(model, budget):
-    counted = [call.macs for call in costs(model, getattr(budget, "input_shapes", None))]
+def _macs(model, target):
+    counted = [call.macs for call in costs(model, getattr(target, "input_shapes", None))]
     return None if None in counted else sum(counted)
 
 
-def _in_words(budget):
-    return f"{budget:.0%} of the units pruned" if isinstance(budget, float) else str(budget)
+def _in_words(target):
+    return f"{target:.0%} of the units pruned" if isinstance(target, float) else str(target)

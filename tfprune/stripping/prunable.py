@@ -3,6 +3,7 @@
 import keras
 
 from tfprune import _keras
+from tfprune.masks import layer_filter
 from tfprune.rebuild import convert
 from tfprune.stripping.inlining import inlined
 
@@ -16,8 +17,9 @@ def prunable(model, *, only=None, exclude=None):
 
     Args:
         model: A Functional or built Sequential model, nested ones included.
-        only: Layers or names of layers to convert; by default all that have a drop-in class.
-        exclude: Layers or names of layers that are not converted.
+        only: Layers of the model, names of layers or a predicate `layer -> bool`: what to convert;
+            by default all that have a drop-in class.
+        exclude: What to leave as it is, of what `only` says, given in the same way.
 
     Returns:
         A new model of the same kind.
@@ -34,14 +36,17 @@ def prunable(model, *, only=None, exclude=None):
     ['bias', 'kernel']
     """
     _check_graph(model)
-    model = inlined(model)
-    names = {layer.name for layer in _keras.all_layers(model)}
-    only = names if only is None else _named(only, names, "only")
-    exclude = set() if exclude is None else _named(exclude, names, "exclude")
+    layer_filter.check(only, exclude, "layer -> bool")
+    given, model = model, inlined(model)
+    if model is not given:
+        of_model = layer_filter.Counterparts(given, model).filter
+        only, exclude = of_model(only), of_model(exclude)
+    is_chosen, is_excluded = layer_filter.choosers(model, only, exclude)
+    excluded = {layer.name for layer in _keras.all_layers(model) if is_excluded(layer)}
 
     def edit(config, operation):
-        if operation.name in only and operation.name not in exclude:
-            return convert.to_drop_in(config, exclude)
+        if is_chosen(operation) and not is_excluded(operation):
+            return convert.to_drop_in(config, excluded)
         return config
 
     new = convert.rebuilt(model, edit)
@@ -65,16 +70,3 @@ def _check_graph(model):
         "`from tfprune import layers` where the model makes its layers, or build a Functional one: "
         "`inputs = keras.Input(shape)`, `keras.Model(inputs, model.call(inputs))`."
     )
-
-
-def _named(layers, names, argument):
-    if isinstance(layers, (str, keras.layers.Layer)):
-        layers = [layers]
-    chosen = {layer if isinstance(layer, str) else layer.name for layer in layers}
-    unknown = sorted(chosen - names)
-    if unknown:
-        raise ValueError(
-            f"Argument `{argument}` must hold layers of the model or their names. "
-            f"Received: {unknown}. The model has: {sorted(names)}."
-        )
-    return chosen

@@ -48,19 +48,18 @@ class Utilities:
         criterion: See `tfprune.criteria.units`. Scores may be negative; those that are not finite
             count as worst. A `tfprune.units.scores.UnitScores` brings the data along, for criteria
             that are measured on data.
-        seed: Integer, for criteria which draw.
 
     Raises:
         ValueError: If a criterion is measured on data, and there is none.
     """
 
-    def __init__(self, model, coupling, criterion="magnitude", seed=None):
+    def __init__(self, model, coupling, criterion="magnitude"):
         self.units = _AnyUnits(model, coupling, _named_pieces(coupling))
         self.scores = criterion if isinstance(criterion, UnitScores) else None
         if self.scores is not None:
             return
         self.criterion = criteria.get(criterion)
-        self.seed = arguments.drawn_seed(seed, self.criterion)
+        self.seed = arguments.drawn_seed(self.criterion)
         measured = [*criteria.gradients_of(self.criterion)]
         measured += criteria.activations_of(self.criterion)
         if measured:
@@ -93,7 +92,7 @@ class Utilities:
         criterion, weights = self.criterion, part.rows(self.units.coupling.roots)
         is_shown = part.family is None and isinstance(part.layer, Masked)
         if isinstance(criterion, ActivationContribution) and not is_shown:
-            criterion = criteria.magnitude  # nothing inside a layer is measured
+            criterion = criteria.Magnitude()  # nothing inside a layer is measured
         units = len(next(iter(weights.values())))
         offered = {"layer": part.layer, "role": part.role, "weights": weights, "seed": seed}
         scores = arguments.call(criterion, offered)

@@ -163,9 +163,8 @@ class Bytes(_Counted):
 class Latency(Budget):
     """How long one call may take at inference, measured on this machine.
 
-    Candidates are rebuilt without their pruned units and timed, see `tfprune.measuring.latency`.
-    What was chosen is measured once more, beside the dense model, and must then be within the
-    tolerance.
+    Candidates are rebuilt without their pruned units and timed. The one chosen is measured once
+    more, beside the dense model, and must then be within the tolerance.
 
     Args:
         milliseconds: Positive number; or, in its place,

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune import _keras
 from tfprune.coupling.units import couple
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
@@ -27,17 +26,14 @@ class PrunableUnits:
     """The units of a model that may be pruned, by sets, and their masks.
 
     Args:
-        model, only, exclude, min_units: See `prune_units`.
+        model, only, exclude: See `tfprune.prune_units`.
+        min_units: Integer, how many units each layer keeps at least.
 
     Raises:
         ValueError: If there are none.
     """
 
     def __init__(self, model, *, only=None, exclude=None, min_units=1):
-        if isinstance(min_units, bool) or not isinstance(min_units, int) or min_units < 1:
-            raise ValueError(
-                f"Argument `min_units` must be a positive integer. Received: {min_units!r}."
-            )
         layer_filter.check(only, exclude, PREDICATE)
         self.model = model
         self.min_units = min_units
@@ -52,8 +48,7 @@ class PrunableUnits:
             for piece in self.coupling.slices
             if id(piece.variable) in names
         ]
-        is_chosen = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
-        is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
+        is_chosen, is_excluded = layer_filter.choosers(model, only, exclude)
         self.sets = [
             s
             for s in self.coupling.sets

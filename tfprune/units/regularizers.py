@@ -239,7 +239,9 @@ class Growing(UnitRegularizer):
             )
         self._begin = self.begin_step
         trial = prunable(model)
-        prune_units(trial, target, self.criterion, only=_by_name(only), exclude=_by_name(exclude))
+        of_trial = layer_filter.Counterparts(model, trial).filter
+        filters = {"only": of_trial(only), "exclude": of_trial(exclude)}
+        prune_units(trial, target, self.criterion, **filters)
         units = PrunableUnits(trial)
         if units.coupling.size != pieces.coupling.size:
             raise ValueError(
@@ -272,13 +274,6 @@ class Growing(UnitRegularizer):
             **{name: getattr(self, name) for name in names},
             "criterion": criteria.serialize(self.criterion),
         }
-
-
-def _by_name(given):
-    """What `only` or `exclude` says, for a copy of the model."""
-    if given is None or callable(given):
-        return given
-    return [layer if isinstance(layer, str) else layer.name for layer in given]
 
 
 class _Added:

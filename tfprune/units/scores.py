@@ -26,17 +26,12 @@ class UnitScores:
     A unit has slices in several layers: in those that make it, as both sides of a residual sum do,
     in the norms it passes, in those that use it. A criterion scores the slices in each of the
     layers that it looks at, or the activations at each tensor that layers use the unit from; see
-    `tfprune.criteria.units`. `aggregate` makes one number of them.
+    `tfprune.criteria.units`. Its `aggregate` makes one number of them.
 
     Args:
-        criterion: A name or a callable; see `tfprune.criteria.units`.
-        aggregate: "sum", "mean" or "max" over the layers, or tensors, of a unit.
-        normalize: What the scores of each set of coupled units are divided by, so that those of
-            different layers can be ranked together: their "mean", "max", "sum" or length "l2", over
-            the units that are not pruned yet; `None` leaves them as they are.
-        seed: Integer, for criteria which draw.
-        data: `(x, y)` or a dataset, for criteria that are measured on data.
-        batch_size: Integer, for data in arrays.
+        criterion: A name, a `tfprune.criteria.Criterion`, which says how scores are put together
+            and normalised, or a callable; see `tfprune.criteria.units`.
+        data: `(x, y)` or a dataset of batches, for criteria that are measured on data.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Raises:
@@ -52,7 +47,7 @@ class UnitScores:
     >>> units = PrunableUnits(keras.Sequential([keras.Input((2,)), hidden, out]))
     >>> UnitScores("l1").of(units)[units.sets[0].units]  # |1| in `hidden` and |1| in `out`
     array([2., 2.])
-    >>> UnitScores("l1", normalize="sum").of(units)[units.sets[0].units]
+    >>> UnitScores(tfprune.criteria.L1(normalize="sum")).of(units)[units.sets[0].units]
     array([0.5, 0.5])
     """
 
@@ -60,19 +55,12 @@ class UnitScores:
         self,
         criterion="magnitude",
         *,
-        aggregate="sum",
-        normalize=None,
-        seed=None,
         data=None,
-        batch_size=None,
         verbose=0,
     ):
         self.criterion = criteria.get(criterion)
-        self.aggregate = _one_of(aggregate, list(_AGGREGATES), "aggregate")
-        self.normalize = _one_of(normalize, [None, *_NORMALIZERS], "normalize")
-        self.seed = drawn_seed(seed, self.criterion)
+        self.seed = drawn_seed(self.criterion)
         self.data = data
-        self.batch_size = batch_size
         self.verbose = verbose
 
     def of(self, units, sets=None):
@@ -97,12 +85,12 @@ class UnitScores:
         scores = np.zeros(units.coupling.size)
         for place, found in self._found(units, chosen).items():
             scores[chosen[place].units] = found
-        if self.normalize is not None:
+        if self.criterion.normalize is not None:
             is_pruned = units.pruned()
             for unit_set in chosen.values():
                 values = scores[unit_set.units]
                 living = values[~is_pruned[unit_set.units]]
-                by = _NORMALIZERS[self.normalize](living) if living.size else 0.0
+                by = _NORMALIZERS[self.criterion.normalize](living) if living.size else 0.0
                 scores[unit_set.units] = values / by if by else values
         return scores
 
@@ -116,15 +104,15 @@ class UnitScores:
         visible = {place: s for place, s in chosen.items() if place not in hidden}
         return {
             **self._of_activations(units, visible, names),
-            **self._of_weights(units, hidden, criteria.magnitude),
+            **self._of_weights(units, hidden, criteria.Magnitude()),
         }
 
     def _of_activations(self, units, chosen, names):
         """Scores at each tensor that units are used from; those that nothing uses have 0."""
         columns = {place: [] for place in chosen}
-        options = {"batch_size": self.batch_size, "verbose": self.verbose}
         sets = list(chosen.values())
-        for members, found in measured_units(names, units, sets, self.data, **options):
+        measured = measured_units(names, units, sets, self.data, verbose=self.verbose)
+        for members, found in measured:
             for place, unit_set in chosen.items():
                 ours = np.isin(members, unit_set.units)
                 if ours.any():
@@ -178,7 +166,6 @@ class UnitScores:
             units.model,
             list(pieces.values()),
             self.data,
-            batch_size=self.batch_size,
             verbose=self.verbose,
         )
         return {name: dict(zip(pieces, found[name], strict=True)) for name in names}
@@ -189,7 +176,7 @@ class UnitScores:
         found = np.full(len(unit_set.units), np.nan)
         is_known = ~np.isnan(values).all(axis=0)
         if is_known.any():
-            found[is_known] = _AGGREGATES[self.aggregate](values[:, is_known], axis=0)
+            found[is_known] = _AGGREGATES[self.criterion.aggregate](values[:, is_known], axis=0)
         return found
 
 
@@ -208,9 +195,3 @@ def _says_nothing(criterion, unit_set, is_missing):
         f"layers={unit_set.name!r}, {np.count_nonzero(is_missing)} of {len(is_missing)} units. "
         "Leave the layers out with `exclude`, or take another criterion."
     )
-
-
-def _one_of(value, known, argument):
-    if value not in known:
-        raise ValueError(f"Argument `{argument}` must be one of {known}. Received: {value!r}.")
-    return value

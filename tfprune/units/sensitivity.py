@@ -8,6 +8,7 @@ import numpy as np
 from tfprune._tools import plots
 from tfprune._tools.tables import Printable, number, table
 from tfprune.coupling.groups import connected_sets, equal_count_constraints
+from tfprune.masks import layer_filter
 from tfprune.masks.setting import set_masks
 from tfprune.measuring.metrics import evaluator
 from tfprune.stripping.prunable import prunable
@@ -65,7 +66,7 @@ class Sensitivity(Printable, plots.Plottable):
         Returns:
             A dict from layer name to the largest measured fraction up to which, and below which,
             the metric stays within the tolerance; 0.0 where the smallest is too much. It is what
-            `max_fraction` of `tfprune.prune_units` takes.
+            `max_fraction` of `tfprune.Selection` takes.
 
         Raises:
             ValueError: If the tolerance is negative.
@@ -119,7 +120,6 @@ def sensitivity(
     only=None,
     exclude=None,
     larger_is_better=None,
-    seed=None,
     verbose=0,
 ):
     """Prunes units of one set of layers at a time, and measures what that does to a metric.
@@ -134,8 +134,8 @@ def sensitivity(
             gone through once for each set and fraction.
         metric: What `compile` takes as one of its `metrics`.
         fractions: Increasing fractions of the units of a set.
-        criterion, seed: Which units go first; see `tfprune.prune_units`. What is measured on data
-            is measured on `data`.
+        criterion: Which units go first; see `tfprune.prune_units`. What is measured on data is
+            measured on `data`.
         only, exclude: Which layers are measured, as in `tfprune.prune_units`.
         larger_is_better: Whether a larger metric is better; by default its name tells, as
             "accuracy" does.
@@ -143,7 +143,7 @@ def sensitivity(
 
     Returns:
         A `Sensitivity`: prints as a table, has `plot(path)`, and `caps(tolerance)` for the
-        `max_fraction` of `tfprune.prune_units`.
+        `max_fraction` of `tfprune.Selection`.
 
     Raises:
         ValueError: If there are no units to prune, or an argument is out of its range.
@@ -157,9 +157,10 @@ def sensitivity(
     ('hidden', (4,))
     """
     fractions = _checked_fractions(fractions)
-    scoring = UnitScores(criterion, seed=seed, data=data)
+    scoring = UnitScores(criterion, data=data)
     copy = prunable(model)
-    units = PrunableUnits(copy, only=only, exclude=exclude)
+    of_copy = layer_filter.Counterparts(model, copy).filter
+    units = PrunableUnits(copy, only=of_copy(only), exclude=of_copy(exclude))
     evaluate = evaluator(copy, [metric])
     ((name, baseline),) = evaluate(data).items()
     constraints = equal_count_constraints(units.coupling, units.pruned())

@@ -85,8 +85,7 @@ class SliceSums:
 
 
 def _selected_units(model, coupling, only, exclude):
-    is_selected = layer_filter.chooser(only, model, default=True, parts=_keras.all_layers)
-    is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_keras.all_layers)
+    is_selected, is_excluded = layer_filter.choosers(model, only, exclude)
     return [
         unit
         for unit_set in coupling.sets

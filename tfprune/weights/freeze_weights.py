@@ -6,47 +6,44 @@ from tfprune.weights.prunable import count_weights, select_weights
 
 def freeze_weights(
     model,
-    fraction,
+    target,
     criterion="preconditioned_gradient",
     *,
     distribution="uniform",
+    data=None,
     only=None,
     exclude=None,
-    seed=None,
-    data=None,
-    batch_size=None,
     verbose=0,
 ):
-    """Freezes elements now: those with the lowest scores keep their value and train no more.
+    """Freezes elements of the weights of a masked model in place, those with the lowest scores.
 
-    In each weight `round(size * fraction)` elements are frozen afterwards. What is frozen already
+    Frozen elements keep their value and train no more. In each weight `round(size * target)`
+    elements are frozen afterwards. What is frozen already
     counts; where that is more, the elements with the highest scores are set free. Pruned elements
     are left alone: where fewer than the fraction are not pruned, these are all frozen. All masks
     are computed before the first is set, so an error leaves the model as it was.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
-        fraction: Float from 0 to 1; 0 sets everything free.
+        target: Float from 0 to 1, the fraction to freeze; 0 sets everything free.
         criterion: What is frozen first:
 
             * "preconditioned_gradient": the lowest |g / C|, g the mean gradient over the data and
               C the mean over its examples of (g_i - g)^2;
             * "gradient": the lowest |g|;
             * "magnitude": the lowest |w|;
-            * "random": whatever is drawn;
+            * "random", or `tfprune.criteria.Random(seed=0)`: whatever is drawn;
             * a callable: the lowest of what it returns, see `tfprune.criteria.weights`.
         distribution: "uniform", the fraction for each weight; "global", for all of them together;
             a dict from layers, names or predicates to fractions of their own; or another of
             `tfprune.distributions`.
+        data: `(x, y)` or a dataset of batches, for criteria that are measured on data. The layers
+            run as in inference; arrays are read in batches of 32.
         only: The weights: a sequence of layers or layer names, for their kernels and embeddings;
             or a predicate `(layer, weight_name) -> bool`, which then decides about every weight
             that carries masks: `lambda layer, name: True` takes biases and the scales of norms
             too. Default: all kernels and embeddings.
         exclude: What to leave alone, of what `only` says, given in the same way.
-        seed: Integer, for criteria which draw; the same seed gives the same masks.
-        data: `(x, y)` or a dataset, for criteria that are measured on data. The layers run as in
-            inference.
-        batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:
@@ -70,8 +67,8 @@ def freeze_weights(
         S. Mandt, M. Hoffman, D. Blei, "Stochastic Gradient Descent as Approximate Bayesian
         Inference", https://arxiv.org/abs/1704.04289, for the preconditioner 1 / C.
     """
-    method = FreezingMethod(criterion, distribution, seed, data, batch_size, verbose)
+    method = FreezingMethod(criterion, distribution=distribution, data=data, verbose=verbose)
     weights = select_weights(model, only, exclude, action="freeze")
-    masks = method.masks(model, weights, fraction, final=fraction)
+    masks = method.masks(model, weights, target, final=target)
     apply_frozen(model, weights, masks)
     return count_weights(weights)

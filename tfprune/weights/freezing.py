@@ -6,14 +6,13 @@ only where the schedule has fallen, so those that a user froze by hand stay froz
 that begins with 0.
 """
 
-import numbers
-
 import numpy as np
 
 from tfprune.criteria import freezing
 from tfprune.masks.setting import assign_masks
 from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.weights import distributions
+from tfprune.weights.prunable import check_target
 from tfprune.weights.scores import WeightScores, about
 
 
@@ -21,7 +20,7 @@ class FreezingMethod:
     """Chooses the frozen masks with which a fraction of the elements of weights is frozen.
 
     Args:
-        criterion, distribution, seed, data, batch_size, verbose: See `tfprune.freeze_weights`.
+        criterion, distribution, data, verbose: See `tfprune.freeze_weights`.
 
     Raises:
         ValueError: If an argument is wrong.
@@ -30,16 +29,14 @@ class FreezingMethod:
     def __init__(
         self,
         criterion="preconditioned_gradient",
+        *,
         distribution="uniform",
-        seed=None,
         data=None,
-        batch_size=None,
         verbose=0,
     ):
         self.criterion = freezing.get(criterion)
         self.distribution = distributions.get(distribution)
-        options = {"data": data, "batch_size": batch_size, "verbose": verbose}
-        self._scoring = WeightScores(self.criterion, seed=seed, action="freeze", **options)
+        self._scoring = WeightScores(self.criterion, data=data, verbose=verbose, action="freeze")
 
     def masks(self, model, weights, fraction, *, final, thaw=True):
         """The frozen masks with which a fraction is frozen; nothing is changed.
@@ -57,7 +54,7 @@ class FreezingMethod:
         Raises:
             ValueError: If the fraction is none, or scores are not finite.
         """
-        check_fraction(fraction)
+        check_target(fraction)
         kept = [weight.trainable_mask for weight in weights]
         frozen = [weight.frozen_mask for weight in weights]
         together = self.distribution is distributions.GLOBAL
@@ -88,15 +85,6 @@ class FreezingMethod:
                     scores[place], missing[place], kept[place], frozen[place]
                 )
         return masks
-
-
-def check_fraction(fraction):
-    """Raises a `ValueError` unless it is a number from 0 to 1."""
-    is_number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
-    if not is_number or not 0 <= fraction <= 1:  # a NaN compares False
-        raise ValueError(
-            f"Argument `fraction` must be a number from 0 to 1. Received: fraction={fraction!r}."
-        )
 
 
 def wanted_count(fraction, kept):

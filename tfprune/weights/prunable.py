@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import is_number
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import MaskCounts, assign_masks, masked_layers
@@ -81,8 +82,10 @@ def select_weights(model, only=None, exclude=None, *, action="prune"):
             "and build it if it is not built yet."
         )
     layer_filter.check(only, exclude, PREDICATE)
-    is_chosen = layer_filter.chooser(only, model, default=True, parts=_prunable_parts)
-    is_excluded = layer_filter.chooser(exclude, model, default=False, parts=_masked_parts)
+    is_chosen = layer_filter.chooser(only, model, "only", default=True, parts=_prunable_parts)
+    is_excluded = layer_filter.chooser(
+        exclude, model, "exclude", default=False, parts=_masked_parts
+    )
     weights = [
         weight
         for weight in every
@@ -98,6 +101,14 @@ def select_weights(model, only=None, exclude=None, *, action="prune"):
             f"model={model.name!r}."
         )
     return weights
+
+
+def check_target(target):
+    """Raises a `ValueError` unless a target for weights is a number from 0 to 1."""
+    if not is_number(target) or not 0 <= target <= 1:  # a NaN compares False
+        raise ValueError(
+            f"Argument `target` must be a number from 0 to 1. Received: target={target!r}."
+        )
 
 
 def claimed(weights):

@@ -6,41 +6,41 @@ from tfprune.weights.pruning import PruningMethod
 
 def prune_weights(
     model,
-    sparsity,
+    target,
     criterion="magnitude",
     *,
-    pattern="unstructured",
+    pattern=None,
     distribution="uniform",
+    data=None,
     only=None,
     exclude=None,
-    seed=None,
-    data=None,
-    batch_size=None,
     verbose=0,
 ):
-    """Prunes weights now: the elements with the lowest scores, exactly to the sparsity.
+    """Prunes single weights of a masked model in place, to a sparsity.
 
-    What is pruned already stays so and counts: a sparsity that has been reached changes nothing.
+    The elements with the lowest scores go, exactly as many as the sparsity says. What is pruned
+    already stays so and counts: a sparsity that has been reached changes nothing.
     Elements that are frozen, and weights of layers with `trainable=False`, are never pruned. All
     masks are computed before the first is set, so an error leaves the model as it was.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
-        sparsity: Float from 0 to 1. Below 1 at least one element of each weight is kept; at 1 none.
+        target: Float from 0 to 1, the sparsity. Below 1 at least one element of each weight is
+            kept; at 1 none.
         criterion: "magnitude", "random", "gradient", "second_order", "movement", "synflow",
-            "grasp", "wanda", "lamp", or a callable; see `tfprune.criteria.weights`.
-        pattern: "unstructured", or a `tfprune.patterns.NM` or `Block`.
+            "grasp", "wanda", "lamp"; an object such as `tfprune.criteria.Random(seed=0)`; or a
+            callable. See `tfprune.criteria.weights`.
+        pattern: `None` for single elements, or a `tfprune.patterns.NM` or `Block`.
         distribution: "uniform", the sparsity for each weight; "erk" or "global", for all of them
             together; a dict from layers, names or predicates `(layer, weight_name) -> bool` to
             sparsities of their own; or a callable. See `tfprune.distributions`.
+        data: `(x, y)` or a dataset of batches, for criteria that are measured on data. Arrays are
+            read in batches of 32.
         only: What to prune: a sequence of layers or layer names, for their kernels and
             embeddings, those of layers inside them included; or a predicate
             `(layer, weight_name) -> bool`, which then decides about every weight that carries
             masks, biases and the scales of norms too. Default: all kernels and embeddings.
         exclude: What not to prune, of what `only` says, given in the same way.
-        seed: Integer, for criteria which draw; the same seed gives the same masks.
-        data: `(x, y)` or a dataset, for criteria that are measured on data.
-        batch_size: Integer, for data in arrays.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:
@@ -60,8 +60,10 @@ def prune_weights(
     >>> bool((model.get_layer("d").kernel == 0).numpy().sum() == 4)
     True
     """
-    method = PruningMethod(criterion, pattern, distribution, seed, data, batch_size, verbose)
+    method = PruningMethod(
+        criterion, pattern=pattern, distribution=distribution, data=data, verbose=verbose
+    )
     weights = select_weights(model, only, exclude)
-    masks = method.masks(model, weights, sparsity, final=sparsity)
+    masks = method.masks(model, weights, target, final=target)
     apply_masks(model, weights, masks)
     return count_weights(weights)

@@ -6,6 +6,7 @@ from tfprune import patterns
 from tfprune.criteria import weights as criteria
 from tfprune.patterns import matrix_axes, pruned_count, top_k_mask, top_k_masks
 from tfprune.weights import distributions
+from tfprune.weights.prunable import check_target
 from tfprune.weights.scores import WeightScores, about
 
 
@@ -13,8 +14,7 @@ class PruningMethod:
     """Chooses the masks that bring weights to a sparsity.
 
     Args:
-        criterion, pattern, distribution, seed, data, batch_size, verbose: See
-            `tfprune.prune_weights`.
+        criterion, pattern, distribution, data, verbose: See `tfprune.prune_weights`.
 
     Raises:
         ValueError: If an argument is wrong, or two do not go together.
@@ -23,19 +23,16 @@ class PruningMethod:
     def __init__(
         self,
         criterion="magnitude",
-        pattern="unstructured",
+        *,
+        pattern=None,
         distribution="uniform",
-        seed=None,
         data=None,
-        batch_size=None,
         verbose=0,
     ):
         self.criterion = criteria.get(criterion)
         self.pattern = patterns.get(pattern)
         self.distribution = distributions.get(distribution)
-        self._scoring = WeightScores(
-            self.criterion, seed=seed, data=data, batch_size=batch_size, verbose=verbose
-        )
+        self._scoring = WeightScores(self.criterion, data=data, verbose=verbose)
         if self.distribution is distributions.GLOBAL and self.pattern.uses_matrix:
             raise ValueError(
                 "Argument `distribution` cannot be 'global' with a pattern in the matrix of each "
@@ -58,7 +55,7 @@ class PruningMethod:
         Raises:
             ValueError: If scores are not finite or frozen elements leave too few to prune.
         """
-        pruned_count(sparsity, 0)  # raises unless it is a sparsity
+        check_target(sparsity)
         if self.distribution is distributions.GLOBAL:
             return self._ranked_together(model, weights, sparsity, measured)
         sparsities = distributions.allocate(self.distribution, model, weights, sparsity, final)

@@ -14,18 +14,14 @@ class WeightScores:
 
     Args:
         criterion: A callable, from `get` of `tfprune.criteria.weights` or `.freezing`.
-        seed: Integer, for criteria which draw.
-        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+        data, verbose: See `tfprune.criteria.measuring.measure`.
         action: What is done to the lowest, for errors: "prune" or "freeze".
     """
 
-    def __init__(
-        self, criterion, *, seed=None, data=None, batch_size=None, verbose=0, action="prune"
-    ):
+    def __init__(self, criterion, *, data=None, verbose=0, action="prune"):
         self.criterion = criterion
-        self.seed = drawn_seed(seed, criterion)
+        self.seed = drawn_seed(criterion)
         self.data = data
-        self.batch_size = batch_size
         self.verbose = verbose
         self.action = action
 
@@ -50,8 +46,7 @@ class WeightScores:
         chosen = [weights[place] for place in places]
         names = [name for name in criteria.measures_of(self.criterion) if name not in measured]
         if names and chosen:
-            options = {"batch_size": self.batch_size, "verbose": self.verbose}
-            found = measure(names, model, chosen, self.data, **options)
+            found = measure(names, model, chosen, self.data, verbose=self.verbose)
             found = {name: dict(zip(places, found[name], strict=True)) for name in names}
             measured = {**measured, **found}
 

@@ -26,7 +26,7 @@ def left(small):
 
 def with_masks(model, target=0.5, seed=0):
     """How many units are left when half of them are masked, the outputs compared."""
-    tfprune.prune_units(model, target, "random", only=["d"], seed=seed)
+    tfprune.prune_units(model, target, tfprune.criteria.Random(seed=seed), only=["d"])
     return left(stripped(model))
 
 

@@ -48,7 +48,7 @@ class TestPrunedUnits:
     @pytest.mark.parametrize("target", [0.25, 0.5, 0.75])
     def test_self_attention_loses_heads_dimensions_and_widths(self, target):
         model = block()
-        tfprune.prune_units(model, target, "random", seed=0)
+        tfprune.prune_units(model, target, tfprune.criteria.Random(seed=0))
         small = stripped(model)
         heads, width = round(4 * (1 - target)), 6 - int(6 * target + 0.5)
         assert shapes(small.get_layer("mha"))["query"][1] <= heads
@@ -66,7 +66,7 @@ class TestPrunedUnits:
     @pytest.mark.parametrize("mask", [False, True])
     def test_cross_attention(self, key, mask):
         model = cross(key=key, mask=mask)
-        tfprune.prune_units(model, 0.5, "random", seed=1)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=1))
         small = stripped(model)
         assert small.get_layer("query_in").units == 3
         assert small.get_layer("value_in").units == 3
@@ -78,7 +78,7 @@ class TestPrunedUnits:
                 lambda o=options: layers.MultiHeadAttention(4, 4, name="mha", **o),
                 use_causal_mask=True,
             )
-            tfprune.prune_units(model, 0.5, "random", seed=2)
+            tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=2))
             small = stripped(model)
             assert shapes(small.get_layer("mha"))["value"] == (3, 2, 2)
 
@@ -87,7 +87,7 @@ class TestPrunedUnits:
         x = layers.Dense(6, activation="tanh")(inputs)
         x = layers.MultiHeadAttention(2, 4, attention_axes=(1, 2), name="mha")(x, x)
         model = randomised(keras.Model(inputs, layers.Dense(2)(x)))
-        tfprune.prune_units(model, 0.5, "random", seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         assert shapes(stripped(model).get_layer("mha"))["query"] == (3, 1, 2)
 
     def test_a_residual_block_keeps_one_width(self):
@@ -96,7 +96,7 @@ class TestPrunedUnits:
         y = layers.MultiHeadAttention(2, 4, name="mha")(x, x)
         x = layers.LayerNormalization()(layers.Add()([x, y]))
         model = randomised(keras.Model(inputs, layers.Dense(2)(x)))
-        tfprune.prune_units(model, 0.5, "random", seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         small = stripped(model)
         assert shapes(small.get_layer("mha"))["query"] == (4, 1, 2)
         assert shapes(small.get_layer("mha"))["attention_output"] == (1, 2, 4)
@@ -130,7 +130,8 @@ class TestGroupQueryAttention:
     def test_heads_go_in_equal_counts(self, options):
         model = block(lambda: self.make(**options))
         counts = {
-            c.name: (c.units, c.pruned) for c in tfprune.prune_units(model, 0.5, "random", seed=0)
+            c.name: (c.units, c.pruned)
+            for c in tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         }
         assert counts["gqa/heads"] == (6, 4)  # two of each three
         small = stripped(model)
@@ -141,7 +142,7 @@ class TestGroupQueryAttention:
         attention = keras.layers.GroupQueryAttention(4, 6, 2, name="gqa")
         model = tfprune.prunable(block(lambda: attention))
         assert isinstance(model.get_layer("gqa"), layers.GroupQueryAttention)
-        tfprune.prune_units(model, 0.5, "random", seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         assert shapes(stripped(model).get_layer("gqa"))["query"] == (3, 2, 2)
 
     def test_a_whole_head_of_keys_goes_with_its_heads_of_queries(self):
@@ -285,7 +286,7 @@ class TestProofs:
         y = layers.MultiHeadAttention(2, 4, name="mha")(x, x)
         x = layers.GlobalAveragePooling1D()(layers.Add()([x, y]))
         model = randomised(keras.Model(inputs, layers.Dense(2)(x)))
-        tfprune.prune_units(model, 0.5, "random", seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         assert stripped(model).get_layer("table").output_dim == 4
 
 

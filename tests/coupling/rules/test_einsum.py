@@ -38,7 +38,9 @@ def model_of(name, module=keras.layers, activation="tanh"):
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_pruned_units_go(name):
     model = model_of(name, layers)
-    counts = {c.name: c.pruned for c in tfprune.prune_units(model, 0.5, "random", seed=0)}
+    counts = {
+        c.name: c.pruned for c in tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
+    }
     assert counts == {"before": 4, "einsum": 3}
     small = stripped(model)
     assert small.get_layer("before").units == 4
@@ -74,7 +76,7 @@ def test_heads_by_two_equations():
     x = layers.EinsumDense("abc,cde->abde", (None, 2, 4), bias_axes="de", name="split")(x)
     x = layers.EinsumDense("abde,def->abf", (None, 6), bias_axes="f", name="join")(x)
     model = randomised(keras.Model(inputs, layers.Dense(2)(x)))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small = stripped(model)
     assert tuple(small.get_layer("split").kernel.shape) == (3, 2, 2)
     assert tuple(small.get_layer("join").kernel.shape) == (2, 2, 3)

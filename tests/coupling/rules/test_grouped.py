@@ -38,7 +38,7 @@ def zero_channels(model, channels):
 @pytest.mark.parametrize("options", [{}, {"padding": "same"}, {"use_bias": False}, {"strides": 2}])
 def test_pruned_units_go_in_equal_counts(groups, options):
     model = grouped(groups, module=layers, **options)
-    counts = tfprune.prune_units(model, 0.5, "random", seed=0)
+    counts = tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     # Half of 3 filters in each of 4 groups is rounded to 2.
     assert {c.name: c.pruned for c in counts} == {"before": 4, "grouped": 6 if groups == 2 else 8}
     assert shape(stripped(model)) == (groups, (8 // groups // 2, 6 if groups == 2 else 4))
@@ -104,7 +104,7 @@ def test_a_group_whose_inputs_others_use_leaves_equal_counts_at_least():
 @pytest.mark.parametrize("filters", [8, 16])
 def test_one_channel_a_group_is_depthwise(filters):
     model = grouped(groups=8, filters=filters, module=layers)
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert shape(stripped(model)) == (4, (1, filters // 2))
 
 
@@ -118,7 +118,9 @@ def test_through_norms_and_into_another_grouped_convolution():
             layers.GroupNormalization(groups=8),
         ],
     )
-    counts = {c.name: c.pruned for c in tfprune.prune_units(model, 0.5, "random", seed=0)}
+    counts = {
+        c.name: c.pruned for c in tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
+    }
     assert counts["first"] == 8  # one of two in each of the 8 groups of the norm
     small = stripped(model)
     assert shape(small, "first") == (2, (2, 8)) and shape(small) == (4, (2, 4))
@@ -134,7 +136,8 @@ def test_groups_that_cross_lose_equally_many_of_each_when_shuffled():
     x = layers.Conv2D(8, 1, groups=4, name="second")(x)
     model = randomised(keras.Model(inputs, layers.Conv2D(2, 1, name="after")(x)))
     counts = {
-        c.name: (c.units, c.pruned) for c in tfprune.prune_units(model, 0.5, "random", seed=0)
+        c.name: (c.units, c.pruned)
+        for c in tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     }
     small = stripped(model)
     assert counts["before"] == (16, 8)
@@ -160,7 +163,7 @@ def test_one_dimension_and_dilation():
     x = layers.Conv1D(6, 2, activation="relu")(inputs)
     x = layers.Conv1D(9, 2, groups=3, dilation_rate=2, padding="causal", name="grouped")(x)
     model = randomised(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x))))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert shape(stripped(model)) == (3, (1, 3))
 
 
@@ -168,7 +171,7 @@ def test_optimizer_slots_follow_the_rows():
     model = grouped(module=layers)
     model.compile("adam", "mse")
     model.train_on_batch(np.ones((2, 5, 5, 3)), np.ones((2, 2, 2, 2)))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small = tfprune.strip(model)
     small.train_on_batch(np.ones((2, 5, 5, 3)), np.ones((2, 2, 2, 2)))
 

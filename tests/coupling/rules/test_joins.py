@@ -50,7 +50,7 @@ ELEMENTWISE = {
 def test_units_that_meet_go_together(name):
     model = joined(ELEMENTWISE[name])
     assert {"d", "e"} in [{layer.name for layer in s.layers} for s in couple(model).sets]
-    tfprune.prune_units(model, 0.5, "random", only=["d"], seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0), only=["d"])
     assert sizes(stripped(model)) == [4, 4]
 
 
@@ -93,7 +93,7 @@ def test_side_by_side_with_the_input_its_channels_stay():
     model = randomised(
         keras.Model(inputs, layers.Dense(2, name="out")(layers.Concatenate()([inputs, x, inputs])))
     )
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small = stripped(model)
     assert small.get_layer("out").kernel.shape == (10, 2)
 
@@ -112,7 +112,7 @@ def test_a_gate_for_each_channel_broadcasts_over_space():
     gate = ops.sigmoid(layers.Dense(8)(layers.Dense(3, activation="relu")(gate)))
     y = layers.GlobalAveragePooling2D()(x * gate)
     model = randomised(keras.Model(inputs, layers.Dense(2)(y)))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert stripped(model).get_layer("d").filters == 4
 
 

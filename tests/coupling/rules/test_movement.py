@@ -200,7 +200,7 @@ def test_the_rows_of_ignored_units_go():
 
 def test_a_file_of_the_stripped_model_loads(tmp_path):
     model = around(lambda x: [x, x[..., 1:6], *ops.split(shuffled(x), 2, axis=-1)], SPACE)
-    tfprune.prune_units(model, 0.25, "random", only=["d"], seed=0)
+    tfprune.prune_units(model, 0.25, tfprune.criteria.Random(seed=0), only=["d"])
     small = tfprune.strip(model)
     small.save(tmp_path / "small.keras")
     assert_same(model, keras.models.load_model(tmp_path / "small.keras"))

@@ -43,7 +43,7 @@ class TestGroupNormalization:
     def test_masked_units_go_in_equal_counts(self, groups):
         norm = layers.GroupNormalization(groups=groups, name="n")
         model = model_of(norm, module=layers, units=16)
-        tfprune.prune_units(model, 0.5, "random", seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         assert width(model) == 8
 
 
@@ -109,7 +109,7 @@ class TestUnitNormalization:
 
     def test_pruned_units_go(self):
         model = model_of(keras.layers.UnitNormalization(), module=layers, activation="relu")
-        tfprune.prune_units(model, 0.5, "random", seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
         assert width(model) == 4
 
 

@@ -37,7 +37,7 @@ def test_units_pruned_in_masked_layers(seed, target):
     keras.backend.clear_session()
     model = random_graph(seed, tfprune.layers)
     try:
-        tfprune.prune_units(model, target, "random", seed=seed)
+        tfprune.prune_units(model, target, tfprune.criteria.Random(seed=seed))
     except ValueError as refusal:
         assert "no units that can be pruned" in str(refusal)
     assert_stripped_computes_the_same(model)

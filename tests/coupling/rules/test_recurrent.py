@@ -16,7 +16,8 @@ def model_of(*recurrent, shape=(6, 3), after=None):
 
 def pruned(model, target=0.5, **kwargs):
     return {
-        c.name: c.pruned for c in tfprune.prune_units(model, target, "random", seed=0, **kwargs)
+        c.name: c.pruned
+        for c in tfprune.prune_units(model, target, tfprune.criteria.Random(seed=0), **kwargs)
     }
 
 

@@ -49,7 +49,7 @@ def test_a_budget_is_met_and_nothing_more_could_stay(name, scope):
     measure = MEASURES[(NAMES.index(name) + len(scope)) % len(MEASURES)]
     model = models.made(name)
     allowed = int(0.6 * COUNTS[measure](model))
-    tfprune.prune_units(model, measure(0.6), scope=scope)
+    tfprune.prune_units(model, measure(0.6), selection=scope)
     assert COUNTS[measure](tfprune.strip(model)) <= allowed
     units = PrunableUnits(model)
     kept, checked = kept_units(units), 0
@@ -135,7 +135,7 @@ def test_the_exact_choice_is_the_best_of_all(make, measure):
         found = {}
         for scope in ("exact", "greedy", "global", "uniform"):
             model = make()
-            tfprune.prune_units(model, measure(allowed), criterion, scope=scope)
+            tfprune.prune_units(model, measure(allowed), criterion, selection=scope)
             kept = kept_units(PrunableUnits(model))
             found[scope] = sum(value for unit, value in values.items() if kept[unit])
             assert COUNTS[measure](tfprune.strip(model)) <= allowed
@@ -169,14 +169,14 @@ def test_the_greedy_choice_is_that_of_one_unit_after_another():
     for unit in reversed(order):
         kept[unit] = True
         kept[unit] = count(kept) <= allowed
-    tfprune.prune_units(model, budgets.Parameters(allowed), criterion, scope="greedy")
+    tfprune.prune_units(model, budgets.Parameters(allowed), criterion, selection="greedy")
     assert kept_units(PrunableUnits(model)).tolist() == kept.tolist()
 
 
 def test_the_global_choice_is_one_ranking():
     model = small_chain()
     criterion, values = drawn(model, 5)
-    tfprune.prune_units(model, budgets.Units(7), criterion, scope="global")
+    tfprune.prune_units(model, budgets.Units(7), criterion, selection="global")
     units = PrunableUnits(model)
     kept = kept_units(units)
     floors = {max(s.units.tolist(), key=lambda u: values[u]) for s in units.sets}
@@ -198,7 +198,7 @@ def test_cheap_units_come_back_where_a_dear_one_left_room():
         model,
         budgets.Parameters(180),
         lambda layer: worth[layer.name] + np.arange(layer.units),
-        scope="global",
+        selection="global",
     )
     assert [(c.name, c.pruned) for c in counts] == [("cheap", 0), ("dear", 1)]
     assert tfprune.strip(model).count_params() == 4 * 4 + 3 * 52 + 1
@@ -219,7 +219,7 @@ def test_no_layer_is_emptied(scope):
         model,
         budgets.Units(6),
         lambda layer: worth[layer.name] + np.arange(layer.units),
-        scope=scope,
+        selection=scope,
     )
     left = [c.units - c.pruned for c in PrunableUnits(model).counts()]
     assert min(left) >= 1 and sum(left) == 6
@@ -229,7 +229,9 @@ def test_no_layer_is_emptied(scope):
 def test_min_units_are_kept_by_every_scope():
     for scope in ("uniform", "global", "greedy", "exact"):
         model = small_chain()
-        tfprune.prune_units(model, budgets.Units(9), scope=scope, min_units=3)
+        tfprune.prune_units(
+            model, budgets.Units(9), selection=tfprune.Selection(scope, min_units=3)
+        )
         assert [c.units - c.pruned for c in PrunableUnits(model).counts()] == [3, 3, 3]
 
 
@@ -242,17 +244,19 @@ def test_caps_hold_in_every_scope(scope):
         return worth[layer.name] + np.arange(layer.units)
 
     caps = {"b": 0.2, (lambda layer: layer.name == "c"): 0.0}
-    tfprune.prune_units(model, budgets.Units(9), criterion, scope=scope, max_fraction=caps)
+    tfprune.prune_units(
+        model, budgets.Units(9), criterion, selection=tfprune.Selection(scope, max_fraction=caps)
+    )
     a, b, c = PrunableUnits(model).counts()
     assert (b.pruned, c.pruned) == (1, 0) and a.pruned == 2
 
 
 def test_caps_of_a_fraction():
     model = small_chain()
-    counts = tfprune.prune_units(model, 0.8, max_fraction={"b": 0.4})
+    counts = tfprune.prune_units(model, 0.8, selection=tfprune.Selection(max_fraction={"b": 0.4}))
     assert [c.pruned for c in counts] == [3, 2, 2]
     with pytest.raises(ValueError, match="names a layer none of whose units.*'out'"):
-        tfprune.prune_units(model, 0.8, max_fraction={"out": 0.4})
+        tfprune.prune_units(model, 0.8, selection=tfprune.Selection(max_fraction={"out": 0.4}))
 
 
 @pytest.mark.parametrize("scope", ["uniform", "global", "greedy", "exact"])
@@ -260,9 +264,13 @@ def test_an_unreachable_budget_says_what_can_be_reached_and_changes_nothing(scop
     model = small_chain()
     least = 2 * 4 + 1 * 3 * 2 + 3 * 2 + 3  # two units in each: (3+1)2 + (2+1)2 + (2+1)2 + 2+1
     with pytest.raises(ValueError, match=rf"cannot be met.*{least} parameters.*`min_units`"):
-        tfprune.prune_units(model, budgets.Parameters(least - 1), scope=scope, min_units=2)
+        tfprune.prune_units(
+            model, budgets.Parameters(least - 1), selection=tfprune.Selection(scope, min_units=2)
+        )
     assert all(c.pruned == 0 for c in PrunableUnits(model).counts())
-    tfprune.prune_units(model, budgets.Parameters(least), scope=scope, min_units=2)
+    tfprune.prune_units(
+        model, budgets.Parameters(least), selection=tfprune.Selection(scope, min_units=2)
+    )
     assert tfprune.strip(model).count_params() == least
 
 
@@ -270,17 +278,21 @@ def test_the_dense_model_is_that_without_any_pruning():
     model = models.made("plain")
     dense = model.count_params()
     tfprune.prune_units(model, 0.3)
-    tfprune.prune_units(model, budgets.Parameters(0.5), scope="global")
+    tfprune.prune_units(model, budgets.Parameters(0.5), selection="global")
     assert 0.4 * dense < tfprune.strip(model).count_params() <= 0.5 * dense
 
 
 def test_what_is_pruned_stays_so_and_what_fits_is_left_alone():
     model = models.made("plain")
-    tfprune.prune_units(model, budgets.Parameters(0.5), "random", seed=1)
+    tfprune.prune_units(model, budgets.Parameters(0.5), tfprune.criteria.Random(seed=1))
     first = kept_units(PrunableUnits(model))
-    tfprune.prune_units(model, budgets.Parameters(0.5), "random", seed=2, scope="global")
+    tfprune.prune_units(
+        model, budgets.Parameters(0.5), tfprune.criteria.Random(seed=2), selection="global"
+    )
     assert kept_units(PrunableUnits(model)).tolist() == first.tolist()
-    tfprune.prune_units(model, budgets.Parameters(0.3), "random", seed=3, scope="global")
+    tfprune.prune_units(
+        model, budgets.Parameters(0.3), tfprune.criteria.Random(seed=3), selection="global"
+    )
     second = kept_units(PrunableUnits(model))
     assert (second <= first).all() and (second < first).any()
 
@@ -288,7 +300,7 @@ def test_what_is_pruned_stays_so_and_what_fits_is_left_alone():
 def test_frozen_and_excluded_units_stay():
     model = small_chain()
     tfprune.set_masks(model, "b", "bias", frozen=[0, 1, 2])
-    counts = tfprune.prune_units(model, budgets.Units(4), scope="global", exclude=["a"])
+    counts = tfprune.prune_units(model, budgets.Units(4), exclude=["a"], selection="global")
     assert [(c.name, c.pruned) for c in counts] == [("b", 2), ("c", 2)]
     assert np.asarray(model.get_layer("b").trainable_masks["bias"])[:3].all()
     assert np.asarray(model.get_layer("a").trainable_masks["bias"]).all()
@@ -296,7 +308,9 @@ def test_frozen_and_excluded_units_stay():
 
 def test_ties_go_by_place():
     model = small_chain()
-    tfprune.prune_units(model, budgets.Units(9), lambda layer: np.ones(layer.units), scope="global")
+    tfprune.prune_units(
+        model, budgets.Units(9), lambda layer: np.ones(layer.units), selection="global"
+    )
     gone = ~np.asarray(model.get_layer("a").trainable_masks["bias"])
     assert gone.tolist() == [True, True, True, False]
 
@@ -305,7 +319,7 @@ def test_the_best_choice_is_refused_for_large_models():
     wide = [layers.Dense(120, name=f"wide_{i}") for i in range(4)]
     model = keras.Sequential([keras.Input((3,)), *wide, layers.Dense(1)])
     with pytest.raises(ValueError, match=r"too large.*scope='greedy'"):
-        tfprune.prune_units(model, budgets.Parameters(0.5), scope="exact")
+        tfprune.prune_units(model, budgets.Parameters(0.5), selection="exact")
 
 
 def test_a_half_of_a_split_keeps_a_unit():
@@ -315,7 +329,7 @@ def test_a_half_of_a_split_keeps_a_unit():
             model,
             budgets.Parameters(0.35),
             lambda layer: np.arange(1.0, layer.units + 1),
-            scope=scope,
+            selection=scope,
         )
         kept = np.asarray(model.get_layer("wide").trainable_masks["bias"])
         assert kept[:3].any() and kept[3:].any()

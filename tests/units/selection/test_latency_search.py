@@ -95,10 +95,10 @@ def test_measuring_really():
     with pytest.raises(ValueError, match=r"ms were measured.*Nothing was changed"):
         tfprune.prune_units(model, budgets.Latency(1e-6))
     assert not PrunableUnits(model).pruned().any()
-    counts = tfprune.prune_units(model, budgets.Latency(1000.0), scope="greedy")
+    counts = tfprune.prune_units(model, budgets.Latency(1000.0), selection="greedy")
     assert [count.pruned for count in counts] == [0, 0]
 
 
 def test_the_best_choice_of_what_is_measured_is_refused():
     with pytest.raises(ValueError, match=r"measured and not worked out.*another scope"):
-        tfprune.prune_units(models.made("plain"), budgets.Latency(1.0), scope="exact")
+        tfprune.prune_units(models.made("plain"), budgets.Latency(1.0), selection="exact")

@@ -40,7 +40,9 @@ def nearest(size, pruned, round_to, least=1):
 @pytest.mark.parametrize("round_to", [2, 3, 4, 8])
 def test_a_fraction_keeps_the_nearest_multiple_of_each_layer(round_to):
     for target in (0.1, 0.25, 0.3, 0.4, 0.5, 0.75, 0.9):
-        counts = tfprune.prune_units(dense_layers(), target, rising, round_to=round_to)
+        counts = tfprune.prune_units(
+            dense_layers(), target, rising, selection=tfprune.Selection(round_to=round_to)
+        )
         before = [min(round(target * size), size - 1) for size in SIZES]
         by_hand = [nearest(s, b, round_to) for s, b in zip(SIZES, before, strict=True)]
         assert kept(counts) == by_hand, target
@@ -48,7 +50,11 @@ def test_a_fraction_keeps_the_nearest_multiple_of_each_layer(round_to):
 
 def test_it_is_no_rounding_down_and_a_tie_keeps_the_larger():
     def left(target):
-        return kept(tfprune.prune_units(dense_layers([10]), target, rising, round_to=4))
+        return kept(
+            tfprune.prune_units(
+                dense_layers([10]), target, rising, selection=tfprune.Selection(round_to=4)
+            )
+        )
 
     assert [left(t) for t in (0.0, 0.1, 0.3, 0.4, 0.5, 0.8)] == [[10], [8], [8], [8], [4], [4]]
 
@@ -57,16 +63,23 @@ def test_a_global_fraction_is_rounded_in_each_layer():
     criterion = {"d0": np.arange(12) * 1.0, "d1": np.arange(12) * 2.0}
     model = dense_layers([12, 12])
     counts = tfprune.prune_units(
-        model, 0.5, lambda layer: criterion[layer.name], scope="global", round_to=4
+        model,
+        0.5,
+        lambda layer: criterion[layer.name],
+        selection=tfprune.Selection("global", round_to=4),
     )
     # Of both rankings the lowest 12: 8 of d0, and 4 of d1.
     assert kept(counts) == [4, 8]
 
 
 def test_min_units_and_caps_are_rounded_up():
-    counts = tfprune.prune_units(dense_layers([12]), 0.9, rising, round_to=4, min_units=5)
+    counts = tfprune.prune_units(
+        dense_layers([12]), 0.9, rising, selection=tfprune.Selection(round_to=4, min_units=5)
+    )
     assert kept(counts) == [8]
-    counts = tfprune.prune_units(dense_layers([12]), 0.9, rising, round_to=4, max_fraction=0.3)
+    counts = tfprune.prune_units(
+        dense_layers([12]), 0.9, rising, selection=tfprune.Selection(round_to=4, max_fraction=0.3)
+    )
     assert kept(counts) == [12]
 
 
@@ -74,7 +87,9 @@ def test_min_units_and_caps_are_rounded_up():
 def test_under_a_budget_multiples_go_until_it_is_met(scope):
     model = dense_layers([8, 12, 16])
     allowed = model.count_params() // 2
-    counts = tfprune.prune_units(model, budgets.Parameters(0.5), scope=scope, round_to=4)
+    counts = tfprune.prune_units(
+        model, budgets.Parameters(0.5), selection=tfprune.Selection(scope, round_to=4)
+    )
     assert all(k % 4 == 0 for k in kept(counts))
     assert tfprune.strip(model).count_params() <= allowed
     units = PrunableUnits(model)
@@ -89,7 +104,9 @@ def test_under_a_budget_multiples_go_until_it_is_met(scope):
 
 def test_layers_in_groups_keep_multiples():
     model = models.made("grouped")
-    before, grouped = tfprune.prune_units(model, budgets.Parameters(0.7), round_to=4)
+    before, grouped = tfprune.prune_units(
+        model, budgets.Parameters(0.7), selection=tfprune.Selection(round_to=4)
+    )
     assert (before.units - before.pruned) % 4 == 0
     assert grouped.units - grouped.pruned in (4, 6)
     small = tfprune.strip(model)
@@ -99,15 +116,17 @@ def test_layers_in_groups_keep_multiples():
 @pytest.mark.parametrize("round_to", [0, -1, 1.5, True, "8"])
 def test_a_bad_multiple_is_named(round_to):
     with pytest.raises(ValueError, match="`round_to`"):
-        tfprune.prune_units(dense_layers([4]), 0.5, round_to=round_to)
+        tfprune.prune_units(dense_layers([4]), 0.5, selection=tfprune.Selection(round_to=round_to))
 
 
 @pytest.mark.parametrize("max_fraction", [-0.1, 1.1, True, {"d0": 2}, "half"])
 def test_a_bad_cap_is_named(max_fraction):
     with pytest.raises(ValueError, match="`max_fraction`"):
-        tfprune.prune_units(dense_layers([4]), 0.5, max_fraction=max_fraction)
+        tfprune.prune_units(
+            dense_layers([4]), 0.5, selection=tfprune.Selection(max_fraction=max_fraction)
+        )
 
 
 def test_a_bad_scope_is_named():
-    with pytest.raises(ValueError, match=r"`scope` must be one of.*greedy"):
-        tfprune.prune_units(dense_layers([4]), 0.5, scope="best")
+    with pytest.raises(ValueError, match=r"`selection` must be one of.*greedy"):
+        tfprune.prune_units(dense_layers([4]), 0.5, selection="best")

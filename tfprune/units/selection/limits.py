@@ -1,35 +1,36 @@
 """How many units each layer keeps at least: `min_units` and `max_fraction`."""
 
-import numbers
-
 import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import is_integer, is_number
 from tfprune.masks.setting import find_layer
 
 
-def check(max_fraction, round_to):
+def check(max_fraction, round_to, min_units):
     """Raises a `ValueError` unless the arguments can be what they are called.
 
     Example:
 
-    >>> check({"conv": 0.5}, 8)
+    >>> check({"conv": 0.5}, 8, 1)
     """
     each = max_fraction.items() if isinstance(max_fraction, dict) else [(None, max_fraction)]
     for key, value in each:
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             of = "" if key is None else f" of {getattr(key, 'name', key)!r}"
             raise ValueError(
                 "Argument `max_fraction` must be a number from 0 to 1, the most that may be pruned "
                 f"of a layer, or a dict from layers to such numbers. Received: {value!r}{of}."
             )
-    is_integer = isinstance(round_to, numbers.Integral) and not isinstance(round_to, bool)
-    if round_to is not None and (not is_integer or round_to < 1):
+    if round_to is not None and not (is_integer(round_to) and round_to >= 1):
         raise ValueError(
             "Argument `round_to` must be a positive integer, of which layers keep a multiple, or "
             f"None. Received: round_to={round_to!r}."
+        )
+    if not (is_integer(min_units) and min_units >= 1):
+        raise ValueError(
+            f"Argument `min_units` must be a positive integer. Received: min_units={min_units!r}."
         )
 
 

@@ -1,0 +1,44 @@
+"""The base of callbacks which move the masks of single weights on a schedule."""
+
+from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.weights import distributions
+from tfprune.weights.prunable import PREDICATE, claimed, select_weights
+
+
+class ScheduledWeights(ScheduledCallback):
+    """A `ScheduledCallback` for the weights that `only` and `exclude` select.
+
+    Args:
+        target: See `ScheduledCallback`.
+        distribution: How the sparsity is shared among weights; see `tfprune.distributions`.
+        only, exclude: See `tfprune.prune_weights`.
+        verbose: 0 is quiet, 1 prints a line for every update.
+    """
+
+    _predicate = PREDICATE
+
+    _not_global = None
+    """Why the weights cannot be ranked together, where they cannot."""
+
+    def __init__(self, target, *, distribution="uniform", only=None, exclude=None, verbose=0):
+        super().__init__(target, only=only, exclude=exclude, verbose=verbose)
+        self.distribution = distributions.get(distribution)
+        if self._not_global and self.distribution is distributions.GLOBAL:
+            raise ValueError(
+                f"Argument `distribution` cannot be 'global', because {self._not_global}. "
+                "Received: distribution='global'. Take 'uniform' or 'erk'."
+            )
+        distributions.check_end(self.distribution, self.schedule)
+
+    def selected(self, model):
+        """The `PrunableWeight`s of a model whose masks move."""
+        return select_weights(model, self.only, self.exclude, action=self._action)
+
+    def chosen(self, model):
+        """The weights whose masks move, by what tells them apart."""
+        return claimed(self.selected(model))
+
+    def get_config(self):
+        """The arguments that make this callback again, layers by their names; data is left out."""
+        distribution = distributions.serialize(self.distribution)
+        return {**super().get_config(), "distribution": distribution}
