@@ -114,7 +114,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         lambda config, operation: _resized(
             convert.to_stock(config) if stock else config, operation, calls, sizes, folds
         ),
-        {_key(call): gone for call, gone in (dropped or {}).items()},
+        {_key(call): positions for call, positions in (dropped or {}).items()},
     )
     indices = _indices(kept_units, model, new)
     added = added_constants(folds)

@@ -1,4 +1,4 @@
-"""One rule an operation, one file a family."""
+"""Rules: how each operation is analysed and resized, one rule for each operation class."""
 
 from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     arithmetic,

@@ -1,4 +1,4 @@
-"""Activations: which of them work element by element, and what they make of a constant."""
+"""Activations: which of them are element-wise, and constant folding through them."""
 
 import keras
 import numpy as np
@@ -16,11 +16,11 @@ ELEMENTWISE = frozenset(
     for name in _NAMES
     if hasattr(module, name)
 )
-"""The functions that work on each element by itself."""
+"""The activation functions known to be element-wise."""
 
 
 def is_elementwise(activation):
-    """Whether an activation is known to work on each element by itself."""
+    """Whether an activation is known to be element-wise."""
     if activation is None:
         return True
     if isinstance(activation, keras.layers.Layer):
@@ -32,7 +32,7 @@ ELEMENTWISE_LAYERS = frozenset({keras.layers.ReLU, keras.layers.LeakyReLU, keras
 
 
 def of_constant(activation, constants, dtype):
-    """What an elementwise activation makes of constants; NaN stays NaN."""
+    """Returns an activation of constants; NaN where it is not element-wise or not constant."""
     if activation is None:
         return constants
     if not is_elementwise(activation):

@@ -1,7 +1,7 @@
-"""Operations that work on each element by itself: one tensor, several, or tensors and numbers.
+"""Element-wise operations, of one or more tensors and constant arrays.
 
-Tensors and arrays broadcast against each other from the last axis. Units that meet are coupled. An
-operand that is spread over units, as a gate of one channel, is none of them and cannot go.
+Operands broadcast against each other from the last axis. Units that meet are coupled. An operand
+that is broadcast over units, such as a gate of one channel, is none of them and is pinned.
 """
 
 import keras
@@ -41,7 +41,7 @@ class Elementwise(Rule):
         return [joined]
 
     def pin_reason(self, call):
-        """Why units are pinned whatever they are, or None."""
+        """Returns why all units are pinned, or None."""
 
     def constants(self, call, inputs):
         (output,) = call.outputs
@@ -57,12 +57,12 @@ class Elementwise(Rule):
         return [fit_output(output, values, call.memo["shape"])]
 
     def combine(self, call, arrays, operands):
-        """What becomes of constants; NaN where it is not known.
+        """Returns the operation of constants; NaN where it is not known.
 
         Args:
             call: The `Call`.
             arrays: For each input tensor its constants, with the batch axis.
-            operands: All that broadcasts, in order: these arrays, and those among the arguments.
+            operands: All operands in order: these arrays, and those among the arguments.
         """
         known = ~np.isnan(sum(np.where(np.isnan(o), o, 0.0) for o in operands))
         if not known.any():
@@ -90,11 +90,11 @@ def broadcast_labels(call, arrays, labels):
     Args:
         call: The `Call`, with one output.
         arrays: The label array of each input tensor, with the batch axis.
-        labels: The `Labels` to note ties in.
+        labels: The `Labels` to record in.
 
     Returns:
-        The label array of the output, with the batch axis; None if every operand is spread over
-        units of another.
+        The label array of the output, with the batch axis; None if every operand is
+        broadcast over units of another.
     """
     name, (output,) = call.operation.name, call.outputs
     rank = len(output.shape)
@@ -105,12 +105,12 @@ def broadcast_labels(call, arrays, labels):
     is_labelled = np.any([np.array(array.shape) != 1 for _, array in operands], axis=0)
     joined = []
     for shape, array in operands:
-        is_spread = any(
+        is_broadcast = any(
             size == 1 and full != 1 and has_units
             for size, full, has_units in zip(shape, output.shape, is_labelled, strict=True)
         )
-        if is_spread:
-            # It meets all units of an axis: coupling it would tie them all to one another.
+        if is_broadcast:
+            # It meets all units of an axis: uniting it with them would couple them all.
             labels.pin(array, f"{name!r} spreads it over other units")
         else:
             joined.append(array)
@@ -199,7 +199,7 @@ class Quotient(Elementwise):
     )
 )
 class Step(Elementwise):
-    """Functions that jump, so that the value at a rounded constant cannot be told."""
+    """Discontinuous functions, so that the value at a rounded constant is not known."""
 
     def combine(self, call, arrays, operands):
         return np.full(np.broadcast_shapes(*(o.shape for o in operands)), np.nan)
@@ -207,7 +207,7 @@ class Step(Elementwise):
 
 @rule(*_keras.operation_classes("Cast"))
 class Cast(Elementwise):
-    """The same numbers in another type; whole numbers jump."""
+    """A cast; constants are known between floating-point types only."""
 
     def combine(self, call, arrays, operands):
         types = (call.inputs[0].dtype, call.outputs[0].dtype)
@@ -251,7 +251,7 @@ class Filled(Elementwise):
 
 @rule(*_keras.operation_classes("Glu"))
 class GatedLinearUnit(Elementwise):
-    """`a * sigmoid(b)` of the two halves a and b along an axis; a unit has a place in both."""
+    """`a * sigmoid(b)` of the two halves a and b along an axis; a unit has an index in both."""
 
     def label(self, call, inputs, labels):
         (array,) = with_batch_axes(call, inputs)

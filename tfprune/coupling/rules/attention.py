@@ -3,9 +3,9 @@
     scores_n = (x_q Q_n + q_n) (x_k K_n + k_n)^T / sqrt(key_dim)
     outputs  = sum over heads n of softmax(scores_n) (x_v V_n + v_n) O_n + o
 
-Constants count in two ways. A key that is the same at every place adds the same number to all
-scores of a query, so the softmax takes no notice of it. And a value that is the same at every
-place goes through the softmax as it is, since its weights add up to 1.
+Constants are folded in two ways. A key that is the same at every position adds the same number to
+all scores of a query, and softmax is invariant to that. A value that is the same at every position
+passes through the softmax unchanged, since its weights add up to 1.
 """
 
 import inspect
@@ -30,10 +30,10 @@ class _Projection:
     bias: np.ndarray
 
     def of_constants(self, constants):
-        """What (head, dimension) holds whatever the inputs are; NaN where that is not known."""
-        is_open = np.isnan(constants)
-        values = np.tensordot(np.where(is_open, 0, constants), self.kernel, 1) + self.bias
-        return np.where((self.kernel[is_open] != 0).any(axis=0), np.nan, values)
+        """The projection (heads, dimensions) of constants; NaN where it is not known."""
+        is_unknown = np.isnan(constants)
+        values = np.tensordot(np.where(is_unknown, 0, constants), self.kernel, 1) + self.bias
+        return np.where((self.kernel[is_unknown] != 0).any(axis=0), np.nan, values)
 
     def reach(self, elements):
         """Which inputs reach any of the given elements, a boolean array (heads, dimensions)."""
@@ -41,10 +41,10 @@ class _Projection:
 
 
 class _Attention(Rule):
-    """A dimension is one of all heads: it goes only where no head needs it."""
+    """A dimension is shared by all heads: it can be removed if no head needs it."""
 
     def labels_inside(self, layer, sizes, labels):
-        """Labels of heads, key heads, key and value dimensions; notes their constraints."""
+        """Labels of heads, key heads, key and value dimensions; records their constraints."""
         raise NotImplementedError
 
     def labels_outside(self, call, incoming, labels):
@@ -55,17 +55,17 @@ class _Attention(Rule):
         layer, tensors = call.operation, _data(call)
         known = dict(zip(call.inputs, inputs, strict=True))
         incoming = [along(known[tensor], -1) for tensor in tensors]
-        why = _pin_reason(layer, incoming)
+        reason = _pin_reason(layer, incoming)
         for tensor in call.inputs:
-            if why or tensor not in tensors:
-                labels.pin(known[tensor], why or f"{layer.name!r} masks places by it")
-        if why:
+            if reason or tensor not in tensors:
+                labels.pin(known[tensor], reason or f"{layer.name!r} masks places by it")
+        if reason:
             return [fixed(tensor) for tensor in call.outputs]
         inside = self.labels_inside(layer, _sizes(layer, lambda weight: weight.shape), labels)
         outgoing = self.labels_outside(call, incoming, labels)
         if len(call.outputs) > 1:
             labels.pin(inside[0], f"{layer.name!r} returns the scores of its heads")
-        _note_slices(layer, incoming, inside, outgoing, labels)
+        _record_slices(layer, incoming, inside, outgoing, labels)
         call.memo["labels"] = (*inside, outgoing)
         output = placed(outgoing, -1, len(call.outputs[0].shape) - 1)
         return [output, *map(fixed, call.outputs[1:])]
@@ -75,9 +75,9 @@ class _Attention(Rule):
             return unknown_outputs(call)
         known = dict(zip(call.inputs, inputs, strict=True))
         values, output = self._values(call, along(known[_data(call)[1]], -1))
-        is_open = (np.isnan(values)[..., None] & (output.kernel != 0)).any(axis=(0, 1))
+        is_unknown = (np.isnan(values)[..., None] & (output.kernel != 0)).any(axis=(0, 1))
         sums = np.tensordot(np.nan_to_num(values), output.kernel, 2) + output.bias
-        found = placed(np.where(is_open, np.nan, sums), -1, len(call.outputs[0].shape) - 1)
+        found = placed(np.where(is_unknown, np.nan, sums), -1, len(call.outputs[0].shape) - 1)
         return [found, *map(unknown, call.outputs[1:])]
 
     def _values(self, call, constants):
@@ -127,8 +127,8 @@ class _Attention(Rule):
         parts = _projections(call)
         query, value, key = (_incoming(call, flow, tensor)[1] for tensor in _data(call))
         constants, output = self._values(call, value)
-        is_silent = (constants == 0) | (~np.isnan(constants) & flow.can_fold(call))
-        values = (output.kernel[..., flow.is_needed(outgoing)] != 0).any(axis=-1) & ~is_silent
+        is_foldable = (constants == 0) | (~np.isnan(constants) & flow.can_fold(call))
+        values = (output.kernel[..., flow.is_needed(outgoing)] != 0).any(axis=-1) & ~is_foldable
         is_active = values.any(axis=1) | (len(call.outputs) > 1 and flow.is_needed(heads))
         changes = np.isnan(parts["key"].of_constants(key))
         scores = changes & (parts["query"].of_constants(query) != 0) & is_active[:, None]
@@ -146,12 +146,12 @@ class _Attention(Rule):
         query, value, _ = (_incoming(call, flow, tensor) for tensor in _data(call))
         for kind, (labels, constants) in (("query", query), ("value", value), ("gate", query)):
             if kind in parts:
-                gone = np.where(flow.is_needed(labels), 0, np.nan_to_num(constants))
-                folded = np.tensordot(gone, parts[kind].kernel, 1)
+                removed = np.where(flow.is_needed(labels), 0, np.nan_to_num(constants))
+                folded = np.tensordot(removed, parts[kind].kernel, 1)
                 added[kind] = np.where(stays.get(kind, stays["value"]), folded, 0)
         values, output = self._values(call, value[1])
-        gone = np.where(stays["value"], 0, np.nan_to_num(values))
-        folded = np.tensordot(gone, output.kernel, 2)
+        removed = np.where(stays["value"], 0, np.nan_to_num(values))
+        folded = np.tensordot(removed, output.kernel, 2)
         added["attention_output"] = np.where(flow.is_needed(outgoing), folded, 0)
         if not any(array.any() for array in added.values()):
             return []
@@ -281,7 +281,7 @@ def _projections(call):
 
 
 def _sums_to_one(call):
-    """Whether the weights of places add up to 1 where all of them are masked, too.
+    """Whether attention weights add up to 1 even where all positions are masked.
 
     Keras gives 0 there unless it uses its fused operation.
     """
@@ -289,12 +289,12 @@ def _sums_to_one(call):
     return len(query.shape) == 3 and len(call.outputs) == 1 and layer.dropout == 0
 
 
-def _note_slices(layer, incoming, inside, outgoing, labels):
-    """Notes where the units stand in the weights of the projections."""
+def _record_slices(layer, incoming, inside, outgoing, labels):
+    """Records the slices of the weights of the projections."""
     parts = _keras.attention_projections(layer)
     heads, key_heads, key_dims, value_dims = inside
     query, value, key = incoming
-    # Shared heads of keys follow the heads that use them: they go when the last of those does.
+    # Shared key heads follow the heads that use them: they are removed with the last of those.
     shared = "heads" if key_heads is heads else None
     for kind, inputs, rows, family, columns, dims in (
         ("query", query, heads, "heads", key_dims, "key_dims"),
@@ -318,7 +318,7 @@ def _note_slices(layer, incoming, inside, outgoing, labels):
 
 
 def _can_fold(call, flow, kind):
-    """Whether constants of an input can go into biases; queries grow, so theirs are not made."""
+    """Whether constants of an input can be folded; no biases are created for scaled queries."""
     has_bias = _projections(call)["query"].layer.bias is not None
     return flow.can_fold(call) and (has_bias or kind != "query")
 

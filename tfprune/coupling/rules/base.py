@@ -1,7 +1,7 @@
-"""What a rule says of an operation, and the registry of rules.
+"""`Rule`, the base class of rules, and the registry of rules by operation class.
 
-One operation, one rule. The rule is all that coupling, strip and rebuild know of the operation, so
-a new operation is one class. An operation without a rule pins the units it touches: they cannot be
+A rule is all that coupling, strip and rebuild know of an operation, so supporting a new operation
+takes one class. An operation without a rule pins the units it touches: they cannot be
 removed. It is never assumed to work element by element.
 """
 
@@ -16,18 +16,24 @@ _RULES = {}
 
 
 class Rule:
-    """What the package must know of an operation. Override what the defaults do not say.
+    """Base class of rules: how an operation is analysed, simplified and resized.
 
-    The defaults fit an operation that works on each element by itself and has no weights.
+    The defaults fit an element-wise operation without weights. Override
+
+    - `label` if it has weights, moves data, or joins or mixes units;
+    - `constants`, `needs`, `folds`, `drops` for constant propagation and dead-code elimination;
+    - `resize`, `rewrite`, `add_bias`, `factors` if its arguments depend on sizes.
+
+    Register it with `rule`.
     """
 
     def label(self, call, inputs, labels):
-        """The labels of the outputs, given those of the inputs; notes weights and pins.
+        """Returns the labels of the outputs, and records slices of weights, ties and pins.
 
         Args:
             call: The `Call`.
             inputs: The label array of each input tensor.
-            labels: The `Labels` to note things in.
+            labels: The `Labels` to record in.
 
         Returns:
             A label array for each output.
@@ -35,11 +41,12 @@ class Rule:
         return [inputs[0]]
 
     def constants(self, call, inputs):
-        """What each output position holds whatever the model's input is; NaN = not known.
+        """Returns the outputs where they are the same for every input of the model, else NaN.
 
         Args:
             call: The `Call`.
-            inputs: An array for each input tensor which broadcasts against its labels.
+            inputs: An array for each input tensor, constants or NaN, which broadcasts against its
+                labels.
 
         Returns:
             An array for each output.
@@ -47,20 +54,20 @@ class Rule:
         return [np.full_like(call_input, np.nan) for call_input in inputs[:1]]
 
     def needs(self, call, flow):
-        """Which units the call needs, given which of its outputs are needed.
+        """Returns which units the call needs, given which of its outputs are needed (liveness).
 
         Args:
             call: The `Call`.
             flow: The `Flow` of the model: labels, constants and needed units of its tensors.
 
         Returns:
-            A list of `Need`; an operation which moves data needs none, since the labels of its
-            inputs and outputs are the same.
+            A list of `Need`. Operations that only move data return none, since their inputs and
+            outputs have the same labels.
         """
         return []
 
     def folds(self, call, flow):
-        """What biases become so that removed inputs which hold a constant are made up for.
+        """Returns what is added to biases in place of constant inputs that are removed.
 
         Returns:
             A list of `Fold`.
@@ -68,32 +75,32 @@ class Rule:
         return []
 
     def drops(self, call, flow):
-        """The places of the inputs without which the call gives the same; not all of them."""
+        """Returns the positions of inputs that can be dropped without effect; never of all."""
         return ()
 
     def left_out(self, call, flow):
-        """The labels of units which the operation already treats as if they were gone."""
+        """Returns the labels of units that the operation already treats as removed."""
         return np.empty(0, int)
 
     def is_refused(self, call, flow):
-        """Whether the smaller operation could not compute the same; `strip` then refuses."""
+        """Whether the smaller operation could not compute the same; `strip` raises then."""
         return False
 
     def resize(self, config, call, sizes):
         """Edits the layer's config (a dict of constructor arguments) for the new sizes.
 
         Args:
-            config: The arguments, to be changed in place.
+            config: The arguments, changed in place.
             call: A `Call` of the layer.
             sizes: The `Sizes` after the change.
         """
 
     def add_bias(self, config, call):
-        """Edits the layer's config so that it gets the biases that `folds` asks for."""
+        """Edits the layer's config so that it has the biases that `folds` adds to."""
         config["use_bias"] = True
 
     def factors(self, call, sizes):
-        """Factors by which weights must grow where an operation scales by its own size.
+        """Returns factors for weights of an operation that scales by its own size.
 
         Returns:
             A list of pairs of a variable and a number.
@@ -101,10 +108,10 @@ class Rule:
         return []
 
     def rewrite(self, node, call, sizes):
-        """Edits what a call is given besides tensors, such as the bounds of a slice.
+        """Edits the arguments of a call that are not tensors, such as the bounds of a slice.
 
         Args:
-            node: The call as serialised, a dict of `args` and `kwargs`, to be changed in place.
+            node: The serialised call, a dict of `args` and `kwargs`, changed in place.
             call: The `Call`.
             sizes: The `Sizes` after the change.
         """
@@ -117,7 +124,7 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Need:
-    """The units among `labels` where `where` is True are needed; `reason` says by what."""
+    """Units that a call needs: those of `labels` where `where` is True, with the reason."""
 
     labels: np.ndarray
     where: np.ndarray
@@ -126,11 +133,11 @@ class Need:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """What is added to a bias because inputs that held constants were removed.
+    """A constant that is folded into a bias because constant inputs were removed.
 
     Attributes:
-        layer: The layer, or layer inside a layer, with the attribute `bias`; if that is None, one
-            is made, see `Rule.add_bias`.
+        layer: The layer, or layer inside a layer, with the attribute `bias`. If that is None, a
+            bias is created, see `Rule.add_bias`.
         values: An array of the bias's shape before anything was removed.
         labels: For each axis of the bias, the labels along it.
     """
@@ -142,9 +149,9 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Labels, constants and needed units of every tensor while strip looks for dead units.
+    """State of the liveness analysis: labels, constants and needed units of every tensor.
 
-    `calls` are those that an output of the model needs at all.
+    `calls` are the live calls: those that an output of the model needs.
     """
 
     tensor_labels: dict
@@ -164,7 +171,7 @@ class Flow:
         return self.tensor_labels[tensor]
 
     def constants(self, tensor):
-        """The constants of a tensor, of its labels' shape; NaN where a unit holds several."""
+        """The constants of a tensor in the shape of its labels; NaN where a unit has several."""
         labels, array = self.tensor_labels[tensor], self.tensor_constants[tensor]
         pairs = zip(labels.shape, array.shape, strict=True)
         merged = tuple(axis for axis, (ours, theirs) in enumerate(pairs) if ours == 1 < theirs)
@@ -177,16 +184,16 @@ class Flow:
         return self.needed[self.roots[labels]]
 
     def can_fold(self, call):
-        """Whether the weights serve this call alone, so that its constants may go into them."""
+        """Whether the operation has no other call, so constants can be folded into its biases."""
         return id(call.operation) in self.called_once
 
 
 def rule(*classes):
-    """Registers a rule class for operations: `@rule(keras.layers.Dense)`.
+    """Returns a decorator that registers a rule for operation classes: `@rule(keras.layers.Dense)`.
 
-    The rule of a class serves its subclasses, unless they have a rule or a `call` of their own. A
-    custom layer without a rule, which cannot be opened either, pins what it touches; a rule
-    teaches it.
+    Use it for custom layers with weights of their own. Without a rule, a layer that cannot be
+    inlined pins the units it touches: they are never removed. A rule also applies to subclasses
+    that have neither a rule nor a `call` of their own.
 
     Args:
         *classes: Layer or operation classes.
@@ -227,10 +234,9 @@ def rule(*classes):
 
 
 def rule_of(operation):
-    """The rule for an operation: that of its class or the nearest base class, else pinning.
+    """Returns the rule of an operation: that of its class or nearest base, else one that pins.
 
-    A subclass of somebody else's with a `call` of its own may do anything, so it has the rule of no
-    base class.
+    A custom subclass that overrides `call` may do anything, so it gets the rule of no base class.
     """
     for cls in type(operation).__mro__:
         if cls in _RULES:
@@ -258,12 +264,12 @@ _UNKNOWN = _Unknown()
 
 
 def fixed(tensor):
-    """The labels of a tensor without units."""
+    """Returns the labels of a tensor without units."""
     return np.full((1,) * (len(tensor.shape) - 1), FIXED)
 
 
 def unknown(tensor):
-    """The constants of a tensor of which nothing is known."""
+    """Returns the constants of a tensor of which none is known."""
     return np.full((1,) * (len(tensor.shape) - 1), np.nan)
 
 
@@ -275,5 +281,5 @@ def pin_inputs(call, arrays, labels, reason):
 
 
 def unknown_outputs(call):
-    """The constants of the outputs of a call of which nothing is known."""
+    """Returns the constants of the outputs of a call of which none is known."""
     return [unknown(tensor) for tensor in call.outputs]

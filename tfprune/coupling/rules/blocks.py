@@ -1,15 +1,15 @@
-"""Label arrays with the batch axis, in a form that can be cut.
+"""Label arrays with the batch axis in block form: labels vary along one axis at most.
 
-What is removed from a tensor must leave a block of it: all positions at some indices of one axis.
-So the labels of every tensor vary along one axis at most; where an operation puts units on several,
-they are tied to one another until that holds. The batch axis is an axis without units.
+What is kept of a tensor must be a block of it: all positions at some indices of one axis. Where an
+operation puts units on several axes, they are united until labels vary along one. The batch axis is
+an axis without units.
 """
 
 import numpy as np
 
 
 def with_batch_axis(tensor, array):
-    """The array of a tensor with its first axis too, along which nothing changes."""
+    """Returns the array of a tensor with a batch axis of size 1."""
     return array[None] if tensor.shape else array
 
 
@@ -19,14 +19,14 @@ def with_batch_axes(call, inputs):
 
 
 def without_batch_axis(tensor, array):
-    """The opposite of `with_batch_axis`, or None if the array changes along the first axis."""
+    """Returns an array without its batch axis, or None if it varies along that."""
     if not tensor.shape:
         return array
     return array[0] if array.shape[0] == 1 else None
 
 
 def shrunk(array):
-    """Axes along which nothing changes get size 1."""
+    """Returns an array with size 1 along axes on which it does not vary."""
     for axis in range(array.ndim):
         first = array.take([0], axis=axis)
         if (array == first).all():
@@ -35,13 +35,13 @@ def shrunk(array):
 
 
 def block(labels, array, reason, concatenation_axis=None):
-    """Ties labels until they vary along one axis: the last, or one along which nothing is joined.
+    """Unites labels until they vary along one axis: the last that is not concatenated along.
 
     Args:
-        labels: The `Labels` to note ties in.
+        labels: The `Labels` to record in.
         array: The label array of an output.
-        reason: Why what is tied to a fixed position cannot go.
-        concatenation_axis: An axis along which other units follow one another.
+        reason: Why units that are united with a fixed position are pinned.
+        concatenation_axis: The axis along which inputs are concatenated, if any.
 
     Returns:
         The label array with size 1 along the other axes.
@@ -57,7 +57,7 @@ def block(labels, array, reason, concatenation_axis=None):
 
 
 def fit(constants, shape):
-    """Constants for labels of a shape: not known where they change and the labels do not."""
+    """Returns constants in the shape of labels; NaN where they vary and the labels do not."""
     for axis, size in enumerate(shape):
         if size == 1 and constants.shape[axis] != 1:
             first = constants.take([0], axis=axis)
@@ -88,10 +88,12 @@ def expanded(array, axis, size):
 
 
 def counts_along(sizes, tensor, axis):
-    """For each position along an axis, counted with the batch axis, how many stand in its place.
+    """Returns for each position along an axis how many positions take its place.
+
+    The axis is counted with the batch axis.
 
     Returns:
-        An integer array, or None where there are no units and all stays.
+        An integer array, or None if there are no units along the axis.
     """
     if axis == 0 or sizes.coupling.tensor_labels[tensor].shape[axis - 1] == 1:
         return None
@@ -99,10 +101,10 @@ def counts_along(sizes, tensor, axis):
 
 
 def groups_left(layer, counts):
-    """How many groups of a layer have any positions left, given how many stand for each.
+    """Returns how many groups of a layer have any units, given the count of each position.
 
     Raises:
-        ValueError: If these would not be equally large.
+        ValueError: If the groups that are left have different sizes.
     """
     sizes = counts.reshape(layer.groups, -1).sum(axis=1)
     if len(np.unique(sizes[sizes > 0])) > 1:
@@ -114,7 +116,7 @@ def groups_left(layer, counts):
 
 
 def resized(serialised, counts_by_axis):
-    """A serialised array, or a list of numbers, each index along some axes repeated or left out."""
+    """Returns a serialised array or list with each index along some axes repeated or left out."""
     is_array = isinstance(serialised, dict)
     value = np.asarray(serialised["config"]["value"] if is_array else serialised)
     for axis, counts in counts_by_axis.items():

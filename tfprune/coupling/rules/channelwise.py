@@ -1,4 +1,4 @@
-"""Operations that treat each channel by itself: activations, pooling, padding, depthwise taps."""
+"""Channel-wise operations: activations, pooling, padding, depthwise convolutions."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from tfprune.coupling.rules.linear import pin_reason
     keras.layers.Identity,
 )
 class Identity(Rule):
-    """Passes everything on, in inference."""
+    """The identity, at inference."""
 
     def constants(self, call, inputs):
         return [inputs[0]]
@@ -93,7 +93,7 @@ class _Spatial(Rule):
         return [self._placed(call, self.of_channels(call.operation, channels))]
 
     def of_channels(self, layer, constants):
-        """What becomes of channels that hold a constant everywhere."""
+        """Returns the outputs for channels that are constant; NaN where these are not."""
         return constants
 
     def _placed(self, call, channels):
@@ -158,9 +158,9 @@ class DepthwiseConvolution(_Spatial):
         kernel = np.asarray(layer.kernel, "float64").reshape(-1, *layer.kernel.shape[-2:])
         constants = np.broadcast_to(constants, kernel.shape[1:2])[:, None]
         padded = layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
-        silent = ~(kernel != 0).any(axis=0) | (constants == 0)
-        known = silent | (~np.isnan(constants) & (not padded))
-        values = np.where(silent, 0, constants * kernel.sum(axis=0)).reshape(-1)
+        is_zero = ~(kernel != 0).any(axis=0) | (constants == 0)
+        known = is_zero | (~np.isnan(constants) & (not padded))
+        values = np.where(is_zero, 0, constants * kernel.sum(axis=0)).reshape(-1)
         if layer.bias is not None:
             values = values + np.asarray(layer.bias, "float64")
         values = np.where(known.reshape(-1), values, np.nan)

@@ -1,4 +1,4 @@
-"""What all operations share that only move data: they are applied to the labels themselves."""
+"""Base class of rules for operations that only move data: they are applied to the labels."""
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, pin_inputs, unknown_outputs
@@ -9,18 +9,19 @@ class DataMovement(Rule):
     """Every position of the outputs is a position of an input, or a number."""
 
     def pin_reason(self, call, arrays):
-        """Why the units cannot be followed, given label arrays with the batch axis; or None."""
+        """Returns why all units are pinned, given label arrays with the batch axis; or None."""
 
     def tie(self, call, arrays, labels):
-        """Notes which units must go together so that the smaller operation can be written."""
+        """Unites or pins units where the smaller operation could not be written otherwise."""
 
     def moved(self, call, arrays, number):
-        """The outputs, given labels or constants.
+        """Returns the outputs for labels or constants.
 
         Args:
             call: The `Call`.
-            arrays: An array for each input, with the batch axis and size 1 where nothing changes.
-            number: What stands where the operation puts a number: a function of the number.
+            arrays: An array for each input, with the batch axis, size 1 along axes where it is the
+                same.
+            number: Function of a number that the operation inserts; returns its label or constant.
 
         Returns:
             An array for each output.
@@ -28,7 +29,7 @@ class DataMovement(Rule):
         raise NotImplementedError
 
     def concatenation_axis(self, call):
-        """The axis of the output along which several inputs follow one another, or None."""
+        """The axis of the output along which inputs are concatenated, or None."""
 
     # What follows is the same for all of them.
 
@@ -60,5 +61,5 @@ class DataMovement(Rule):
 
 
 def argument(call, place, name, default=None):
-    """An argument of a call, wherever it stands."""
+    """Returns an argument of a call, positional or by keyword."""
     return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)

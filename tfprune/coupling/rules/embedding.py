@@ -1,4 +1,4 @@
-"""Embeddings: rows by index, and the way back from a vector to scores of the indices."""
+"""Embeddings: rows by index, and products of vectors with all rows (tied output layers)."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Parts of a tensor: slices and indices, chosen places, pieces along an axis."""
+"""Indexing: slices and indices, `take`, `split` and `unstack`."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class GetItem(DataMovement):
         return [arrays[0][tuple(key)]]
 
     def rewrite(self, node, call, sizes):
-        """Moves indices and the bounds of slices to where the units stand then."""
+        """Rewrites indices and the bounds of slices for the new positions of units."""
         if "shapes" not in call.memo:
             return
         tensor, written = node["args"]
@@ -126,7 +126,7 @@ def _moved_entry(entry, counts):
 
 @rule(*_keras.operation_classes("Take"))
 class Take(DataMovement):
-    """The places along an axis that an array of indices names."""
+    """The positions along an axis given by an array of indices."""
 
     def pin_reason(self, call, arrays):
         name = call.operation.name
@@ -149,7 +149,7 @@ class Take(DataMovement):
         return [np.take(arrays[0], indices, axis=axis)]
 
     def rewrite(self, node, call, sizes):
-        """Counts the indices among the new units."""
+        """Rewrites the indices for the new positions of units."""
         if "shapes" not in call.memo:
             return
         axis, indices = self._of(call)
@@ -174,29 +174,29 @@ class Take(DataMovement):
 
 @rule(*_keras.operation_classes("Split"))
 class Split(DataMovement):
-    """Pieces along an axis, equally long or between given places."""
+    """Pieces along an axis, of equal size or between given indices."""
 
     def moved(self, call, arrays, number):
         array, axis = arrays[0], operation_axes(call)[0]
         if array.shape[axis] == 1:
             return [array] * len(call.outputs)
-        return np.split(array, self._places(call), axis)
+        return np.split(array, self._bounds(call), axis)
 
     def resize(self, config, call, sizes):
-        """Sets `indices_or_sections` to the places between the pieces that are left."""
+        """Sets `indices_or_sections` to the new bounds between pieces."""
         counts = counts_along(sizes, call.inputs[0], operation_axes(call)[0])
         if counts is not None and (counts != 1).any():
             before = np.concatenate([[0], np.cumsum(counts)])
-            config["indices_or_sections"] = before[self._places(call)].tolist()
+            config["indices_or_sections"] = before[self._bounds(call)].tolist()
 
-    def _places(self, call):
+    def _bounds(self, call):
         lengths = [tensor.shape[operation_axes(call)[0]] for tensor in call.outputs]
         return np.cumsum(lengths)[:-1]
 
 
 @rule(*_keras.operation_classes("Unstack"))
 class Unstack(DataMovement):
-    """Every place along an axis by itself."""
+    """Each position along an axis as a tensor."""
 
     def pin_reason(self, call, arrays):
         if arrays[0].shape[operation_axes(call)[0]] != 1:

@@ -1,4 +1,4 @@
-"""Operations that join several tensors: element by element, or side by side."""
+"""Operations that join several tensors: sums and other merges, concatenation, stacking."""
 
 import keras
 import numpy as np
@@ -14,18 +14,18 @@ from tfprune.coupling.trace import Tensor
 
 @rule(keras.layers.Add, *_keras.operation_classes("Add"))
 class Add(Elementwise):
-    """A sum, which can do without terms that are 0."""
+    """A sum; terms that are 0 can be dropped."""
 
     def drops(self, call, flow):
         (output,) = call.outputs
         needed = flow.is_needed(flow.labels(output))
         full = [place for place, tensor in enumerate(call.inputs) if tensor.shape == output.shape]
-        silent = [
+        zero_terms = [
             place
             for place in full
             if not (needed & (flow.constants(call.inputs[place]) != 0)).any()
         ]
-        return tuple(silent[len(silent) == len(full) :])
+        return tuple(zero_terms[len(zero_terms) == len(full) :])
 
 
 @rule(
@@ -40,7 +40,7 @@ class Merge(Elementwise):
 
 
 class _Concatenation(DataMovement):
-    """Several tensors or arrays, one after the other along an axis."""
+    """Concatenation of tensors and arrays along an axis."""
 
     def tie(self, call, arrays, labels):
         """Along an axis of unknown size, all of them must have the same units."""
@@ -91,7 +91,7 @@ class _Concatenation(DataMovement):
 
 @rule(keras.layers.Concatenate, *_keras.operation_classes("Concatenate"))
 class Concatenate(_Concatenation):
-    """Side by side along an axis."""
+    """Concatenation along an axis; inputs without needed units can be dropped."""
 
     def drops(self, call, flow):
         dead = [
@@ -104,7 +104,7 @@ class Concatenate(_Concatenation):
 
 @rule(*_keras.operation_classes("Stack"))
 class Stack(_Concatenation):
-    """Side by side along a new axis."""
+    """Concatenation along a new axis."""
 
     def _parts(self, call, arrays, number):
         axis = self.concatenation_axis(call)

@@ -1,4 +1,4 @@
-"""Layers that multiply their input channels by a matrix: dense layers and convolutions."""
+"""Linear layers: dense layers and convolutions, matrix products over channels."""
 
 import keras
 import numpy as np
@@ -12,11 +12,11 @@ from tfprune.coupling.rules.blocks import groups_left
 class Linear(Rule):
     """`outputs = activation(inputs @ matrix + bias)` over channels, at each place or window.
 
-    Subclasses say where the weights keep the channels, and what the matrix is.
+    Subclasses define the axes of the channels in the weights, and the matrix.
     """
 
     def applies(self, layer):
-        """Whether the layer has the form; if not, its channels are pinned."""
+        """Whether the layer has this form; if not, its channels are pinned."""
         return not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
 
     def pin_reason(self, layer, incoming):
@@ -40,19 +40,19 @@ class Linear(Rule):
         return (self.taps(layer) != 0).any(axis=0)
 
     def product(self, layer, constants):
-        """What constants in the input channels add to each output channel, in float64."""
+        """The product of constants in the input channels with the matrix, in float64."""
         rows = np.flatnonzero(constants)
         return constants[rows] @ self.taps(layer)[:, rows].sum(axis=0, dtype="float64")
 
     def is_padded(self, layer):
-        """Whether a constant other than 0 gives different places of a channel different values.
+        """Whether a constant input channel other than 0 gives an output that is not constant.
 
-        Windows that reach over the border do: there a constant is 0 and not itself.
+        So it is for windows that reach over the border, where the input is padded with 0.
         """
         return False
 
     def slices(self, layer, inputs, outputs, labels):
-        """Notes the weights of input and output channels."""
+        """Records the slices of weights of input and output channels."""
         raise NotImplementedError
 
     def made(self, layer, incoming, size, labels):
@@ -135,7 +135,7 @@ class Linear(Rule):
 
 
 def pin_reason(layer, incoming):
-    """Why the channels of a layer which has a rule are pinned all the same."""
+    """Returns why the channels of a layer with a rule are pinned."""
     if incoming is None:
         return f"units stand on several axes of the input of {layer.name!r}"
     return f"{layer.name!r} is quantized or has LoRA"

@@ -1,4 +1,4 @@
-"""Positions moved, repeated and padded: within their axis, or between channels and space."""
+"""Data movement within an axis, or between channels and space: roll, repeat, tile, pad."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from tfprune.coupling.rules.data_movement import DataMovement, argument
 
 @rule(*_keras.operation_classes("Roll"))
 class Roll(DataMovement):
-    """Positions shifted along axes, from the end to the start."""
+    """A circular shift along axes."""
 
     def pin_reason(self, call, arrays):
         if any(arrays[0].shape[axis] != 1 for axis in operation_axes(call)):
@@ -47,7 +47,7 @@ class Repeat(DataMovement):
 
 @rule(*_keras.operation_classes("Tile"))
 class Tile(DataMovement):
-    """All positions of an axis several times, one time after the other."""
+    """An axis repeated as a whole."""
 
     def moved(self, call, arrays, number):
         array, repeats = arrays[0], np.atleast_1d(call.operation.repeats)
@@ -61,7 +61,7 @@ class Tile(DataMovement):
 
 @rule(*_keras.operation_classes("Pad"))
 class Pad(DataMovement):
-    """Numbers, or positions of the border, around."""
+    """Padding by a number, or by positions at the border."""
 
     def pin_reason(self, call, arrays):
         mode = call.operation.mode

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Normalization layers."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ class BatchNormalization(Rule):
         gamma, beta = _float(layer.gamma, 1.0), _float(layer.beta, 0.0)
         mean, variance = _float(layer.moving_mean, 0.0), _float(layer.moving_variance, 1.0)
         scale = np.broadcast_to(gamma / np.sqrt(variance + layer.epsilon), self._size(call))
-        values = np.where(scale == 0, 0.0, values)  # a silent channel holds beta
+        values = np.where(scale == 0, 0.0, values)  # a channel of scale 0 holds beta
         return [placed(scale * (values - mean) + beta, self._axis(call), inputs[0].ndim)]
 
     def _axis(self, call):
@@ -47,9 +47,9 @@ class BatchNormalization(Rule):
 
 
 class _OverUnits(Rule):
-    """Statistics over units: each unit that they count is needed by all others.
+    """Statistics over units: every unit that they count is needed by all others.
 
-    A layer of `tfprune.layers` counts the kept units only; a unit it leaves out gives 0.
+    A layer of `tfprune.layers` counts unmasked units only, and outputs 0 for masked ones.
     """
 
     def weights(self, layer):

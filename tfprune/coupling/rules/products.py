@@ -1,7 +1,8 @@
 """Sums of products over tensors and arrays: einsum, matmul, dot.
 
 Every axis has a letter, as in einsum. Units that share a letter are coupled: over a letter of the
-output they are passed on; over one that is summed, a unit is needed unless it is 0 in any operand.
+output they are passed on; over a letter that is summed, a unit is needed unless it is 0 in any
+operand.
 """
 
 import functools
@@ -28,7 +29,7 @@ class Contraction(Rule):
     """A sum of products over letters that the output does not have."""
 
     def terms(self, call):
-        """The letters of each operand and those of the output; None if they cannot be told."""
+        """The letters of each operand and those of the output; None if not known."""
         raise NotImplementedError
 
     def label(self, call, inputs, labels):

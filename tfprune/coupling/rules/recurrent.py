@@ -1,4 +1,4 @@
-"""Recurrent layers: gates side by side in the kernels, units fed back into themselves."""
+"""Recurrent layers: gates are concatenated in the kernels, and units are fed back."""
 
 import keras
 import numpy as np
@@ -75,19 +75,19 @@ class _Recurrent(Rule):
         (connected, sums), (fed_back, _) = self._by_unit(call)
         gate = (..., self.candidate)
         incoming = np.broadcast_to(incoming, connected.shape[:1])
-        is_open = np.isnan(incoming)
-        silent = ~connected[gate][is_open].any(axis=0) & ~fed_back[gate].any(axis=0)
-        proposal = np.where(is_open, 0, incoming) @ sums[gate]
+        is_unknown = np.isnan(incoming)
+        is_known = ~connected[gate][is_unknown].any(axis=0) & ~fed_back[gate].any(axis=0)
+        proposal = np.where(is_unknown, 0, incoming) @ sums[gate]
         units = sums.shape[1]
         columns = slice(self.candidate * units, (self.candidate + 1) * units)
-        return self.from_proposal(call.operation.cell, silent, proposal, columns)
+        return self.from_proposal(call.operation.cell, is_known, proposal, columns)
 
-    def from_proposal(self, cell, silent, proposal, columns):
+    def from_proposal(self, cell, is_known, proposal, columns):
         """Zero where the proposal, biases and activations are; NaN elsewhere."""
         biases = 0.0 if cell.bias is None else np.asarray(cell.bias, "float64")[..., columns]
-        quiet = (np.atleast_2d(biases) == 0).all(axis=0) & (proposal == 0) & silent
+        is_zero = (np.atleast_2d(biases) == 0).all(axis=0) & (proposal == 0) & is_known
         at_zero = of_constant(cell.activation, np.zeros(1), cell.compute_dtype)
-        return np.where(quiet & (at_zero == 0), 0.0, np.nan)
+        return np.where(is_zero & (at_zero == 0), 0.0, np.nan)
 
     def needs(self, call, flow):
         parts = self._parts(call, flow)
@@ -139,7 +139,7 @@ class _Recurrent(Rule):
         return (taps != 0).any(axis=0), taps.sum(axis=0)
 
     def _parts(self, call, flow):
-        """Labels and constants of inputs; labels, constants and need of units."""
+        """Labels and constants of inputs; labels, constants and whether needed of units."""
         axis = self.axis(call.operation)
         labels = along(flow.labels(call.inputs[0]), axis)
         units = along(flow.labels(call.outputs[0]), axis)
@@ -164,9 +164,9 @@ class _Recurrent(Rule):
 class SimpleRNN(_Recurrent):
     """`h = activation(x W + h U + b)`."""
 
-    def from_proposal(self, cell, silent, proposal, columns):
+    def from_proposal(self, cell, is_known, proposal, columns):
         bias = 0.0 if cell.bias is None else np.asarray(cell.bias, "float64")
-        values = np.where(silent, proposal + bias, np.nan)
+        values = np.where(is_known, proposal + bias, np.nan)
         return of_constant(cell.activation, values, cell.compute_dtype)
 
 
@@ -227,7 +227,7 @@ _CELL_RULES.update({DROP_INS[cell]: cell_rule for cell, cell_rule in _CELL_RULES
 
 @rule(keras.layers.RNN)
 class OverCell(Rule):
-    """A cell at every step: as the layer with the same cell, if the cell is one of Keras's own."""
+    """`RNN` of a cell: the rule of the layer with that cell, if the cell is one of Keras's own."""
 
     def label(self, call, inputs, labels):
         return _cell_rule(call).label(call, inputs, labels)

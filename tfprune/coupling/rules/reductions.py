@@ -1,7 +1,7 @@
-"""Operations over whole axes: sums and means, and those which keep the axis, as softmax.
+"""Reductions: sums, means and norms, and operations along an axis that keep it, such as softmax.
 
-Over axes without units they pass units on. Over units, most of them count each: those are pinned.
-A sum can do without a unit that is 0, a product without one that is 1.
+Over axes without units they pass units on. Over units, most depend on each, and pin them. A sum
+does not depend on a unit that is 0, nor a product on one that is 1: the neutral element.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from tfprune.coupling.rules.blocks import (
 
 
 class AlongAxis(Rule):
-    """Mixes the positions of some axes and keeps these axes, as softmax."""
+    """Operations that mix the positions along some axes and keep these axes, such as softmax."""
 
     keeps_zero = False
 
@@ -43,7 +43,7 @@ class AlongAxis(Rule):
     )
 )
 class Mixing(AlongAxis):
-    """What becomes of a position depends on all others along the axes."""
+    """Each position of the output depends on all along the axes."""
 
 
 @rule(*_keras.operation_classes("Normalize"))
@@ -195,4 +195,4 @@ class Norm(Reduction):
     )
 )
 class Statistic(Reduction):
-    """Whatever depends on how many units there are, or on their order."""
+    """Statistics that depend on the number of units or on their order."""

@@ -1,4 +1,4 @@
-"""Layers that scale by fixed numbers, or by what the units at a place add up to."""
+"""Layers that scale by constants, or by a norm over the units of a position."""
 
 import keras
 import numpy as np
@@ -33,11 +33,11 @@ class Normalization(Rule):
         return [fit(values, array.shape)]
 
     def resize(self, config, call, sizes):
-        """Cuts the numbers that were given."""
+        """Gathers the given mean and variance."""
         last = max(operation_axes(call), default=0) - 1
         for name in ("mean", "variance"):
             if np.ndim(config.get(name)) == 1:
-                config[name] = _cut(config[name], call, last, sizes)
+                config[name] = _gathered(config[name], call, last, sizes)
 
     def _place(self, call, axis):
         """Which axis of the numbers belongs to an axis of the labels, or None."""
@@ -63,19 +63,19 @@ class Rescaling(Rule):
         return [fit(inputs[0] * scale + offset, inputs[0].shape)]
 
     def resize(self, config, call, sizes):
-        """Cuts the numbers of each channel."""
+        """Gathers the number of each channel."""
         last = len(call.inputs[0].shape) - 2
         for name in ("scale", "offset"):
             numbers = getattr(call.operation, name)
             if np.ndim(numbers) == 1:
-                config[name] = _cut(numbers, call, last, sizes)
+                config[name] = _gathered(numbers, call, last, sizes)
 
     def _numbers(self, call):
         return call.operation.scale, call.operation.offset
 
 
-def _cut(numbers, call, axis, sizes):
-    """Numbers along an axis of the input when its units go and come, if they stand there."""
+def _gathered(numbers, call, axis, sizes):
+    """Numbers gathered along an axis of the input, if there are units along it."""
     (tensor,), numbers = call.inputs, np.asarray(numbers)
     has_units = sizes.coupling.tensor_labels[tensor].shape[axis] != 1
     if numbers.size > 1 and has_units:

@@ -1,4 +1,4 @@
-"""The same positions in other axes: reshape, transpose, new axes and axes of size 1."""
+"""Data movement between axes: reshape, transpose, new axes and axes of size 1."""
 
 import keras
 import numpy as np
@@ -10,9 +10,9 @@ from tfprune.coupling.rules.data_movement import DataMovement
 
 
 class _Reshaping(DataMovement):
-    """Runs of axes with equal products are matched; units on axes that match nothing are pinned.
+    """A reshape: runs of axes with equal products are matched, units on other axes are pinned.
 
-    Where units end up on several axes, all but the last are tied: what goes must leave a block.
+    Where units end up on several axes, they are united until labels vary along the last only.
     """
 
     def shapes(self, call):
@@ -29,7 +29,7 @@ class _Reshaping(DataMovement):
 
 
 def reshaped(array, before, after, keeps_batch):
-    """A label array in another shape.
+    """Returns a label array in another shape.
 
     Args:
         array: An array with the batch axis and size 1 along axes where nothing changes.
@@ -87,7 +87,7 @@ def _run(before, after):
 
 
 def changed_sizes(given, tensor, sizes):
-    """A target shape with the batch axis for the new sizes; -1 stays."""
+    """Returns a target shape with the batch axis for the new sizes; -1 stays."""
     new = sizes.of_tensor(tensor)
     return tuple(
         size if before == after or size in (-1, None) else after

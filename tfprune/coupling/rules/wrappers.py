@@ -1,4 +1,4 @@
-"""Layers around layers: the same at every time step; forwards and backwards."""
+"""Wrappers: `TimeDistributed` and `Bidirectional`."""
 
 import dataclasses
 import inspect
@@ -13,7 +13,7 @@ from tfprune.coupling.trace import Call, Tensor
 
 
 def _flow_inside(flow, call, tensor_labels, tensor_constants, layers):
-    """The flow for calls of layers inside the layer that was called."""
+    """The `Flow` for calls of the layers inside a wrapper."""
     return dataclasses.replace(
         flow,
         tensor_labels=ChainMap(tensor_labels, flow.tensor_labels),
@@ -28,7 +28,7 @@ def _without_time(tensor):
 
 @rule(keras.layers.TimeDistributed)
 class TimeDistributed(Rule):
-    """A layer at every time step: what its own rule says, with one more axis."""
+    """A layer at every time step: the rule of the inner layer, with one more axis."""
 
     def label(self, call, inputs, labels):
         (array,) = inputs
@@ -55,7 +55,7 @@ class TimeDistributed(Rule):
         return self._inside("folds", call, flow, [])
 
     def left_out(self, call, flow):
-        """The labels of units which the layer inside treats as if they were gone."""
+        """Those of the inner layer."""
         return self._inside("left_out", call, flow, super().left_out(call, flow))
 
     def is_refused(self, call, flow):
@@ -63,7 +63,7 @@ class TimeDistributed(Rule):
         return self._inside("is_refused", call, flow, False)
 
     def _inside(self, method, call, flow, otherwise):
-        """What a method of the rule of the layer inside says."""
+        """Calls a method of the rule of the inner layer."""
         if flow.labels(call.inputs[0]).shape[0] != 1:
             return otherwise
         inner = self._inner(call)
@@ -117,10 +117,10 @@ _MERGES = {
 
 @rule(keras.layers.Bidirectional)
 class Bidirectional(Rule):
-    """A recurrent layer and one that runs backwards, merged.
+    """A forward and a backward recurrent layer, merged.
 
-    Side by side both must keep equally many units, because Keras takes the width of one to be that
-    of the other. Merged by a sum or a product, their units are coupled.
+    Concatenated, both must keep equally many units, because Keras assumes equal widths. Merged by a
+    sum, a mean or a product, their units are coupled.
     """
 
     def label(self, call, inputs, labels):
