@@ -48,10 +48,14 @@ class Call:
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     @property
+    def data_kwargs(self):
+        """The keyword arguments without `mask`, which is not data."""
+        return {name: value for name, value in self.kwargs.items() if name != "mask"}
+
+    @property
     def inputs(self):
-        """The tensors among the arguments, in order; the `mask` keyword is not data."""
-        data = {name: value for name, value in self.kwargs.items() if name != "mask"}
-        leaves = keras.tree.flatten([list(self.args), data])
+        """The tensors among the arguments, in order, but for masks."""
+        leaves = keras.tree.flatten([list(self.args), self.data_kwargs])
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 

@@ -71,8 +71,7 @@ class Elementwise(Rule):
         def value(leaf):
             return np.nan_to_num(arrays[leaf], nan=1.0) if isinstance(leaf, Tensor) else leaf
 
-        data = {name: argument for name, argument in call.kwargs.items() if name != "mask"}
-        args, kwargs = keras.tree.map_structure(value, (list(call.args), data))
+        args, kwargs = keras.tree.map_structure(value, (list(call.args), call.data_kwargs))
         values = np.asarray(call.operation.call(*args, **kwargs), "float64")
         return np.where(known, values, np.nan)
 
@@ -147,7 +146,7 @@ def _resized(argument, serialised, call, sizes):
 
 
 def _operands(call):
-    for argument in [*call.args, *(v for name, v in call.kwargs.items() if name != "mask")]:
+    for argument in [*call.args, *call.data_kwargs.values()]:
         if isinstance(argument, (list, tuple)):
             yield from argument
         elif isinstance(argument, Tensor) or not isinstance(argument, (str, type(None))):

@@ -305,11 +305,12 @@ def _record_slices(layer, incoming, inside, outgoing, labels):
         if kind in parts:
             part = parts[kind]
             labels.slice(layer, part.kernel, 0, inputs, uses=True)
-            labels.slice(layer, part.kernel, 1, rows, makes=family is not None, family=family)
             is_query = kind == "query"  # its dimensions are multiplied with those of the keys
-            labels.slice(layer, part.kernel, 2, columns, makes=True, family=dims, uses=is_query)
-            labels.slice(layer, part.bias, 0, rows, makes=family is not None, family=family)
-            labels.slice(layer, part.bias, 1, columns, makes=True, family=dims, uses=is_query)
+            for weight, axis in ((part.kernel, 1), (part.bias, 0)):
+                labels.slice(layer, weight, axis, rows, makes=family is not None, family=family)
+                labels.slice(
+                    layer, weight, axis + 1, columns, makes=True, family=dims, uses=is_query
+                )
     last = parts["attention_output"]
     labels.slice(layer, last.kernel, 0, heads, uses=True)
     labels.slice(layer, last.kernel, 1, value_dims, uses=True)

@@ -124,10 +124,9 @@ class Contraction(Rule):
 
 def operands(call):
     """The tensors and arrays that are multiplied."""
-    data = {name: value for name, value in call.kwargs.items() if name != "mask"}
     return [
         leaf
-        for leaf in keras.tree.flatten([list(call.args), data])
+        for leaf in keras.tree.flatten([list(call.args), call.data_kwargs])
         if np.ndim(leaf) or isinstance(leaf, Tensor)
     ]
 

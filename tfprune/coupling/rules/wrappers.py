@@ -169,24 +169,21 @@ class Bidirectional(Rule):
         return [*outputs, *found[0][1:], *found[1][1:]]
 
     def needs(self, call, flow):
-        within = self._flow(call, flow)
-        return [
-            n for each in self._inner(call) for n in rule_of(each.operation).needs(each, within)
-        ]
+        return self._of_both("needs", call, flow)
 
     def folds(self, call, flow):
-        within = self._flow(call, flow)
-        return [
-            f for each in self._inner(call) for f in rule_of(each.operation).folds(each, within)
-        ]
+        return self._of_both("folds", call, flow)
 
-    def _flow(self, call, flow):
+    def _of_both(self, method, call, flow):
+        """Calls a method of the rules of both layers, and joins the lists they return."""
         inner = self._inner(call)
         labels, constants = (
             {tensor: call.memo[kind, tensor] for each in inner for tensor in each.outputs}
             for kind in ("labels", "constants")
         )
-        return _flow_inside(flow, call, labels, constants, [each.operation for each in inner])
+        within = _flow_inside(flow, call, labels, constants, [each.operation for each in inner])
+        found = [getattr(rule_of(each.operation), method)(each, within) for each in inner]
+        return found[0] + found[1]
 
     def _inner(self, call):
         """The calls of both layers, with half of the initial states each."""
