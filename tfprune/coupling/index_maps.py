@@ -176,7 +176,7 @@ def _units_without_maker(old, new, both):
 def _occurrences(after, before, are, piece, may_lack=False):
     """For each unit in `after` the index in `before` of the same occurrence of it.
 
-    Occurrences are counted among the new units `are`: several may stand for one old unit.
+    Occurrences are counted among the new units `are`: several may come from one old unit.
     """
     size = len(before) + len(after)
     known = before * size + _occurrence_numbers(before)

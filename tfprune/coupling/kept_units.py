@@ -137,9 +137,9 @@ def _checked(given, size, name):
 
 def _in_place(units, given):
     """For each unit what takes its place; new units join the unit before them, or the first."""
-    stands = {unit: [] for unit in units}
+    found = {unit: [] for unit in units}
     place = 0
     for index in given:
         place = place if index == NEW else index
-        stands[units[place]].append(NEW if index == NEW else units[index])
-    return [(unit, tuple(found)) for unit, found in stands.items()]
+        found[units[place]].append(NEW if index == NEW else units[index])
+    return [(unit, tuple(in_place)) for unit, in_place in found.items()]

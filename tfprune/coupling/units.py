@@ -183,7 +183,7 @@ def _groups(labels, roots, units):
     for grouping in labels.groupings:
         for side in grouping.sides:
             grouped = roots[side]
-            is_alone = grouped.shape[1] == 1  # a group of one unit goes whole by itself
+            is_alone = grouped.shape[1] == 1  # a group of one unit is removed whole
             if not is_alone and np.isin(grouped, units).all() and grouped.size == len(units):
                 return grouped
     return None

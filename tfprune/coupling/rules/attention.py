@@ -1,4 +1,4 @@
-"""Multi-head attention: heads, key and value dimensions, and the widths of what goes in and out.
+"""Multi-head attention: heads, key and value dimensions, and the widths of inputs and outputs.
 
     scores_n = (x_q Q_n + q_n) (x_k K_n + k_n)^T / sqrt(key_dim)
     outputs  = sum over heads n of softmax(scores_n) (x_v V_n + v_n) O_n + o

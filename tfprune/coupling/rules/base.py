@@ -203,7 +203,7 @@ def rule(*classes):
 
     Example:
 
-    A layer with a factor for each channel, which goes when the channel goes:
+    A layer with a factor for each channel, which is removed with the channel:
 
     >>> import keras
     >>> import tfprune

@@ -136,7 +136,7 @@ class ZeroPadding(_Spatial):
 class DepthwiseConvolution(_Spatial):
     """A convolution of each channel with its own taps: kernel (*window, channels, multiplier).
 
-    The outputs of a channel stand next to each other and go together with it.
+    The outputs of a channel are adjacent and are removed with it.
     """
 
     def label(self, call, inputs, labels):

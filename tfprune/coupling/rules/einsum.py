@@ -16,7 +16,7 @@ class _Equation:
 
     Attributes:
         inputs, kernel, outputs: The letters of each; an ellipsis is left out.
-        is_left: Whether an ellipsis stands before them, so that they are counted from the end.
+        is_left: Whether they follow an ellipsis, so that they are counted from the end.
         contracted: The last letter of the inputs that is summed over with the kernel, or None.
         made: The last letter of the outputs that only the kernel has, or None.
         is_plain: Whether the kernel is a matrix of these two, and nothing else is summed over.
@@ -76,7 +76,7 @@ class EinsumDense(Linear):
         return f"the equation of {layer.name!r} does not make units out of others"
 
     def axes(self, call):
-        """Where the contracted and the made letter stand."""
+        """The axes of the contracted and of the made letter."""
         equation = _Equation.of(call.operation.equation)
         pairs = (
             (equation.inputs, equation.contracted, call.inputs[0]),

@@ -29,7 +29,7 @@ class GetItem(DataMovement):
         return None
 
     def tie(self, call, arrays, labels):
-        """An index picks one unit, which must stay; units between the steps of a slice go along."""
+        """Pins the unit that an index picks, and unites units between the steps of a slice."""
         name = call.operation.name
         for entry, axis in _by_axis(call):
             if axis is None or arrays[0].shape[axis] == 1:
@@ -110,12 +110,12 @@ def _by_axis(call):
 
 def _moved_entry(entry, counts):
     """An index or a slice (as Keras serialises it) among the new units."""
-    before = np.concatenate([[0], np.cumsum(counts)])  # how many stand before each index then
+    before = np.concatenate([[0], np.cumsum(counts)])  # the new position of each index
     if not isinstance(entry, slice):
         return int(before[entry % len(counts)])
     start, stop, step = entry.indices(len(counts))
     if step > 0:
-        first = start - start % step  # whole steps go, so the place within a step stays
+        first = start - start % step  # whole steps are removed, so the offset within a step is kept
         start, stop = before[first] + start % step, before[stop]
     else:
         start, stop = before[start + 1] - 1, before[stop + 1] - 1

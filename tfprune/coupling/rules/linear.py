@@ -206,7 +206,7 @@ class Convolution(_Windowed):
         return constants @ _blocks(sums, layer.groups)
 
     def made(self, layer, incoming, size, labels):
-        """Filters of a group with one input channel go together with it, as in a depthwise one."""
+        """Filters of a group with one input channel are coupled with it, as in a depthwise one."""
         if layer.groups > 1 and layer.kernel.shape[-2] == 1:
             return np.repeat(np.broadcast_to(incoming, (layer.groups,)), size // layer.groups)
         return super().made(layer, incoming, size, labels)
@@ -272,7 +272,7 @@ class TransposedConvolution(_Windowed):
 class SeparableConvolution(_Windowed):
     """Depthwise taps (*window, inputs, multiplier), then a matrix (inputs x multiplier, filters).
 
-    A hidden channel goes with its input channel.
+    A hidden channel is coupled with its input channel.
     """
 
     def connected(self, layer):
@@ -294,7 +294,7 @@ class SeparableConvolution(_Windowed):
         return depthwise, pointwise.reshape(*depthwise.shape[1:], pointwise.shape[-1])
 
     def slices(self, layer, inputs, outputs, labels):
-        """Input channels stand in both kernels, hidden ones next to each other."""
+        """Input channels are in both kernels; hidden ones of a channel are adjacent."""
         depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
         rank = len(depthwise.shape)
         inputs = np.broadcast_to(inputs, (depthwise.shape[-2],))

@@ -106,7 +106,7 @@ class _OverUnits(Rule):
     def is_refused(self, call, flow):
         """Whether a unit that is left out would come back into the statistics.
 
-        Units that are left out give 0 whatever the statistics are, so they may stay by themselves.
+        Units that are left out give 0 for any statistics, so they may be kept by themselves.
         """
         array = flow.labels(call.inputs[0])
         needed, counted = flow.is_needed(array), self.counted(call, array.shape)
@@ -129,7 +129,7 @@ class RMSNormalization(_OverUnits):
 
 @rule(keras.layers.GroupNormalization)
 class GroupNormalization(_OverUnits):
-    """Mean and variance over each group of channels; groups go whole or lose equally many."""
+    """Mean and variance over each group of channels; groups are removed whole or keep equally many."""
 
     def label(self, call, inputs, labels):
         outputs = super().label(call, inputs, labels)

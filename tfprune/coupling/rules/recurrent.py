@@ -70,7 +70,7 @@ class _Recurrent(Rule):
     def _unit_constants(self, call, incoming):
         """The constant that each unit holds at every step, or NaN.
 
-        A unit whose proposal is always 0 stays at its start, which is 0, whatever its gates do.
+        A unit whose proposal is always 0 keeps its initial state, which is 0, for any gates.
         """
         (connected, sums), (fed_back, _) = self._by_unit(call)
         gate = (..., self.candidate)
@@ -93,12 +93,12 @@ class _Recurrent(Rule):
         parts = self._parts(call, flow)
         if parts is None:
             return []
-        labels, constants, units, held, kept = parts
+        labels, constants, units, states, kept = parts
         name, (kernel, recurrent) = call.operation.name, self._by_unit(call)
         can_fold = flow.can_fold(call) and not self.is_padded(call.operation)
         foldable = (constants == 0) | (~np.isnan(constants) & can_fold)
         used = kernel[0][:, kept].any(axis=(1, 2)) & ~foldable
-        fed_back = recurrent[0][:, kept].any(axis=(1, 2)) & (held != 0)
+        fed_back = recurrent[0][:, kept].any(axis=(1, 2)) & (states != 0)
         return [
             Need(labels, used, f"{name!r} uses it"),
             Need(units, fed_back, f"{name!r} feeds it back into its other units"),
@@ -149,8 +149,8 @@ class _Recurrent(Rule):
         labels = np.broadcast_to(labels, (rows,))
         constants = np.broadcast_to(along(flow.constants(call.inputs[0]), axis), (rows,))
         units = np.broadcast_to(units, (size // self.gates,))
-        held = np.broadcast_to(along(flow.constants(call.outputs[0]), axis), units.shape)
-        return labels, constants, units, held, flow.is_needed(units)
+        states = np.broadcast_to(along(flow.constants(call.outputs[0]), axis), units.shape)
+        return labels, constants, units, states, flow.is_needed(units)
 
     def _placed(self, call, units, tensor):
         return placed(units, self.axis(call.operation), len(tensor.shape) - 1)
@@ -194,7 +194,7 @@ class ConvLSTM(LSTM):
     """An LSTM whose products are convolutions; units are filters."""
 
     def axis(self, layer):
-        """Channels stand first or last among the axes of a position."""
+        """Channels come first or last among the axes of a step."""
         return -1 if layer.data_format == "channels_last" else -1 - len(layer.kernel_size)
 
     def is_padded(self, layer):

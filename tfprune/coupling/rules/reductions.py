@@ -76,7 +76,7 @@ class Reduction(Rule):
         Args:
             values: Constants with the batch axis.
             axes: The axes that are reduced.
-            sizes: Per axis, how often each of the values along it stands there; NaN = not known.
+            sizes: Dict from an axis to how often each value along it is repeated; NaN = not known.
 
         Returns:
             An array with size 1 along the axes.
@@ -98,7 +98,7 @@ class Reduction(Rule):
         return [passed]
 
     def can_drop(self, call):
-        """Whether units that hold the neutral constant may go."""
+        """Whether units that are the neutral element can be removed."""
         return self.neutral is not None
 
     def constants(self, call, inputs):

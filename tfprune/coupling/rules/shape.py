@@ -97,7 +97,7 @@ def changed_sizes(given, tensor, sizes):
 
 @rule(keras.layers.Flatten)
 class Flatten(_Reshaping):
-    """One axis in place of all, channels last whatever the data format."""
+    """One axis in place of all, channels last for either data format."""
 
     def shapes(self, call):
         shape = call.inputs[0].shape
