@@ -129,7 +129,7 @@ class RMSNormalization(_OverUnits):
 
 @rule(keras.layers.GroupNormalization)
 class GroupNormalization(_OverUnits):
-    """Mean and variance over each group of channels; groups are removed whole or keep equally many."""
+    """Mean and variance over groups of channels; groups are removed whole or keep equally many."""
 
     def label(self, call, inputs, labels):
         outputs = super().label(call, inputs, labels)
