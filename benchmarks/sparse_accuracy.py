@@ -78,13 +78,7 @@ def at_initialisation(criterion):
     """Once, before training."""
 
     def begin(model, sparsity):
-        tfprune.prune_weights(
-            model,
-            sparsity,
-            tfprune.criteria.Function(criterion, seed=0),
-            distribution="global",
-            data=(X, Y),
-        )
+        tfprune.prune_weights(model, sparsity, criterion, distribution="global", data=(X, Y))
 
     return begin
 
@@ -95,7 +89,7 @@ METHODS = {
     "SET": sparse_training("random"),
     "RigL": sparse_training("gradient"),
     "SNIP": at_initialisation("gradient"),
-    "random": at_initialisation("random"),
+    "random": at_initialisation(tfprune.criteria.Random(seed=0)),
 }
 
 

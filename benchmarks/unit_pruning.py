@@ -53,6 +53,7 @@ LATENCY_BATCH = 256
 
 
 X, Y, X_TEST, Y_TEST = digits()
+BATCHES = tf.data.Dataset.from_tensor_slices((X, Y)).batch(200)
 
 
 def convolution(x, filters, *, activation=True):
@@ -133,13 +134,13 @@ class Dense:
     def pruned(self, criterion, remaining, seed):
         """Prunes the units to a share of the MACs."""
         self.restore()
+        options = {"seed": seed} if criterion == "random" else {}
         tfprune.prune_units(
             self.model,
             tfprune.budgets.MACs(remaining),
-            tfprune.criteria.units.get(criterion, normalize="mean", seed=seed),
-            data=(X, Y),
-            batch_size=200,
+            tfprune.criteria.units.get(criterion, normalize="mean", **options),
             selection="global",
+            data=BATCHES,
         )
         return self.model
 

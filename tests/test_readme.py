@@ -1,9 +1,12 @@
 """The README's Python examples run, in their order, as one program."""
 
+import inspect
 import re
 from pathlib import Path
 
 import keras
+
+import tfprune
 
 README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(
@@ -34,3 +37,20 @@ def test_the_example_of_the_notebook_is_the_readme_s():
     in_notebook = "\n".join(cells).splitlines()
     adapted = [line for line in EXAMPLES[0].splitlines() if line not in in_notebook]
     assert all("epochs=" in line or "export(" in line or not line for line in adapted)
+
+
+def test_the_table_of_calls_agrees_with_their_docstrings():
+    table = README.read_text("utf-8").split("| changes the model given, in place |")[1]
+    rows = [row.split("|")[1:3] for row in table.split("\n\n")[0].splitlines()[2:]]
+    in_place, new = (re.findall(r"`(\w[\w.]*)`", " ".join(cells)) for cells in zip(*rows, strict=True))
+    assert len(in_place) == 7 and len(new) == 17
+    for name in in_place:
+        assert "in place" in _first_line(name)
+    for name in new:
+        assert _first_line(name).startswith("Returns ")
+
+
+def _first_line(name):
+    """Of the docstring of what the README calls `name`; `insert` is `surgery.insert`."""
+    room = tfprune if hasattr(tfprune, name) else tfprune.surgery
+    return inspect.getdoc(getattr(room, name.removeprefix("surgery."))).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Callbacks that move masks while a model trains."""
+"""Callbacks that change the masks of a model in place while it trains."""
 
 from tfprune.callbacks.capture import Capture
 from tfprune.callbacks.collect_posterior import CollectPosterior

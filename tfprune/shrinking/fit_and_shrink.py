@@ -35,7 +35,7 @@ def fit_and_shrink(
     masked=False,
     **fit,
 ):
-    """Trains a model and removes units for real while it does, so that each epoch is faster.
+    """Returns a smaller model, trained while its units are removed, so that epochs get faster.
 
     At the beginning of some epochs units are pruned and the model is rebuilt without them; training
     goes on with the small one. It is one training: the data run through one `fit`, optimizer slots
