@@ -42,7 +42,8 @@ def test_the_example_of_the_notebook_is_the_readme_s():
 def test_the_table_of_calls_agrees_with_their_docstrings():
     table = README.read_text("utf-8").split("| changes the model given, in place |")[1]
     rows = [row.split("|")[1:3] for row in table.split("\n\n")[0].splitlines()[2:]]
-    in_place, new = (re.findall(r"`(\w[\w.]*)`", " ".join(cells)) for cells in zip(*rows, strict=True))
+    columns = zip(*rows, strict=True)
+    in_place, new = (re.findall(r"`(\w[\w.]*)`", " ".join(column)) for column in columns)
     assert len(in_place) == 7 and len(new) == 17
     for name in in_place:
         assert "in place" in _first_line(name)
