@@ -98,7 +98,10 @@ def test_a_shared_layer_ties_its_inputs_and_outputs():
     [
         (lambda: layers.Softmax(), "joins its units"),
         (lambda: layers.Activation("softmax"), "joins its units"),
-        (lambda: layers.Lambda(lambda x: x[:, ::-1], name="mine"), "'mine' (Lambda) has no rule"),
+        (
+            lambda: layers.Lambda(lambda x: x + x[:, ::-1], name="mine"),
+            "'mine' (Lambda) has no rule",
+        ),
         (lambda: layers.LayerNormalization(center=False, scale=False), "its weights cannot name"),
     ],
 )

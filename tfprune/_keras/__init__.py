@@ -12,6 +12,7 @@ from tfprune._keras.classes import (
 )
 from tfprune._keras.graphs import (
     all_operations,
+    carries_mask,
     functional,
     graph_config,
     input_layers,

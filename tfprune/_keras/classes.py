@@ -2,12 +2,14 @@
 
 Private here, and why:
 
-* `keras.src.ops`: the classes of operations, of which `keras.ops` shows the functions only;
+* `keras.src.ops`: the classes of operations, of which `keras.ops` shows the functions only; those
+  on images stand in a module of their own;
 * two modules of `keras.src.applications`: the layers which they define for their models.
 """
 
 from keras.src import ops as raw_operations
 from keras.src.applications import convnext, inception_resnet_v2
+from keras.src.ops import image
 
 
 def raw_operation(name):
@@ -17,7 +19,7 @@ def raw_operation(name):
 
 def operation_classes(*names):
     """The classes of raw operations, those that this version of Keras has."""
-    return [getattr(raw_operations, name) for name in names if hasattr(raw_operations, name)]
+    return [getattr(m, name) for name in names for m in (raw_operations, image) if hasattr(m, name)]
 
 
 def application_layers(*names):

@@ -5,6 +5,7 @@ Private here, and why:
 * `Functional`, the class, and `_functional` of a Sequential: the graph itself;
 * `_nodes_by_depth`, `_inbound_nodes` and `_keras_history`: calls of operations, in an order in
   which they can run, and the call that a symbolic tensor comes from;
+* `_keras_mask`: the mask of time steps that a tensor carries;
 * `_inputs_struct` and `_outputs_struct`: in which structure a model takes and gives tensors.
 """
 
@@ -38,6 +39,11 @@ def nodes(model):
         for place, node in enumerate(n for n in operation._inbound_nodes if id(n) in inside)
     }
     return [(node, places[id(node)]) for node in ordered if not node.is_input]
+
+
+def carries_mask(keras_tensor):
+    """Whether a symbolic tensor carries a mask, which layers that are called on it will see."""
+    return getattr(keras_tensor, "_keras_mask", None) is not None
 
 
 def operations(model):

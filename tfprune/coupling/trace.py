@@ -9,10 +9,18 @@ from tfprune import _keras
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A symbolic tensor between calls: `shape` with the batch axis, None where dynamic."""
+    """A symbolic tensor between calls.
+
+    Attributes:
+        shape: The shape with the batch axis, None where dynamic.
+        dtype: The dtype.
+        has_mask: Whether it carries a mask of time steps. Layers that take a list of tensors see it
+            though it is not among their arguments.
+    """
 
     shape: tuple
     dtype: str
+    has_mask: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,4 +158,8 @@ def _calls(graph, known, parents, entries, siblings):
 
 
 def _tensor(keras_tensor):
-    return Tensor(tuple(keras_tensor.shape), keras.backend.standardize_dtype(keras_tensor.dtype))
+    return Tensor(
+        tuple(keras_tensor.shape),
+        keras.backend.standardize_dtype(keras_tensor.dtype),
+        _keras.carries_mask(keras_tensor),
+    )

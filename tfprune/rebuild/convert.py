@@ -125,6 +125,7 @@ def _edited(model, edit, dropped, restructure, path=()):
     operations = {operation.name: operation for operation in _keras.operations(model)}
     layers = []
     for layer_config in config["layers"]:
+        layer_config = _with_name(layer_config)
         operation = operations.get(layer_config["config"]["name"])
         if operation is None:  # the input layer of a Sequential model
             layers.append(_without_shapes(layer_config))
@@ -139,6 +140,12 @@ def _edited(model, edit, dropped, restructure, path=()):
     config = config if restructure is None else restructure(config, path)
     here = {key[-2:]: positions for key, positions in dropped.items() if key[:-2] == path}
     return {**serialised, "config": without_dead_calls(config, here) if here else config}
+
+
+def _with_name(config):
+    """Adds the name to the arguments, where an operation of Keras leaves it out of its config."""
+    name = config.get("name")
+    return config if name is None else {**config, "config": {"name": name, **config["config"]}}
 
 
 def _without_shapes(config):

@@ -62,6 +62,39 @@ def _unary(draw, x, tensors, layers):
     return [functions[int(draw.integers(len(functions)))](x)]
 
 
+def _elsewhere(draw, x, tensors, layers):
+    """Operations over steps and images, and what has no rule."""
+    rank, axis = len(x.shape), int(draw.integers(1, len(x.shape)))
+    options = [
+        lambda: ops.argmax(x, axis=axis, keepdims=True) * 0.1,
+        lambda: ops.moments(x + 0.1, axes=[axis], keepdims=True)[0],
+        lambda: ops.logsumexp(x, axis=axis, keepdims=True),
+        lambda: ops.cumprod(x, axis=axis),
+        lambda: ops.sort(x, axis=axis),
+        lambda: keras.layers.Softmax(axis=axis)(x),
+        lambda: ops.hstack([x, x]),
+        lambda: ops.conjugate(x),
+        lambda: ops.moveaxis(ops.rfft(ops.moveaxis(x, axis, -1))[0], -1, axis),
+        lambda: ops.moveaxis(ops.top_k(ops.moveaxis(x, axis, -1), 1)[0], -1, axis),
+        lambda: ops.linspace(x, 2 * x, 2, axis=axis),
+        lambda: ops.slice_update(x, [0] * rank, ops.tanh(x)),
+    ]
+    if rank == 3:
+        options += [
+            lambda: keras.layers.Attention()([x, x]),
+            lambda: keras.layers.AdditiveAttention()([x, ops.tanh(x)]),
+            lambda: keras.layers.AdaptiveAveragePooling1D(2)(x) if x.shape[1] > 1 else x,
+        ]
+    if rank == 4:
+        options += [
+            lambda: ops.image.resize(x, (3, 3)),
+            lambda: ops.image.pad_images(x, 1, 0, 1, 1),
+            lambda: keras.layers.RandomFlip()(x),
+        ]
+    y = options[int(draw.integers(len(options)))]()
+    return [ops.cast(y, "float32")] if len(y.shape) > 1 else None
+
+
 def _array(draw, shape):
     return draw.normal(size=shape).astype("float32") * (draw.random(shape) < 0.7)
 
@@ -207,4 +240,4 @@ def _product(draw, x, tensors, layers):
 
 
 STEPS = [_unary, _unary, _binary, _binary, _shape, _shape, _index, _pieces, _bigger, _reduce]
-STEPS += [_product]
+STEPS += [_product, _elsewhere, _elsewhere]

@@ -334,3 +334,14 @@ def test_random_zeros(seed):
     inputs = [random_input(tensor, draw) for tensor in model.inputs]
     inputs = inputs if seed % 2 else inputs[0]
     np.testing.assert_allclose(theirs(inputs), ours(inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_the_scale_is_exact_in_double_precision():
+    inputs = keras.Input((6, 8), dtype="float64")
+    attended = layers.MultiHeadAttention(2, 4, name="a", dtype="float64")(inputs, inputs)
+    outputs = keras.layers.Dense(2, dtype="float64")(attended)
+    model = randomised(keras.Model(inputs, outputs))
+    tfprune.prune_units(model, 0.5, "random", seed=0)
+    small, report = tfprune.strip(model, return_report=True)
+    assert small.get_layer("a").key_dim == 2
+    assert report.error < 1e-13

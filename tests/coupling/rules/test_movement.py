@@ -165,6 +165,7 @@ class TestPins:
             (lambda x: ops.pad(x, [(0, 0), (0, 0), (1, 1)], mode="reflect"), "with each other"),
             (lambda x: ops.transpose(x, (2, 0, 1)), "to the batch axis"),
             (lambda x: ops.diagonal(x, axis1=1, axis2=2), "has no rule"),
+            (lambda x: ops.squeeze(x), "would squeeze the axis of units of which one is left"),
             (lambda x: ops.reshape(ops.ravel(x), (-1, 8)), "axes of unknown size"),
         ],
     )
@@ -194,6 +195,12 @@ def test_a_model_with_a_pinned_take_is_stripped(function):
     assert tfprune.strip(model).get_layer("d").kernel.shape == (4, 4)
 
 
+def test_the_last_unit_is_not_squeezed():
+    model = around(lambda x: ops.squeeze(x[:, None]))
+    zero(model.layers[-1].kernel, 0, range(1, 8))
+    assert left(stripped(model)) == 1
+
+
 def test_the_rows_of_ignored_units_go():
     assert ignored_by_all(around(SERIES["concatenate"]), (1, 9)) == 7
 
@@ -214,3 +221,24 @@ def test_a_slice_in_a_nested_model_that_is_called_twice():
     x, y = (layers.Dense(8, name=name)(inputs) for name in ("d", "e"))
     model = randomised(keras.Model(inputs, layers.Dense(2)(inner(x) + inner(y))))
     assert with_masks(model) == 4
+
+
+class TestPiecesOfASplit:
+    def test_one_piece(self):
+        model = around(lambda x: [*ops.split(x, 1, axis=-1), x])
+        assert with_masks(model) == 4
+
+    def test_a_piece_that_is_empty(self):
+        def with_empty(x):
+            a, b, empty = ops.split(x, [4, 8], axis=-1)
+            return ops.concatenate([2 * a, b, empty], axis=-1)
+
+        assert with_masks(around(with_empty)) == 4
+
+    def test_a_piece_that_nobody_needs(self):
+        model = around(lambda x: ops.split(x, [4], axis=-1)[1])
+        small = stripped(model)
+        assert left(small) == 4
+        assert left(stripped(small)) == 4
+        tfprune.prune_units(tfprune.prunable(small), 0.5)
+        assert left(tfprune.surgery.resize(small, {"d": 5})) == 5

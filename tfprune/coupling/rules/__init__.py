@@ -4,9 +4,12 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     arithmetic,
     attention,
     channelwise,
+    dot_attention,
     einsum,
     embedding,
+    images,
     indexing,
+    inferred,
     joins,
     linear,
     movement,
@@ -16,6 +19,8 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     reductions,
     scaling,
     shape,
+    transforms,
+    updates,
     wrappers,
 )
 from tfprune.coupling.rules.base import Flow, Rule, has_rule, rule, rule_of

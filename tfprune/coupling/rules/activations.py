@@ -1,5 +1,8 @@
 """Activations: which of them are element-wise, and constant folding through them."""
 
+import warnings
+import weakref
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,12 +23,52 @@ ELEMENTWISE = frozenset(
 
 
 def is_elementwise(activation):
-    """Whether an activation is known to be element-wise."""
+    """Whether an activation is element-wise: known to be, or found to be when tried."""
     if activation is None:
         return True
     if isinstance(activation, keras.layers.Layer):
         return type(activation) in ELEMENTWISE_LAYERS
-    return activation in ELEMENTWISE
+    return activation in ELEMENTWISE or _is_found_elementwise(activation)
+
+
+_FOUND = weakref.WeakKeyDictionary()
+
+
+def _is_found_elementwise(function):
+    """Whether a function gives the same for elements among others as for few alone.
+
+    Tried on values of several scales: all again, in a row, in a column, and in parts, so that what
+    depends on chance, on places, on sizes or on other elements is told.
+    """
+    try:
+        if function not in _FOUND:
+            _FOUND[function] = all(_is_same_apart(function, scale) for scale in (1.0, 10.0, 0.1))
+        return _FOUND[function]
+    except TypeError:  # it cannot be a key
+        return False
+
+
+def _is_same_apart(function, scale):
+    values = np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32") * scale
+    flat = values.reshape(-1)
+    apart = [[values], [flat[:, None]], [flat[None]], np.split(flat[None], 8, axis=1)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as of a softmax over a single element
+            together, *others = (
+                np.concatenate([_flat_outputs(function, part) for part in parts])
+                for parts in [[values], *apart]
+            )
+    except Exception:  # a function of somebody else's may fail in any way
+        return False
+    return all(np.allclose(other, together, 1e-5, 1e-6, equal_nan=True) for other in others)
+
+
+def _flat_outputs(function, values):
+    outputs = np.asarray(function(keras.ops.convert_to_tensor(values)), "float64")
+    if outputs.shape != values.shape:
+        raise ValueError(f"not the shape {values.shape}: {outputs.shape}")
+    return outputs.reshape(-1)
 
 
 ELEMENTWISE_LAYERS = frozenset({keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU})

@@ -170,10 +170,18 @@ class _Attention(Rule):
         ]
 
     def factors(self, call, sizes):
-        """Queries grow by sqrt(new / old): divided by sqrt(new), they are as they were."""
+        """Queries grow by sqrt(new / old): divided by sqrt(new), they are as they were.
+
+        Keras rounds 1 / sqrt(size) to single precision, whatever it computes in.
+        """
         query = _keras.attention_projections(call.operation)["query"]
-        factor = math.sqrt(sizes.of_weight(query.kernel)[2] / query.kernel.shape[2])
+        old, new = query.kernel.shape[2], sizes.of_weight(query.kernel)[2]
+        factor = _scale(old) / _scale(new)
         return [(weight, factor) for weight in (query.kernel, query.bias) if weight is not None]
+
+
+def _scale(size):
+    return float(np.float32(1 / math.sqrt(size)))
 
 
 @rule(keras.layers.MultiHeadAttention)

@@ -1,13 +1,16 @@
 """`Rule`, the base class of rules, and the registry of rules by operation class.
 
 A rule is all that coupling, strip and rebuild know of an operation, so supporting a new operation
-takes one class. An operation without a rule pins the units it touches: they cannot be
-removed. It is never assumed to work element by element.
+takes one class. For an operation without a rule see `inferred`: unless running it proves how units
+pass through, it pins the units it touches, and they cannot be removed. It is never assumed to work
+element by element.
 """
 
 import functools
+import inspect
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 
 from tfprune.coupling.labels import FIXED
@@ -234,33 +237,30 @@ def rule(*classes):
 
 
 def rule_of(operation):
-    """Returns the rule of an operation: that of its class or nearest base, else one that pins.
+    """Returns the rule of an operation: that of its class or nearest base, else the inferred one.
 
     A custom subclass that overrides `call` may do anything, so it gets the rule of no base class.
     """
-    for cls in type(operation).__mro__:
+    classes = type(operation).__mro__
+    for place, cls in enumerate(classes):
         if cls in _RULES:
             return _RULES[cls]
-        if "call" in vars(cls) and cls.__module__.split(".")[0] not in ("keras", "tfprune"):
+        is_own = cls.__module__.split(".")[0] not in ("keras", "tfprune")
+        if is_own and _has_own_call(cls, classes[place + 1 :]):
             break
-    return _UNKNOWN
+    return _RULES[keras.Operation]
+
+
+def _has_own_call(cls, bases):
+    """Whether a class has another `call` than its bases; to be wrapped for masks is not that."""
+    inherited = next((vars(base)["call"] for base in bases if "call" in vars(base)), None)
+    call = vars(cls).get("call", inherited)
+    return inspect.unwrap(call) is not inspect.unwrap(inherited)
 
 
 def has_rule(operation):
-    """Whether there is a rule for an operation."""
-    return rule_of(operation) is not _UNKNOWN
-
-
-class _Unknown(Rule):
-    def label(self, call, inputs, labels):
-        name, type_name = call.operation.name, type(call.operation).__name__
-        return pin_inputs(call, inputs, labels, f"{name!r} ({type_name}) has no rule")
-
-    def constants(self, call, inputs):
-        return unknown_outputs(call)
-
-
-_UNKNOWN = _Unknown()
+    """Whether a rule is registered for an operation, so that none is inferred."""
+    return rule_of(operation) is not _RULES[keras.Operation]
 
 
 def fixed(tensor):

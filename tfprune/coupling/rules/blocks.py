@@ -27,7 +27,7 @@ def without_batch_axis(tensor, array):
 
 def shrunk(array):
     """Returns an array with size 1 along axes on which it does not vary."""
-    for axis in range(array.ndim):
+    for axis in np.flatnonzero(array.shape):  # a piece of a split may be empty
         first = array.take([0], axis=axis)
         if (array == first).all():
             array = first
@@ -59,7 +59,7 @@ def block(labels, array, reason, concatenation_axis=None):
 def fit(constants, shape):
     """Returns constants in the shape of labels; NaN where they vary and the labels do not."""
     for axis, size in enumerate(shape):
-        if size == 1 and constants.shape[axis] != 1:
+        if size == 1 and constants.shape[axis] > 1:
             first = constants.take([0], axis=axis)
             same = (constants == first).all(axis=axis, keepdims=True)
             constants = np.where(same, first, np.nan)

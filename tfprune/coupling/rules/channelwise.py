@@ -3,10 +3,16 @@
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
 from tfprune.coupling.rules.linear import pin_reason
+
+
+def _layers(*names):
+    """The layer classes that this version of Keras has."""
+    return [getattr(keras.layers, name) for name in names if hasattr(keras.layers, name)]
 
 
 @rule(
@@ -19,6 +25,14 @@ from tfprune.coupling.rules.linear import pin_reason
     keras.layers.GaussianNoise,
     keras.layers.ActivityRegularization,
     keras.layers.Identity,
+    *_layers(
+        *"RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast".split(),
+        *"RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur".split(),
+        *"RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization".split(),
+        *"RandomRotation RandomSaturation RandomSharpness RandomShear RandomTranslation".split(),
+        *"RandomZoom RandAugment AugMix CutMix MixUp Solarization".split(),
+        *"MaxNumBoundingBoxes".split(),
+    ),
 )
 class Identity(Rule):
     """The identity, at inference."""
@@ -71,13 +85,13 @@ class ParametricReLU(Rule):
         return [np.where((values >= 0) | (low == high), outputs, np.nan)]
 
 
-class _Spatial(Rule):
+class Spatial(Rule):
     """Works along the spatial axes, the same in every channel."""
 
     def _channel_axis(self, call):
-        layer = call.operation
-        first = getattr(layer, "data_format", "channels_last") == "channels_first"
-        return 0 if first else len(call.inputs[0].shape) - 2
+        first = getattr(call.operation, "data_format", "channels_last")
+        first = first or keras.config.image_data_format()
+        return 0 if first == "channels_first" else len(call.inputs[0].shape) - 2
 
     def label(self, call, inputs, labels):
         channels = along(inputs[0], self._channel_axis(call))
@@ -111,9 +125,11 @@ class _Spatial(Rule):
             *("Cropping", "UpSampling"),
         )
         for n in (1, 2, 3)
-    )
+    ),
+    *_layers(*(f"Adaptive{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Max", "Average"))),
+    *_keras.operation_classes("MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool"),
 )
-class Pooling(_Spatial):
+class Pooling(Spatial):
     """Pooling, cropping, upsampling: a channel that holds a constant still holds it."""
 
     def constants(self, call, inputs):
@@ -125,7 +141,7 @@ class Pooling(_Spatial):
 
 
 @rule(*(getattr(keras.layers, f"ZeroPadding{n}D") for n in (1, 2, 3)))
-class ZeroPadding(_Spatial):
+class ZeroPadding(Spatial):
     """Padding by zeros: of the constants only 0 stays one."""
 
     def of_channels(self, layer, constants):
@@ -133,7 +149,7 @@ class ZeroPadding(_Spatial):
 
 
 @rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-class DepthwiseConvolution(_Spatial):
+class DepthwiseConvolution(Spatial):
     """A convolution of each channel with its own taps: kernel (*window, channels, multiplier).
 
     The outputs of a channel are adjacent and are removed with it.
@@ -165,12 +181,3 @@ class DepthwiseConvolution(_Spatial):
             values = values + np.asarray(layer.bias, "float64")
         values = np.where(known.reshape(-1), values, np.nan)
         return of_constant(layer.activation, values, layer.compute_dtype)
-
-
-@rule(keras.layers.Softmax)
-class Softmax(Rule):
-    """Divides by a sum over an axis, so each unit counts in what the others become."""
-
-    def label(self, call, inputs, labels):
-        labels.pin(inputs[0], f"{call.operation.name!r} joins its units")
-        return [inputs[0]]

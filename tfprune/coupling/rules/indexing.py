@@ -187,7 +187,8 @@ class Split(DataMovement):
         counts = counts_along(sizes, call.inputs[0], operation_axes(call)[0])
         if counts is not None and (counts != 1).any():
             before = np.concatenate([[0], np.cumsum(counts)])
-            config["indices_or_sections"] = before[self._bounds(call)].tolist()
+            bounds = before[self._bounds(call)].tolist()
+            config["indices_or_sections"] = bounds or 1  # TensorFlow takes no empty list
 
     def _bounds(self, call):
         lengths = [tensor.shape[operation_axes(call)[0]] for tensor in call.outputs]

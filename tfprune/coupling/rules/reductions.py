@@ -4,6 +4,7 @@ Over axes without units they pass units on. Over units, most depend on each, and
 does not depend on a unit that is 0, nor a product on one that is 1: the neutral element.
 """
 
+import keras
 import numpy as np
 
 from tfprune import _keras
@@ -20,26 +21,53 @@ from tfprune.coupling.rules.blocks import (
 class AlongAxis(Rule):
     """Operations that mix the positions along some axes and keep these axes, such as softmax."""
 
-    keeps_zero = False
+    def axes(self, call):
+        """The axes that are mixed, counted with the batch axis."""
+        return operation_axes(call)
 
     def label(self, call, inputs, labels):
         (array,) = with_batch_axes(call, inputs)
         is_moved = len(call.outputs[0].shape) != array.ndim
         if self._is_over_units(call, inputs[0]) or is_moved:
-            return pin_inputs(call, inputs, labels, f"{call.operation.name!r} joins its units")
+            return pin_inputs(call, inputs, labels, self.pin_reason(call))
         return [inputs[0]] * len(call.outputs)
+
+    def pin_reason(self, call):
+        """Why units along these axes are pinned."""
+        return f"{call.operation.name!r} joins its units"
 
     def constants(self, call, inputs):
         return unknown_outputs(call)
 
     def _is_over_units(self, call, array):
-        return unit_axis(with_batch_axis(call.inputs[0], array)) in operation_axes(call)
+        return unit_axis(with_batch_axis(call.inputs[0], array)) in self.axes(call)
+
+
+@rule(keras.layers.Softmax, *_keras.operation_classes("Softmax", "LogSoftmax", "Sparsemax"))
+class Softmax(AlongAxis):
+    """Division by a sum over axes, in which each position counts."""
+
+    def pin_reason(self, call):
+        """Without a unit the others would become larger."""
+        return f"{call.operation.name!r} joins its units: it divides by a sum over all of them"
+
+
+@rule(*_keras.operation_classes("TopK"))
+class TopK(AlongAxis):
+    """The largest along the last axis, and where they stand."""
+
+    def axes(self, call):
+        """The last."""
+        return [len(call.inputs[0].shape) - 1]
+
+    def pin_reason(self, call):
+        """Which places are chosen depends on all of them."""
+        return f"{call.operation.name!r} chooses among its units"
 
 
 @rule(
     *_keras.operation_classes(
-        *"Softmax LogSoftmax Sparsemax Cumsum Cumprod Nancumsum Nancumprod Sort Argsort".split(),
-        *"Argpartition Diff".split(),
+        *"Cumsum Cumprod Nancumsum Nancumprod Sort Argsort Argpartition Diff".split(),
     )
 )
 class Mixing(AlongAxis):
@@ -84,8 +112,8 @@ class Reduction(Rule):
         return np.full([1 if a in axes else n for a, n in enumerate(values.shape)], np.nan)
 
     def label(self, call, inputs, labels):
-        (array,), (output,) = with_batch_axes(call, inputs), call.outputs
-        name, axes = call.operation.name, operation_axes(call)
+        (array,), output = with_batch_axes(call, inputs), call.outputs[0]
+        name, axes = call.operation.name, self.axes(call)
         if unit_axis(array) in axes:
             if not self.can_drop(call):
                 labels.pin(array, f"{name!r} counts each of its units")
@@ -97,13 +125,17 @@ class Reduction(Rule):
             return [fixed(output)]
         return [passed]
 
+    def axes(self, call):
+        """The axes that are reduced, counted with the batch axis."""
+        return operation_axes(call)
+
     def can_drop(self, call):
         """Whether units that are the neutral element can be removed."""
         return self.neutral is not None
 
     def constants(self, call, inputs):
-        (array,), (output,) = with_batch_axes(call, inputs), call.outputs
-        axes, shape = operation_axes(call), call.inputs[0].shape
+        (array,), output = with_batch_axes(call, inputs), call.outputs[0]
+        axes, shape = self.axes(call), call.inputs[0].shape
         sizes = {a: 1 if array.shape[a] != 1 else shape[a] or np.nan for a in axes}
         result = without_batch_axis(output, self._reduced(call, self.over(array, axes, sizes)))
         return unknown_outputs(call) if result is None else [result]
@@ -117,7 +149,7 @@ class Reduction(Rule):
 
     def _reduced(self, call, array):
         """Without the axes that are reduced, or with size 1 there."""
-        axes = operation_axes(call)
+        axes = self.axes(call)
         first = array[tuple(slice(1) if a in axes else slice(None) for a in range(array.ndim))]
         return first if len(call.outputs[0].shape) == array.ndim else np.squeeze(first, axes)
 
@@ -196,3 +228,25 @@ class Norm(Reduction):
 )
 class Statistic(Reduction):
     """Statistics that depend on the number of units or on their order."""
+
+
+@rule(*_keras.operation_classes("Moments"))
+class Moments(Reduction):
+    """Mean and variance: of a constant, itself and 0."""
+
+    def axes(self, call):
+        """The attribute has another name here."""
+        rank = len(call.inputs[0].shape)
+        return tuple(axis % rank for axis in np.atleast_1d(call.operation.axes))
+
+    def over(self, values, axes, sizes):
+        return values.mean(axis=axes, keepdims=True)
+
+    def label(self, call, inputs, labels):
+        return super().label(call, inputs, labels)[:1] * 2
+
+    def constants(self, call, inputs):
+        if "over units" in call.memo:
+            return unknown_outputs(call)
+        mean = super().constants(call, inputs)[0]
+        return [mean, np.where(np.isnan(mean), np.nan, 0.0)]

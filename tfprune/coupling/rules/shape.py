@@ -172,11 +172,23 @@ class Permutation(DataMovement):
 class Squeeze(DataMovement):
     """Without axes of size 1."""
 
+    def pin_reason(self, call, arrays):
+        if not self._axes(call):
+            return f"{call.operation.name!r} would squeeze the axis of units of which one is left"
+        return None
+
     def moved(self, call, arrays, number):
+        return [np.squeeze(arrays[0], axis=self._axes(call))]
+
+    def resize(self, config, call, sizes):
+        """Names the axes, since that of units is none of them even where one unit is left."""
+        config["axis"] = self._axes(call)
+
+    def _axes(self, call):
         axis, shape = call.operation.axis, call.inputs[0].shape
         if axis is None:
-            axis = tuple(i for i, size in enumerate(shape) if size == 1)
-        return [np.squeeze(arrays[0], axis=tuple(axis) if isinstance(axis, list) else axis)]
+            axis = [i for i, size in enumerate(shape) if size == 1]
+        return tuple(int(a) for a in np.atleast_1d(np.asarray(axis, int)))
 
 
 @rule(keras.layers.RepeatVector)
