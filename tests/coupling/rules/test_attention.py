@@ -341,7 +341,7 @@ def test_the_scale_is_exact_in_double_precision():
     attended = layers.MultiHeadAttention(2, 4, name="a", dtype="float64")(inputs, inputs)
     outputs = keras.layers.Dense(2, dtype="float64")(attended)
     model = randomised(keras.Model(inputs, outputs))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small, report = tfprune.strip(model, return_report=True)
     assert small.get_layer("a").key_dim == 2
     assert report.error < 1e-13

@@ -42,14 +42,14 @@ def units(model):
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_units_go(kind):
     model = attending(KINDS[kind])
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert units(stripped(model)) == {"q": 4, "v": 2, "k": 4, "o": 2}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_over_itself(kind):
     model = attending(KINDS[kind], shared=True)
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert units(stripped(model)) == {"q": 4, "o": 2}
 
 
@@ -95,7 +95,7 @@ def test_causal():
     x = layers.Dense(8, name="q")(inputs)
     x = layers.Attention()([x, x], use_causal_mask=True)
     model = randomised(keras.Model(inputs, layers.Dense(2, name="o")(x)))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert units(stripped(model)) == {"q": 4, "o": 2}
 
 
@@ -107,7 +107,7 @@ def test_masked_steps():
     model = randomised(keras.Model(inputs, layers.Dense(2, name="o")(x)))
     zero(model.get_layer("v").kernel, 1, [0])  # its bias is no constant where queries are masked
     assert stripped(model).get_layer("v").units == 4
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small = stripped(model)
     assert (small.get_layer("v").units, small.get_layer("e").output_dim) == (2, 4)
 
@@ -121,7 +121,7 @@ def test_units_on_the_axis_of_steps_stay():
 
 def test_files(tmp_path):
     model = attending(KINDS["additive"])
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small = tfprune.strip(model)
     small.save(tmp_path / "small.keras")
     assert_same(model, keras.models.load_model(tmp_path / "small.keras"))

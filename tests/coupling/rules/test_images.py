@@ -70,7 +70,7 @@ def test_a_constant_does_not_stay_one_beside_zeros(name):
 def test_adaptive_pooling(cls, shape):
     if len(shape) == 3:  # TensorFlow pools over three axes in single precision only
         model = around(beside(cls(2)), (*shape, 3))
-        tfprune.prune_units(model, 0.5, "random", only=["d"], seed=0)
+        tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0), only=["d"])
         assert left(tfprune.strip(model)) == 4
     else:
         assert with_masks(around(beside(cls(2)), (*shape, 3))) == 4

@@ -181,7 +181,7 @@ def test_masks_of_steps():
     inputs = keras.Input((6,), dtype="int32")
     x = layers.Embedding(5, 8, mask_zero=True, name="d")(inputs)
     model = randomised(keras.Model(inputs, layers.Dense(2)(own(ops.tanh)(x))))
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     assert stripped(model).get_layer("d").output_dim == 4
 
 

@@ -66,7 +66,7 @@ def test_scores_of_rotated_queries_and_keys(rotated):
     scores = ops.softmax(ops.einsum("bqd,bkd->bqk", query, key), axis=-1)
     values = layers.Dense(8, name="v")(inputs)
     model = keras.Model(inputs, layers.Dense(2)(ops.matmul(scores, values)))
-    tfprune.prune_units(randomised(model), 0.5, "random", seed=0)
+    tfprune.prune_units(randomised(model), 0.5, tfprune.criteria.Random(seed=0))
     small = stripped(model)
     assert [small.get_layer(name).units for name in "dkv"] == [4, 4, 4]
 
@@ -119,7 +119,7 @@ def test_experts_shrink_and_the_router_stays(gates, combine):
         for reason in unit_set.pinned
     }
     assert reason == "the activation of 'router' joins its units"
-    tfprune.prune_units(model, 0.5, "random", seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small = stripped(model)
     names = ["d", "router", "in0", "in3", "out0", "out3"]
     assert [small.get_layer(name).units for name in names] == [4, 4, 3, 3, 4, 4]

@@ -60,5 +60,5 @@ def test_pinned_with_the_reason(function, reason):
 @pytest.mark.parametrize("zeros", [ops.zeros, np.zeros], ids=["tensor", "array"])
 def test_what_is_written_into_numbers(zeros):
     model = around(lambda x: [ops.scatter_update(zeros((2, 6, 8), "float32"), ROWS, x[:3, 0]), x])
-    tfprune.prune_units(model, 0.5, "random", only=["d"], seed=0)
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0), only=["d"])
     assert left(tfprune.strip(model)) == 4  # in single precision, as the numbers are
