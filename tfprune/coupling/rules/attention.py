@@ -176,6 +176,8 @@ class _Attention(Rule):
         """
         query = _keras.attention_projections(call.operation)["query"]
         old, new = query.kernel.shape[2], sizes.of_weight(query.kernel)[2]
+        if not new:  # nobody needs the layer
+            return []
         factor = _scale(old) / _scale(new)
         return [(weight, factor) for weight in (query.kernel, query.bias) if weight is not None]
 
