@@ -44,11 +44,11 @@ def test_random_asks_for_a_seed_and_magnitude_does_not(module):
 
 
 def test_a_seed_is_drawn_for_those_who_ask_alone():
-    drawn = arguments.drawn_seed(weights.random)
+    drawn = arguments.resolve_seed(weights.random)
     assert isinstance(drawn, int) and drawn >= 0
-    assert isinstance(arguments.drawn_seed(Random()), int)
-    assert arguments.drawn_seed(weights.magnitude) is None
-    assert arguments.drawn_seed(Random(np.int64(3))) == 3
+    assert isinstance(arguments.resolve_seed(Random()), int)
+    assert arguments.resolve_seed(weights.magnitude) is None
+    assert arguments.resolve_seed(Random(np.int64(3))) == 3
 
 
 @pytest.mark.parametrize("wrong", [-1, 0.5, True, "1"])

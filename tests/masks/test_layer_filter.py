@@ -35,7 +35,7 @@ def test_all_else_is_refused_with_the_argument_and_the_signature(wrong, argument
 @pytest.mark.parametrize("default", [True, False])
 def test_nothing_given_is_the_default_everywhere(default):
     made = model()
-    says = layer_filter.chooser(None, made, "only", default=default, parts=itself)
+    says = layer_filter.predicate(None, made, "only", default=default, parts=itself)
     assert says(made.layers[0]) is default and says(made.layers[1], "kernel") is default
 
 
@@ -43,9 +43,9 @@ def test_layers_and_names_choose_themselves_or_their_parts():
     made = model()
     inner, out = made.layers
     for given in (["inner"], [inner], "inner", inner):
-        says = layer_filter.chooser(given, made, "only", default=True, parts=itself)
+        says = layer_filter.predicate(given, made, "only", default=True, parts=itself)
         assert [says(layer) for layer in (inner, inner.layers[0], out)] == [True, False, False]
-        says = layer_filter.chooser(
+        says = layer_filter.predicate(
             given, made, "only", default=True, parts=lambda layer: layer.layers
         )
         assert [says(layer) for layer in (inner, inner.layers[0], out)] == [False, True, False]
@@ -53,8 +53,8 @@ def test_layers_and_names_choose_themselves_or_their_parts():
 
 def test_an_unknown_layer_is_named():
     with pytest.raises(ValueError, match="`exclude`.*'nope'"):
-        layer_filter.choosers(model(), None, ["nope"])
+        layer_filter.predicates(model(), None, ["nope"])
 
 
 def test_a_predicate_is_asked_itself():
-    assert layer_filter.choosers(model(), is_out, None)[0] is is_out
+    assert layer_filter.predicates(model(), is_out, None)[0] is is_out

@@ -99,9 +99,9 @@ class FreezeWeights(ScheduledWeights):
         """The frozen share of the weights chosen."""
         return {"frozen": frozen_share(self.selected(model))}
 
-    def chosen(self, model):
+    def conflict_keys(self, model):
         """The weights it freezes."""
-        return {("frozen", key): name for key, name in super().chosen(model).items()}
+        return {("frozen", key): name for key, name in super().conflict_keys(model).items()}
 
     def _highest_until(self, step):
         """The highest fraction that was due up to a step."""

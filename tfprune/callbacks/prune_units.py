@@ -91,7 +91,7 @@ class PruneUnits(ScheduledCallback):
             verbose=verbose,
         )
         self.target = float(target) if is_fraction else target if is_budget else self.schedule
-        self._shape = None if schedule is None else self.schedule
+        self._progress = None if schedule is None else self.schedule
         self.selection = selections.get(selection)
         self.selection.check_budget(target)
         self._scoring = UnitScores(criterion, data=data)
@@ -104,8 +104,8 @@ class PruneUnits(ScheduledCallback):
         if isinstance(self.regularizer, unit_regularizers.Growing):
             self.regularizer.default_target = target if is_budget else self.schedule.final
         self._units = None
-        self._is_spread = (is_fraction or is_budget) and schedule is None
-        self._is_planned = not self._is_spread
+        self._spans_fit = (is_fraction or is_budget) and schedule is None
+        self._has_schedule = not self._spans_fit
 
     def after_step(self, model, optimizer=None):
         """Makes the update that is due: the one call per step of a custom loop.
@@ -113,7 +113,7 @@ class PruneUnits(ScheduledCallback):
         In a loop of your own give a schedule as target, and call this once before the first step,
         before the step function is traced: a criterion that is measured begins to measure then.
         """
-        if not self._is_planned:
+        if not self._has_schedule:
             raise ValueError(
                 "A fraction or a budget as `target` is spread over `fit`; in a training loop of "
                 f"your own give a schedule. Received: target={self.target}. Try "
@@ -133,7 +133,7 @@ class PruneUnits(ScheduledCallback):
         target, progress = sparsity, 1.0
         if isinstance(self.target, budgets.Budget):
             target, progress = self.target, sparsity
-        elif self._shape is not None:
+        elif self._progress is not None:
             target = self.target * sparsity
         dead = select_units(self._units, target, self._scoring, self.selection, progress)
         self._units.mask(dead, optimizer)
@@ -144,7 +144,7 @@ class PruneUnits(ScheduledCallback):
         total = sum(count.units for count in counts)
         return {"unit_sparsity": sum(count.pruned for count in counts) / total}
 
-    def chosen(self, model):
+    def conflict_keys(self, model):
         """The units it prunes, by the layers that make them."""
         units = self._units
         if units is None or units.model is not model:
@@ -161,8 +161,8 @@ class PruneUnits(ScheduledCallback):
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
         self._check_conflicts()  # before anything is measured
-        self._is_planned = not self._is_spread
-        if not self._is_planned and not self.params.get("steps"):
+        self._has_schedule = not self._spans_fit
+        if not self._has_schedule and not self.params.get("steps"):
             raise ValueError(
                 "A fraction or a budget as `target` is spread over the steps of `fit`, but how "
                 f"many there are is not known. Received: target={self.target}, "
@@ -176,7 +176,7 @@ class PruneUnits(ScheduledCallback):
         if self._penalty:
             self._penalty.set_model(self.model)
             self._penalty.on_train_begin(logs)
-        if self._is_planned:
+        if self._has_schedule:
             super().on_train_begin(logs)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -190,7 +190,7 @@ class PruneUnits(ScheduledCallback):
 
         Only now is the epoch known at which an interrupted training goes on.
         """
-        if self._is_planned:
+        if self._has_schedule:
             return
         steps, epochs = self.params["steps"], self.params["epochs"]
         start = max(
@@ -204,7 +204,7 @@ class PruneUnits(ScheduledCallback):
             start + half,
             frequency=max(1, half // 10),
         )
-        self._is_planned = True
+        self._has_schedule = True
         super().on_train_begin(logs)
 
     def on_train_end(self, logs=None):
@@ -241,7 +241,7 @@ class PruneUnits(ScheduledCallback):
             if is_fraction
             else keras.saving.serialize_keras_object(self.target),
             "criterion": criteria.serialize(self.criterion),
-            "schedule": None if self._shape is None else schedules.serialize(self._shape),
+            "schedule": None if self._progress is None else schedules.serialize(self._progress),
             "selection": selections.serialize(self.selection),
             "regularizer": unit_regularizers.serialize(self.regularizer),
         }

@@ -1,4 +1,4 @@
-"""Sparse training: on a schedule, the smallest weights go and others grow in their place."""
+"""Sparse training: on a schedule, the smallest weights go and others grow in their index."""
 
 import math
 import numbers
@@ -8,15 +8,15 @@ import numpy as np
 
 from tfprune.callbacks.scheduled_weights import ScheduledWeights
 from tfprune.criteria import Random
-from tfprune.criteria.arguments import drawn_seed
+from tfprune.criteria.arguments import resolve_seed
 from tfprune.masks.gradient_accumulation import GradientAccumulator
 from tfprune.masks.setting import set_masks
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.schedules import FOREVER
 from tfprune.weights import distributions
-from tfprune.weights.prunable import claimed, count_weights
-from tfprune.weights.scores import about
+from tfprune.weights.prunable import conflict_keys, count_weights
+from tfprune.weights.scores import error_context
 
 GROW = ("random", "gradient")
 DECAY = ("cosine", "constant")
@@ -67,7 +67,7 @@ class Rewire(ScheduledWeights):
             `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
             embeddings.
         exclude: What not to rewire, given in the same way.
-        seed: Integer. What is drawn depends on it, the place of the weight and the step alone.
+        seed: Integer. What is drawn depends on it, the index of the weight and the step alone.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -122,7 +122,7 @@ class Rewire(ScheduledWeights):
                 '`tfprune.schedules.Constant(0.9, end_step=10000)`, or take `decay="constant"`.'
             )
         self.seed = seed
-        self._drawn = drawn_seed(Random(seed))
+        self._drawn = resolve_seed(Random(seed))
         self._steps_at_once = 1
         self._prepared = None
         self._weights = None
@@ -152,8 +152,8 @@ class Rewire(ScheduledWeights):
         """Rewires the weights; does nothing where that was done, or nothing can be grown yet."""
         step = _steps_of(model, optimizer)
         due = self._schedule_in_steps().last_due(step)
-        places = [p for p, weight in enumerate(self._weights) if _rewired_at(weight) != due]
-        begun = [p for p in places if _has_begun(self._weights[p], due)]
+        indices = [i for i, weight in enumerate(self._weights) if _rewired_at(weight) != due]
+        begun = [p for p in indices if _has_begun(self._weights[p], due)]
         gradients = None
         if self._accumulator is not None and begun:
             if not self._accumulator.has_gradients():
@@ -164,28 +164,28 @@ class Rewire(ScheduledWeights):
         sparsities = distributions.allocate(*arguments)
         fraction = self.fraction(due)
         plans = []
-        for place in places:
-            weight = self._weights[place]
-            scores = self._draw(place, due, weight.shape) if gradients is None else gradients[place]
-            with about(weight):
-                if place in begun:
-                    plan = rewired(weight, scores, sparsities[place], fraction)
+        for index in indices:
+            weight = self._weights[index]
+            scores = self._draw(index, due, weight.shape) if gradients is None else gradients[index]
+            with error_context(weight):
+                if index in begun:
+                    plan = rewired(weight, scores, sparsities[index], fraction)
                 else:
-                    plan = _pruned(weight, self._draw(place, due, weight.shape), sparsities[place])
+                    plan = _pruned(weight, self._draw(index, due, weight.shape), sparsities[index])
             plans.append((weight, *plan))
         for weight, kept, grown in plans:
             for mask in (kept, kept | grown):  # what is dropped and grown at once begins at 0 too
                 set_masks(model, weight.layer, weight.name, trainable=mask, optimizer=optimizer)
             weight.mask.rewired.assign(due)
-        if places:
+        if indices:
             self._grown = sum(int(np.count_nonzero(grown)) for _, _, grown in plans)
         return None
 
-    def chosen(self, model):
+    def conflict_keys(self, model):
         """The weights it rewires, and the units of their layers, of which elements would grow."""
         weights = self.selected(model)
         units = {("units", id(w.layer)): f"units of layer {w.layer.name!r}" for w in weights}
-        return {**claimed(weights), **units}
+        return {**conflict_keys(weights), **units}
 
     def measure(self, model):
         """The pruned share of the weights chosen, and how many elements grew last."""
@@ -243,9 +243,9 @@ class Rewire(ScheduledWeights):
                 f"Received: step={step}, weights of {[w.layer.name for w in self._weights]}."
             )
 
-    def _draw(self, place, step, shape):
-        """Scores that depend on the seed, the weight's place and the step alone."""
-        return np.random.default_rng([self._drawn, place, step]).random(shape, np.float32)
+    def _draw(self, index, step, shape):
+        """Scores that depend on the seed, the weight's index and the step alone."""
+        return np.random.default_rng([self._drawn, index, step]).random(shape, np.float32)
 
     def _forget(self):
         super()._forget()

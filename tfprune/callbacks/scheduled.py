@@ -84,7 +84,7 @@ class ScheduledCallback(keras.callbacks.Callback):
         """What goes into the logs: a dict of floats. Called at the start and after updates."""
         return {}
 
-    def chosen(self, model):
+    def conflict_keys(self, model):
         """What the callback prunes, so that no two callbacks of a `fit` prune the same.
 
         Returns:
@@ -161,9 +161,9 @@ class ScheduledCallback(keras.callbacks.Callback):
             for other in list(_listed)
             if other is not self and self.params is not None and other.params is self.params
         ]
-        mine = self.chosen(self.model) if others else {}
+        mine = self.conflict_keys(self.model) if others else {}
         for other in others:
-            theirs = other.chosen(self.model) if mine else {}
+            theirs = other.conflict_keys(self.model) if mine else {}
             both = [name for key, name in mine.items() if key in theirs]
             if both:
                 more = f" and {len(both) - 1} more" if len(both) > 1 else ""

@@ -2,7 +2,7 @@
 
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.weights import distributions
-from tfprune.weights.prunable import PREDICATE, claimed, select_weights
+from tfprune.weights.prunable import PREDICATE, conflict_keys, select_weights
 
 
 class ScheduledWeights(ScheduledCallback):
@@ -34,9 +34,9 @@ class ScheduledWeights(ScheduledCallback):
         """The `PrunableWeight`s of a model whose masks move."""
         return select_weights(model, self.only, self.exclude, action=self._action)
 
-    def chosen(self, model):
+    def conflict_keys(self, model):
         """The weights whose masks move, by what tells them apart."""
-        return claimed(self.selected(model))
+        return conflict_keys(self.selected(model))
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""

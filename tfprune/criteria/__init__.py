@@ -7,10 +7,10 @@ A criterion is given by its name, or as an object where it has arguments:
 """
 
 from tfprune.criteria import activations, freezing, units, weights
+from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.criterion import Criterion, Function
-from tfprune.criteria.units_activations import ActivationVariance, APoZ, TaylorActivation
-from tfprune.criteria.units_weights import (
+from tfprune.criteria.weight_based import (
     FPGM,
     L1,
     L2,

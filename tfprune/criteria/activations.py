@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfprune.criteria.units_tensors import STATISTICS, activation_captures, measure_captures
+from tfprune.criteria.unit_activations import STATISTICS, activation_captures, measure_captures
 
 
 @dataclass(frozen=True, eq=False)

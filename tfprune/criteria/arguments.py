@@ -141,12 +141,12 @@ def _is_default(criterion, criterion_class):
     return criterion.get_config() == criterion_class().get_config()
 
 
-def drawn_seed(criterion):
+def resolve_seed(criterion):
     """The seed of a criterion; where it has none but asks for one, a seed from Keras's global one.
 
     Example:
 
-    >>> drawn_seed(len) is None
+    >>> resolve_seed(len) is None
     True
     """
     seed = getattr(criterion, "seed", None)

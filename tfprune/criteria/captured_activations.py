@@ -2,7 +2,7 @@
 
 import contextlib
 
-from tfprune.criteria.running import Measuring
+from tfprune.criteria.data_pass import DataPass
 
 
 @contextlib.contextmanager
@@ -52,8 +52,8 @@ def capture_over_data(model, captures, data, batch_size=None, verbose=0):
         captures: Pairs of a layer and a function `see(inputs, mask)`, see `capture_inputs`.
         data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
     """
-    run = Measuring(model, needs_loss=False)
+    data_pass = DataPass(model, needs_loss=False)
     with contextlib.ExitStack() as stack:
         for layer, see in captures:
             stack.enter_context(capture_inputs(layer, see))
-        run.over(data, batch_size, verbose)
+        data_pass.run(data, batch_size, verbose)

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.criteria.inputs import input_norms
-from tfprune.criteria.running import Held, Measuring, totals
+from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
+from tfprune.criteria.input_norms import input_norms
 from tfprune.rebuild import convert
 
 NEED_DATA = (
@@ -75,17 +75,21 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
     by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))
     if "gradient_variance" in names:
         check_compiled(model, {"gradient_variance"})
-        run = _GradientVariances(model, variables)
+        data_pass = _GradientVariances(model, variables)
         found = dict(
-            zip(("gradient", "gradient_variance"), run.over(data, batch_size, verbose), strict=True)
+            zip(
+                ("gradient", "gradient_variance"),
+                data_pass.run(data, batch_size, verbose),
+                strict=True,
+            )
         )
         by_data -= {"gradient"}
     if by_data:
         check_compiled(model, by_data)
         found |= _gradients(model, variables, data, batch_size, verbose)
         if "hessian_gradient" in names:
-            run = _HessianGradients(model, variables, found["gradient"])
-            found["hessian_gradient"] = run.over(data, batch_size, verbose)
+            data_pass = _HessianGradients(model, variables, found["gradient"])
+            found["hessian_gradient"] = data_pass.run(data, batch_size, verbose)
     if "flow_gradient" in names:
         found["flow_gradient"] = _flow_gradients(model, variables)
     if "input_norm" in names:
@@ -103,26 +107,26 @@ def check_compiled(model, names):
 
 
 def _gradients(model, variables, data, batch_size, verbose):
-    run = _Gradients(model, variables)
-    run.over(data, batch_size, verbose)
-    examples, batches = float(run.examples), float(run.batches)
-    sums = [keras.ops.convert_to_numpy(total) for total in run.sums]
+    data_pass = _Gradients(model, variables)
+    data_pass.run(data, batch_size, verbose)
+    examples, batches = float(data_pass.examples), float(data_pass.batches)
+    sums = [keras.ops.convert_to_numpy(total) for total in data_pass.sums]
     return {
         "gradient": [total / examples for total in sums],
-        "squared_gradient": [keras.ops.convert_to_numpy(s) / batches for s in run.squares],
+        "squared_gradient": [keras.ops.convert_to_numpy(s) / batches for s in data_pass.squares],
         "movement": [
             -keras.ops.convert_to_numpy(_keras.raw(variable)) * keras.ops.convert_to_numpy(total)
-            for variable, total in zip(variables, run.plain_sums, strict=True)
+            for variable, total in zip(variables, data_pass.plain_sums, strict=True)
         ],
     }
 
 
-class _Gradients(Measuring):
+class _Gradients(DataPass):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         shapes = [v.shape for v in variables]
         self._sums, self._squares, self._plain = (
-            totals(shapes, name) for name in ("sum", "squares", "plain_sum")
+            accumulators(shapes, name) for name in ("sum", "squares", "plain_sum")
         )
 
     @property
@@ -140,7 +144,7 @@ class _Gradients(Measuring):
         """Gradients of batches."""
         return self._plain.items
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         tensors = [  # a weight without masks is read as it is
             tf.convert_to_tensor(_keras.raw(v)) if _keras.is_guarded(v) else _keras.raw(v)
             for v in self.variables_read.items
@@ -156,13 +160,13 @@ class _Gradients(Measuring):
             plain.assign_add(gradient)
 
 
-class _HessianGradients(Measuring):
+class _HessianGradients(DataPass):
     def __init__(self, model, variables, gradients):
         super().__init__(model, variables)
-        self._given = Held(tf.constant(gradient, "float32") for gradient in gradients)
-        self._sums = totals([v.shape for v in variables], "sum")
+        self._given = Untracked(tf.constant(gradient, "float32") for gradient in gradients)
+        self._sums = accumulators([v.shape for v in variables], "sum")
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
         with tf.GradientTape() as outer:
             outer.watch(tensors)
@@ -178,22 +182,22 @@ class _HessianGradients(Measuring):
         for product, total in zip(products, self._sums.items, strict=True):
             total.assign_add(size * product)
 
-    def over(self, data, batch_size, verbose):
+    def run(self, data, batch_size, verbose):
         """H g for each weight."""
-        super().over(data, batch_size, verbose)
+        super().run(data, batch_size, verbose)
         examples = float(self.examples)
         return [keras.ops.convert_to_numpy(total) / examples for total in self._sums.items]
 
 
-class _GradientVariances(Measuring):
+class _GradientVariances(DataPass):
     """Welford's sums: stable also where the variance is small beside the mean."""
 
     def __init__(self, model, variables):
         super().__init__(model, variables)
         shapes = [v.shape for v in variables]
-        self._means, self._sums = (totals(shapes, name) for name in ("mean", "deviations"))
+        self._means, self._sums = (accumulators(shapes, name) for name in ("mean", "deviations"))
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
 
         def take_one(index, means, sums):
@@ -223,9 +227,9 @@ class _GradientVariances(Measuring):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
 
-    def over(self, data, batch_size, verbose):
+    def run(self, data, batch_size, verbose):
         """The mean and the variance of the gradient of one example, each for all weights."""
-        super().over(data, batch_size, verbose)
+        super().run(data, batch_size, verbose)
         examples = float(self.examples)
         means = [keras.ops.convert_to_numpy(mean) for mean in self._means.items]
         return means, [keras.ops.convert_to_numpy(s) / examples for s in self._sums.items]

@@ -4,7 +4,7 @@ A criterion is a function which asks for what it needs by the names of its argum
 one score for each unit. Those that look at weights may ask for
 
 * `layer`: a layer that makes the units, passes them on or uses them;
-* `role`: which of these it does, "makers", "norms" or "consumers" (see `units_slices`);
+* `role`: which of these it does, "makers", "norms" or "consumers" (see `unit_slices`);
 * `weights`: its weights by name, each an array of shape (units, elements of a unit): the columns
   of a kernel, the filters of a convolution, the gates of a recurrent unit;
 * `gradient`, `squared_gradient`: by name, arrays of the same shapes, measured on data: the mean
@@ -17,7 +17,7 @@ and may return `None` for a layer that they cannot judge. Those that look at act
 * `mean`, `variance`, `zero_share`: of a unit's activations over examples and positions;
 * `contribution`: the mean over examples of |mean over positions of a dL/da|.
 
-They are asked for each tensor that layers use the units from: see `tfprune.criteria.units_tensors`.
+They are asked for each tensor that layers use the units from: see `tfprune.criteria.unit_activations`.
 Units that no tensor shows, such as the heads of an attention, are scored by `Magnitude` then, which
 is to be normalised before it is ranked with the rest.
 
@@ -42,11 +42,11 @@ array([1., 3.])
 
 import numpy as np
 
-from tfprune.criteria import arguments, units_tensors
+from tfprune.criteria import arguments, unit_activations
+from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.criterion import Criterion, Function
-from tfprune.criteria.units_activations import ActivationVariance, APoZ, TaylorActivation
-from tfprune.criteria.units_weights import (
+from tfprune.criteria.weight_based import (
     FPGM,
     L1,
     L2,
@@ -107,14 +107,14 @@ def get(identifier, **options):
     if of_activations:
         rule = (
             f"A criterion for units that asks for {of_activations} looks at activations, and may "
-            f"ask for {list(units_tensors.MEASURES)} alone."
+            f"ask for {list(unit_activations.MEASURES)} alone."
         )
-        arguments.check(criterion, units_tensors.MEASURES, rule)
+        arguments.check(criterion, unit_activations.MEASURES, rule)
     else:
         rule = (
             "A criterion for units may ask for `layer`, `weights` and `seed`, for `role`, "
             "`gradient` and `squared_gradient`, or else for measures of activations: "
-            f"{list(units_tensors.MEASURES)}."
+            f"{list(unit_activations.MEASURES)}."
         )
         arguments.check(criterion, _OFFERED, rule)
     return criterion
@@ -150,7 +150,7 @@ def activations_of(criterion):
     >>> activations_of(APoZ()), activations_of(Magnitude())
     (['zero_share'], [])
     """
-    return arguments.asked(criterion, units_tensors.MEASURES)
+    return arguments.asked(criterion, unit_activations.MEASURES)
 
 
 def roles_of(criterion):

@@ -28,7 +28,7 @@ def check(only, exclude, predicate):
             )
 
 
-def choosers(model, only, exclude):
+def predicates(model, only, exclude):
     """What `only` and `exclude` say, each as a predicate; a nested model stands for all in it.
 
     Returns:
@@ -40,18 +40,18 @@ def choosers(model, only, exclude):
     Example:
 
     >>> model = keras.Sequential([keras.layers.Dense(2, name="a"), keras.layers.Dense(1)])
-    >>> is_chosen, is_excluded = choosers(model, ["a"], None)
-    >>> [is_chosen(layer) and not is_excluded(layer) for layer in model.layers]
+    >>> is_included, is_excluded = predicates(model, ["a"], None)
+    >>> [is_included(layer) and not is_excluded(layer) for layer in model.layers]
     [True, False]
     """
     parts = _keras.all_layers
     return (
-        chooser(only, model, "only", default=True, parts=parts),
-        chooser(exclude, model, "exclude", default=False, parts=parts),
+        predicate(only, model, "only", default=True, parts=parts),
+        predicate(exclude, model, "exclude", default=False, parts=parts),
     )
 
 
-def chooser(given, model, argument, *, default, parts):
+def predicate(given, model, argument, *, default, parts):
     """A predicate out of what `only` or `exclude` says.
 
     Args:

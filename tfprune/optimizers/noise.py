@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.criteria.running import Measuring, totals
+from tfprune.criteria.data_pass import DataPass, accumulators
 from tfprune.masks.setting import masked_layers
 from tfprune.optimizers.preconditioned import check_integer
 
@@ -98,12 +98,12 @@ def gradient_noise(model, data, *, full=False, batch_size=None, verbose=0):
         for mask in layer.masks_by_name.values()
     }
     live = [live.get(id(v), np.ones(v.shape, bool)) for v in variables]
-    run = _Noise(model, variables, live, full)
-    run.over(data, batch_size, verbose)
-    return run.found()
+    data_pass = _Noise(model, variables, live, full)
+    data_pass.run(data, batch_size, verbose)
+    return data_pass.found()
 
 
-class _Noise(Measuring):
+class _Noise(DataPass):
     """Sums gradients of single examples and their products, in double precision."""
 
     def __init__(self, model, variables, live, full):
@@ -112,9 +112,9 @@ class _Noise(Measuring):
         self._full = full
         size = sum(mask.size for mask in live)
         shapes = [(size,), (size, size) if full else (size,)]
-        self._totals = totals(shapes, "noise", "float64")
+        self._totals = accumulators(shapes, "noise", "float64")
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         def add(place, total, products):
             example = [_one(part, place) for part in (x, y, sample_weight)]
             gradient = self._gradient(*example)

@@ -10,7 +10,7 @@ from tfprune import _keras
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import Rule
 from tfprune.criteria.captured_activations import capture_over_data
-from tfprune.criteria.running import totals
+from tfprune.criteria.data_pass import accumulators
 from tfprune.layers import Masked
 from tfprune.masks.setting import set_masks
 from tfprune.recovery.copy_model import as_tuple, copy_model
@@ -151,8 +151,8 @@ def _means(provenance, calls, data, batch_size, verbose):
     """For the first input of each call its mean, in an array of the labels' shape."""
     inputs = [call.inputs[0] for call in calls]
     shapes = [provenance.coupling.tensor_labels[tensor].shape for tensor in inputs]
-    sums = totals(shapes, "sum", "float64").items
-    counts = totals([()] * len(calls), "count", "float64").items
+    sums = accumulators(shapes, "sum", "float64").items
+    counts = accumulators([()] * len(calls), "count", "float64").items
     captures = zip((call.operation for call in calls), map(_adder, sums, counts), strict=True)
     capture_over_data(provenance.dense, captures, data, batch_size, verbose)
     pairs = zip(sums, counts, strict=True)

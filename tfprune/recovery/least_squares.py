@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from tfprune.criteria.running import totals
+from tfprune.criteria.data_pass import accumulators
 
 ELEMENTS_AT_ONCE = 2**22
 """How many elements of the rows are held at once: 32 MB in double precision."""
@@ -42,7 +42,7 @@ class Sums:
             "y": (groups, columns),
             "yy": (groups, columns),
         }
-        made = totals(shapes.values(), form.layer.name, "float64")
+        made = accumulators(shapes.values(), form.layer.name, "float64")
         self._totals = dict(zip(shapes, made.items, strict=True))
 
     def add(self, inputs, outputs, targets):

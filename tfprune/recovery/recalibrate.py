@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_over_data
-from tfprune.criteria.running import totals
+from tfprune.criteria.data_pass import accumulators
 from tfprune.masks import layer_filter
 from tfprune.recovery.copy_model import as_tuple, copy_model
 
@@ -63,12 +63,12 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
     layer_filter.check(only, exclude, "layer -> bool")
     copy = copy_model(model)
     names = {id(theirs): ours for ours, theirs in _keras.layer_pairs(model, copy)}
-    is_chosen, is_excluded = layer_filter.choosers(model, only, exclude)
+    is_included, is_excluded = layer_filter.predicates(model, only, exclude)
     chosen = [
         layer
         for layer in _keras.all_layers(copy)
         if isinstance(layer, keras.layers.BatchNormalization)
-        and is_chosen(names[id(layer)])
+        and is_included(names[id(layer)])
         and not is_excluded(names[id(layer)])
     ]
     if not chosen:
@@ -129,7 +129,7 @@ class _Moments:
     def __init__(self, layer):
         self.layer = layer
         shapes = [(), layer.moving_mean.shape, layer.moving_mean.shape]
-        self.count, self.mean, self.squares = totals(shapes, layer.name, "float64").items
+        self.count, self.mean, self.squares = accumulators(shapes, layer.name, "float64").items
 
     def add(self, inputs, mask):
         """Merges the inputs of one call."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
-from tfprune.criteria.running import Held, Measuring
+from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.recovery.copy_model import as_tuple, copy_model
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
@@ -242,9 +242,9 @@ class _Task:
     def run(self, model, dense, data, batch_size, ridge, verbose):
         """Fits the layer; gives a `ReconstructedLayer`."""
         form = form_of(self.layer)
-        run = _Run(model, dense, self, form)
-        run.over(data, batch_size, verbose)
-        sums = run.sums()
+        data_pass = _Run(model, dense, self, form)
+        data_pass.run(data, batch_size, verbose)
+        sums = data_pass.sums()
         if not all(np.isfinite(total).all() for total in sums.values()):
             raise ValueError(
                 "What a layer gets or should give is not finite on the data. "
@@ -261,15 +261,15 @@ class _Task:
         return ReconstructedLayer(self.name, solution.before, solution.after)
 
 
-class _Run(Measuring):
+class _Run(DataPass):
     """Runs both models and adds up what the layer gets, gives and should give."""
 
     def __init__(self, model, dense, task, form):
         super().__init__(model, needs_loss=False)
-        self._beside = Held([dense, task, form])
-        self._added = Held([Sums(form)])
+        self._beside = Untracked([dense, task, form])
+        self._added = Untracked([Sums(form)])
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         """One batch; a layer that is called several times adds each of its calls."""
         dense, task, form = self._beside.items
         inputs, outputs, targets = [], [], []

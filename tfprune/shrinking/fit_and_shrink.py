@@ -15,8 +15,8 @@ from tfprune import _keras
 from tfprune._tools.tables import Change
 from tfprune.callbacks import ScheduledCallback, StraightThrough
 from tfprune.coupling.costs import costs
-from tfprune.shrinking.full_model import Shrinking
-from tfprune.shrinking.stages import Shrunk, Stage, planned
+from tfprune.shrinking.shrinkable_model import ShrinkableModel
+from tfprune.shrinking.stages import ShrinkResult, Stage, plan_stages
 
 _FIT = set(inspect.signature(keras.Model.fit).parameters) - {"self", "x", "y"}
 
@@ -68,8 +68,8 @@ def fit_and_shrink(
         **fit: Arguments of `keras.Model.fit` (`epochs`, `validation_data`, `callbacks`, ...).
 
     Returns:
-        A `Shrunk`, with the small `model`, compiled, the `history` of all epochs, and the `stages`:
-        units, parameters, MACs, seconds an epoch, seconds of rebuilding.
+        A `ShrinkResult` with the small `model`, compiled, the `history` of all epochs, and the
+        `stages`: units, parameters, MACs, seconds per epoch, seconds of rebuilding.
 
     Raises:
         TypeError: If an argument is unknown.
@@ -92,7 +92,7 @@ def fit_and_shrink(
     4
     """
     _check_fit(fit)
-    plan = planned(stages, fit.get("initial_epoch", 0), fit.get("epochs", 1))
+    plan = plan_stages(stages, fit.get("initial_epoch", 0), fit.get("epochs", 1))
     _check_model(model)
     callbacks = keras.tree.flatten(fit.pop("callbacks", None) or [])
     _check_callbacks(callbacks)
@@ -100,14 +100,14 @@ def fit_and_shrink(
     pruning |= {"only": only, "exclude": exclude}
     _try(model, plan, pruning)
 
-    shrinking = Shrinking(model)
-    training = _Stages(shrinking, plan, pruning, masked, callbacks, fit.pop("verbose", "auto"))
+    shrinkable = ShrinkableModel(model)
+    training = _Stages(shrinkable, plan, pruning, masked, callbacks, fit.pop("verbose", "auto"))
     training.relay.fit(x, y, verbose=0, callbacks=[training], **fit)
-    small = shrinking.finished(masked)
+    small = shrinkable.finished(masked)
     history = training.history
     history.set_model(small)
     small.history = history
-    return Shrunk(small, history, tuple(training.stages))
+    return ShrinkResult(small, history, tuple(training.stages))
 
 
 def _check_fit(given):
@@ -157,29 +157,29 @@ def _check_callbacks(callbacks):
 
 def _try(model, plan, pruning):
     """All stages on a copy that is not trained, so that errors come before hours of training."""
-    trial = Shrinking(model, check=False)
+    trial = ShrinkableModel(model, check=False)
     for _, target in plan:
         trial.prune(target, **pruning)
-    trial.cut()
+    trial.extract()
 
 
 class _Stages(keras.callbacks.CallbackList):
     """Hands the user's callbacks the model of the time, and changes it where a stage begins."""
 
-    def __init__(self, shrinking, plan, pruning, masked, callbacks, verbose):
-        self.shrinking = shrinking
+    def __init__(self, shrinkable, plan, pruning, masked, callbacks, verbose):
+        self.shrinkable = shrinkable
         self.plan = dict(plan)
         self.pruning = pruning
         self.masked = masked
         self.verbose = verbose
         self.stages = []
-        first, report = shrinking.cut(masked)
-        with shrinking.strategy.scope():
+        first, report = shrinkable.extract(masked)
+        with shrinkable.strategy.scope():
             self.relay = _keras.Relay(first)
         super().__init__(
             callbacks, add_history=True, add_progbar=verbose != 0, model=self.relay.current
         )
-        self._size = _size(shrinking, first)
+        self._size = _size(shrinkable, first)
         self._report = report
 
     @property
@@ -226,9 +226,9 @@ class _Stages(keras.callbacks.CallbackList):
         start = time.perf_counter()
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
-        self.shrinking.take_back()
-        self.shrinking.prune(self.plan[epoch], **self.pruning)
-        made = self.shrinking.cut(self.masked)
+        self.shrinkable.write_back()
+        self.shrinkable.prune(self.plan[epoch], **self.pruning)
+        made = self.shrinkable.extract(self.masked)
         if made is not None:
             small, self._report = made
             self.relay.switch(small)
@@ -236,7 +236,7 @@ class _Stages(keras.callbacks.CallbackList):
             for callback in self.callbacks:
                 _forget_best_weights(callback)
         seconds = time.perf_counter() - start
-        size = _size(self.shrinking, self.model)
+        size = _size(self.shrinkable, self.model)
         self._begin(epoch, self.plan[epoch], size, seconds, self._report)
 
     def _begin(self, epoch, target, size, seconds, report):
@@ -249,11 +249,11 @@ class _Stages(keras.callbacks.CallbackList):
             self.relay.stop_training = True
 
 
-def _size(shrinking, model):
+def _size(shrinkable, model):
     """Units, parameters and MACs of the model that is trained."""
     each = [call.macs for call in costs(model)]
     macs = None if None in each else sum(each)
-    return shrinking.units(), _keras.count_weights(model), macs
+    return shrinkable.units(), _keras.count_weights(model), macs
 
 
 def _forget_best_weights(callback):

@@ -13,7 +13,7 @@ STEPS = 4
 """In how many steps a single fraction is reached."""
 
 
-def planned(stages, initial_epoch, epochs):
+def plan_stages(stages, initial_epoch, epochs):
     """The epochs at whose beginning units go, with the targets.
 
     Args:
@@ -29,9 +29,9 @@ def planned(stages, initial_epoch, epochs):
 
     Example:
 
-    >>> planned(0.8, initial_epoch=0, epochs=10)
+    >>> plan_stages(0.8, initial_epoch=0, epochs=10)
     ((1, 0.2), (2, 0.4), (3, 0.6), (5, 0.8))
-    >>> planned({2: 0.5, 4: 0.75}, initial_epoch=0, epochs=6)
+    >>> plan_stages({2: 0.5, 4: 0.75}, initial_epoch=0, epochs=6)
     ((2, 0.5), (4, 0.75))
     """
     for name, value in (("initial_epoch", initial_epoch), ("epochs", epochs)):
@@ -134,7 +134,7 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
-class Shrunk(Printable):
+class ShrinkResult(Printable):
     """What `fit_and_shrink` made.
 
     Attributes:

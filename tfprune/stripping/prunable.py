@@ -41,11 +41,11 @@ def prunable(model, *, only=None, exclude=None):
     if model is not given:
         of_model = layer_filter.Counterparts(given, model).filter
         only, exclude = of_model(only), of_model(exclude)
-    is_chosen, is_excluded = layer_filter.choosers(model, only, exclude)
+    is_included, is_excluded = layer_filter.predicates(model, only, exclude)
     excluded = {layer.name for layer in _keras.all_layers(model) if is_excluded(layer)}
 
     def edit(config, operation):
-        if is_chosen(operation) and not is_excluded(operation):
+        if is_included(operation) and not is_excluded(operation):
             return convert.to_drop_in(config, excluded)
         return config
 

@@ -10,7 +10,7 @@ from tfprune.coupling.units import Coupling, unit_name
 from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
-from tfprune.criteria.units_slices import Parts
+from tfprune.criteria.unit_slices import SliceGroups
 from tfprune.layers import Masked
 from tfprune.units.scores import UnitScores
 
@@ -59,7 +59,7 @@ class Utilities:
         if self.scores is not None:
             return
         self.criterion = criteria.get(criterion)
-        self.seed = arguments.drawn_seed(self.criterion)
+        self.seed = arguments.resolve_seed(self.criterion)
         measured = [*criteria.gradients_of(self.criterion)]
         measured += criteria.activations_of(self.criterion)
         if measured:
@@ -76,31 +76,31 @@ class Utilities:
             sets = [unit_set for unit_set in coupling.sets if wanted[unit_set.units].any()]
             return self.scores.of(self.units, sets)
         found = np.zeros(coupling.size)
-        parts = Parts(self.units, criteria.roles_of(self.criterion))
+        groups = SliceGroups(self.units, criteria.roles_of(self.criterion))
         for index, unit_set in enumerate(coupling.sets):
             if not wanted[unit_set.units].any():
                 continue
-            for number, part in enumerate(parts.of_set(index)):
-                scores = self._scores(part, [self.seed or 0, index, number])
-                members = np.isin(part.units, unit_set.units)
+            for number, group in enumerate(groups.of_set(index)):
+                scores = self._scores(group, [self.seed or 0, index, number])
+                members = np.isin(group.units, unit_set.units)
                 with np.errstate(invalid="ignore"):
-                    found[part.units[members]] += scores[members]
+                    found[group.units[members]] += scores[members]
         found[FIXED] = 0
         return found
 
-    def _scores(self, part, seed):
-        criterion, weights = self.criterion, part.rows(self.units.coupling.roots)
-        is_shown = part.family is None and isinstance(part.layer, Masked)
+    def _scores(self, group, seed):
+        criterion, weights = self.criterion, group.matrices(self.units.coupling.roots)
+        is_shown = group.family is None and isinstance(group.layer, Masked)
         if isinstance(criterion, ActivationContribution) and not is_shown:
             criterion = criteria.Magnitude()  # nothing inside a layer is measured
         units = len(next(iter(weights.values())))
-        offered = {"layer": part.layer, "role": part.role, "weights": weights, "seed": seed}
+        offered = {"layer": group.layer, "role": group.role, "weights": weights, "seed": seed}
         scores = arguments.call(criterion, offered)
         if scores is None:  # the criterion cannot judge the layer
             return np.zeros(units)
         scores = np.asarray(scores, "float64")
         if scores.shape != (units,):
-            name = unit_name(part.layer, part.family)
+            name = unit_name(group.layer, group.family)
             raise ValueError(
                 f"A criterion must return one score for each of the {units} units. "
                 f"Received: shape={scores.shape}, layer={name!r}."

@@ -48,12 +48,12 @@ class PrunableUnits:
             for piece in self.coupling.slices
             if id(piece.variable) in names
         ]
-        is_chosen, is_excluded = layer_filter.choosers(model, only, exclude)
+        is_included, is_excluded = layer_filter.predicates(model, only, exclude)
         self.sets = [
             s
             for s in self.coupling.sets
             if s.removable
-            and any(is_chosen(layer) for layer in s.layers)
+            and any(is_included(layer) for layer in s.layers)
             and not any(is_excluded(layer) for layer in s.layers)
             and self._is_masked(s)
         ]
@@ -93,12 +93,12 @@ class PrunableUnits:
         """Prunes units, given as a boolean array over all units of the coupling."""
         masks = {}
         for piece, layer, name in self.masked:
-            gone = dead[self.coupling.roots[piece.labels]]
+            removed = dead[self.coupling.roots[piece.labels]]
             key = (id(layer), name)
             _, _, mask = masks.setdefault(
                 key, (layer, name, np.array(np.asarray(layer.trainable_masks[name])))
             )
-            mask[piece.broadcast(gone)] = False
+            mask[piece.broadcast(removed)] = False
         for layer, name, mask in masks.values():
             set_masks(self.model, layer, name, trainable=mask, optimizer=optimizer)
 
@@ -133,8 +133,8 @@ def maker_of(piece):
     return id(piece.layer), piece.family
 
 
-def places(units, among):
-    """For each unit its place in `among`."""
+def indices_in(units, among):
+    """For each unit its index in `among`."""
     order = np.argsort(among)
     return order[np.searchsorted(among, units, sorter=order)]
 

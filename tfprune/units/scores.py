@@ -5,11 +5,11 @@ import numpy as np
 from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
 from tfprune.criteria.activations import measured_units
-from tfprune.criteria.arguments import drawn_seed
+from tfprune.criteria.arguments import resolve_seed
 from tfprune.criteria.measuring import measure
-from tfprune.criteria.units_slices import Parts
-from tfprune.criteria.units_tensors import is_shown
-from tfprune.units.prunable import places
+from tfprune.criteria.unit_activations import in_tensors
+from tfprune.criteria.unit_slices import SliceGroups
+from tfprune.units.prunable import indices_in
 
 _AGGREGATES = {"sum": np.nansum, "mean": np.nanmean, "max": np.nanmax}
 _NORMALIZERS = {
@@ -59,7 +59,7 @@ class UnitScores:
         verbose=0,
     ):
         self.criterion = criteria.get(criterion)
-        self.seed = drawn_seed(self.criterion)
+        self.seed = resolve_seed(self.criterion)
         self.data = data
         self.verbose = verbose
 
@@ -77,87 +77,90 @@ class UnitScores:
             ValueError: If scores are not finite, a criterion was not measured yet or says nothing
                 of some units, or data, or a loss, is missing.
         """
-        chosen = {
-            place: unit_set
-            for place, unit_set in enumerate(units.sets)
+        sets_by_index = {
+            index: unit_set
+            for index, unit_set in enumerate(units.sets)
             if sets is None or any(unit_set is other for other in sets)
         }
         scores = np.zeros(units.coupling.size)
-        for place, found in self._found(units, chosen).items():
-            scores[chosen[place].units] = found
+        for index, found in self._found(units, sets_by_index).items():
+            scores[sets_by_index[index].units] = found
         if self.criterion.normalize is not None:
             is_pruned = units.pruned()
-            for unit_set in chosen.values():
+            for unit_set in sets_by_index.values():
                 values = scores[unit_set.units]
                 living = values[~is_pruned[unit_set.units]]
                 by = _NORMALIZERS[self.criterion.normalize](living) if living.size else 0.0
                 scores[unit_set.units] = values / by if by else values
         return scores
 
-    def _found(self, units, chosen):
-        """The scores of some sets by their places."""
+    def _found(self, units, sets_by_index):
+        """The scores of some sets by their index in `units.sets`."""
         names = criteria.activations_of(self.criterion)
         if not names:
-            return self._of_weights(units, chosen, self.criterion)
-        shown = is_shown(units.coupling)
-        hidden = {place: s for place, s in chosen.items() if not shown[s.units].any()}
-        visible = {place: s for place, s in chosen.items() if place not in hidden}
+            return self._of_weights(units, sets_by_index, self.criterion)
+        visible_units = in_tensors(units.coupling)
+        hidden = {
+            index: s for index, s in sets_by_index.items() if not visible_units[s.units].any()
+        }
+        visible = {index: s for index, s in sets_by_index.items() if index not in hidden}
         return {
             **self._of_activations(units, visible, names),
             **self._of_weights(units, hidden, criteria.Magnitude()),
         }
 
-    def _of_activations(self, units, chosen, names):
+    def _of_activations(self, units, sets_by_index, names):
         """Scores at each tensor that units are used from; those that nothing uses have 0."""
-        columns = {place: [] for place in chosen}
-        sets = list(chosen.values())
+        columns = {index: [] for index in sets_by_index}
+        sets = list(sets_by_index.values())
         measured = measured_units(names, units, sets, self.data, verbose=self.verbose)
         for members, found in measured:
-            for place, unit_set in chosen.items():
+            for index, unit_set in sets_by_index.items():
                 ours = np.isin(members, unit_set.units)
                 if ours.any():
                     offered = {name: values[ours] for name, values in found.items()}
                     scores = arguments.call(self.criterion, offered)
                     scores = criteria.checked(scores, np.count_nonzero(ours), unit_set.name)
-                    columns[place].append(_placed(scores, members[ours], unit_set.units))
+                    columns[index].append(_placed(scores, members[ours], unit_set.units))
         return {
-            place: np.nan_to_num(self._together(columns[place], s)) for place, s in chosen.items()
+            index: np.nan_to_num(self._together(columns[index], s))
+            for index, s in sets_by_index.items()
         }
 
-    def _of_weights(self, units, chosen, criterion):
+    def _of_weights(self, units, sets_by_index, criterion):
         """Scores of each layer in each role that the criterion looks at."""
-        parts = Parts(units, criteria.roles_of(criterion))
-        of_sets = {place: parts.of_set(place) for place in chosen}
+        groups = SliceGroups(units, criteria.roles_of(criterion))
+        of_sets = {index: groups.of_set(index) for index in sets_by_index}
         measured = self._gradients(units, criterion, of_sets)
         roots, found = units.coupling.roots, {}
-        for place, unit_set in chosen.items():
+        for index, unit_set in sets_by_index.items():
             columns = []
-            for part in of_sets[place]:
+            for group in of_sets[index]:
                 scores = criteria.score(
                     criterion,
-                    part.layer,
-                    part.rows(roots),
-                    [self.seed or 0, place],
-                    part.family,
-                    role=part.role,
-                    measured={name: part.rows(roots, of) for name, of in measured.items()},
+                    group.layer,
+                    group.matrices(roots),
+                    [self.seed or 0, index],
+                    group.family,
+                    role=group.role,
+                    measured={name: group.matrices(roots, of) for name, of in measured.items()},
                 )
                 if scores is not None:
-                    columns.append(_placed(scores, part.units, unit_set.units))
-            found[place] = self._together(columns, unit_set)
-            is_missing = np.isnan(found[place]) & [why is None for why in unit_set.pinned]
+                    columns.append(_placed(scores, group.units, unit_set.units))
+            found[index] = self._together(columns, unit_set)
+            is_missing = np.isnan(found[index]) & [why is None for why in unit_set.pinned]
             if is_missing.any():
                 raise ValueError(_says_nothing(criterion, unit_set, is_missing))
-        return {place: np.nan_to_num(scores) for place, scores in found.items()}
+        return {index: np.nan_to_num(scores) for index, scores in found.items()}
 
     def _gradients(self, units, criterion, of_sets):
         """What a criterion asks for, by name and by the id of the variable."""
         names = criteria.gradients_of(criterion)
         pieces = {
             id(piece.variable): piece
-            for parts in of_sets.values()
-            for part in parts
-            for _, piece in part.pieces
+            for groups in of_sets.values()
+            for group in groups
+            for _, piece in group.pieces
         }
         if not (names and pieces):
             return {}
@@ -181,10 +184,10 @@ class UnitScores:
 
 
 def _placed(scores, members, among):
-    """The scores of units at their places among others, NaN elsewhere."""
+    """The scores of units in the order of `among`, NaN for units without one."""
     ours = np.isin(members, among)
     values = np.full(len(among), np.nan)
-    values[places(members[ours], among)] = scores[ours]
+    values[indices_in(members[ours], among)] = scores[ours]
     return values
 
 

@@ -85,7 +85,7 @@ class SliceSums:
 
 
 def _selected_units(model, coupling, only, exclude):
-    is_selected, is_excluded = layer_filter.choosers(model, only, exclude)
+    is_selected, is_excluded = layer_filter.predicates(model, only, exclude)
     return [
         unit
         for unit_set in coupling.sets

@@ -13,7 +13,7 @@ from tfprune.masks.setting import assign_masks
 from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.weights import distributions
 from tfprune.weights.prunable import check_target
-from tfprune.weights.scores import WeightScores, about
+from tfprune.weights.scores import WeightScores, error_context
 
 
 class FreezingMethod:
@@ -67,22 +67,24 @@ class FreezingMethod:
             wanted_count(of_weight, masks[0]) - np.count_nonzero(masks[0] & masks[1])
             for of_weight, masks in zip(fractions, zip(kept, frozen, strict=True), strict=True)
         ]
-        places = [p for p, count in enumerate(missing) if count > 0 or (count < 0 and thaw)]
-        if not places:
+        indices = [i for i, count in enumerate(missing) if count > 0 or (count < 0 and thaw)]
+        if not indices:
             return [None] * len(weights)
         if together:
             scores = self._scoring.of(model, weights, range(len(weights)))
             for weight, array in zip(weights, scores.values(), strict=True):
-                with about(weight, "freeze"):  # whose scores are not finite, the error names
+                with error_context(
+                    weight, "freeze"
+                ):  # whose scores are not finite, the error names
                     checked_scores(array, weight.trainable_mask, None)
             mask = frozen_mask(_joined(scores.values()), missing[0], kept[0], frozen[0])
             return _split(mask, weights)
-        scores = self._scoring.of(model, weights, places)
+        scores = self._scoring.of(model, weights, indices)
         masks = [None] * len(weights)
-        for place in places:
-            with about(weights[place], "freeze"):
-                masks[place] = frozen_mask(
-                    scores[place], missing[place], kept[place], frozen[place]
+        for index in indices:
+            with error_context(weights[index], "freeze"):
+                masks[index] = frozen_mask(
+                    scores[index], missing[index], kept[index], frozen[index]
                 )
         return masks
 

@@ -82,15 +82,15 @@ def select_weights(model, only=None, exclude=None, *, action="prune"):
             "and build it if it is not built yet."
         )
     layer_filter.check(only, exclude, PREDICATE)
-    is_chosen = layer_filter.chooser(only, model, "only", default=True, parts=_prunable_parts)
-    is_excluded = layer_filter.chooser(
+    is_included = layer_filter.predicate(only, model, "only", default=True, parts=_prunable_parts)
+    is_excluded = layer_filter.predicate(
         exclude, model, "exclude", default=False, parts=_masked_parts
     )
     weights = [
         weight
         for weight in every
         if (weight.is_kernel or callable(only))  # layers stand for their kernels
-        and is_chosen(weight.layer, weight.name)
+        and is_included(weight.layer, weight.name)
         and not is_excluded(weight.layer, weight.name)
         and weight.variable.trainable
     ]
@@ -111,8 +111,8 @@ def check_target(target):
         )
 
 
-def claimed(weights):
-    """What `ScheduledCallback.chosen` says of weights: their names, by what tells them apart."""
+def conflict_keys(weights):
+    """The `ScheduledCallback.conflict_keys` of weights, with the names for errors."""
     return {
         ("weight", id(weight.variable)): f"weight {weight.name!r} of layer {weight.layer.name!r}"
         for weight in weights

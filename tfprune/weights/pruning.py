@@ -7,7 +7,7 @@ from tfprune.criteria import weights as criteria
 from tfprune.patterns import matrix_axes, pruned_count, top_k_mask, top_k_masks
 from tfprune.weights import distributions
 from tfprune.weights.prunable import check_target
-from tfprune.weights.scores import WeightScores, about
+from tfprune.weights.scores import WeightScores, error_context
 
 
 class PruningMethod:
@@ -60,24 +60,24 @@ class PruningMethod:
             return self._ranked_together(model, weights, sparsity, measured)
         sparsities = distributions.allocate(self.distribution, model, weights, sparsity, final)
         kept = [weight.trainable_mask for weight in weights]
-        places = [
-            place
-            for place, mask in enumerate(kept)
+        indices = [
+            index
+            for index, mask in enumerate(kept)
             if self.pattern.uses_matrix
-            or mask.size - np.count_nonzero(mask) < pruned_count(sparsities[place], mask.size)
+            or mask.size - np.count_nonzero(mask) < pruned_count(sparsities[index], mask.size)
         ]
-        scores = self._scoring.of(model, weights, places, measured)
+        scores = self._scoring.of(model, weights, indices, measured)
         masks = [None] * len(weights)
-        for place in places:
-            weight = weights[place]
+        for index in indices:
+            weight = weights[index]
             matrix = None
-            with about(weight):
+            with error_context(weight):
                 if self.pattern.uses_matrix:
                     matrix = matrix_axes(weight.layer, weight.name)
-                masks[place] = self.pattern.mask(
-                    scores[place],
-                    sparsities[place],
-                    trainable=kept[place],
+                masks[index] = self.pattern.mask(
+                    scores[index],
+                    sparsities[index],
+                    trainable=kept[index],
                     frozen=weight.frozen_mask,
                     matrix=matrix,
                 )
@@ -101,6 +101,6 @@ class PruningMethod:
             )
         except ValueError as error:
             for weight, score in zip(weights, scores, strict=True):
-                with about(weight):  # whose scores are not finite, the error names
+                with error_context(weight):  # whose scores are not finite, the error names
                     top_k_mask(score, 0.0, trainable=weight.trainable_mask)
             raise ValueError(f"Cannot prune the weights together. {error}") from error

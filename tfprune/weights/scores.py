@@ -5,7 +5,7 @@ import contextlib
 from tfprune._tools import parallel
 from tfprune.criteria import freezing
 from tfprune.criteria import weights as criteria
-from tfprune.criteria.arguments import drawn_seed
+from tfprune.criteria.arguments import resolve_seed
 from tfprune.criteria.measuring import measure
 
 
@@ -20,50 +20,50 @@ class WeightScores:
 
     def __init__(self, criterion, *, data=None, verbose=0, action="prune"):
         self.criterion = criterion
-        self.seed = drawn_seed(criterion)
+        self.seed = resolve_seed(criterion)
         self.data = data
         self.verbose = verbose
         self.action = action
 
-    def of(self, model, weights, places, measured=None):
-        """The scores of the weights at some places.
+    def of(self, model, weights, indices, measured=None):
+        """The scores of the weights at some indices.
 
         Args:
             model: The model.
             weights: All `PrunableWeight`s that are chosen.
-            places: Integers, which of them to score.
+            indices: Integers, which of them to score.
             measured: Dict from name to a list of arrays, one for each of all weights: what was
                 measured already.
 
         Returns:
-            A dict from place to an array.
+            A dict from index to an array.
 
         Raises:
             ValueError: If what the criterion asks for cannot be measured, or the scores do not have
                 the shape of their weight.
         """
         measured = measured or {}
-        chosen = [weights[place] for place in places]
+        chosen = [weights[index] for index in indices]
         names = [name for name in criteria.measures_of(self.criterion) if name not in measured]
         if names and chosen:
             found = measure(names, model, chosen, self.data, verbose=self.verbose)
-            found = {name: dict(zip(places, found[name], strict=True)) for name in names}
+            found = {name: dict(zip(indices, found[name], strict=True)) for name in names}
             measured = {**measured, **found}
 
-        def score(value, place):
-            of_weight = {name: arrays[place] for name, arrays in measured.items()}
-            with about(weights[place], self.action):
-                return criteria.score(self.criterion, value, [self.seed, place], of_weight)
+        def score(value, index):
+            of_weight = {name: arrays[index] for name, arrays in measured.items()}
+            with error_context(weights[index], self.action):
+                return criteria.score(self.criterion, value, [self.seed, index], of_weight)
 
         values = [weight.value for weight in chosen]
         if criteria.is_known(self.criterion) or freezing.is_known(self.criterion):
-            return dict(zip(places, parallel.each(score, values, places), strict=True))
+            return dict(zip(indices, parallel.each(score, values, indices), strict=True))
         # A function of somebody else's may depend on the order in which it is called.
-        return {place: score(v, place) for v, place in zip(values, places, strict=True)}
+        return {index: score(v, index) for v, index in zip(values, indices, strict=True)}
 
 
 @contextlib.contextmanager
-def about(weight, action="prune"):
+def error_context(weight, action="prune"):
     """Names a weight in what is raised."""
     try:
         yield

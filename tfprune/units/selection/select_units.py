@@ -5,7 +5,7 @@ import numpy as np
 from tfprune.coupling.groups import connected_sets, equal_count_constraints, select_equal_counts
 from tfprune.patterns import pruned_count
 from tfprune.units import budgets
-from tfprune.units.prunable import places
+from tfprune.units.prunable import indices_in
 from tfprune.units.selection import limits
 from tfprune.units.selection.budget_search import select_within_budget
 from tfprune.units.selection.fractions import select_nearest_multiples
@@ -84,7 +84,7 @@ def _lowest_evenly(sets, sides, scores, counts):
     """The units to prune, over all units, of sets that must lose equally many in each group."""
     units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
     caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
-    rows = [places(side.ravel(), units).reshape(side.shape) for side in sides]
+    rows = [indices_in(side.ravel(), units).reshape(side.shape) for side in sides]
     chosen = select_equal_counts(scores[units], caps, rows)
     if chosen is None:  # where one set has lost more already, those tied to it must follow
         most = max(count / len(s.units) for s, count in zip(sets, counts, strict=True))
@@ -111,7 +111,7 @@ def _lowest(unit_set, scores, count):
     """The `count` units with the lowest scores in each group of a set."""
     lowest = []
     for group in unit_set.units[None] if unit_set.groups is None else unit_set.groups:
-        values = scores[places(group, unit_set.units)]
+        values = scores[indices_in(group, unit_set.units)]
         worst = np.argsort(values, kind="stable")[: max(count, 0)]
         if np.isposinf(values[worst]).any():
             raise ValueError(

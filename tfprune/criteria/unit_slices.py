@@ -33,19 +33,19 @@ def roles(coupling):
     layers = {id(piece.layer): piece.layer for piece in coupling.slices}
     learnt = {id(v) for layer in layers.values() for v in _keras.own_trainable_variables(layer)}
     return {
-        id(piece): "makers" if piece.makes else _goes_along(piece, making)
+        id(piece): "makers" if piece.makes else _role_of_others(piece, making)
         for piece in coupling.slices
         if id(piece.variable) in learnt
     }
 
 
-def _goes_along(piece, making):
+def _role_of_others(piece, making):
     return "consumers" if id(piece.variable) in making else "norms"
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """What one layer has of units in one role.
+class SliceGroup:
+    """The weight slices of units in one layer and one role.
 
     Attributes:
         layer: The layer.
@@ -61,7 +61,7 @@ class Part:
     pieces: tuple
     units: np.ndarray
 
-    def rows(self, roots, arrays=None):
+    def matrices(self, roots, arrays=None):
         """The weights by name, each of shape (units, elements of a unit).
 
         Units which have fewer elements than others are filled up with 0.
@@ -74,8 +74,8 @@ class Part:
         for name, piece in self.pieces:
             variable = piece.variable
             array = np.asarray(variable) if arrays is None else arrays[id(variable)]
-            standing, rows = _positions(piece, roots, array)
-            rows = _by_unit(rows, standing, self.units)
+            units_at, rows = _positions(piece, roots, array)
+            rows = _by_unit(rows, units_at, self.units)
             found[name] = np.concatenate([found[name], rows], 1) if name in found else rows
         return found
 
@@ -87,27 +87,27 @@ def _positions(piece, roots, array):
     if labels.ndim > 1:
         axes = [axis for axis, size in enumerate(labels.shape) if size > 1]
     rows = np.moveaxis(array, axes, range(len(axes)))
-    standing = roots[labels.reshape(-1)]
-    return standing, rows.reshape(len(standing), -1)
+    units_at = roots[labels.reshape(-1)]
+    return units_at, rows.reshape(len(units_at), -1)
 
 
-def _by_unit(rows, standing, units):
+def _by_unit(rows, units_at, units):
     """The rows of each unit side by side."""
     order = np.argsort(units)
-    found = np.searchsorted(units, standing, sorter=order)
-    places = order[np.minimum(found, len(units) - 1)]
-    is_member = units[places] == standing
-    rows, places = rows[is_member], places[is_member]
-    counts = np.bincount(places, minlength=len(units))
+    found = np.searchsorted(units, units_at, sorter=order)
+    indices = order[np.minimum(found, len(units) - 1)]
+    is_member = units[indices] == units_at
+    rows, indices = rows[is_member], indices[is_member]
+    counts = np.bincount(indices, minlength=len(units))
     filled = np.zeros((len(units), counts.max(initial=0), rows.shape[1]), rows.dtype)
-    by_unit = np.argsort(places, kind="stable")
-    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-    filled[places[by_unit], within] = rows[by_unit]
+    by_unit = np.argsort(indices, kind="stable")
+    within = np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts)
+    filled[indices[by_unit], within] = rows[by_unit]
     return filled.reshape(len(units), -1)
 
 
-class Parts:
-    """The parts of the sets of units of a model.
+class SliceGroups:
+    """The slices of each set of units of a model, grouped by layer and role.
 
     Args:
         units: `PrunableUnits`.
@@ -120,38 +120,38 @@ class Parts:
         self._names = {id(piece.variable): name for piece, _, name in units.masked}
         role_of = roles(units.coupling)
         set_of = np.full(units.coupling.size, -1)
-        for place, unit_set in enumerate(units.sets):
-            set_of[unit_set.units] = place
+        for index, unit_set in enumerate(units.sets):
+            set_of[unit_set.units] = index
         self._by_set = [{} for _ in units.sets]
         for piece in units.coupling.slices:
             role = role_of.get(id(piece))
             if role in wanted:
                 family = piece.family if role == "makers" else None
-                for place in np.unique(set_of[self._roots[piece.labels]]).tolist():
-                    if place >= 0:
-                        by_key = self._by_set[place]
+                for index in np.unique(set_of[self._roots[piece.labels]]).tolist():
+                    if index >= 0:
+                        by_key = self._by_set[index]
                         by_key.setdefault((id(piece.layer), role, family), []).append(piece)
 
-    def of_set(self, place):
-        """The parts of a set: all units of the layers that make it, else its own units alone."""
+    def of_set(self, index):
+        """The groups of a set; those of makers have all units of their layer, others its own."""
         return [
-            Part(
+            SliceGroup(
                 layer=pieces[0].layer,
                 role=role,
                 family=family,
                 pieces=tuple((self._name(piece), piece) for piece in pieces),
-                units=self._units_in(pieces, None if role == "makers" else place),
+                units=self._units_in(pieces, None if role == "makers" else index),
             )
-            for (_, role, family), pieces in self._by_set[place].items()
+            for (_, role, family), pieces in self._by_set[index].items()
         ]
 
-    def _units_in(self, pieces, place):
-        standing = np.concatenate([self._roots[piece.labels].reshape(-1) for piece in pieces])
-        found, first = np.unique(standing, return_index=True)
+    def _units_in(self, pieces, index):
+        units_at = np.concatenate([self._roots[piece.labels].reshape(-1) for piece in pieces])
+        found, first = np.unique(units_at, return_index=True)
         found = found[np.argsort(first)]
-        if place is None:
+        if index is None:
             return found[found != FIXED]
-        return found[np.isin(found, self._units.sets[place].units)]
+        return found[np.isin(found, self._units.sets[index].units)]
 
     def _name(self, piece):
         return self._names.get(id(piece.variable), piece.variable.path)

@@ -28,7 +28,7 @@ from tfprune.units.prune_units import prune_units
 from tfprune.units.selection import selection as selections
 
 
-class Shrinking:
+class ShrinkableModel:
     """A masked model of full size, and the small models that are cut out of it.
 
     Args:
@@ -46,7 +46,7 @@ class Shrinking:
             self.full = prunable(model)
             self._of_full = layer_filter.Counterparts(model, self.full)
         self._small = None
-        self._cut = None
+        self._extraction = None
 
     def prune(self, target, selection="uniform", only=None, exclude=None, **arguments):
         """Prunes units of the full model; layers are those of the model given.
@@ -63,7 +63,7 @@ class Shrinking:
                 **arguments,
             )
 
-    def cut(self, masked=False):
+    def extract(self, masked=False):
         """A small model, compiled, with the slots of the full one's optimizer.
 
         It is of drop-in layers where masks are left in it, or `masked` asks for them.
@@ -77,17 +77,17 @@ class Shrinking:
             RuntimeError: If the outputs differ, which would be a defect.
         """
         with self.strategy.scope():
-            cut = _Cut(self.full)
-            if self._cut is not None and cut.is_like(self._cut):
+            extraction = _Extraction(self.full)
+            if self._extraction is not None and extraction.is_like(self._extraction):
                 return None
-            liveness = cut.liveness
-            small = rebuild(liveness.model, cut.kept_units, liveness.folds, liveness.dropped)
+            liveness = extraction.liveness
+            small = rebuild(liveness.model, extraction.kept_units, liveness.folds, liveness.dropped)
             error = check_equal(self.full, small, liveness.coupling.trace) if self.check else None
             report = liveness.report(small, error)
-            if masked or cut.has_masks:
+            if masked or extraction.has_masks:
                 small = prunable(small)
-                cut.copy_masks(small)
-        self._cut, self._small = cut, small
+                extraction.copy_masks(small)
+        self._extraction, self._small = extraction, small
         return small, report
 
     def finished(self, masked=False):
@@ -100,30 +100,30 @@ class Shrinking:
             convert.copy_compile_state(self._small, stock)
         return stock
 
-    def take_back(self):
+    def write_back(self):
         """Writes weights, slots and counters of the small model to where they stood in the full."""
         with self.strategy.scope():
-            self._cut.take_back(self._small)
+            self._extraction.write_back(self._small)
 
     def units(self):
         """How many units the small model has of those that can go."""
-        coupling, counts = self._cut.liveness.coupling, self._cut.kept_units.counts
+        coupling, counts = self._extraction.liveness.coupling, self._extraction.kept_units.counts
         return sum(int(counts[s.units].sum()) for s in coupling.sets if s.removable)
 
 
-class _Cut:
+class _Extraction:
     """Which elements of the full model a small one has."""
 
     def __init__(self, full):
         self.full = full
         self.liveness = Liveness(full, _zeros_hidden)
         self.kept_units = self.liveness.kept_units
-        self._refuse_made_biases()
+        self._check_biases()
         self._index_maps = kept_index_maps(self.kept_units)
         self._added = added_constants(self.liveness.folds)
         self._factors = scale_factors(self.kept_units)
 
-    def _refuse_made_biases(self):
+    def _check_biases(self):
         for folds in self.liveness.folds.values():
             for fold in folds:
                 if fold.layer.bias is None:
@@ -162,13 +162,13 @@ class _Cut:
         chosen = self._index_maps.get(id(mask.weight), {})
         return [gathered(_keras.values(m), chosen, None) for m in (mask.trainable, mask.frozen)]
 
-    def take_back(self, small):
+    def write_back(self, small):
         """Writes the state of a small model into the full one."""
         pairs = list(_keras.variable_pairs(self.full, small))
         for ours, theirs in pairs:
             value = np.array(keras.ops.convert_to_numpy(_keras.raw(ours)))
-            stood = self._stood(ours, value.shape)
-            value.reshape(-1)[stood] = self._as_in_full(ours, theirs, stood)
+            positions = self._positions(ours, value.shape)
+            value.reshape(-1)[positions] = self._as_in_full(ours, theirs, positions)
             ours.assign(value)
         by_small = {id(theirs): ours for ours, theirs in pairs}
 
@@ -182,17 +182,17 @@ class _Cut:
 
         convert.copy_compile_state(small, self.full, take_slot)
 
-    def _stood(self, variable, shape):
+    def _positions(self, variable, shape):
         """For each element of a small variable its place in the full one."""
         places = np.arange(int(np.prod(shape))).reshape(shape)
         return gathered(places, self._index_maps.get(id(variable), {}), None)
 
-    def _as_in_full(self, ours, theirs, stood):
+    def _as_in_full(self, ours, theirs, positions):
         """The value of a small variable without what cutting it made of it."""
         value = keras.ops.convert_to_numpy(_keras.raw(theirs))
         for changes, undo in ((self._factors, np.divide), (self._added, np.subtract)):
             if id(ours) in changes:
-                change = np.broadcast_to(changes[id(ours)], ours.shape).reshape(-1)[stood]
+                change = np.broadcast_to(changes[id(ours)], ours.shape).reshape(-1)[positions]
                 value = undo(value, change).astype(value.dtype)
         return value
 

@@ -21,9 +21,9 @@ from tfprune import _keras
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Rule, rule_of
 from tfprune.coupling.trace import Tensor
+from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.criteria.measuring import check_compiled
-from tfprune.criteria.running import Held, Measuring
-from tfprune.criteria.units_slices import roles
+from tfprune.criteria.unit_slices import roles
 
 STATISTICS = ("mean", "variance", "zero_share")
 """What is measured of activations alone."""
@@ -57,26 +57,26 @@ class TensorStatistics:
 
     def by_unit(self, name):
         """The units that are read from the tensor, and a measure of each over its positions."""
-        found, places = np.unique(self.units, return_inverse=True)
-        places = places.reshape(-1)
-        counts = np.bincount(places)
+        found, indices = np.unique(self.units, return_inverse=True)
+        indices = indices.reshape(-1)
+        counts = np.bincount(indices)
 
         def averaged(values):
-            return np.bincount(places, values.reshape(-1)) / counts
+            return np.bincount(indices, values.reshape(-1)) / counts
 
         values = averaged(getattr(self, name))
         if name == "variance":
             means = averaged(self.mean)
-            values += averaged(np.square(self.mean.reshape(-1) - means[places]))
+            values += averaged(np.square(self.mean.reshape(-1) - means[indices]))
         return found[found != FIXED], values[found != FIXED]
 
 
-def is_shown(coupling):
+def in_tensors(coupling):
     """Which units any tensor shows: not the heads and key dimensions inside an attention."""
-    shown = np.zeros(coupling.size, bool)
+    visible = np.zeros(coupling.size, bool)
     for labels in coupling.tensor_labels.values():
-        shown[coupling.roots[labels]] = True
-    return shown
+        visible[coupling.roots[labels]] = True
+    return visible
 
 
 def activation_captures(units, sets=None):
@@ -98,10 +98,10 @@ def activation_captures(units, sets=None):
             passed[coupling.roots[coupling.tensor_labels[tensor]]] = True
         is_read = wanted & (~passed & _joins(call) | reads.get(id(call.operation), False))
         for tensor in dict.fromkeys(call.inputs):
-            standing = coupling.roots[coupling.tensor_labels[tensor]]
-            if is_read[standing].any():
-                capture = found.setdefault(tensor, ActivationCapture(tensor, standing))
-                capture.read(call, is_read[standing])
+            units_at = coupling.roots[coupling.tensor_labels[tensor]]
+            if is_read[units_at].any():
+                capture = found.setdefault(tensor, ActivationCapture(tensor, units_at))
+                capture.read(call, is_read[units_at])
     return list(found.values())
 
 
@@ -113,11 +113,11 @@ def _joins(call):
 class ActivationCapture:
     """A tensor that is measured where some calls read it."""
 
-    def __init__(self, tensor, standing):
+    def __init__(self, tensor, units_at):
         self.tensor = tensor
         self.calls = []
-        self.standing = standing
-        self.is_read = np.zeros(standing.shape, bool)
+        self.units_at = units_at
+        self.is_read = np.zeros(units_at.shape, bool)
 
     def read(self, call, where):
         """Notes that a call reads the units at some positions."""
@@ -127,7 +127,7 @@ class ActivationCapture:
     @property
     def units(self):
         """The unit which is read at each position, or 0."""
-        return np.where(self.is_read, self.standing, FIXED)
+        return np.where(self.is_read, self.units_at, FIXED)
 
     @property
     def members(self):
@@ -136,7 +136,7 @@ class ActivationCapture:
 
     def begin(self):
         """Makes the variables, in double precision because they add up over all the data."""
-        shape = self.standing.shape
+        shape = self.units_at.shape
         self.count = _total(())
         self.mean, self.squares, self.zeros = (_total(shape) for _ in range(3))
         self.contribution = _total(self.members.shape)
@@ -144,8 +144,8 @@ class ActivationCapture:
     def add(self, activations):
         """Adds a batch to mean, sum of squares around it, and number of zeros."""
         a = tf.cast(activations, "float32")
-        axes = [0, *(i + 1 for i, size in enumerate(self.standing.shape) if size == 1)]
-        count = tf.cast(tf.size(a), "float64") / self.standing.size
+        axes = [0, *(i + 1 for i, size in enumerate(self.units_at.shape) if size == 1)]
+        count = tf.cast(tf.size(a), "float64") / self.units_at.size
         mean, variance = tf.nn.moments(a, axes, keepdims=True)
         mean, variance = (tf.cast(m[0], "float64") for m in (mean, variance))
         before, total = tf.identity(self.count), self.count + count
@@ -159,13 +159,13 @@ class ActivationCapture:
     def add_contribution(self, activations, gradients, size):
         """Adds |mean over positions of a dL/da| of each example of a batch."""
         product = tf.cast(activations, "float32") * tf.cast(gradients, "float32")
-        axes = [i + 1 for i, size in enumerate(self.standing.shape) if size == 1]
+        axes = [i + 1 for i, size in enumerate(self.units_at.shape) if size == 1]
         by_position = tf.reduce_mean(product, axes) if axes else product
-        by_position = tf.reshape(by_position, (tf.shape(product)[0], self.standing.size))
+        by_position = tf.reshape(by_position, (tf.shape(product)[0], self.units_at.size))
         members = self.members
-        places = np.searchsorted(members, self.units.reshape(-1)) % len(members)
-        places = np.where(self.is_read.reshape(-1), places, -1)  # -1 is left out
-        by_unit = tf.math.unsorted_segment_mean(tf.transpose(by_position), places, len(members))
+        indices = np.searchsorted(members, self.units.reshape(-1)) % len(members)
+        indices = np.where(self.is_read.reshape(-1), indices, -1)  # -1 is left out
+        by_unit = tf.math.unsorted_segment_mean(tf.transpose(by_position), indices, len(members))
         self.contribution.assign_add(
             tf.cast(tf.reduce_sum(tf.abs(by_unit), axis=1) * size, "float64")
         )
@@ -216,13 +216,13 @@ def measure_captures(units, captures, names, data, batch_size=None, verbose=0):
     for capture in captures:
         capture.begin()
     if captures:
-        run = _Activations(units.model, units.coupling.trace, captures, names, needs_loss)
-        run.over(data, batch_size, verbose)
+        data_pass = _Activations(units.model, units.coupling.trace, captures, names, needs_loss)
+        data_pass.run(data, batch_size, verbose)
         for capture in captures:
-            capture.examples = float(run.examples)
+            capture.examples = float(data_pass.examples)
 
 
-class _Activations(Measuring):
+class _Activations(DataPass):
     """Runs the calls of a model one by one, and looks at what some of them read."""
 
     def __init__(self, model, trace, captures, names, needs_loss):
@@ -230,8 +230,8 @@ class _Activations(Measuring):
         is_sequential = isinstance(model, keras.Sequential)
         structure = model.inputs[0] if is_sequential else _keras.input_structure(model)
         self.entry = keras.Model(structure, list(model.inputs))
-        self._given = Held([trace, captures, names])
-        self._seen = Held([])
+        self._given = Untracked([trace, captures, names])
+        self._seen = Untracked([])
         self._tape = None
 
     def call(self, inputs, training=False):
@@ -262,7 +262,7 @@ class _Activations(Measuring):
         self._tape.watch(copy)
         return copy
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         """Adds a batch to the captures."""
         _, captures, names = self._given.items
         if "contribution" in names:

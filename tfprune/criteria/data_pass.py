@@ -7,13 +7,13 @@ import tensorflow as tf
 from tfprune import _keras
 
 
-class Measuring(keras.Model):
+class DataPass(keras.Model):
     """Runs a model over data with Keras's `evaluate`, and measures instead of evaluating."""
 
     def __init__(self, model, variables=(), *, needs_loss=True):
         super().__init__(name=f"measuring_{model.name}")
         self.measured = model
-        self.variables_read = Held(variables)
+        self.variables_read = Untracked(variables)
         self.batches = _counter("batches")
         self.examples = _counter("examples")
         arguments = _keras.compile_arguments(model) if needs_loss else {}
@@ -28,7 +28,7 @@ class Measuring(keras.Model):
         """What the model gives."""
         return self.measured(inputs, training=training)
 
-    def over(self, data, batch_size, verbose):
+    def run(self, data, batch_size, verbose):
         """Goes through the data once."""
         states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
         is_arrays = isinstance(data, (tuple, list))
@@ -54,12 +54,12 @@ class Measuring(keras.Model):
         """Measures one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = tf.cast(tf.shape(keras.tree.flatten(x)[0])[0], "float32")
-        self.take(x, y, sample_weight, size)
+        self.add_batch(x, y, sample_weight, size)
         self.batches.assign_add(1.0)
         self.examples.assign_add(size)
         return {"batches": self.batches}
 
-    def take(self, x, y, sample_weight, size):
+    def add_batch(self, x, y, sample_weight, size):
         """Measures one batch; by default only runs the model, for what captures activations."""
         self(x, training=False)
 
@@ -80,7 +80,7 @@ def _no_batches(data):
     )
 
 
-class Held:
+class Untracked:
     """Keeps a list from Keras, which would track what is in it."""
 
     def __init__(self, items):
@@ -91,8 +91,8 @@ def _counter(name):
     return keras.Variable(0.0, trainable=False, dtype="float32", name=name)
 
 
-def totals(shapes, name, dtype="float32"):
+def accumulators(shapes, name, dtype="float32"):
     """Variables of some shapes that begin with 0, kept from Keras."""
-    return Held(
+    return Untracked(
         keras.Variable(np.zeros(shape), trainable=False, dtype=dtype, name=name) for shape in shapes
     )

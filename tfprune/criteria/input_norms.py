@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.criteria.captured_activations import capture_over_data
-from tfprune.criteria.running import totals
+from tfprune.criteria.data_pass import accumulators
 
 
 def input_norms(model, weights, data, batch_size=None, verbose=0):
@@ -57,7 +57,7 @@ class _InputCapture:
             )
         self.kernel_axes, self.input_axes = axes
         self.features = tuple(self.weight.shape[axis] for axis in self.kernel_axes)
-        (self.total,) = totals([self.features], "inputs").items
+        (self.total,) = accumulators([self.features], "inputs").items
 
     def add(self, inputs, mask):
         """Adds the squares of what the layer is called on."""

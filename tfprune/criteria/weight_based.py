@@ -133,7 +133,7 @@ class OverRoles(Criterion):
 
     Args:
         roles: Which of "makers", "norms" and "consumers" count, by default all; see
-            `tfprune.criteria.units_slices`.
+            `tfprune.criteria.unit_slices`.
         aggregate, normalize: See `tfprune.criteria.Criterion`.
 
     Raises:

@@ -9,8 +9,8 @@ import tfprune
 from tests.batched import batched
 from tfprune import layers
 from tfprune.criteria import units as criteria
-from tfprune.criteria.units_slices import roles
-from tfprune.criteria.units_weights import L1, L2, SecondOrder, Taylor
+from tfprune.criteria.unit_slices import roles
+from tfprune.criteria.weight_based import L1, L2, SecondOrder, Taylor
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
 
