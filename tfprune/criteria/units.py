@@ -17,9 +17,9 @@ and may return `None` for a layer that they cannot judge. Those that look at act
 * `mean`, `variance`, `zero_share`: of a unit's activations over examples and positions;
 * `contribution`: the mean over examples of |mean over positions of a dL/da|.
 
-They are asked for each tensor that layers use the units from: see `tfprune.criteria.unit_activations`.
-Units that no tensor shows, such as the heads of an attention, are scored by `Magnitude` then, which
-is to be normalised before it is ranked with the rest.
+They are called for each tensor that layers use the units from, see
+`tfprune.criteria.unit_activations`. Units that occur in no tensor, such as the heads of an
+attention, are scored by `Magnitude` then; normalise it before you rank it with the rest.
 
 | name | class | looks at | needs data |
 |---|---|---|---|
