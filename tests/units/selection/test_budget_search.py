@@ -318,7 +318,7 @@ def test_ties_go_by_place():
 def test_the_best_choice_is_refused_for_large_models():
     wide = [layers.Dense(120, name=f"wide_{i}") for i in range(4)]
     model = keras.Sequential([keras.Input((3,)), *wide, layers.Dense(1)])
-    with pytest.raises(ValueError, match=r"too large.*scope='greedy'"):
+    with pytest.raises(ValueError, match=r"too large.*selection='greedy'"):
         tfprune.prune_units(model, budgets.Parameters(0.5), selection="exact")
 
 

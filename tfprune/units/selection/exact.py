@@ -96,8 +96,8 @@ class _ExactProgram:
         if entries > LARGEST:
             raise ValueError(
                 "The model is too large for the best choice to be worked out. "
-                f"Received: scope='exact', with tables of {entries:,} entries, of at most "
-                f"{LARGEST:,}. Take scope='greedy', or choose among fewer units with `only`, "
+                f"Received: selection='exact', with tables of {entries:,} entries, of at most "
+                f"{LARGEST:,}. Take selection='greedy', or choose among fewer units with `only`, "
                 "`exclude` or a larger `round_to`."
             )
         return [(sorted(touched), terms) for touched, terms in terms_of.items()]
@@ -179,8 +179,8 @@ class _ExactProgram:
         if solution.status != 0:
             raise ValueError(
                 f"The best choice was not found within {_SECONDS} seconds ({solution.message}). "
-                "Received: scope='exact'. Take scope='greedy', or choose among fewer units with "
-                "`only`, `exclude` or a larger `round_to`."
+                "Received: selection='exact'. Take selection='greedy', or choose among fewer units "
+                "with `only`, `exclude` or a larger `round_to`."
             )
         removed = np.zeros(len(self.steps), bool)
         for numbers, queue in zip(self.numbers, self.queues, strict=True):
