@@ -160,6 +160,19 @@ def test_units_taken_by_their_places_stay(function, stuck):
     assert left(stripped(model)) == len({*stuck, *np.delete(numbers, [0, 2])})
 
 
+def test_units_that_meet_fixed_channels_stay():
+    inputs = keras.Input((6, 4))
+    both = ops.concatenate([layers.Dense(4, name="e")(inputs), inputs], axis=-1)
+    product = own(lambda a, b: a * b)(layers.Dense(8, name="d")(inputs), both)
+    model = randomised(keras.Model(inputs, layers.Dense(2)(product)))
+    (units,) = [s for s in couple(model).sets if "d" in [layer.name for layer in s.layers][:1]]
+    reasons = [reason for reason in units.pinned if reason]
+    assert len(reasons) == 4
+    assert "joins it with fixed channels" in reasons[0]
+    tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
+    assert left(stripped(model)) == 6
+
+
 def test_units_come_as_they_go():
     model = around(FOLLOWED["the last first"])
     larger = tfprune.surgery.resize(model, {"d": 11})
