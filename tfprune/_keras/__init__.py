@@ -10,6 +10,7 @@ from tfprune._keras.classes import (
     raw_operation,
     raw_operations,
 )
+from tfprune._keras.copies import copied_objects
 from tfprune._keras.graphs import (
     all_operations,
     carries_mask,
@@ -18,6 +19,7 @@ from tfprune._keras.graphs import (
     input_layers,
     input_structure,
     is_functional_config,
+    is_saved_as_graph,
     is_symbolic,
     nodes,
     operations,
@@ -30,6 +32,7 @@ from tfprune._keras.layers import (
     count_weights,
     own_trainable_variables,
     recurrent_states,
+    sub_layers,
 )
 from tfprune._keras.optimizers import (
     JointUpdate,

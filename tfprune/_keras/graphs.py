@@ -3,6 +3,7 @@
 Private here, and why:
 
 * `Functional`, the class, and `_functional` of a Sequential: the graph itself;
+* `functional_like_constructor`, by which Keras decides whether a config is a graph;
 * `_nodes_by_depth`, `_inbound_nodes` and `_keras_history`: calls of operations, in an order in
   which they can run, and the call that a symbolic tensor comes from;
 * `_keras_mask`: the mask of time steps that a tensor carries;
@@ -11,7 +12,7 @@ Private here, and why:
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
+from keras.src.models.functional import Functional, functional_like_constructor
 
 from tfprune._keras.layers import all_layers
 
@@ -119,6 +120,13 @@ def graph_config(model):
         "config": config,
         "registered_name": cls.__name__,
     }
+
+
+def is_saved_as_graph(cls):
+    """Whether the config of a model of a class is its graph, with the configs of its layers."""
+    is_graph = issubclass(cls, Functional) and functional_like_constructor(cls)
+    writes = cls.get_config
+    return writes is keras.Sequential.get_config or (is_graph and writes is Functional.get_config)
 
 
 def is_functional_config(config):

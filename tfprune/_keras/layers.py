@@ -24,12 +24,22 @@ def all_layers(layer):
     return layers
 
 
-def own_trainable_variables(layer):
-    """The weights of a layer and its sub-layers that were made trainable.
+def sub_layers(layer):
+    """The layers that a layer holds itself, in the order they were assigned, but for inputs."""
+    inputs = keras.layers.InputLayer  # a Sequential model makes one when it is built
+    return [part for part in layer._layers if not isinstance(part, inputs)]
+
+
+def own_trainable_variables(layer, inner=True):
+    """The weights of a layer, and of its sub-layers if `inner`, that were made trainable.
 
     Those of a layer with `trainable=False` too: it may become trainable after it is built.
     """
-    made = {id(v) for part in all_layers(layer) for v in part._trainable_variables}
+    own, *parts = [part._trainable_variables for part in all_layers(layer)]
+    if not inner:
+        of_parts = {id(variable) for variables in parts for variable in variables}
+        return [variable for variable in own if id(variable) not in of_parts]
+    made = {id(variable) for variables in (own, *parts) for variable in variables}
     return [variable for variable in layer.weights if id(variable) in made]
 
 

@@ -25,6 +25,11 @@ class Masked:
     `tfprune.set_masks` and loading a file change masks.
     """
 
+    not_in_copies = ("observer",)
+
+    masks_inner_weights = True
+    """Whether the masks are those of all weights in the layer, or of those it holds itself."""
+
     observer = None
     """A function that the outputs of each call pass through while a criterion measures them."""
 
@@ -99,6 +104,8 @@ class WeightMask:
     `live` caches `trainable & ~frozen`, the elements that training changes. `rewired` is the step
     at which the weight was last rewired, -1 for never; it is saved with the masks.
     """
+
+    not_in_copies = ("observer", "transform")
 
     observer = None
     """A callable that the weight's tensor passes through while its gradient is accumulated; its
@@ -251,20 +258,20 @@ def _with_masks_made(stock_build):
     @functools.wraps(stock_build)
     def build(self, *args, **kwargs):
         stock_build(self, *args, **kwargs)
-        _make_masks(self)
+        make_masks(self)
 
     return build
 
 
-def _make_masks(layer):
-    """Makes masks for the weights which have none yet, those of sub-layers included."""
+def make_masks(layer):
+    """Makes masks for the weights which have none yet: see `Masked.masks_inner_weights`."""
     if "_weight_masks" not in layer.__dict__:
         layer._weight_masks = LayerMasks()
-    variables = _keras.own_trainable_variables(layer)
+    variables = _keras.own_trainable_variables(layer, layer.masks_inner_weights)
     for weight in variables:
         if not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype):
             layer._weight_masks.add(_weight_name(layer, weight, variables), weight)
-    for part in _keras.all_layers(layer):
+    for part in _keras.all_layers(layer) if layer.masks_inner_weights else []:
         if not isinstance(part, Masked):
             part.load_own_variables = _loading_as_in_file(part.load_own_variables)
             part.quantize = functools.partial(_refuse_quantization, part)

@@ -1,0 +1,184 @@
+"""A deep copy of Python objects: functions, methods, containers, objects of any class.
+
+Private here, and why:
+
+* `tf.__internal__.tracking.wrap`: lists and dicts which TensorFlow tracks are made by it.
+"""
+
+import collections
+import contextlib
+import functools
+import types
+
+import numpy as np
+import tensorflow as tf
+
+from tfprune._keras.sharing import is_from, is_shared, leads_to_copies, slot_names
+
+
+class DeepCopy:
+    """One deep copy. What refers to itself is entered before its parts are copied.
+
+    Not that of the standard library, because functions refer to copies by their closures, what has
+    no state is shared, and a class need not know how to be copied.
+    """
+
+    def __init__(self):
+        self.copies = {}  # by the id of the original
+        self.originals = []  # kept alive, so that no id is given twice
+        self.tracked = []  # dicts of TensorFlow, which may be added to only, and their items
+        self.ways = {}  # by class
+        self.ways_of_kinds = {
+            types.FunctionType: self._function,
+            types.MethodType: self._method,
+            functools.partial: self._partial,
+            types.CellType: self._cell,
+            list: self._list,
+            dict: self._dict,
+            tuple: self._tuple,
+            (set, frozenset): self._set,
+            np.ndarray: lambda array: self.enter(array, array.copy()),
+        }
+
+    def copy(self, value):
+        """The copy of a value, or the value itself if it is shared."""
+        if id(value) in self.copies:
+            return self.copies[id(value)]
+        kind = type(value)
+        if kind not in self.ways:
+            self.ways[kind] = self._way(value)
+        return self.ways[kind](value)
+
+    def enter(self, old, new):
+        """Notes a copy, and returns it."""
+        self.copies[id(old)] = new
+        self.originals.append(old)
+        return new
+
+    def pairs(self):
+        """The pairs of an object and its copy."""
+        return [(old, self.copies[id(old)]) for old in self.originals]
+
+    def rename(self, keys):
+        """Replaces keys of dicts and elements of sets that name originals, as ids do.
+
+        Args:
+            keys: Dict from a key or element to what stands for it in the copies.
+        """
+        for _, new in self.pairs():
+            if isinstance(new, (dict, set)) and not keys.keys().isdisjoint(new):
+                _rename(new, keys)
+        for new, items in self.tracked:
+            new.update({keys.get(key, key): value for key, value in items.items()})
+
+    def _way(self, value):
+        """The method which copies values of the class of `value`."""
+        for kind, way in self.ways_of_kinds.items():
+            if isinstance(value, kind):
+                return way
+        return _itself if is_shared(value) else self._object
+
+    def _object(self, value, without=()):
+        new = self.enter(value, object.__new__(type(value)))
+        self._copy_attributes(value, new, without)
+        for name in slot_names(value):
+            if hasattr(value, name):
+                object.__setattr__(new, name, self.copy(getattr(value, name)))
+        return new
+
+    def _copy_attributes(self, value, new, without=()):
+        for name, attribute in getattr(value, "__dict__", {}).items():
+            if name not in without:
+                vars(new)[name] = self.copy(attribute)
+        return new
+
+    def _function(self, function):
+        if not leads_to_copies(function):
+            return function
+        cells = tuple(self.copy(cell) for cell in function.__closure__ or ())
+        if id(function) in self.copies:  # its closure refers to it
+            return self.copies[id(function)]
+        new = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, closure=cells or None
+        )
+        self.enter(function, new)
+        functools.update_wrapper(new, function, updated=())
+        del new.__wrapped__
+        new.__defaults__ = self.copy(function.__defaults__)
+        new.__kwdefaults__ = self.copy(function.__kwdefaults__)
+        return self._copy_attributes(function, new)
+
+    def _cell(self, cell):
+        new = self.enter(cell, types.CellType())
+        with contextlib.suppress(ValueError):  # an empty cell
+            new.cell_contents = self.copy(cell.cell_contents)
+        return new
+
+    def _method(self, method):
+        owner = self.copy(method.__self__)
+        if owner is method.__self__:
+            return method
+        return self.enter(method, types.MethodType(self.copy(method.__func__), owner))
+
+    def _partial(self, partial):
+        if not leads_to_copies(partial):
+            return partial
+        function, args = self.copy(partial.func), self.copy(partial.args)
+        return self.enter(partial, type(partial)(function, *args, **self.copy(partial.keywords)))
+
+    def _list(self, values):
+        if is_from(values, {"tensorflow"}):
+            return self._wrapped(values, list(values))
+        new = self.enter(values, type(values).__new__(type(values)))
+        list.extend(new, [self.copy(value) for value in values])
+        return self._copy_attributes(values, new)
+
+    def _dict(self, values):
+        if is_from(values, {"tensorflow"}):
+            new = self.enter(values, tf.__internal__.tracking.wrap({}))
+            self.tracked.append((new, self.copy(dict(values))))
+            return new
+        new = self.enter(values, type(values).__new__(type(values)))
+        if isinstance(values, collections.defaultdict):
+            new.default_factory = self.copy(values.default_factory)
+        is_ordered = isinstance(values, collections.OrderedDict)
+        enter = (collections.OrderedDict if is_ordered else dict).__setitem__
+        for key, value in values.items():
+            enter(new, self.copy(key), self.copy(value))
+        return self._copy_attributes(values, new)
+
+    def _wrapped(self, wrapper, values):
+        """A list or tuple which TensorFlow tracks: it wraps what is assigned to it."""
+        return self.enter(wrapper, tf.__internal__.tracking.wrap(self.copy(values)))
+
+    def _tuple(self, values):
+        if is_from(values, {"tensorflow"}) and not hasattr(values, "_fields"):
+            return self._wrapped(values, tuple(values))
+        items = [self.copy(value) for value in values]
+        if all(new is old for new, old in zip(items, values, strict=True)):
+            return values
+        return self.enter(values, tuple.__new__(type(values), items))
+
+    def _set(self, values):
+        items = {self.copy(value) for value in values}
+        if isinstance(values, frozenset):
+            return self.enter(values, type(values)(items))
+        new = self.enter(values, type(values).__new__(type(values)))
+        set.update(new, items)
+        return self._copy_attributes(values, new)
+
+
+def _itself(value):
+    return value
+
+
+def _rename(values, keys):
+    """Replaces the elements of a set, or the keys of a dict, that name originals."""
+    if isinstance(values, set):
+        renamed = {keys.get(key, key) for key in values}
+        set.clear(values)
+        set.update(values, renamed)
+        return
+    renamed = {keys.get(key, key): value for key, value in values.items()}
+    dict.clear(values)
+    dict.update(values, renamed)

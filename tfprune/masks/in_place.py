@@ -1,0 +1,243 @@
+"""Masks for a layer that exists already, whatever its class."""
+
+import functools
+
+import keras
+
+from tfprune import _keras
+from tfprune.layers import DROP_INS
+from tfprune.layers.masked import Masked, make_masks
+
+_KEY = "tfprune_in_place"
+
+
+def mask_in_place(layer):
+    """Turns a layer into one that carries masks, with the weights it has; it computes the same.
+
+    A layer of a class that has a drop-in class becomes one of that class. Any other becomes one of
+    a class made for it, of the same name, which derives from `Masked` and from the class it had:
+
+    * a subclass of a class that has a drop-in class carries masks for all weights in it, as that
+      does: a subclass of `MultiHeadAttention` for those of its projections;
+    * any other class carries masks for the weights it holds itself, whether `add_weight` made them
+      or a `keras.Variable` was assigned. The layers in it are turned by calls of their own, which
+      come after that of the layer.
+
+    Weights that carry masks already are left to the layer that carries them. A layer that is not
+    built gets its masks when it is built. A train step that was compiled before does not know the
+    masks: call `model.make_train_function(force=True)`.
+
+    `.weights.h5` files and checkpoints keep the masks. `.keras` files keep them where Keras can
+    save and load the layer's own class, given `custom_objects` if it is not registered.
+
+    Args:
+        layer: A Keras layer or model. It is changed.
+
+    Returns:
+        The layer.
+
+    Example:
+
+    >>> import tfprune
+    >>> class Shift(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.by = self.add_weight(shape=(shape[-1],), initializer="ones", name="by")
+    ...     def call(self, inputs):
+    ...         return inputs + self.by
+    >>> model = keras.Sequential([keras.Input((3,)), Shift(name="shift")])
+    >>> layer = mask_in_place(model.layers[0])
+    >>> tfprune.set_masks(model, "shift", "by", trainable=[0])
+    >>> keras.ops.convert_to_numpy(layer.by)
+    array([1., 0., 0.], dtype=float32)
+    """
+    cls = type(layer)
+    if isinstance(layer, Masked):
+        return layer
+    masks_inner = isinstance(layer, tuple(DROP_INS))
+    has_weights = any(map(_is_to_be_masked, _keras.own_trainable_variables(layer, masks_inner)))
+    if cls in DROP_INS and (has_weights or not layer.built):
+        return _exchange(layer, DROP_INS[cls])
+    if has_weights or not (layer.built or _is_stock(cls)):
+        return _exchange(layer, _masked_class(_own_class(cls), masks_inner))
+    return note_masks_inside(layer)
+
+
+def note_masks_inside(layer):
+    """Lets a `.keras` file say which layers inside a layer carry masks made in place.
+
+    That is needed where a class makes its layers itself, since they would have no masks when it is
+    loaded. Layers of Keras's own classes and models that are saved as a graph are left as they are:
+    their configs hold those of the layers in them.
+
+    Args:
+        layer: A Keras layer or model. It is changed.
+
+    Returns:
+        The layer.
+    """
+    cls = type(layer)
+    if not (isinstance(layer, InPlace | Masked) or _is_stock(cls) or _keras.is_saved_as_graph(cls)):
+        layer.__class__ = _noting_class(cls)
+    return layer
+
+
+@keras.saving.register_keras_serializable("tfprune")
+class InPlace:
+    """A layer of a class of the user's own which was given masks, or has layers that were.
+
+    A `.keras` file has this class in place of the user's, and names that in the config. The layer
+    is loaded as one of the user's class, and gets its masks then.
+    """
+
+    own_class = None
+    """The class of the layer before."""
+
+    def get_config(self):
+        """The config of the user's class, the names of that class and of the layers with masks."""
+        return {**super().get_config(), _KEY: _noted(self)}
+
+    @classmethod
+    def from_config(cls, config, *args, **kwargs):
+        """The layer with its masks to be; `cls` is `InPlace` itself where a file is loaded."""
+        config = dict(config)
+        noted = config.pop(_KEY, None)
+        if cls is not InPlace:
+            layer = super().from_config(config, *args, **kwargs)
+        else:
+            layer = keras.saving.deserialize_keras_object({**noted["class"], "config": config})
+        return layer if noted is None else _mask_as_noted(layer, noted)
+
+
+# Classes made for those of the user -------------------------------------------------------------
+
+
+@functools.cache
+def _masked_class(cls, masks_inner):
+    return _made_class(cls, (InPlace, Masked, cls), {"masks_inner_weights": masks_inner})
+
+
+@functools.cache
+def _noting_class(cls):
+    return _made_class(cls, (InPlace, cls), {})
+
+
+def _made_class(cls, bases, attributes):
+    get_config = functools.wraps(cls.get_config)(lambda self: InPlace.get_config(self))
+    attributes = {
+        **attributes,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "own_class": cls,
+        "call": _reading_masks_inside(cls.call),
+        "get_config": get_config,  # says as the class does whether Keras makes the config
+    }
+    made = type(cls)(cls.__name__, bases, attributes)
+    # Keras writes the name that was registered for a class, and reads the class that was last
+    # registered under a name.
+    for each in (made, InPlace):
+        keras.saving.register_keras_serializable("tfprune", "InPlace")(each)
+    return made
+
+
+def _reading_masks_inside(stock_call):
+    """A `call` may read the weights of the layers inside without calling them."""
+
+    @functools.wraps(stock_call)
+    def call(self, *args, **kwargs):
+        masks = (
+            mask
+            for layer in _keras.all_layers(self)
+            if isinstance(layer, Masked)
+            for mask in layer.masks_by_name.values()
+        )
+        unread = [mask for mask in masks if not _keras.is_being_read(mask.weight)]
+        with _keras.reading({id(mask.weight): mask.read() for mask in unread}):
+            return stock_call(self, *args, **kwargs)
+
+    return call
+
+
+def _own_class(cls):
+    return getattr(cls, "own_class", None) or cls
+
+
+def _is_stock(cls):
+    return cls.__module__.partition(".")[0] == "keras"
+
+
+def _is_to_be_masked(weight):
+    return not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype)
+
+
+def _exchange(layer, cls):
+    layer.__class__ = cls
+    # Keras wraps it on each object.
+    vars(layer)["quantize"] = functools.partial(Masked.quantize, layer)
+    make_masks(layer)
+    if not layer.built:
+        _after_build(layer, lambda: make_masks(layer))
+    return layer
+
+
+def _after_build(layer, do):
+    stock_build = layer.build
+
+    @functools.wraps(stock_build)
+    def build(*args, **kwargs):
+        stock_build(*args, **kwargs)
+        do()
+
+    vars(layer)["build"] = build
+
+
+# What a file says -------------------------------------------------------------------------------
+
+
+def _noted(layer, seen=None):
+    """Which class a layer had, whether it carries masks, and the same of the layers inside."""
+    seen = {id(layer)} if seen is None else seen
+    cls, inside = _own_class(type(layer)), {}
+    is_masked = isinstance(layer, Masked)
+    parts = [] if is_masked and layer.masks_inner_weights else _keras.sub_layers(layer)
+    for place, part in enumerate(parts):
+        if id(part) not in seen:
+            seen.add(id(part))
+            noted = _noted(part, seen)
+            if noted["is_masked"] or noted["inside"]:
+                inside[str(place)] = noted
+    names = {
+        "module": cls.__module__,
+        "class_name": cls.__name__,
+        "registered_name": keras.saving.get_registered_name(cls),
+    }
+    return {"class": names, "is_masked": is_masked, "inside": inside}
+
+
+def _mask_as_noted(layer, noted):
+    if noted["is_masked"]:
+        mask_in_place(layer)
+    else:
+        note_masks_inside(layer)
+    _mask_inside(layer, noted["inside"])
+    return layer
+
+
+def _mask_inside(layer, inside, is_last=False):
+    """Masks the layers inside a layer that are there; the others when it is built."""
+    parts, missing = _keras.sub_layers(layer), {}
+    for place, noted in inside.items():
+        part = parts[int(place)] if int(place) < len(parts) else None
+        if part is None and not is_last:
+            missing[place] = noted
+        elif part is None or type(part).__name__ != noted["class"]["class_name"]:
+            raise ValueError(
+                "The masks in the file do not fit the layer, because it does not hold the layers "
+                f"it held when it was saved. Received: layer={layer.name!r} "
+                f"({type(layer).__name__}), which has {getattr(part, 'name', 'no layer')!r} where "
+                f"it had a {noted['class']['class_name']}."
+            )
+        else:
+            _mask_as_noted(part, noted)
+    if missing:
+        _after_build(layer, lambda: _mask_inside(layer, missing, is_last=True))

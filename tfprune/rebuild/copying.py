@@ -1,0 +1,80 @@
+"""A copy of any Keras model, made without constructors and without configs."""
+
+from dataclasses import dataclass, field
+
+import keras
+
+from tfprune import _keras
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What `copy_model` returns.
+
+    Attributes:
+        model: The copy.
+        variables: A pair of a variable and its counterpart for every variable that was copied:
+            weights, seeds, states, metrics and the slots of the optimizer.
+        layers: The counterpart of every layer that was copied, by the layer itself.
+    """
+
+    model: keras.Model
+    variables: tuple = field(repr=False)
+    layers: dict = field(repr=False)
+
+
+def copy_model(model, exchange=None):
+    """Copies a model with everything it holds; the two share no variable.
+
+    Layers, variables, the graph, the optimizer with its slots, losses, metrics and seeds are copied
+    object by object, each once, so what is tied stays tied. Nothing goes through `__init__`,
+    `get_config` or `build`, and no layer is called. The values of a variable are copied when one of
+    the two is first written to, so a copy that is not trained takes hardly any memory.
+
+    Args:
+        model: Any Keras model: Functional, Sequential, subclassed, nested, or a task of KerasHub.
+        exchange: Function of a layer of the copy, called on each of them once all are there, a
+            layer before the layers in it. It may change the layer in place, as
+            `tfprune.masks.mask_in_place` does.
+
+    Returns:
+        A `Copy`. Its model has the class of the model given, and computes the same bit for bit.
+
+    Raises:
+        ValueError: If a variable of the model could not be copied.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> copy = copy_model(model)
+    >>> copy.layers[model.layers[0]] is copy.model.layers[0]
+    True
+    >>> [(old is new, old.path == new.path) for old, new in copy.variables]
+    [(False, True), (False, True)]
+    """
+    pairs = _keras.copied_objects(model)
+    new = pairs[0][1]
+    _check(model, new)
+    copy = Copy(
+        model=new,
+        variables=tuple(pair for pair in pairs if isinstance(pair[0], keras.Variable)),
+        layers={old: layer for old, layer in pairs if isinstance(old, keras.layers.Layer)},
+    )
+    if exchange is not None:
+        in_order = dict.fromkeys([*_keras.all_layers(new), *copy.layers.values()])
+        for layer in in_order:
+            exchange(layer)
+    return copy
+
+
+def _check(model, copy):
+    """Raises an error if a model and its copy share a variable, or do not have as many."""
+    ours = {id(variable) for variable in model.variables}
+    shared = [variable.path for variable in copy.variables if id(variable) in ours]
+    if shared or len(model.variables) != len(copy.variables):
+        raise ValueError(
+            "The model cannot be copied, because it holds variables in a way that is not known. "
+            f"Received: model={model.name!r} ({type(model).__name__}) with "
+            f"{len(model.variables)} variables; its copy has {len(copy.variables)}, of which it "
+            f"shares {shared}."
+        )
