@@ -163,7 +163,7 @@ def test_taylor_of_a_map_takes_the_mean_over_positions_first(convolutional):
 
 def test_statistics_of_units_and_of_the_positions_that_layers_read(convolutional):
     units = PrunableUnits(convolutional)
-    found = activation_statistics(units, (IMAGES, None), batch_size=4)
+    found = activation_statistics(units, batched((IMAGES, None), 4))
     maps, ours = after(convolutional, "relu", IMAGES), units.sets[0].units
     np.testing.assert_allclose(found.mean[ours], maps.mean(axis=(0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found.variance[ours], maps.var(axis=(0, 1, 2)), rtol=1e-5)
@@ -179,7 +179,7 @@ def test_statistics_of_units_and_of_the_positions_that_layers_read(convolutional
 
 def test_statistics_of_a_residual_unit_are_over_all_tensors_and_of_each(residual):
     units = PrunableUnits(residual)
-    found = activation_statistics(units, (X, None), batch_size=4)
+    found = activation_statistics(units, batched((X, None), 4))
     read = [a for a, _ in reads(residual, X)]
     ours = units.sets[0].units
     np.testing.assert_allclose(found.mean[ours], np.mean(read, axis=(0, 1)), rtol=1e-4)

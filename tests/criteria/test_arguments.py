@@ -1,6 +1,9 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from tfprune._tools.registry import Registry
 from tfprune.criteria import Random, arguments, units, weights
 
 
@@ -31,16 +34,17 @@ def test_a_class_among_the_known_is_instantiated_and_another_is_refused():
         def __call__(self):
             return 1
 
+    registry = Registry(Callable, argument="x", expected="known", names={"known": Known})
     for identifier in ("known", Known):
-        assert isinstance(arguments.find(identifier, {"known": Known}, "a callable"), Known)
-    with pytest.raises(ValueError, match=r"one of \['known'\] or a callable\. Received: .*dict"):
-        arguments.find(dict, {"known": Known}, "a callable")
+        assert isinstance(registry.get(identifier), Known)
+    with pytest.raises(ValueError, match=r"must be known\. Received: .*dict"):
+        registry.get(dict)
 
 
 @pytest.mark.parametrize("module", [units, weights])
 def test_random_asks_for_a_seed_and_magnitude_does_not(module):
-    assert arguments.asks_for(module.get("random"), "seed")
-    assert not arguments.asks_for(module.get("magnitude"), "seed")
+    assert arguments.requested(module.get("random"), ["seed"])
+    assert not arguments.requested(module.get("magnitude"), ["seed"])
 
 
 def test_a_seed_is_drawn_for_those_who_ask_alone():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.batched import batched
 from tfprune import layers
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.measuring import MEASURES, measure
@@ -32,8 +33,9 @@ def gradient(x, y, w):
     return 2 * x.T @ (x @ w - y) / y.size
 
 
-def one(name, model, data=(X, Y), **kwargs):
-    return measure([name], model, select_weights(model), data, **kwargs)[name]
+def one(name, model, data=(X, Y), batch_size=None):
+    data = data if batch_size is None else batched(data, batch_size)
+    return measure([name], model, select_weights(model), data)[name]
 
 
 @pytest.mark.parametrize("batch_size", [8, 3, 1])
@@ -243,7 +245,7 @@ def test_the_variance_with_a_recurrent_layer_a_norm_and_several_inputs():
     weights = select_weights(model, only=lambda layer, name: True)
     found = measure(["gradient_variance"], model, weights, (data, Y[:4]))["gradient_variance"]
     names = ["gradient", "squared_gradient"]
-    of_ones = measure(names, model, weights, (data, Y[:4]), batch_size=1)
+    of_ones = measure(names, model, weights, batched((data, Y[:4]), 1))
     for ours, *moments in zip(found, *(of_ones[name] for name in names), strict=True):
         np.testing.assert_allclose(ours, moments[1] - moments[0] ** 2, rtol=1e-3, atol=1e-7)
         assert ours.any()
@@ -252,7 +254,7 @@ def test_the_variance_with_a_recurrent_layer_a_norm_and_several_inputs():
 def test_the_gradient_that_is_measured_with_the_variance_is_the_gradient():
     model = linear()
     weights = select_weights(model)
-    found = measure(["gradient", "gradient_variance"], model, weights, (X, Y), batch_size=3)
+    found = measure(["gradient", "gradient_variance"], model, weights, batched((X, Y), 3))
     (mean,) = found["gradient"]
     np.testing.assert_allclose(mean, gradient(X, Y, kernel(model)), rtol=1e-4, atol=1e-6)
     assert set(found) == {"gradient", "gradient_variance"}

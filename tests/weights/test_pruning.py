@@ -146,7 +146,7 @@ def test_criteria_on_data_prune_what_their_scores_say(criterion):
     weights, before = select_weights(made), kernels(made)
     function = criteria.get(criterion)
     (name,) = criteria.measures_of(function)
-    found = measure([name], made, weights, (X, Y), batch_size=4)[name]
+    found = measure([name], made, weights, batched((X, Y), 4))[name]
     prune_weights(made, 0.5, criterion=criterion, data=batched((X, Y), 4))
     for kernel, measured, mask in zip(before, found, masks(made), strict=True):
         scores = np.broadcast_to(function(kernel, measured), kernel.shape)

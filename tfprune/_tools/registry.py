@@ -13,7 +13,8 @@ class Registry:
         argument: String, how errors call the argument where `get` is not told otherwise.
         expected: String, what the argument must be, for errors.
         classes: Sequence of classes that a configuration may name without module or package.
-        names: Dict of names, or `None` for the default, to objects. A class is instantiated.
+        names: Dict of names, or `None` for the default, to objects. A class is instantiated, also
+            where `get` is given the class.
 
     Example:
 
@@ -34,12 +35,13 @@ class Registry:
         self.classes = {cls.__name__: cls for cls in classes}
         self.names = names or {}
 
-    def get(self, identifier, argument=None):
+    def get(self, identifier, argument=None, **options):
         """The object that an identifier means.
 
         Args:
             identifier: A name, a configuration, or an object of the family.
             argument: String, how the caller calls the argument.
+            **options: Arguments of the class, where one is instantiated.
 
         Raises:
             ValueError: If it is none of these.
@@ -49,7 +51,8 @@ class Registry:
             found = self.deserialize(identifier)
         elif identifier is None or isinstance(identifier, str):
             found = self.names.get(identifier)
-            found = found() if inspect.isclass(found) else found
+        if inspect.isclass(found) and found in self.names.values():
+            found = found(**options)
         if isinstance(found, self.base) and not inspect.isclass(found):
             return found
         argument = argument or self.argument

@@ -1,15 +1,18 @@
 """Snapshots of training at given steps."""
 
-import numbers
 import pathlib
+from collections.abc import Iterable
 
 import keras
 
+from tfprune._tools.checks import is_integer
+from tfprune._tools.registry import Configurable
+from tfprune.callbacks.step import current_step
 from tfprune.masks.rewinding import capture
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class Capture(keras.callbacks.Callback):
+class Capture(Configurable, keras.callbacks.Callback):
     """Captures the state of training at given steps, to rewind to one of them later.
 
     A snapshot is taken when `optimizer.iterations` reaches the step: 0 is before the first. Steps
@@ -42,13 +45,12 @@ class Capture(keras.callbacks.Callback):
 
     def __init__(self, steps, path=None):
         super().__init__()
-        given = [steps] if isinstance(steps, numbers.Integral) else list(steps)
-        for step in given:
-            if not isinstance(step, numbers.Integral) or isinstance(step, bool) or step < 0:
-                raise ValueError(
-                    "Argument `steps` must be an integer of at least 0, or a sequence of them. "
-                    f"Received: steps={steps!r}."
-                )
+        given = list(steps) if isinstance(steps, Iterable) else [steps]
+        if not all(is_integer(step) and step >= 0 for step in given):
+            raise ValueError(
+                "Argument `steps` must be an integer of at least 0, or a sequence of them. "
+                f"Received: steps={steps!r}."
+            )
         self.steps = sorted({int(step) for step in given})
         self.path = None if path is None else pathlib.Path(path)
         self.snapshots = {}
@@ -56,24 +58,21 @@ class Capture(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Captures the step at which training begins."""
-        self._ahead = [step for step in self.steps if step >= self._step()]
+        self._ahead = [step for step in self.steps if step >= current_step(self.model)]
         self._capture()
 
     def on_train_batch_end(self, batch, logs=None):
         """Captures the step that has been reached."""
         self._capture()
 
-    def _step(self):
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-
     def _capture(self):
-        if not self._ahead or self._ahead[0] > self._step():
+        if not self._ahead or self._ahead[0] > current_step(self.model):
             return
         step = self._ahead.pop(0)
-        if step != self._step():
+        if step != current_step(self.model):
             raise ValueError(
                 "A step can be captured only where hooks of callbacks run. Received: "
-                f"step={step}, but the next hook came at step {self._step()}. With "
+                f"step={step}, but the next hook came at step {current_step(self.model)}. With "
                 "`steps_per_execution=n` capture multiples of n."
             )
         self.snapshots[step] = capture(self.model)
@@ -83,8 +82,3 @@ class Capture(keras.callbacks.Callback):
     def get_config(self):
         """The arguments that make this callback again."""
         return {"steps": self.steps, "path": None if self.path is None else str(self.path)}
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**config)

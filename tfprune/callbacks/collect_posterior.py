@@ -1,17 +1,19 @@
 """Samples of the weights along the trajectory of SGD."""
 
 import contextlib
-import numbers
 
 import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import check_integer
+from tfprune._tools.registry import Configurable
+from tfprune.callbacks.step import current_step
 from tfprune.masks.setting import masked_layers
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class CollectPosterior(keras.callbacks.Callback):
+class CollectPosterior(Configurable, keras.callbacks.Callback):
     """Collects weights while a model trains, as samples from its posterior, and predicts with them.
 
     SGD at a constant learning rate near an optimum samples from a law around it; with the steps of
@@ -69,12 +71,7 @@ class CollectPosterior(keras.callbacks.Callback):
             ("every", every, 1),
             ("max_samples", max_samples, 0),
         ):
-            is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-            if not is_integer or value < least:
-                raise ValueError(
-                    f"Argument `{name}` must be an integer of at least {least}. "
-                    f"Received: {name}={value!r}."
-                )
+            check_integer(name, value, least)
         self.burn_in = int(burn_in)
         self.every = int(every)
         self.max_samples = int(max_samples)
@@ -94,7 +91,7 @@ class CollectPosterior(keras.callbacks.Callback):
         """Goes on collecting, or begins anew where the model is another."""
         if self._collected is not None and self._collected is not self.model:
             self.reset()
-        self._last = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._last = current_step(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
         """Takes a sample if one is due."""
@@ -112,8 +109,7 @@ class CollectPosterior(keras.callbacks.Callback):
             model: The model that is trained.
             optimizer: Its optimizer; by default `model.optimizer`.
         """
-        optimizer = model.optimizer if optimizer is None else optimizer
-        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        step = current_step(model, optimizer)
         last, self._last = self._last, step
         last = step - 1 if last is None else last
         due = [(at - self.burn_in) // self.every for at in (last, step)]
@@ -220,11 +216,6 @@ class CollectPosterior(keras.callbacks.Callback):
         """The arguments that make this callback again."""
         names = ("burn_in", "every", "max_samples")
         return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_config(cls, config):
-        """A callback out of its `get_config()`."""
-        return cls(**config)
 
 
 def _live_masks(model):

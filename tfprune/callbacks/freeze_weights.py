@@ -3,8 +3,10 @@
 import keras
 
 from tfprune.callbacks.scheduled_weights import ScheduledWeights
+from tfprune.callbacks.step import current_step
 from tfprune.criteria import freezing
-from tfprune.weights.freezing import FreezingMethod, apply_frozen, frozen_share
+from tfprune.weights.freezing import FreezingMethod, frozen_share
+from tfprune.weights.prunable import apply_masks
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -88,12 +90,11 @@ class FreezeWeights(ScheduledWeights):
     def update(self, model, sparsity, optimizer):
         """Brings the frozen share of the weights to what the schedule says, given as `sparsity`."""
         weights = self.selected(model)
-        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        has_fallen = sparsity < self._highest_until(step)
+        has_fallen = sparsity < self._highest_until(current_step(model, optimizer))
         masks = self.method.masks(
             model, weights, sparsity, final=self.schedule.final, thaw=has_fallen
         )
-        apply_frozen(model, weights, masks, optimizer)
+        apply_masks(model, weights, masks, optimizer, kind="frozen")
 
     def measure(self, model):
         """The frozen share of the weights chosen."""

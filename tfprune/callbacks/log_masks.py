@@ -1,11 +1,11 @@
 """Sparsity of each weight in the logs, and in the event files that TensorBoard reads."""
 
-import numbers
-
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune._tools.checks import is_integer
+from tfprune.callbacks.step import current_step
 from tfprune.masks import layer_filter
 from tfprune.masks.rewinding import by_name
 from tfprune.weights.prunable import PREDICATE, select_weights
@@ -55,8 +55,7 @@ class LogMasks(keras.callbacks.Callback):
         self, log_dir=None, *, frequency="epoch", histograms=True, only=None, exclude=None
     ):
         super().__init__()
-        is_count = isinstance(frequency, numbers.Integral) and not isinstance(frequency, bool)
-        if frequency != "epoch" and not (is_count and frequency >= 1):
+        if frequency != "epoch" and not (is_integer(frequency) and frequency >= 1):
             raise ValueError(
                 'Argument `frequency` must be "epoch" or an integer of at least 1, in steps. '
                 f"Received: frequency={frequency!r}."
@@ -74,7 +73,7 @@ class LogMasks(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Names the weights and opens the event file."""
         self._weights = _named(select_weights(self.model, self.only, self.exclude))
-        self._written_at = self._step()
+        self._written_at = current_step(self.model)
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(self.log_dir)
 
@@ -82,7 +81,7 @@ class LogMasks(keras.callbacks.Callback):
         """Writes event files, where they are due."""
         if self._writer is None or self.frequency == "epoch":
             return
-        step = self._step()
+        step = current_step(self.model)
         if step // self.frequency > self._written_at // self.frequency:
             self._write(step)
 
@@ -91,16 +90,13 @@ class LogMasks(keras.callbacks.Callback):
         if logs is not None:
             logs.update({f"sparsity/{name}": _sparsity(w) for name, w in self._weights.items()})
         if self._writer is not None and self.frequency == "epoch":
-            self._write(self._step())
+            self._write(current_step(self.model))
 
     def on_train_end(self, logs=None):
         """Closes the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-    def _step(self):
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _write(self, step):
         self._written_at = step

@@ -3,8 +3,10 @@
 import keras
 
 from tfprune import schedules
+from tfprune._tools.checks import is_number
 from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.callbacks.step import current_step
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.units import budgets
@@ -82,7 +84,7 @@ class PruneUnits(ScheduledCallback):
     ):
         if isinstance(target, dict) and target.get("class_name") in budgets.NAMES:
             target = budgets.deserialize(target)
-        is_fraction = isinstance(target, (int, float)) and not isinstance(target, bool)
+        is_fraction = is_number(target)
         is_budget = isinstance(target, budgets.Budget)
         super().__init__(
             _first_schedule(target, schedule, is_fraction, is_budget),
@@ -193,9 +195,7 @@ class PruneUnits(ScheduledCallback):
         if self._has_schedule:
             return
         steps, epochs = self.params["steps"], self.params["epochs"]
-        start = max(
-            0, int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) - epoch * steps
-        )
+        start = max(0, current_step(self.model) - epoch * steps)
         half = max(1, steps * epochs // 2)
         self.schedule = schedules.PolynomialDecay(
             0.0,

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfprune.callbacks.step import current_step
 from tfprune.masks import layer_filter
 from tfprune.units import regularizers as unit_regularizers
 from tfprune.units.prunable import PREDICATE
@@ -49,7 +50,7 @@ class RegularizeUnits(keras.callbacks.Callback):
         if self.regularizer.model not in (None, model):
             _trace_anew(self.regularizer.model)
             self._attach()
-            self.regularizer.restart(_step(model))
+            self.regularizer.restart(current_step(model))
 
     def on_train_begin(self, logs=None):
         """Adds the penalty."""
@@ -57,7 +58,7 @@ class RegularizeUnits(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Lets the strength change with the steps."""
-        self.regularizer.update(_step(self.model))
+        self.regularizer.update(current_step(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
         """Logs the penalty."""
@@ -71,7 +72,7 @@ class RegularizeUnits(keras.callbacks.Callback):
 
     def _attach(self):
         self.regularizer.attach(self.model, only=self.only, exclude=self.exclude)
-        self.regularizer.update(_step(self.model))
+        self.regularizer.update(current_step(self.model))
         _trace_anew(self.model)
 
     def get_config(self):
@@ -85,10 +86,6 @@ class RegularizeUnits(keras.callbacks.Callback):
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
         return cls(**layer_filter.deserialize(config))
-
-
-def _step(model):
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def _trace_anew(model):

@@ -1,12 +1,13 @@
 """Sparse training: on a schedule, the smallest weights go and others grow in their index."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
 
+from tfprune._tools.checks import is_number, one_of
 from tfprune.callbacks.scheduled_weights import ScheduledWeights
+from tfprune.callbacks.step import current_step
 from tfprune.criteria import Random
 from tfprune.criteria.arguments import resolve_seed
 from tfprune.masks.gradient_accumulation import GradientAccumulator
@@ -112,9 +113,9 @@ class Rewire(ScheduledWeights):
         super().__init__(
             target, distribution=distribution, only=only, exclude=exclude, verbose=verbose
         )
-        self.grow = _one_of("grow", grow, GROW)
+        self.grow = one_of("grow", grow, GROW)
         self.drop_fraction = _fraction(drop_fraction)
-        self.decay = _one_of("decay", decay, DECAY)
+        self.decay = one_of("decay", decay, DECAY)
         if decay == "cosine" and self.schedule.end_step == FOREVER:
             raise ValueError(
                 'With `decay="cosine"` the drop fraction falls to 0 where the schedule ends, so it '
@@ -143,14 +144,14 @@ class Rewire(ScheduledWeights):
         """
         self._prepare(model, optimizer)
         logs = super().after_step(model, optimizer)
-        self._step = _steps_of(model, optimizer)
+        self._step = current_step(model, optimizer)
         if self._accumulator is not None:
             self._accumulate_before_updates()
         return logs
 
     def update(self, model, sparsity, optimizer):
         """Rewires the weights; does nothing where that was done, or nothing can be grown yet."""
-        step = _steps_of(model, optimizer)
+        step = current_step(model, optimizer)
         due = self._schedule_in_steps().last_due(step)
         indices = [i for i, weight in enumerate(self._weights) if _rewired_at(weight) != due]
         begun = [p for p in indices if _has_begun(self._weights[p], due)]
@@ -199,7 +200,7 @@ class Rewire(ScheduledWeights):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Looks at the step once more: others may have loaded another one as training began."""
-        if _steps_of(self.model) != self._step:
+        if current_step(self.model) != self._step:
             self._forget()
             self.after_step(self.model)
 
@@ -320,22 +321,8 @@ def _has_begun(weight, due):
     return 0 <= _rewired_at(weight) < due
 
 
-def _steps_of(model, optimizer=None):
-    optimizer = model.optimizer if optimizer is None else optimizer
-    return int(keras.ops.convert_to_numpy(optimizer.iterations))
-
-
-def _one_of(argument, given, known):
-    if given not in known:
-        raise ValueError(
-            f"Argument `{argument}` must be one of {list(known)}. Received: {argument}={given!r}."
-        )
-    return given
-
-
 def _fraction(given):
-    is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
-    if not is_number or not 0 <= given <= 1:
+    if not is_number(given) or not 0 <= given <= 1:
         raise ValueError(
             "Argument `drop_fraction` must be a number from 0 to 1. "
             f"Received: drop_fraction={given!r}."

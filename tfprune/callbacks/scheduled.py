@@ -5,6 +5,7 @@ import weakref
 import keras
 
 from tfprune import schedules
+from tfprune.callbacks.step import current_step
 from tfprune.masks import layer_filter
 
 _listed = weakref.WeakSet()
@@ -118,7 +119,7 @@ class ScheduledCallback(keras.callbacks.Callback):
                 "model, or pass `optimizer=...` to `after_step`. "
                 f"Received: model={getattr(model, 'name', model)!r}."
             )
-        step = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        step = current_step(model, optimizer)
         schedule = self._schedule_in_steps()
         due = schedule.last_due(step)
         is_due = due is not None and due != self._last_update

@@ -103,6 +103,16 @@ def costs(model, input_shapes=None):
     return tuple(found)
 
 
+def total_macs(model, input_shapes=None):
+    """The multiply-accumulates of a model for one sample, or `None` if they are not known.
+
+    Args:
+        model, input_shapes: See `costs`.
+    """
+    macs = [call.macs for call in costs(model, input_shapes)]
+    return None if None in macs else sum(macs)
+
+
 def sized_calls(model, input_shapes=None):
     """Yields each call of a model, its `Shapes` and the batch size that these are for."""
     shapes = sized_inputs(model, input_shapes)

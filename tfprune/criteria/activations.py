@@ -23,16 +23,16 @@ class ActivationStatistics:
     tensors: tuple
 
 
-def activation_statistics(units, data, *, sets=None, batch_size=None, verbose=0):
+def activation_statistics(units, data, *, sets=None, verbose=0):
     """Measures the mean, the variance and the share of zeros of units.
 
     Layers run as in inference; nothing is changed.
 
     Args:
         units: `PrunableUnits`.
-        data: `(x, y)` or a dataset, as Keras takes it; y is not looked at and may be `None`.
+        data: `(x, y)` or a dataset, as Keras takes it; y is not used and may be `None`. Arrays
+            are read in batches of 32.
         sets: The sets of units that are measured, by default all.
-        batch_size: Integer, for data in arrays; Keras's default is 32.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:
@@ -54,7 +54,7 @@ def activation_statistics(units, data, *, sets=None, batch_size=None, verbose=0)
     (array([2. , 2.5]), array([0. , 0.5]))
     """
     captures = activation_captures(units, sets)
-    measure_captures(units, captures, STATISTICS, data, batch_size, verbose)
+    measure_captures(units, captures, STATISTICS, data, verbose)
     tensors = tuple(capture.statistics() for capture in captures)
     sums = {name: np.zeros(units.coupling.size) for name in ("count", *STATISTICS, "square")}
     for capture, found in zip(captures, tensors, strict=True):
@@ -74,14 +74,14 @@ def activation_statistics(units, data, *, sets=None, batch_size=None, verbose=0)
     return ActivationStatistics(mean, variance + between, zero_share, tensors)
 
 
-def measured_units(names, units, sets, data, *, batch_size=None, verbose=0):
+def measured_units(names, units, sets, data, *, verbose=0):
     """What criteria ask for, at each tensor that layers read units from.
 
     Args:
         names: What to measure, of `mean`, `variance`, `zero_share`, and `contribution`: the mean
             over examples of |mean over positions of a dL/da|, L the loss of the example, through
             the layers that read the tensor.
-        units, sets, data, batch_size, verbose: See `activation_statistics`.
+        units, sets, data, verbose: See `activation_statistics`.
 
     Returns:
         A list of pairs of units, and a dict from name to an array with a number for each.
@@ -90,7 +90,7 @@ def measured_units(names, units, sets, data, *, batch_size=None, verbose=0):
         ValueError: If there is no data, or no loss for what is asked for.
     """
     captures = activation_captures(units, sets)
-    measure_captures(units, captures, names, data, batch_size, verbose)
+    measure_captures(units, captures, names, data, verbose)
     return [
         (capture.members, {name: capture.of_units(name) for name in names}) for capture in captures
     ]

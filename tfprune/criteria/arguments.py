@@ -1,4 +1,4 @@
-"""How a criterion is found, and how it asks for what it needs: by the names of its arguments.
+"""Calls of criteria with the inputs that they request by the names of their arguments.
 
 >>> def wide(weights, scale=1.0):
 ...     return weights * scale
@@ -11,48 +11,18 @@ import inspect
 import keras
 
 
-def find(identifier, known, what, **options):
-    """The criterion meant by a name, a callable, or the configuration of a callable.
-
-    Args:
-        identifier: What a user gave as `criterion`.
-        known: Dict of the criteria that have a name. A class is instantiated.
-        what: What else may be given, for the error: "a callable which ...".
-        **options: Arguments of the class.
-
-    Raises:
-        ValueError: If there is no such criterion.
-
-    Example:
-
-    >>> find("length", {"length": len}, "a callable") is len
-    True
-    """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    criterion = known.get(identifier) if isinstance(identifier, str) else identifier
-    if inspect.isclass(criterion) and criterion in known.values():
-        criterion = criterion(**options)
-    if not callable(criterion) or inspect.isclass(criterion):
-        raise ValueError(
-            f"Argument `criterion` must be one of {sorted(known)} or {what}. "
-            f"Received: criterion={identifier!r}."
-        )
-    return criterion
-
-
 def check(criterion, offered, rule, values=0):
-    """Raises a `ValueError` where a criterion requires what it is not offered.
+    """Raises a `ValueError` where a criterion requires an argument that is not offered.
 
     Args:
         criterion: Callable.
-        offered: The names of the arguments it may ask for.
-        rule: What it may ask for, as a sentence for the error.
+        offered: The names of the arguments it may request.
+        rule: What it may request, as a sentence for the error.
         values: Integer, how many arguments it is given first, whatever their names are.
 
     Example:
 
-    >>> check(lambda kernel, seed: kernel, ["seed"], "It may ask for `seed`.", values=1)
+    >>> check(lambda kernel, seed: kernel, ["seed"], "It may request `seed`.", values=1)
     """
     required = [
         parameter.name
@@ -68,7 +38,7 @@ def check(criterion, offered, rule, values=0):
 
 
 def call(criterion, offered, *values):
-    """Calls a criterion with some values and, of what is offered, with what it asks for.
+    """Calls a criterion with some values and with the offered arguments that it requests.
 
     Args:
         criterion: Callable.
@@ -83,12 +53,12 @@ def call(criterion, offered, *values):
     >>> call(lambda kernel: kernel + 1, {"seed": 7}, 2)
     3
     """
-    names = asked(criterion, offered, len(values))
+    names = requested(criterion, offered, len(values))
     return criterion(*values, **{name: offered[name] for name in names})
 
 
-def asked(criterion, names, values=0):
-    """Which of some names a criterion has arguments for.
+def requested(criterion, names, values=0):
+    """The names, of those given, that a criterion has arguments for.
 
     Args:
         criterion: Callable.
@@ -97,22 +67,11 @@ def asked(criterion, names, values=0):
 
     Example:
 
-    >>> asked(lambda kernel, seed: kernel, ["kernel", "seed"], values=1)
+    >>> requested(lambda kernel, seed: kernel, ["kernel", "seed"], values=1)
     ['seed']
     """
     parameters = {parameter.name for parameter in _parameters(criterion, values)}
     return [name for name in names if name in parameters]
-
-
-def asks_for(criterion, name):
-    """Whether a criterion has an argument of a name.
-
-    Example:
-
-    >>> asks_for(lambda weights, seed=None: weights, "seed")
-    True
-    """
-    return name in inspect.signature(criterion).parameters
 
 
 def _parameters(criterion, values):
@@ -120,29 +79,8 @@ def _parameters(criterion, values):
     return list(inspect.signature(criterion).parameters.values())[values:]
 
 
-def serialize(criterion, known):
-    """The name of a criterion that has one, or the configuration of another callable.
-
-    Example:
-
-    >>> serialize(len, {"length": len})
-    'length'
-    """
-    for name, criterion_of_name in known.items():
-        if criterion is criterion_of_name or _is_default(criterion, criterion_of_name):
-            return name
-    return keras.saving.serialize_keras_object(criterion)
-
-
-def _is_default(criterion, criterion_class):
-    """Whether a criterion is what its class gives without arguments."""
-    if type(criterion) is not criterion_class:
-        return False
-    return criterion.get_config() == criterion_class().get_config()
-
-
 def resolve_seed(criterion):
-    """The seed of a criterion; where it has none but asks for one, a seed from Keras's global one.
+    """The seed of a criterion, drawn from Keras's global seed where it requests one and has none.
 
     Example:
 
@@ -150,7 +88,7 @@ def resolve_seed(criterion):
     True
     """
     seed = getattr(criterion, "seed", None)
-    if seed is None and asks_for(criterion, "seed"):
+    if seed is None and requested(criterion, ["seed"]):
         state = keras.random.SeedGenerator().state  # the seed it drew, and a counter
         return int(keras.ops.convert_to_numpy(state)[0])
     return seed

@@ -50,10 +50,11 @@ def capture_over_data(model, captures, data, batch_size=None, verbose=0):
     Args:
         model: The model.
         captures: Pairs of a layer and a function `see(inputs, mask)`, see `capture_inputs`.
-        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+        data, verbose: See `tfprune.criteria.measuring.measure`.
+        batch_size: Integer, for arrays; Keras's default is 32.
     """
     data_pass = DataPass(model, needs_loss=False)
     with contextlib.ExitStack() as stack:
         for layer, see in captures:
             stack.enter_context(capture_inputs(layer, see))
-        data_pass.run(data, batch_size, verbose)
+        data_pass.run(data, verbose, batch_size)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune._tools.checks import check_integer
 from tfprune.criteria.criterion import Criterion
 
 
@@ -50,8 +51,7 @@ class ActivationContribution(Criterion):
 
     def __init__(self, every=1, weight=0.1, *, aggregate="sum", normalize=None):
         super().__init__(aggregate=aggregate, normalize=normalize)
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"Argument `every` must be a positive integer. Received: {every!r}.")
+        check_integer("every", every)
         if not 0 < weight <= 1:
             raise ValueError(
                 f"Argument `weight` must be above 0 and at most 1. Received: {weight!r}."

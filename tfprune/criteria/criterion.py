@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from tfprune._tools.checks import is_integer
+from tfprune._tools.checks import is_integer, one_of
 from tfprune._tools.registry import Configurable
 
 ROLES = ("makers", "norms", "consumers")
@@ -48,8 +48,8 @@ class Criterion(Configurable):
     """How elements of a weight are scored; `None` where the criterion is for units only."""
 
     def __init__(self, *, aggregate="sum", normalize=None):
-        self.aggregate = _one_of("aggregate", aggregate, AGGREGATES)
-        self.normalize = _one_of("normalize", normalize, NORMALIZERS)
+        self.aggregate = one_of("aggregate", aggregate, AGGREGATES)
+        self.normalize = one_of("normalize", normalize, NORMALIZERS)
 
     def get_config(self):
         """The arguments that make this criterion again."""
@@ -103,11 +103,3 @@ def checked_seed(seed):
             f"Argument `seed` must be a non-negative integer or `None`. Received: seed={seed!r}."
         )
     return seed
-
-
-def _one_of(argument, value, known):
-    if value not in known:
-        raise ValueError(
-            f"Argument `{argument}` must be one of {list(known)}. Received: {argument}={value!r}."
-        )
-    return value

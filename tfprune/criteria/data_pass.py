@@ -28,7 +28,7 @@ class DataPass(keras.Model):
         """What the model gives."""
         return self.measured(inputs, training=training)
 
-    def run(self, data, batch_size, verbose):
+    def run(self, data, verbose=0, batch_size=None):
         """Goes through the data once."""
         states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
         is_arrays = isinstance(data, (tuple, list))

@@ -11,9 +11,12 @@ that have changed since, and to batches, whereas C is the variance over single e
 >>> score = get(lambda weight, gradient_variance: 1 / gradient_variance)
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tfprune.criteria import arguments, weights
+from tfprune._tools.registry import Registry
+from tfprune.criteria import weights
 
 
 def gradient(weight, gradient):
@@ -69,6 +72,13 @@ _ALL = {
     "magnitude": weights.magnitude,
     "random": weights.random,
 }
+_REGISTRY = Registry(
+    Callable,
+    argument="criterion",
+    expected=f"one of {sorted(_ALL)} or a callable from a weight's values to scores",
+    names=_ALL,
+)
+serialize = _REGISTRY.serialize_by_name
 
 
 def get(identifier):
@@ -86,20 +96,7 @@ def get(identifier):
     >>> get("gradient") is gradient
     True
     """
-    return weights.get(
-        arguments.find(identifier, _ALL, "a callable from a weight's values to scores")
-    )
-
-
-def serialize(criterion):
-    """The name of a criterion of this module, or the configuration of another callable.
-
-    Example:
-
-    >>> serialize(preconditioned_gradient)
-    'preconditioned_gradient'
-    """
-    return arguments.serialize(criterion, _ALL)
+    return weights.get(_REGISTRY.get(identifier))
 
 
 def is_known(criterion):

@@ -9,13 +9,13 @@ from tfprune.criteria.captured_activations import capture_over_data
 from tfprune.criteria.data_pass import accumulators
 
 
-def input_norms(model, weights, data, batch_size=None, verbose=0):
+def input_norms(model, weights, data, verbose=0):
     """||x||_2 over examples and positions of the input feature of each element.
 
     Args:
         model: The model.
         weights: `PrunableWeight`s of it.
-        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+        data, verbose: See `tfprune.criteria.measuring.measure`.
 
     Returns:
         For each weight an array that broadcasts to its shape.
@@ -36,7 +36,7 @@ def input_norms(model, weights, data, batch_size=None, verbose=0):
     """
     captures = [_InputCapture(model, weight) for weight in weights]
     pairs = [(capture.owner, capture.add) for capture in captures]
-    capture_over_data(model, pairs, data, batch_size, verbose)
+    capture_over_data(model, pairs, data, verbose=verbose)
     return [capture.norms() for capture in captures]
 
 

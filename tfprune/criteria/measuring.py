@@ -34,7 +34,7 @@ _WITHOUT_DATA = (
 )
 
 
-def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
+def measure(names, model, weights, data=None, *, verbose=0):
     """Measures what criteria ask for.
 
     Args:
@@ -45,7 +45,7 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
               the diagonal of the covariance of the gradient noise. Each example goes through the
               model on its own, which takes longer than the others;
             * `squared_gradient`: (dL/dw)^2 of each batch, the mean over batches, so that with
-              `batch_size=1` it is the diagonal of the empirical Fisher matrix;
+              batches of one example it is the diagonal of the empirical Fisher matrix;
             * `movement`: -w dL/dw summed over batches;
             * `hessian_gradient`: H g, the Hessian of the loss times `gradient`;
             * `flow_gradient`: dR/d|w| of the model with all weights |w|, R the sum of its outputs
@@ -54,8 +54,8 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
               element is multiplied with.
         model: The model; compiled with a loss, where a gradient is asked for.
         weights: `PrunableWeight`s of it.
-        data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as Keras takes it.
-        batch_size: Integer, for arrays; Keras's default is 32.
+        data: `(x, y)` or `(x, y, sample_weight)`, arrays that are read in batches of 32; or a
+            dataset of such batches, as Keras takes it.
         verbose: 0 is quiet, 1 shows Keras's progress bar.
 
     Returns:
@@ -76,24 +76,18 @@ def measure(names, model, weights, data=None, *, batch_size=None, verbose=0):
     if "gradient_variance" in names:
         check_compiled(model, {"gradient_variance"})
         data_pass = _GradientVariances(model, variables)
-        found = dict(
-            zip(
-                ("gradient", "gradient_variance"),
-                data_pass.run(data, batch_size, verbose),
-                strict=True,
-            )
-        )
+        found["gradient"], found["gradient_variance"] = data_pass.run(data, verbose)
         by_data -= {"gradient"}
     if by_data:
         check_compiled(model, by_data)
-        found |= _gradients(model, variables, data, batch_size, verbose)
+        found |= _gradients(model, variables, data, verbose)
         if "hessian_gradient" in names:
             data_pass = _HessianGradients(model, variables, found["gradient"])
-            found["hessian_gradient"] = data_pass.run(data, batch_size, verbose)
+            found["hessian_gradient"] = data_pass.run(data, verbose)
     if "flow_gradient" in names:
         found["flow_gradient"] = _flow_gradients(model, variables)
     if "input_norm" in names:
-        found["input_norm"] = input_norms(model, weights, data, batch_size, verbose)
+        found["input_norm"] = input_norms(model, weights, data, verbose)
     return {name: found[name] for name in names}
 
 
@@ -106,17 +100,22 @@ def check_compiled(model, names):
         )
 
 
-def _gradients(model, variables, data, batch_size, verbose):
+def _gradients(model, variables, data, verbose):
     data_pass = _Gradients(model, variables)
-    data_pass.run(data, batch_size, verbose)
+    data_pass.run(data, verbose)
     examples, batches = float(data_pass.examples), float(data_pass.batches)
-    sums = [keras.ops.convert_to_numpy(total) for total in data_pass.sums]
+    sums, squares, batch_sums = (
+        map(keras.ops.convert_to_numpy, each.items)
+        for each in (data_pass.sums, data_pass.squares, data_pass.batch_sums)
+    )
     return {
         "gradient": [total / examples for total in sums],
-        "squared_gradient": [keras.ops.convert_to_numpy(s) / batches for s in data_pass.squares],
+        "squared_gradient": [
+            keras.ops.convert_to_numpy(s) / batches for s in data_pass.squares.items
+        ],
         "movement": [
-            -keras.ops.convert_to_numpy(_keras.raw(variable)) * keras.ops.convert_to_numpy(total)
-            for variable, total in zip(variables, data_pass.plain_sums, strict=True)
+            -keras.ops.convert_to_numpy(_keras.raw(variable)) * total
+            for variable, total in zip(variables, batch_sums, strict=True)
         ],
     }
 
@@ -125,24 +124,10 @@ class _Gradients(DataPass):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         shapes = [v.shape for v in variables]
-        self._sums, self._squares, self._plain = (
-            accumulators(shapes, name) for name in ("sum", "squares", "plain_sum")
+        # Of each batch: the gradient times its size, the square of the gradient, the gradient.
+        self.sums, self.squares, self.batch_sums = (
+            accumulators(shapes, name) for name in ("sum", "squares", "batch_sum")
         )
-
-    @property
-    def sums(self):
-        """Gradients times the size of their batch."""
-        return self._sums.items
-
-    @property
-    def squares(self):
-        """Squares of the gradients of batches."""
-        return self._squares.items
-
-    @property
-    def plain_sums(self):
-        """Gradients of batches."""
-        return self._plain.items
 
     def add_batch(self, x, y, sample_weight, size):
         tensors = [  # a weight without masks is read as it is
@@ -153,11 +138,11 @@ class _Gradients(DataPass):
             tape.watch(tensors)
             loss = self.loss_through(tensors, x, y, sample_weight)
         gradients = _dense(tape.gradient(loss, tensors, unconnected_gradients="zero"))
-        totals = zip(gradients, self.sums, self.squares, self.plain_sums, strict=True)
-        for gradient, total, squares, plain in totals:
+        sums = (self.sums.items, self.squares.items, self.batch_sums.items)
+        for gradient, total, squares, batch_sum in zip(gradients, *sums, strict=True):
             total.assign_add(size * gradient)
             squares.assign_add(tf.square(gradient))
-            plain.assign_add(gradient)
+            batch_sum.assign_add(gradient)
 
 
 class _HessianGradients(DataPass):
@@ -182,9 +167,9 @@ class _HessianGradients(DataPass):
         for product, total in zip(products, self._sums.items, strict=True):
             total.assign_add(size * product)
 
-    def run(self, data, batch_size, verbose):
+    def run(self, data, verbose=0):
         """H g for each weight."""
-        super().run(data, batch_size, verbose)
+        super().run(data, verbose)
         examples = float(self.examples)
         return [keras.ops.convert_to_numpy(total) / examples for total in self._sums.items]
 
@@ -227,9 +212,9 @@ class _GradientVariances(DataPass):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
 
-    def run(self, data, batch_size, verbose):
+    def run(self, data, verbose=0):
         """The mean and the variance of the gradient of one example, each for all weights."""
-        super().run(data, batch_size, verbose)
+        super().run(data, verbose)
         examples = float(self.examples)
         means = [keras.ops.convert_to_numpy(mean) for mean in self._means.items]
         return means, [keras.ops.convert_to_numpy(s) / examples for s in self._sums.items]

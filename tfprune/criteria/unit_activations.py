@@ -193,14 +193,14 @@ def _total(shape):
     return tf.Variable(tf.zeros(shape, "float64"), trainable=False)
 
 
-def measure_captures(units, captures, names, data, batch_size=None, verbose=0):
+def measure_captures(units, captures, names, data, verbose=0):
     """Runs the model of some units over data once, and measures what the captures are to see.
 
     Args:
         units: `PrunableUnits`.
         captures: What `activation_captures` gives.
         names: What is measured, of `MEASURES`.
-        data, batch_size, verbose: See `tfprune.criteria.measuring.measure`.
+        data, verbose: See `tfprune.criteria.measuring.measure`.
 
     Raises:
         ValueError: If there is no data, or no loss for what is asked for.
@@ -217,7 +217,7 @@ def measure_captures(units, captures, names, data, batch_size=None, verbose=0):
         capture.begin()
     if captures:
         data_pass = _Activations(units.model, units.coupling.trace, captures, names, needs_loss)
-        data_pass.run(data, batch_size, verbose)
+        data_pass.run(data, verbose)
         for capture in captures:
             capture.examples = float(data_pass.examples)
 

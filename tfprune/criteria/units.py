@@ -40,8 +40,11 @@ attention, are scored by `Magnitude` then; normalise it before you rank it with 
 array([1., 3.])
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
+from tfprune._tools.registry import Registry
 from tfprune.criteria import arguments, unit_activations
 from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
@@ -78,6 +81,14 @@ _ALL = {
     "activation_variance": ActivationVariance,
     "activation_contribution": ActivationContribution,
 }
+_REGISTRY = Registry(
+    Callable,
+    argument="criterion",
+    expected=f"one of {sorted(_ALL)} or a criterion or a callable which scores the units of a "
+    "layer",
+    names=_ALL,
+)
+serialize = _REGISTRY.serialize_by_name
 
 
 def get(identifier, **options):
@@ -99,8 +110,7 @@ def get(identifier, **options):
     >>> get("l1", normalize="mean")
     L1(roles=('makers', 'norms', 'consumers'), aggregate='sum', normalize='mean')
     """
-    what = "a criterion or a callable which scores the units of a layer"
-    criterion = arguments.find(identifier, _ALL, what, **options)
+    criterion = _REGISTRY.get(identifier, **options)
     if not isinstance(criterion, Criterion):
         criterion = Function(criterion, **options)
     of_activations = activations_of(criterion)
@@ -120,17 +130,6 @@ def get(identifier, **options):
     return criterion
 
 
-def serialize(criterion):
-    """The name of a criterion with its default arguments, or the configuration of another.
-
-    Example:
-
-    >>> serialize(Magnitude()), serialize(L1())
-    ('magnitude', 'l1')
-    """
-    return arguments.serialize(criterion, _ALL)
-
-
 def gradients_of(criterion):
     """The gradients of weights that a criterion asks for.
 
@@ -139,7 +138,7 @@ def gradients_of(criterion):
     >>> gradients_of(Taylor()), gradients_of(Magnitude())
     (['gradient'], [])
     """
-    return arguments.asked(criterion, OF_WEIGHTS)
+    return arguments.requested(criterion, OF_WEIGHTS)
 
 
 def activations_of(criterion):
@@ -150,21 +149,20 @@ def activations_of(criterion):
     >>> activations_of(APoZ()), activations_of(Magnitude())
     (['zero_share'], [])
     """
-    return arguments.asked(criterion, unit_activations.MEASURES)
+    return arguments.requested(criterion, unit_activations.MEASURES)
 
 
-def roles_of(criterion):
-    """The roles of layers that a criterion looks at.
-
-    Example:
-
-    >>> roles_of(Magnitude()), roles_of(BatchNormScale())
-    (('makers',), ('norms',))
-    """
-    return criterion.roles
-
-
-def score(criterion, layer, weights, seed=None, family=None, *, role="makers", measured=None):
+def score(
+    criterion,
+    layer,
+    weights,
+    seed=None,
+    family=None,
+    *,
+    role="makers",
+    measured=None,
+    finite=True,
+):
     """The scores of the units of one layer.
 
     A criterion that is measured in training knows what the output of a masked layer shows. Units
@@ -179,6 +177,7 @@ def score(criterion, layer, weights, seed=None, family=None, *, role="makers", m
         family: What the layer calls these units if its output does not show them, else None.
         role: What it does with them.
         measured: Dict of what `gradients_of(criterion)` lists.
+        finite: Whether scores that are not finite are refused.
 
     Returns:
         A float array of shape (units,), or None where the criterion says nothing.
@@ -191,10 +190,12 @@ def score(criterion, layer, weights, seed=None, family=None, *, role="makers", m
         criterion = Magnitude()
     offered = {"layer": layer, "role": role, "weights": weights, "seed": seed, **(measured or {})}
     units = len(next(iter(weights.values())))
-    return checked(arguments.call(criterion, offered), units, getattr(layer, "name", layer))
+    return checked(
+        arguments.call(criterion, offered), units, getattr(layer, "name", layer), finite=finite
+    )
 
 
-def checked(scores, units, name):
+def checked(scores, units, name, *, finite=True):
     """Scores as a float array, if they are one finite number for each unit; None stays None.
 
     Raises:
@@ -208,7 +209,7 @@ def checked(scores, units, name):
     if scores is None:
         return None
     scores = np.asarray(scores, "float64")
-    if scores.shape != (units,) or not np.isfinite(scores).all():
+    if scores.shape != (units,) or (finite and not np.isfinite(scores).all()):
         raise ValueError(
             f"A criterion must return one finite score for each of the {units} units. "
             f"Received: shape={scores.shape}, "

@@ -18,8 +18,11 @@ Any such function will do:
 array([0., 2.])
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
+from tfprune._tools.registry import Registry
 from tfprune.criteria import arguments
 from tfprune.criteria.criterion import Criterion
 from tfprune.criteria.measuring import MEASURES
@@ -250,6 +253,13 @@ _ALL = {
     "wanda": wanda,
     "lamp": lamp,
 }
+_REGISTRY = Registry(
+    Callable,
+    argument="criterion",
+    expected=f"one of {sorted(_ALL)} or a criterion or a callable from a weight's values to scores",
+    names=_ALL,
+)
+serialize = _REGISTRY.serialize_by_name
 
 
 def get(identifier):
@@ -268,8 +278,7 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    what = "a criterion or a callable from a weight's values to scores"
-    criterion = arguments.find(identifier, _ALL, what)
+    criterion = _REGISTRY.get(identifier)
     if isinstance(criterion, Criterion) and criterion.of_weight is None:
         raise ValueError(
             "The criterion scores units, not the elements of a weight. "
@@ -282,17 +291,6 @@ def get(identifier):
     )
     arguments.check(function_of(criterion), ["seed", *MEASURES], rule, values=1)
     return criterion
-
-
-def serialize(criterion):
-    """The name of a criterion of this module, or the configuration of another callable.
-
-    Example:
-
-    >>> serialize(magnitude)
-    'magnitude'
-    """
-    return arguments.serialize(criterion, _ALL)
 
 
 def function_of(criterion):
@@ -313,7 +311,7 @@ def measures_of(criterion):
     >>> measures_of(gradient), measures_of(magnitude)
     (['gradient'], [])
     """
-    return arguments.asked(function_of(criterion), MEASURES, values=1)
+    return arguments.requested(function_of(criterion), MEASURES, values=1)
 
 
 def score(criterion, weight, seed=None, measured=None):

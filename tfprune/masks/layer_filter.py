@@ -44,14 +44,11 @@ def predicates(model, only, exclude):
     >>> [is_included(layer) and not is_excluded(layer) for layer in model.layers]
     [True, False]
     """
-    parts = _keras.all_layers
-    return (
-        predicate(only, model, "only", default=True, parts=parts),
-        predicate(exclude, model, "exclude", default=False, parts=parts),
-    )
+    is_included = predicate(only, model, "only")
+    return is_included, predicate(exclude, model, "exclude", default=False)
 
 
-def predicate(given, model, argument, *, default, parts):
+def predicate(given, model, argument, *, default=True, parts=_keras.all_layers):
     """A predicate out of what `only` or `exclude` says.
 
     Args:
@@ -92,6 +89,25 @@ def _serialized(given):
     if _is_predicate(given):
         return keras.saving.serialize_keras_object(given)
     return [layer if isinstance(layer, str) else layer.name for layer in _listed(given)]
+
+
+def serialize_keys(argument, by_layer):
+    """A dict with layers as keys as it stands in a config: layers by their names.
+
+    Raises:
+        ValueError: If it has predicates.
+
+    Example:
+
+    >>> serialize_keys("max_fraction", {keras.layers.Dense(2, name="d"): 0.5})
+    {'d': 0.5}
+    """
+    if any(map(_is_predicate, by_layer)):
+        raise ValueError(
+            f"Argument `{argument}` with predicates cannot be saved. Name the layers instead. "
+            f"Received: {argument}={by_layer!r}."
+        )
+    return {getattr(key, "name", key): value for key, value in by_layer.items()}
 
 
 def deserialize(config):

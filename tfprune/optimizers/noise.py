@@ -99,7 +99,7 @@ def gradient_noise(model, data, *, full=False, batch_size=None, verbose=0):
     }
     live = [live.get(id(v), np.ones(v.shape, bool)) for v in variables]
     data_pass = _Noise(model, variables, live, full)
-    data_pass.run(data, batch_size, verbose)
+    data_pass.run(data, verbose, batch_size)
     return data_pass.found()
 
 

@@ -243,7 +243,7 @@ class _Task:
         """Fits the layer; gives a `ReconstructedLayer`."""
         form = form_of(self.layer)
         data_pass = _Run(model, dense, self, form)
-        data_pass.run(data, batch_size, verbose)
+        data_pass.run(data, verbose, batch_size)
         sums = data_pass.sums()
         if not all(np.isfinite(total).all() for total in sums.values()):
             raise ValueError(

@@ -14,7 +14,7 @@ import keras
 from tfprune import _keras
 from tfprune._tools.tables import Change
 from tfprune.callbacks import ScheduledCallback, StraightThrough
-from tfprune.coupling.costs import costs
+from tfprune.coupling.costs import total_macs
 from tfprune.shrinking.shrinkable_model import ShrinkableModel
 from tfprune.shrinking.stages import ShrinkResult, Stage, plan_stages
 
@@ -251,9 +251,7 @@ class _Stages(keras.callbacks.CallbackList):
 
 def _size(shrinkable, model):
     """Units, parameters and MACs of the model that is trained."""
-    each = [call.macs for call in costs(model)]
-    macs = None if None in each else sum(each)
-    return shrinkable.units(), _keras.count_weights(model), macs
+    return shrinkable.units(), _keras.count_weights(model), total_macs(model)
 
 
 def _forget_best_weights(callback):

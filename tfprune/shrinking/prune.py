@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
+from tfprune._tools.checks import check_integer
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
-from tfprune.coupling.costs import costs
+from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
 from tfprune.measuring.metrics import evaluate
@@ -166,12 +167,13 @@ def prune(
     if not return_report:
         return small
     units = sum(each.units for each in counts)
+    shapes = getattr(target, "input_shapes", None)
     report = PruneReport(
         target=_in_words(target),
         strip=removed,
         units=Change(units, units - sum(each.pruned for each in counts)),
         parameters=Change(model.count_params(), small.count_params()),
-        macs=Change(*(_macs(each, target) for each in (model, small))),
+        macs=Change(*(total_macs(each, shapes) for each in (model, small))),
         stages={} if stages["dense"] is None else stages,
     )
     return small, report
@@ -212,10 +214,7 @@ def _check_fit(given, data):
 
 
 def _check_training(model, data, epochs, recover):
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-        raise ValueError(
-            f"Argument `epochs` must be a non-negative integer. Received: epochs={epochs!r}."
-        )
+    check_integer("epochs", epochs, least=0)
     if epochs and (data is None or not model.compiled):
         raise ValueError(
             "Training needs `data` and a compiled model. "
@@ -256,11 +255,6 @@ def _trained(small, dense, data, is_led, arguments):
     given = dict(zip(("x", "y", "sample_weight"), data, strict=False)) if is_arrays else {"x": data}
     small.fit(**given, **arguments)
     return small
-
-
-def _macs(model, target):
-    counted = [call.macs for call in costs(model, getattr(target, "input_shapes", None))]
-    return None if None in counted else sum(counted)
 
 
 def _in_words(target):

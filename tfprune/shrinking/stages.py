@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from tfprune._tools.checks import check_integer, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.stripping.strip import StripReport
 
@@ -35,10 +36,7 @@ def plan_stages(stages, initial_epoch, epochs):
     ((2, 0.5), (4, 0.75))
     """
     for name, value in (("initial_epoch", initial_epoch), ("epochs", epochs)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise ValueError(
-                f"Argument `{name}` must be a non-negative integer. Received: {value!r}."
-            )
+        check_integer(name, value, least=0)
     if isinstance(stages, Mapping):
         pairs = tuple(stages.items())
     else:
@@ -51,7 +49,7 @@ def plan_stages(stages, initial_epoch, epochs):
 def _spread(stages, initial_epoch, epochs):
     """Over the first half of training; the other half is left to recover."""
     trained = epochs - initial_epoch
-    if _is_number(stages):
+    if is_number(stages):
         steps = max(1, min(STEPS, trained // 2))
         stages = [round(stages * (step + 1) / steps, 12) for step in range(steps)]
     elif not isinstance(stages, Sequence) or isinstance(stages, str):
@@ -64,8 +62,8 @@ def _spread(stages, initial_epoch, epochs):
             "at which epochs units go: `stages={epoch: target, ...}`."
         )
     return tuple(
-        (initial_epoch + (place + 1) * trained // (2 * size), target)
-        for place, target in enumerate(stages)
+        (initial_epoch + (index + 1) * trained // (2 * size), target)
+        for index, target in enumerate(stages)
     )
 
 
@@ -73,8 +71,7 @@ def _check_epochs(epochs_given, stages, initial_epoch, epochs):
     if not epochs_given:
         raise ValueError(f"Argument `stages` must hold a target. Received: stages={stages!r}.")
     for epoch in epochs_given:
-        is_epoch = isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool)
-        if not is_epoch or not initial_epoch <= epoch < epochs:
+        if not is_integer(epoch) or not initial_epoch <= epoch < epochs:
             raise ValueError(
                 "Argument `stages` must name epochs that are trained, as integers from "
                 f"{initial_epoch} to {epochs - 1}. Received: epoch={epoch!r}, stages={stages!r}."
@@ -84,7 +81,7 @@ def _check_epochs(epochs_given, stages, initial_epoch, epochs):
 
 
 def _check_targets(targets, stages):
-    numbers = [target for target in targets if _is_number(target)]
+    numbers = [target for target in targets if is_number(target)]
     if not all(0 <= target <= 1 for target in numbers):
         raise ValueError(
             f"The targets in argument `stages` must be from 0 to 1. Received: stages={stages!r}."
@@ -94,10 +91,6 @@ def _check_targets(targets, stages):
             "The targets in argument `stages` must rise: each is a fraction of all units that the "
             f"model had, and what is gone does not come back. Received: stages={stages!r}."
         )
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

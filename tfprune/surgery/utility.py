@@ -6,12 +6,10 @@ import keras
 import numpy as np
 
 from tfprune.coupling.labels import FIXED
-from tfprune.coupling.units import Coupling, unit_name
+from tfprune.coupling.units import Coupling
 from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
-from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.unit_slices import SliceGroups
-from tfprune.layers import Masked
 from tfprune.units.scores import UnitScores
 
 
@@ -60,8 +58,7 @@ class Utilities:
             return
         self.criterion = criteria.get(criterion)
         self.seed = arguments.resolve_seed(self.criterion)
-        measured = [*criteria.gradients_of(self.criterion)]
-        measured += criteria.activations_of(self.criterion)
+        measured = criteria.gradients_of(self.criterion) + criteria.activations_of(self.criterion)
         if measured:
             raise ValueError(
                 f"The criterion asks for {measured}, which is measured on data. Received: "
@@ -76,36 +73,27 @@ class Utilities:
             sets = [unit_set for unit_set in coupling.sets if wanted[unit_set.units].any()]
             return self.scores.of(self.units, sets)
         found = np.zeros(coupling.size)
-        groups = SliceGroups(self.units, criteria.roles_of(self.criterion))
+        groups = SliceGroups(self.units, self.criterion.roles)
         for index, unit_set in enumerate(coupling.sets):
             if not wanted[unit_set.units].any():
                 continue
             for number, group in enumerate(groups.of_set(index)):
-                scores = self._scores(group, [self.seed or 0, index, number])
+                scores = criteria.score(
+                    self.criterion,
+                    group.layer,
+                    group.matrices(coupling.roots),
+                    [self.seed or 0, index, number],
+                    group.family,
+                    role=group.role,
+                    finite=False,
+                )
+                if scores is None:  # the criterion cannot score the layer
+                    continue
                 members = np.isin(group.units, unit_set.units)
                 with np.errstate(invalid="ignore"):
                     found[group.units[members]] += scores[members]
         found[FIXED] = 0
         return found
-
-    def _scores(self, group, seed):
-        criterion, weights = self.criterion, group.matrices(self.units.coupling.roots)
-        is_shown = group.family is None and isinstance(group.layer, Masked)
-        if isinstance(criterion, ActivationContribution) and not is_shown:
-            criterion = criteria.Magnitude()  # nothing inside a layer is measured
-        units = len(next(iter(weights.values())))
-        offered = {"layer": group.layer, "role": group.role, "weights": weights, "seed": seed}
-        scores = arguments.call(criterion, offered)
-        if scores is None:  # the criterion cannot judge the layer
-            return np.zeros(units)
-        scores = np.asarray(scores, "float64")
-        if scores.shape != (units,):
-            name = unit_name(group.layer, group.family)
-            raise ValueError(
-                f"A criterion must return one score for each of the {units} units. "
-                f"Received: shape={scores.shape}, layer={name!r}."
-            )
-        return scores
 
 
 def _named_pieces(coupling):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import keras
 
-from tfprune._tools.checks import is_integer, is_number
+from tfprune._tools.checks import check_integer, is_integer, is_number
 from tfprune._tools.registry import Registry
 
 __all__ = [
@@ -206,11 +206,7 @@ class Latency(Budget):
                     f"Argument `{name}` must be a number above 0"
                     f"{'' if most == math.inf else ' and at most 1'}. Received: {name}={value!r}."
                 )
-        if not is_integer(self.batch_size) or self.batch_size < 1:
-            raise ValueError(
-                "Argument `batch_size` must be a positive integer. "
-                f"Received: batch_size={self.batch_size!r}."
-            )
+        check_integer("batch_size", self.batch_size)
 
     def allowed(self, dense, progress=1.0):
         """How many seconds a call may take, of which it takes `dense` with all units."""

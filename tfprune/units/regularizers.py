@@ -10,6 +10,7 @@ import math
 import keras
 import numpy as np
 
+from tfprune._tools.checks import is_number
 from tfprune._tools.registry import Configurable, Registry
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
@@ -29,7 +30,7 @@ class UnitRegularizer(Configurable):
     """
 
     def __init__(self, strength):
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or strength < 0:
+        if not is_number(strength) or strength < 0:
             raise ValueError(
                 f"Argument `strength` must be a non-negative number. Received: {strength!r}."
             )
@@ -217,7 +218,7 @@ class Growing(UnitRegularizer):
         criterion="magnitude",
     ):
         for name, value in (("increment", increment), ("every", every), ("ceiling", ceiling)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            if not is_number(value) or value <= 0:
                 raise ValueError(f"Argument `{name}` must be positive. Received: {value!r}.")
         super().__init__(0.0)
         self.target = target

@@ -129,7 +129,7 @@ class UnitScores:
 
     def _of_weights(self, units, sets_by_index, criterion):
         """Scores of each layer in each role that the criterion looks at."""
-        groups = SliceGroups(units, criteria.roles_of(criterion))
+        groups = SliceGroups(units, criterion.roles)
         of_sets = {index: groups.of_set(index) for index in sets_by_index}
         measured = self._gradients(units, criterion, of_sets)
         roots, found = units.coupling.roots, {}
@@ -194,7 +194,7 @@ def _placed(scores, members, among):
 def _says_nothing(criterion, unit_set, is_missing):
     return (
         "The criterion says nothing of some units, because none of the layers that it looks at has "
-        f"them ({criteria.roles_of(criterion)}). Received: criterion={criterion!r}, "
+        f"them ({criterion.roles}). Received: criterion={criterion!r}, "
         f"layers={unit_set.name!r}, {np.count_nonzero(is_missing)} of {len(is_missing)} units. "
         "Leave the layers out with `exclude`, or take another criterion."
     )

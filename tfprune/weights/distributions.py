@@ -9,14 +9,15 @@ for each weight. "global" is none of them: there one ranking over the scores of 
 [0.0, 0.5]
 """
 
-import inspect
-import numbers
+from collections.abc import Callable
 
-import keras
 import numpy as np
 
-from tfprune import _keras
-from tfprune.masks.setting import find_layer
+from tfprune._tools.checks import is_number
+from tfprune._tools.registry import Registry
+from tfprune.masks import layer_filter
+
+__all__ = ["GLOBAL", "erk", "get", "serialize", "uniform"]
 
 GLOBAL = "global"
 """The name of the distribution in which all weights are ranked together."""
@@ -75,6 +76,13 @@ def erk(weights, sparsity):
 
 
 _ALL = {"uniform": uniform, "erk": erk, GLOBAL: GLOBAL}
+_REGISTRY = Registry(
+    (Callable, str),
+    argument="distribution",
+    expected=f"one of {sorted(_ALL)}, a dict from layers to sparsities, or a callable "
+    "`(weights, sparsity) -> sparsities`",
+    names=_ALL,
+)
 
 
 def get(identifier):
@@ -92,25 +100,15 @@ def get(identifier):
     >>> get("erk") is erk
     True
     """
-    if isinstance(identifier, dict) and "class_name" in identifier and "config" in identifier:
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, dict):
-        for key, value in identifier.items():
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not is_number or not 0 <= value <= 1:
-                raise ValueError(
-                    "Argument `distribution` as a dict must give a number from 0 to 1 for each "
-                    f"layer. Received: {key!r}: {value!r}."
-                )
-        return identifier
-    found = _ALL.get(identifier) if isinstance(identifier, str) else identifier
-    if found is not GLOBAL and (not callable(found) or inspect.isclass(found)):
-        raise ValueError(
-            f"Argument `distribution` must be one of {sorted(_ALL)}, a dict from layers to "
-            "sparsities, or a callable `(weights, sparsity) -> sparsities`. "
-            f"Received: distribution={identifier!r}."
-        )
-    return found
+    if not isinstance(identifier, dict) or {"class_name", "config"} <= identifier.keys():
+        return _REGISTRY.get(identifier)
+    for key, value in identifier.items():
+        if not is_number(value) or not 0 <= value <= 1:
+            raise ValueError(
+                "Argument `distribution` as a dict must give a number from 0 to 1 for each "
+                f"layer. Received: {key!r}: {value!r}."
+            )
+    return identifier
 
 
 def serialize(distribution):
@@ -122,16 +120,8 @@ def serialize(distribution):
     ('erk', {'conv': 0.5})
     """
     if isinstance(distribution, dict):
-        if any(callable(key) and not isinstance(key, keras.Layer) for key in distribution):
-            raise ValueError(
-                "A distribution with predicates cannot be saved. Name the layers instead. "
-                f"Received: distribution={distribution!r}."
-            )
-        return {getattr(key, "name", key): value for key, value in distribution.items()}
-    for name, known in _ALL.items():
-        if distribution is known:
-            return name
-    return keras.saving.serialize_keras_object(distribution)
+        return layer_filter.serialize_keys("distribution", distribution)
+    return _REGISTRY.serialize_by_name(distribution)
 
 
 def check_end(distribution, schedule):
@@ -182,16 +172,13 @@ def _by_weight(given, model, weights, sparsity, final):
     found = [sparsity] * len(weights)
     progress = sparsity / final if final else 0.0
     for key, value in given.items():
-        if callable(key) and not isinstance(key, keras.Layer):
-            places = [i for i, weight in enumerate(weights) if key(weight.layer, weight.name)]
-        else:
-            inside = {id(part) for part in _keras.all_layers(find_layer(model, key))}
-            places = [i for i, weight in enumerate(weights) if id(weight.layer) in inside]
-        if not places:
+        matches = layer_filter.predicate(key, model, "distribution")
+        indices = [i for i, weight in enumerate(weights) if matches(weight.layer, weight.name)]
+        if not indices:
             raise ValueError(
                 "Argument `distribution` names a layer none of whose weights is pruned. "
                 f"Received: {getattr(key, 'name', key)!r}."
             )
-        for place in places:
-            found[place] = min(1.0, value * progress)
+        for index in indices:
+            found[index] = min(1.0, value * progress)
     return found

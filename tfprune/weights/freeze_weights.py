@@ -1,7 +1,7 @@
 """Freezing elements of weights in one step, by what they are worth."""
 
-from tfprune.weights.freezing import FreezingMethod, apply_frozen
-from tfprune.weights.prunable import count_weights, select_weights
+from tfprune.weights.freezing import FreezingMethod
+from tfprune.weights.prunable import apply_masks, count_weights, select_weights
 
 
 def freeze_weights(
@@ -70,5 +70,5 @@ def freeze_weights(
     method = FreezingMethod(criterion, distribution=distribution, data=data, verbose=verbose)
     weights = select_weights(model, only, exclude, action="freeze")
     masks = method.masks(model, weights, target, final=target)
-    apply_frozen(model, weights, masks)
+    apply_masks(model, weights, masks, kind="frozen")
     return count_weights(weights)

@@ -9,7 +9,6 @@ that begins with 0.
 import numpy as np
 
 from tfprune.criteria import freezing
-from tfprune.masks.setting import assign_masks
 from tfprune.patterns.top_k import checked_scores, keep_highest
 from tfprune.weights import distributions
 from tfprune.weights.prunable import check_target
@@ -135,14 +134,6 @@ def frozen_mask(scores, missing, kept, frozen):
     if count < np.count_nonzero(candidates):
         lowest = candidates & ~keep_highest(scores, count, candidates) if count else False
     return frozen | lowest if missing > 0 else (frozen & ~candidates) | lowest
-
-
-def apply_frozen(model, weights, masks, optimizer=None):
-    """Sets the masks that `FreezingMethod.masks` returned."""
-    optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
-    for weight, mask in zip(weights, masks, strict=True):
-        if mask is not None:
-            assign_masks(weight.mask, frozen=mask, optimizer=optimizer)
 
 
 def frozen_share(weights):

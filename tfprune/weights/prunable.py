@@ -134,12 +134,12 @@ def _prunable_parts(layer):
     return parts
 
 
-def apply_masks(model, weights, masks, optimizer=None):
-    """Sets the masks that `PruningMethod.masks` returned."""
+def apply_masks(model, weights, masks, optimizer=None, *, kind="trainable"):
+    """Sets masks of a kind, "trainable" or "frozen", save those that are `None`."""
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
     for weight, mask in zip(weights, masks, strict=True):
         if mask is not None:
-            assign_masks(weight.mask, trainable=mask, optimizer=optimizer)
+            assign_masks(weight.mask, **{kind: mask}, optimizer=optimizer)
 
 
 def count_weights(weights):

@@ -1,11 +1,9 @@
 """How many units each layer keeps at least: `min_units` and `max_fraction`."""
 
-import keras
 import numpy as np
 
-from tfprune import _keras
-from tfprune._tools.checks import is_integer, is_number
-from tfprune.masks.setting import find_layer
+from tfprune._tools.checks import check_integer, is_integer, is_number
+from tfprune.masks import layer_filter
 
 
 def check(max_fraction, round_to, min_units):
@@ -28,10 +26,7 @@ def check(max_fraction, round_to, min_units):
             "Argument `round_to` must be a positive integer, of which layers keep a multiple, or "
             f"None. Received: round_to={round_to!r}."
         )
-    if not (is_integer(min_units) and min_units >= 1):
-        raise ValueError(
-            f"Argument `min_units` must be a positive integer. Received: min_units={min_units!r}."
-        )
+    check_integer("min_units", min_units)
 
 
 def least_kept(units, max_fraction=1.0):
@@ -52,56 +47,25 @@ def least_kept(units, max_fraction=1.0):
         ValueError: If a key names no layer whose units can be pruned.
     """
     sizes = np.array([len(unit_set.units) for unit_set in units.sets])
-    caps = np.array([_cap(unit_set, units.model, max_fraction) for unit_set in units.sets], float)
-    if isinstance(max_fraction, dict):
-        _check_keys(units, max_fraction)
+    caps = np.array(_caps(units, max_fraction), float)
     kept = np.ceil((1 - caps) * sizes - 1e-9).astype(int)
     return np.maximum(kept, np.minimum(units.min_units, sizes))
 
 
-def _cap(unit_set, model, max_fraction):
+def _caps(units, max_fraction):
+    """The most that may be pruned of each set."""
     if not isinstance(max_fraction, dict):
-        return max_fraction
-    caps = []
-    for layer in unit_set.layers:
-        found = [value for key, value in max_fraction.items() if _means(key, layer, model)]
-        caps.append(found[-1] if found else 1.0)
-    return min(caps)
-
-
-def _check_keys(units, max_fraction):
+        return [max_fraction] * len(units.sets)
     layers = [layer for unit_set in units.sets for layer in unit_set.layers]
-    for key in max_fraction:
-        if not any(_means(key, layer, units.model) for layer in layers):
+    caps = {id(layer): 1.0 for layer in layers}
+    for key, value in max_fraction.items():
+        matches = layer_filter.predicate(key, units.model, "max_fraction")
+        found = [id(layer) for layer in layers if matches(layer)]
+        if not found:
             raise ValueError(
                 "Argument `max_fraction` names a layer none of whose units can be pruned. "
                 f"Received: {getattr(key, 'name', key)!r}. Layers whose units can be: "
                 f"{[layer.name for layer in layers]}."
             )
-
-
-def _means(key, layer, model):
-    if callable(key) and not isinstance(key, keras.Layer):
-        return bool(key(layer))
-    return any(part is layer for part in _keras.all_layers(find_layer(model, key)))
-
-
-def serialize(max_fraction):
-    """`max_fraction` as it stands in a config: layers by their names.
-
-    Raises:
-        ValueError: If it has predicates.
-
-    Example:
-
-    >>> serialize({keras.layers.Dense(2, name="d"): 0.5})
-    {'d': 0.5}
-    """
-    if not isinstance(max_fraction, dict):
-        return max_fraction
-    if any(callable(key) and not isinstance(key, keras.Layer) for key in max_fraction):
-        raise ValueError(
-            "A `max_fraction` with predicates cannot be saved. Name the layers instead. "
-            f"Received: max_fraction={max_fraction!r}."
-        )
-    return {getattr(key, "name", key): value for key, value in max_fraction.items()}
+        caps |= dict.fromkeys(found, value)
+    return [min(caps[id(layer)] for layer in unit_set.layers) for unit_set in units.sets]

@@ -2,7 +2,9 @@
 
 import keras
 
+from tfprune._tools.checks import one_of
 from tfprune._tools.registry import Configurable, Registry
+from tfprune.masks import layer_filter
 from tfprune.units.budgets import Latency
 from tfprune.units.selection import limits
 
@@ -44,12 +46,8 @@ class Selection(Configurable):
     """
 
     def __init__(self, scope="uniform", *, round_to=None, min_units=1, max_fraction=1.0):
-        if scope not in SCOPES:
-            raise ValueError(
-                f"Argument `scope` must be one of {list(SCOPES)}. Received: scope={scope!r}."
-            )
         limits.check(max_fraction, round_to, min_units)
-        self.scope = scope
+        self.scope = one_of("scope", scope, SCOPES)
         self.round_to = round_to
         self.min_units = min_units
         self.max_fraction = max_fraction
@@ -78,7 +76,10 @@ class Selection(Configurable):
 
     def get_config(self):
         """The arguments that make this selection again, layers by their names."""
-        return {**self._arguments(), "max_fraction": limits.serialize(self.max_fraction)}
+        config = self._arguments()
+        if isinstance(self.max_fraction, dict):
+            config["max_fraction"] = layer_filter.serialize_keys("max_fraction", self.max_fraction)
+        return config
 
 
 _REGISTRY = Registry(
