@@ -90,7 +90,7 @@ def test_errors_name_what_is_wrong():
         get({"conv": 1.5})
     with pytest.raises(ValueError, match="none of whose weights.*'flat'"):
         allocate({"flat": 0.5}, made, weights, 0.5, 0.5)
-    with pytest.raises(ValueError, match="Argument `layer`.*'no'"):
+    with pytest.raises(ValueError, match="Argument `distribution`.*'no'"):
         allocate({"no": 0.5}, made, weights, 0.5, 0.5)
     with pytest.raises(ValueError, match="3 numbers"):
         allocate(lambda weights, sparsity: [sparsity], made, weights, 0.5, 0.5)

@@ -1,4 +1,4 @@
-"""Snapshots of training at given steps."""
+"""Captures snapshots of training at given steps."""
 
 import pathlib
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ class Capture(Configurable, keras.callbacks.Callback):
     """Captures the state of training at given steps, to rewind to one of them later.
 
     A snapshot is taken when `optimizer.iterations` reaches the step: 0 is before the first. Steps
-    that are behind when training begins are passed by. `snapshots` holds what was captured, by
-    step; with a `path` it is written there too, see `tfprune.masks.rewinding.Snapshot.load`.
+    before the one at which training begins are skipped. `snapshots` holds the snapshots by step;
+    with a `path` they are also written there, see `tfprune.masks.rewinding.Snapshot.load`.
 
-    List the callback before those that move masks, for the weights before they do.
+    List the callback before those that change masks, to capture the weights before the change.
 
     Args:
         steps: An integer of at least 0, or a sequence of them.

@@ -1,4 +1,4 @@
-"""Samples of the weights along the trajectory of SGD."""
+"""Samples weights along the trajectory of SGD."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ from tfprune.masks.setting import masked_layers
 
 @keras.saving.register_keras_serializable("tfprune")
 class CollectPosterior(Configurable, keras.callbacks.Callback):
-    """Collects weights while a model trains, as samples from its posterior, and predicts with them.
+    """Collects posterior samples of the weights while a model trains, and predicts with them.
 
     SGD at a constant learning rate near an optimum samples from a law around it; with the steps of
     `tfprune.optimizers` (`PreconditionedSGD`, `FullPreconditionedSGD`, or `keras.optimizers.SGD`
@@ -22,13 +22,13 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
     posterior. The mean of the samples is iterate averaging, see `averaging_covariance`.
 
     The first sample is taken `every` steps after `burn_in`, counted by `optimizer.iterations`, and
-    one each `every` steps from there. Successive iterates are alike: SGD forgets over N / (2 S)
+    then one every `every` steps. Successive iterates are correlated: SGD forgets over N / (2 S)
     steps where C is near A, so an `every` above that makes samples nearly independent. With
-    `steps_per_execution` a sample is taken at the first hook that it is due at. A further `fit` of
-    the same model goes on collecting; where masks have changed, it all begins anew, since the
-    samples before are of another model.
+    `steps_per_execution` a sample is taken at the first hook after it is due. A further `fit` of
+    the same model continues the collection; where masks have changed, it starts again, since the
+    earlier samples are of another model.
 
-    All weights are collected, moving statistics too, so a sample is a whole state of the model.
+    All weights are collected, moving statistics too, so a sample is a full state of the model.
 
     Memory: `max_samples` times the weights, and two float64 numbers for each weight. Once more
     samples are due, every second one is dropped and from then on every second one kept, so those
@@ -78,7 +78,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
         self.reset()
 
     def reset(self):
-        """Forgets what was collected."""
+        """Removes all samples and moments."""
         self.count = 0
         self.samples = []
         self._stride = 1
@@ -88,7 +88,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
         self._last = None
 
     def on_train_begin(self, logs=None):
-        """Goes on collecting, or begins anew where the model is another."""
+        """Continues the collection, or starts again for another model."""
         if self._collected is not None and self._collected is not self.model:
             self.reset()
         self._last = current_step(self.model)
@@ -142,7 +142,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
 
     @property
     def mean(self):
-        """The mean of all that was taken: a list of arrays, as `model.get_weights()`.
+        """The mean of all samples taken: a list of arrays, as `model.get_weights()`.
 
         Raises:
             ValueError: If nothing was taken yet.
@@ -155,7 +155,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
 
     @property
     def deviation(self):
-        """The standard deviation of all that was taken, in the form of `mean`.
+        """The standard deviation of all samples taken, in the form of `mean`.
 
         Raises:
             ValueError: If fewer than two samples were taken.
@@ -164,9 +164,9 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
         return [np.sqrt(squares / (self.count - 1)) for squares in self._squares]
 
     def predict(self, x, batch_size=None, verbose=0):
-        """What the model predicts with each sample; its weights are then as before, bit for bit.
+        """The predictions of the model with each sample; its weights are then restored bit for bit.
 
-        Masks stay as they are now: what is pruned is 0 and what is frozen has its value.
+        Masks stay as they are: pruned elements are 0 and frozen ones keep their value.
 
         Args:
             x: Inputs as `model.predict` takes them, but no generator.
@@ -174,7 +174,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
 
         Returns:
             An array (samples, examples, ...), or a structure of them as the model's outputs. Its
-            mean over the first axis is the predictive mean, and its deviation how sure that is.
+            mean over the first axis is the predictive mean, its deviation the uncertainty.
 
         Raises:
             ValueError: If no sample is kept, or `x` can be gone through only once.
@@ -199,7 +199,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def at_mean(self):
-        """While open, the weights of the model are the mean; then as before, bit for bit."""
+        """A context in which the weights of the model are the mean; then they are restored."""
         mean = self.mean
         with _restored(self._collected):
             _assign(self._collected, mean)

@@ -1,4 +1,4 @@
-"""Freezing elements of weights on a schedule while a model trains, and setting them free."""
+"""Freezes elements of weights on a schedule while a model trains."""
 
 import keras
 
@@ -11,41 +11,39 @@ from tfprune.weights.prunable import apply_masks
 
 @keras.saving.register_keras_serializable("tfprune")
 class FreezeWeights(ScheduledWeights):
-    """Freezes, in each kernel and embedding, the elements with the lowest scores.
+    """Freezes the elements of kernels and embeddings with the lowest scores, on a schedule.
 
-    At every update each weight has `round(size * fraction)` frozen elements, the fraction being
-    what the schedule says. Frozen elements keep their value bit for bit under every optimizer, and
+    After every update each weight has `round(size * fraction)` frozen elements, with the fraction
+    of the schedule. Frozen elements keep their value bit for bit under every optimizer, and
     its slots of them become 0. Where the schedule rises, the lowest of the others are frozen; where
-    it has fallen, the highest of the frozen are set free, by scores of that moment. What others
-    have frozen counts, and may be set free too where the schedule falls: leave it out with
-    `exclude`. As long as the schedule has never fallen nothing is set free.
+    it falls, the highest of the frozen are unfrozen, by scores of that moment. Elements that were
+    frozen otherwise count, and may be unfrozen too where the schedule falls: leave them out with
+    `exclude`. As long as the schedule has never fallen, nothing is unfrozen.
 
     Pruned elements are left alone: where fewer than the fraction are not pruned, these are all
     frozen. Beside `PruneWeights` it may freeze the same weights, but frozen elements are never
     pruned; nor are units, by `PruneUnits`, of which any element is frozen. Two of them in one `fit`
     must choose different weights. Layers with `trainable=False` are left out.
 
-    The callback keeps nothing that would have to be saved: training goes on after
-    `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption
-    (a criterion that draws needs a seed for that: `tfprune.criteria.Random(seed=0)`).
+    The callback has no state to save: training continues after `BackupAndRestore`, or with a loaded
+    model, with the same masks as without the interruption (a random criterion needs a seed for
+    that: `tfprune.criteria.Random(seed=0)`).
 
     The logs of steps and epochs get `frozen`, the share of elements that are frozen, as `frozen_1`
     where the name is taken. Without `fit`, call `after_step(model)` once per step.
 
     Args:
-        target: The frozen fraction over the steps: a `tfprune.schedules.Schedule`, its
+        target: The frozen fraction at each step: a `tfprune.schedules.Schedule`, its
             configuration, a number or a callable step -> fraction.
         criterion: "preconditioned_gradient", "gradient", "magnitude", "random", an object or a
             callable; see `tfprune.freeze_weights`.
         distribution: "uniform", "global", a dict, a callable or "erk"; see
-            `tfprune.distributions`. A dict says what each layer has in the end.
+            `tfprune.distributions`. A dict gives the fractions of layers in the end.
         data: `(x, y)` or a dataset of batches, on which gradients are measured at every update that
-            changes something, with the weights of that moment. Gradients seen in training are of
-            many different weights, and say nothing of single examples; so they do not stand in.
-        only: The weights: a sequence of layers or layer names, or a predicate
-            `(layer, weight_name) -> bool`, which decides about biases too; see
-            `tfprune.freeze_weights`. Default: all kernels and embeddings.
-        exclude: What to leave alone, given in the same way.
+            changes something, with the weights of that moment. Gradients of training steps cannot
+            replace it: they belong to other weights, and to batches instead of single examples.
+        only, exclude: Layers whose weights are frozen, and whose are not; see
+            `tfprune.freeze_weights`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -97,7 +95,7 @@ class FreezeWeights(ScheduledWeights):
         apply_masks(model, weights, masks, optimizer, kind="frozen")
 
     def measure(self, model):
-        """The frozen share of the weights chosen."""
+        """The frozen share of the selected weights."""
         return {"frozen": frozen_share(self.selected(model))}
 
     def conflict_keys(self, model):
@@ -105,7 +103,7 @@ class FreezeWeights(ScheduledWeights):
         return {("frozen", key): name for key, name in super().conflict_keys(model).items()}
 
     def _highest_until(self, step):
-        """The highest fraction that was due up to a step."""
+        """The highest fraction of the schedule up to a step."""
         schedule = self._schedule_in_steps()
         due = schedule.last_due(step)
         known, highest = self._highest

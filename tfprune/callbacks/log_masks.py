@@ -1,4 +1,4 @@
-"""Sparsity of each weight in the logs, and in the event files that TensorBoard reads."""
+"""Logs the sparsity of each weight, also to event files for TensorBoard."""
 
 import keras
 import numpy as np
@@ -16,12 +16,12 @@ _SCALAR, _TENSOR = 1, 2  # the classes of data that TensorBoard tells apart
 
 @keras.saving.register_keras_serializable("tfprune")
 class LogMasks(keras.callbacks.Callback):
-    """Logs how sparse each weight is, and how its kept elements are distributed.
+    """Logs the sparsity of each weight, and histograms of its kept elements.
 
     The logs of each epoch get `sparsity/<layer>/<weight>`, the pruned share of the weight, so that
     `History`, `CSVLogger` and Keras's `TensorBoard` show it. The names are the same in each epoch;
-    a second layer of the same name gets `_1`. List the callback after those which move masks and
-    before those which write logs.
+    a second layer of the same name gets `_1`. List the callback after those that change masks and
+    before those that write logs.
 
     With `log_dir` the callback itself writes event files for TensorBoard, at the step that
     `optimizer.iterations` says: the same scalars, and histograms `weights/<layer>/<weight>` of the
@@ -29,16 +29,14 @@ class LogMasks(keras.callbacks.Callback):
 
     Args:
         log_dir: The directory for event files. Default: none are written.
-        frequency: When these are written: "epoch", at the end of each; or an integer, after as
-            many steps.
+        frequency: When event files are written: "epoch", at the end of each; or an integer, the
+            number of steps between two writes.
         histograms: Whether histograms are written too.
-        only: The weights to log: a sequence of layers or layer names, or a predicate
-            `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
-            embeddings.
-        exclude: What not to log, given in the same way.
+        only, exclude: Layers whose weights are logged, and whose are not; see
+            `tfprune.prune_weights`.
 
     Raises:
-        ValueError: If an argument is wrong; at the start of training, if no weight is left.
+        ValueError: If an argument is wrong; at the start of training, if no weight is selected.
 
     Example:
 
@@ -72,7 +70,8 @@ class LogMasks(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Names the weights and opens the event file."""
-        self._weights = _named(select_weights(self.model, self.only, self.exclude))
+        weights = select_weights(self.model, self.only, self.exclude)
+        self._weights = by_name((f"{each.layer.name}/{each.name}", each) for each in weights)
         self._written_at = current_step(self.model)
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(self.log_dir)
@@ -125,11 +124,6 @@ class LogMasks(keras.callbacks.Callback):
         return cls(**layer_filter.deserialize(config))
 
 
-def _named(weights):
-    """The weights by `layer/weight`."""
-    return by_name((f"{weight.layer.name}/{weight.name}", weight) for weight in weights)
-
-
 def _sparsity(weight):
     mask = weight.trainable_mask
     return 1 - int(np.count_nonzero(mask)) / mask.size
@@ -145,7 +139,7 @@ def _histogram(weight):
 
 
 def _kind(plugin, data_class):
-    """What tells TensorBoard how to show a tensor."""
+    """The metadata by which TensorBoard shows a tensor."""
     kind = tf.compat.v1.SummaryMetadata(data_class=data_class)
     kind.plugin_data.plugin_name = plugin
     return kind

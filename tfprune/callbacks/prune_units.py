@@ -1,4 +1,4 @@
-"""Prune units on a schedule while the model trains."""
+"""Prunes coupled units on a schedule while a model trains."""
 
 import keras
 
@@ -20,34 +20,30 @@ from tfprune.units.selection.select_units import select_units
 
 @keras.saving.register_keras_serializable("tfprune")
 class PruneUnits(ScheduledCallback):
-    """Prunes whole units (neurons, filters) of each layer while the model trains.
+    """Prunes units (neurons, filters, heads) on a schedule while a model trains.
 
-    A unit is masked with all that belongs to it, see `tfprune.prune_units`; `tfprune.strip` then
-    removes it for real. What is pruned stays so. `unit_sparsity` in the logs is the fraction of
-    units pruned.
+    Units are masked as by `tfprune.prune_units`, which describes the arguments in full;
+    `tfprune.strip` then removes them. Pruned units do not come back. `unit_sparsity` in the logs is
+    the fraction of units pruned.
 
     Two of them in one `fit` must choose different layers. `PruneWeights` may prune the weights of
     the same layers.
 
     Args:
-        target: The fraction of the units of each layer to prune (with another selection than
-            "uniform", of all units), or a budget of `tfprune.budgets`. A
-            `tfprune.schedules.Schedule` says the fraction for each step. A float or a budget is
-            reached gradually (`PolynomialDecay` with ten updates) over the first half of `fit`,
-            whose other half is left to recover.
-        criterion: "magnitude", "activation_contribution" (measured while the model trains) and
-            others; a `tfprune.criteria.Criterion` with its arguments; or a callable. See
-            `tfprune.criteria.units`.
-        schedule: How far a float or a budget is reached at a step, in place of the above: a
-            `tfprune.schedules.Schedule` from 0 to 1, where 0 is the dense model. In between a
-            budget allows what lies between the dense model's cost and its own.
-        selection: "uniform", "global", "greedy" or "exact", or a `tfprune.Selection` with its
-            arguments. An update for `Latency` rebuilds and times several models.
-        data: `(x, y)` or a dataset of batches, for criteria that are measured on data, at every
-            update anew.
-        only, exclude: Layers whose units may go, and whose stay; see `tfprune.prune_units`.
-        regularizer: A penalty on units that is in the loss while `fit` runs, so that little is lost
-            when they go: "group_lasso", "batch_norm_l1", "growing", or an object of
+        target: A fraction of units or a budget, see `tfprune.prune_units`, which is reached
+            gradually (`PolynomialDecay` with ten updates) over the first half of `fit`; the other
+            half is left to recover. Or a `tfprune.schedules.Schedule`, the fraction at each step.
+        criterion: See `tfprune.prune_units`; also "activation_contribution", which is measured
+            while the model trains.
+        schedule: Replaces the default way to a fraction or a budget: a `tfprune.schedules.Schedule`
+            from 0, the dense model, to 1, the target. In between, a budget allows the interpolation
+            of the dense model's cost and its own.
+        selection: See `tfprune.prune_units`. An update for `Latency` rebuilds and times several
+            models.
+        data: See `tfprune.prune_units`; it is measured again at every update.
+        only, exclude: See `tfprune.prune_units`.
+        regularizer: A penalty on units in the loss while `fit` runs, which makes units small before
+            they are pruned: "group_lasso", "batch_norm_l1", "growing", or an object of
             `tfprune.unit_regularizers`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
@@ -188,9 +184,9 @@ class PruneUnits(ScheduledCallback):
         super().on_train_batch_end(batch, logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Plans the updates, where a fraction is spread over `fit`.
+        """Makes the schedule, where a fraction or a budget is spread over `fit`.
 
-        Only now is the epoch known at which an interrupted training goes on.
+        Only now is the epoch known at which an interrupted training continues.
         """
         if self._has_schedule:
             return
@@ -208,7 +204,7 @@ class PruneUnits(ScheduledCallback):
         super().on_train_begin(logs)
 
     def on_train_end(self, logs=None):
-        """Ends the measuring."""
+        """Stops measuring the criterion."""
         if isinstance(self.criterion, ActivationContribution):
             for layer, _, _ in self._units.layers():
                 self.criterion.detach(layer)
@@ -248,7 +244,7 @@ class PruneUnits(ScheduledCallback):
 
 
 def _first_schedule(target, schedule, is_fraction, is_budget):
-    """The schedule that is known before `fit`; a placeholder where the target is spread over it."""
+    """The schedule before `fit`; a placeholder where the target is spread over `fit`."""
     if schedule is None:
         return (
             schedules.Constant(1.0 if is_budget else target) if is_fraction or is_budget else target

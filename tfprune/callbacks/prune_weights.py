@@ -1,4 +1,4 @@
-"""Pruning single weights on a schedule while a model trains."""
+"""Prunes single weights on a schedule while a model trains."""
 
 import keras
 
@@ -6,52 +6,44 @@ from tfprune import patterns
 from tfprune.callbacks.scheduled_weights import ScheduledWeights
 from tfprune.criteria import weights as criteria
 from tfprune.masks.gradient_accumulation import GradientAccumulator
-from tfprune.weights.prunable import (
-    apply_masks,
-    count_weights,
-)
+from tfprune.weights.prunable import apply_masks, count_weights
 from tfprune.weights.pruning import PruningMethod
 
 
 @keras.saving.register_keras_serializable("tfprune")
 class PruneWeights(ScheduledWeights):
-    """Prunes, in each kernel and embedding, the elements with the lowest scores.
+    """Prunes the elements of kernels and embeddings with the lowest scores, on a schedule.
 
-    At every update each weight loses exactly as many elements as the schedule says; the sparsity
-    never falls, and what is pruned does not come back. At a sparsity of 0 training is plain
-    training, bit for bit.
+    At every update each weight is pruned to exactly the sparsity of the schedule; the sparsity
+    never falls, and pruned elements do not come back. At a sparsity of 0 training is the same as
+    without the callback, bit for bit.
 
-    Elements that are frozen are never pruned; where they leave too few to prune, an error says so.
-    Layers with `trainable=False` are left out. A layer that is used several times counts once.
-    The callback keeps nothing that would have to be saved: training goes on after
-    `BackupAndRestore`, or with a loaded model, with the same masks as without the interruption
-    (a criterion that draws needs a seed for that: `tfprune.criteria.Random(seed=0)`). The sums of
-    "movement" are written with the masks into `.weights.h5` and `.keras` files while training runs;
-    list the callback before `BackupAndRestore` to have them read again. TensorFlow checkpoints do
-    not have them.
+    Frozen elements are never pruned; where they leave too few to prune, an error is raised. Layers
+    with `trainable=False` are left out. A layer that is used several times counts once. The
+    callback has no state to save: training continues after `BackupAndRestore`, or with a loaded
+    model, with the same masks as without the interruption (a random criterion needs a seed for
+    that: `tfprune.criteria.Random(seed=0)`). The sums of "movement" are written with the masks into
+    `.weights.h5` and `.keras` files while training runs; list the callback before
+    `BackupAndRestore` to restore them. TensorFlow checkpoints do not have them.
 
     Two of them in one `fit` must choose different weights. Beside `PruneUnits` it may prune the
-    weights of the same layers: both only prune, and what the other pruned counts.
+    weights of the same layers: both only prune, and elements pruned by the other count.
 
-    The logs of steps and epochs get `sparsity`, the pruned share of the weights chosen, as
+    The logs of steps and epochs get `sparsity`, the pruned share of the selected weights, as
     `sparsity_1` where the name is taken. List the callback before those which write logs, such as
     `CSVLogger` and `TensorBoard`. Without `fit`, call `after_step(model)` once per step.
 
     Args:
-        target: The sparsity over the steps: a `tfprune.schedules.Schedule`, its configuration, a
+        target: The sparsity at each step: a `tfprune.schedules.Schedule`, its configuration, a
             number or a callable step -> sparsity.
-        criterion: "magnitude" and others, an object such as `tfprune.criteria.Random(seed=0)`, or a
-            callable; see `tfprune.criteria.weights`.
-        pattern: `None` for single elements, or a `tfprune.patterns.NM` or `Block`.
+        criterion, pattern: See `tfprune.prune_weights`.
         distribution: "uniform", "erk", "global", a dict or a callable; see
-            `tfprune.distributions`. A dict says what each layer has in the end.
-        data: `(x, y)` or a dataset of batches, for criteria that are measured on data, at every
-            update anew. "movement" needs none: without it, -w dL/dw is summed over the steps of
+            `tfprune.distributions`. A dict gives the sparsities of layers in the end.
+        data: `(x, y)` or a dataset of batches, for criteria that are measured on data, again at
+            every update. "movement" needs none: without it, -w dL/dw is summed over the steps of
             training.
-        only: What to prune: a sequence of layers or layer names, or a predicate
-            `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
-            embeddings.
-        exclude: What not to prune, given in the same way.
+        only, exclude: Layers whose weights are pruned, and whose are not; see
+            `tfprune.prune_weights`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -123,7 +115,7 @@ class PruneWeights(ScheduledWeights):
         apply_masks(model, weights, masks, optimizer)
 
     def measure(self, model):
-        """The pruned share of the weights chosen."""
+        """The pruned share of the selected weights."""
         return {"sparsity": count_weights(self.selected(model)).sparsity}
 
     def on_train_begin(self, logs=None):
@@ -134,7 +126,7 @@ class PruneWeights(ScheduledWeights):
         super().on_train_begin(logs)
 
     def on_train_end(self, logs=None):
-        """Ends the measuring; if the same model is trained on, it goes on."""
+        """Stops the accumulation; it continues if the same model is trained further."""
         if self._accumulator is not None:
             self._accumulator.detach()
         super().on_train_end(logs)

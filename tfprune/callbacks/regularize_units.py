@@ -1,4 +1,4 @@
-"""A penalty on coupled units while a model trains."""
+"""Regularizes coupled units while a model trains."""
 
 import keras
 
@@ -12,14 +12,14 @@ from tfprune.units.prunable import PREDICATE
 class RegularizeUnits(keras.callbacks.Callback):
     """Adds a penalty on coupled units to the loss while `fit` runs, and removes it at its end.
 
-    The penalty is in `loss` and `val_loss` as Keras's own regularizers are; the logs of epochs get
-    its value as `unit_penalty`. It may be used with `tfprune.fit_and_shrink`, whose rebuilt models
-    it follows, and on models of stock layers.
+    The penalty is part of `loss` and `val_loss`, as those of Keras's regularizers; the logs of
+    epochs get its value as `unit_penalty`. The callback also works in `tfprune.fit_and_shrink`, where it
+    follows the rebuilt models, and on models of stock layers.
 
     Args:
         regularizer: A `tfprune.unit_regularizers.GroupLasso`, `BatchNormL1` or `Growing`, or a name
             ("group_lasso", "batch_norm_l1").
-        only, exclude: Layers whose units are penalised, and whose are not; see
+        only, exclude: Layers whose units are regularized, and whose are not; see
             `tfprune.prune_units`.
 
     Example:
@@ -45,7 +45,7 @@ class RegularizeUnits(keras.callbacks.Callback):
         self.exclude = exclude
 
     def set_model(self, model):
-        """Follows to another model where one takes the place of the one that is trained."""
+        """Attaches the penalty to another model that replaces the one that is trained."""
         super().set_model(model)
         if self.regularizer.model not in (None, model):
             _trace_anew(self.regularizer.model)
@@ -57,7 +57,7 @@ class RegularizeUnits(keras.callbacks.Callback):
         self._attach()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Lets the strength change with the steps."""
+        """Updates the strength of the penalty."""
         self.regularizer.update(current_step(self.model))
 
     def on_epoch_end(self, epoch, logs=None):

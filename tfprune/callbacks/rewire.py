@@ -1,4 +1,4 @@
-"""Sparse training: on a schedule, the smallest weights go and others grow in their index."""
+"""Dynamic sparse training (SET, RigL): drops the smallest weights and grows others."""
 
 import math
 
@@ -25,36 +25,37 @@ DECAY = ("cosine", "constant")
 
 @keras.saving.register_keras_serializable("tfprune")
 class Rewire(ScheduledWeights):
-    """Trains a sparse model from the start, and moves its weights to where they serve best.
+    """Dynamic sparse training: keeps the sparsity and moves the weights (SET, RigL).
 
     At the first update each kernel and embedding is pruned at random. At each later one, it drops
     of its `active` elements, those neither pruned nor frozen, the
 
         k = round(fraction(step) * active)
 
-    with the least |w|, and grows as many among all that are pruned then, those just dropped too: at
-    random (SET) or where the gradient of the loss is largest (RigL). What grows begins at 0, with
-    the optimizer's slots at 0. The sparsity is exactly what the schedule says; where that rises,
-    more is dropped, and where it falls, more is grown.
+    with the least |w|, and grows as many among all pruned elements, those just dropped included:
+    at random (SET) or where the gradient of the loss is largest (RigL). Grown elements start at 0,
+    with the optimizer's slots at 0. The sparsity is exactly that of the schedule; where it rises, more
+    is dropped, and where it falls, more is grown.
 
         fraction(step) = drop_fraction                                              "constant"
                        = drop_fraction / 2 * (1 + cos(pi * step / end_step))        "cosine"
 
-    Elements that are frozen stay as they are. Gradients are those of the step before the update:
-    they are added up in this step alone, the optimizer never sees them, and nothing is computed a
-    second time. With `steps_per_execution` or `gradient_accumulation_steps`, they are summed over
-    the steps that are made together.
+    Frozen elements are left alone. Gradients are those of the step before the update: they are
+    accumulated in this step alone, outside of the optimizer, and nothing is computed twice. With
+    `steps_per_execution` or `gradient_accumulation_steps`, they are summed over the steps that are
+    made together.
 
     The step of the last rewiring is written with the masks, into `.keras` and `.weights.h5` files
     and TensorFlow checkpoints, so that after `BackupAndRestore`, or with a loaded model, no update
     is made twice or missed. List the callback before `BackupAndRestore`, and give a `seed`: then
-    training that was interrupted goes on bit for bit as it would have. In another order an update
-    may have been due just where training was interrupted; "gradient" makes it one step later then,
-    since it has no gradients yet.
+    interrupted training continues bit for bit as it would have. In another order an update may be
+    due just where training was interrupted; "gradient" then makes it one step later, since it has
+    no gradients yet.
 
-    The logs of steps and epochs get `sparsity`, the pruned share of the weights chosen, and
-    `rewired`, how many elements grew at the last update. Without `fit`, call `after_step(model)`
-    once per step, and once before the first step, before the step function is traced.
+    The logs of steps and epochs get `sparsity`, the pruned share of the selected weights, and
+    `rewired`, the number of elements grown at the last update. Without `fit`, call
+    `after_step(model)` once per step, and once before the first step, before the step function is
+    traced.
 
     Args:
         target: The sparsity at each update: a `tfprune.schedules.Schedule`, its configuration, a
@@ -64,11 +65,9 @@ class Rewire(ScheduledWeights):
         drop_fraction: Float from 0 to 1.
         decay: "cosine", which needs a schedule with an `end_step`, or "constant".
         distribution: "erk", "uniform", a dict or a callable; see `tfprune.distributions`.
-        only: What to rewire: a sequence of layers or layer names, or a predicate
-            `(layer, weight_name) -> bool`; see `tfprune.prune_weights`. Default: all kernels and
-            embeddings.
-        exclude: What not to rewire, given in the same way.
-        seed: Integer. What is drawn depends on it, the index of the weight and the step alone.
+        only, exclude: Layers whose weights are rewired, and whose are not; see
+            `tfprune.prune_weights`.
+        seed: Integer. Random numbers depend on it, the index of the weight and the step alone.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -150,7 +149,7 @@ class Rewire(ScheduledWeights):
         return logs
 
     def update(self, model, sparsity, optimizer):
-        """Rewires the weights; does nothing where that was done, or nothing can be grown yet."""
+        """Rewires the weights, unless that is done already or gradients are still missing."""
         step = current_step(model, optimizer)
         due = self._schedule_in_steps().last_due(step)
         indices = [i for i, weight in enumerate(self._weights) if _rewired_at(weight) != due]
@@ -183,13 +182,13 @@ class Rewire(ScheduledWeights):
         return None
 
     def conflict_keys(self, model):
-        """The weights it rewires, and the units of their layers, of which elements would grow."""
+        """The weights it rewires, and the units of their layers, whose elements would grow."""
         weights = self.selected(model)
         units = {("units", id(w.layer)): f"units of layer {w.layer.name!r}" for w in weights}
         return {**conflict_keys(weights), **units}
 
     def measure(self, model):
-        """The pruned share of the weights chosen, and how many elements grew last."""
+        """The pruned share of the selected weights, and the elements grown last."""
         return {"sparsity": count_weights(self._weights).sparsity, "rewired": float(self._grown)}
 
     def on_train_begin(self, logs=None):
@@ -199,7 +198,7 @@ class Rewire(ScheduledWeights):
         super().on_train_begin(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Looks at the step once more: others may have loaded another one as training began."""
+        """Checks the step again: other callbacks may have loaded another one."""
         if current_step(self.model) != self._step:
             self._forget()
             self.after_step(self.model)
@@ -270,16 +269,16 @@ class Rewire(ScheduledWeights):
 
 
 def rewired(weight, scores, sparsity, fraction):
-    """What is kept of a weight, and what is grown, at one rewiring.
+    """The elements of a weight that are kept and those that are grown at one rewiring.
 
     Args:
         weight: A `PrunableWeight`.
-        scores: Array of its shape, what grows first has the highest.
-        sparsity: Float from 0 to 1, what it has in the end, exactly.
+        scores: Array of its shape; the elements with the highest are grown.
+        sparsity: Float from 0 to 1, its exact sparsity afterwards.
         fraction: Float from 0 to 1, the share of its active elements that is dropped.
 
     Returns:
-        Two boolean arrays: what was kept before and is not dropped; what is grown.
+        Two boolean arrays: the elements kept before and not dropped, and those grown.
 
     Raises:
         ValueError: If a value or a score is not finite, or frozen elements leave too few.
@@ -307,7 +306,7 @@ def rewired(weight, scores, sparsity, fraction):
 
 
 def _pruned(weight, scores, sparsity):
-    """What is kept of a weight that is pruned to a sparsity, and that nothing is grown."""
+    """The elements of a weight that are kept at a sparsity, and that none is grown."""
     kept = top_k_mask(scores, sparsity, trainable=weight.trainable_mask, frozen=weight.frozen_mask)
     return kept, np.zeros_like(kept)
 

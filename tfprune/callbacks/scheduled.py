@@ -1,4 +1,4 @@
-"""The base of callbacks which move masks on a schedule."""
+"""Base class of callbacks that update masks on a schedule."""
 
 import weakref
 
@@ -13,19 +13,18 @@ _listed = weakref.WeakSet()
 
 
 class ScheduledCallback(keras.callbacks.Callback):
-    """Calls `update(model, sparsity, optimizer)` at the steps at which a schedule says so.
+    """Base class of callbacks that call `update(model, sparsity, optimizer)` on a schedule.
 
-    What a model must look like follows from `optimizer.iterations`: it must have the
-    sparsity of the last update that was due. So the callback saves nothing. Where hooks run less
-    often than the optimizer steps (`steps_per_execution`), or training goes on after
-    `BackupAndRestore` or with a loaded model, an update that was missed is made up for at the next
-    hook; one that was made already is asked for again, and `update` must leave the masks as they
-    are then.
+    The sparsity of a model is a function of `optimizer.iterations`: it must be that of the last
+    update that was due. So the callback has no state to save. Where hooks run less often than the
+    optimizer steps (`steps_per_execution`), or training continues after `BackupAndRestore` or with
+    a loaded model, a missed update is made at the next hook; one that was made already is called
+    again, and `update` must then leave the masks as they are.
 
-    A schedule with `unit="epoch"` is followed in updates of the weights: an epoch is as many as
+    A schedule with `unit="epoch"` is converted to steps of the optimizer: an epoch has as many as
     `fit` makes in one, and epoch 0 begins where `optimizer.iterations` is 0.
 
-    A subclass implements `update`, and `measure` for what goes into the logs.
+    A subclass implements `update`, and `measure` for the logs.
 
     Args:
         target: A `tfprune.schedules.Schedule`, or what `tfprune.schedules.get` takes.
@@ -51,10 +50,10 @@ class ScheduledCallback(keras.callbacks.Callback):
     """
 
     _action = "prune"
-    """What it does, for errors."""
+    """What the callback does, for errors."""
 
     _predicate = "layer -> bool"
-    """What a predicate as `only` or `exclude` takes and returns."""
+    """The signature of a predicate as `only` or `exclude`."""
 
     def __init__(self, target, *, only=None, exclude=None, verbose=0):
         super().__init__()
@@ -67,29 +66,29 @@ class ScheduledCallback(keras.callbacks.Callback):
         self._forget()
 
     def update(self, model, sparsity, optimizer):
-        """Brings `model` to `sparsity`; does nothing where it is there already.
+        """Brings `model` to `sparsity`; does nothing where it has it already.
 
         Args:
             model: The model that is trained.
-            sparsity: Float, what the schedule says.
+            sparsity: Float, the value of the schedule.
             optimizer: Its optimizer, to pass on to `tfprune.set_masks`.
 
         Returns:
-            `False` where the update cannot be made yet: it is asked for again after the next step.
+            `False` where the update cannot be made yet: it is called again after the next step.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `update(model, sparsity, optimizer)`."
         )
 
     def measure(self, model):
-        """What goes into the logs: a dict of floats. Called at the start and after updates."""
+        """The values for the logs, a dict of floats. Called at the start and after updates."""
         return {}
 
     def conflict_keys(self, model):
-        """What the callback prunes, so that no two callbacks of a `fit` prune the same.
+        """Keys of what the callback prunes: no two callbacks of a `fit` may have one in common.
 
         Returns:
-            A dict from anything hashable to the name under which errors speak of it.
+            A dict from hashable keys to names for errors.
         """
         return {}
 
@@ -136,7 +135,7 @@ class ScheduledCallback(keras.callbacks.Callback):
         """Makes the update of step 0, or of the step at which training goes on.
 
         Raises:
-            ValueError: If another callback of this `fit` prunes the same.
+            ValueError: If another callback of this `fit` has a conflict key in common.
         """
         self._check_conflicts()
         self._forget()
@@ -144,7 +143,7 @@ class ScheduledCallback(keras.callbacks.Callback):
         self._log(logs)
 
     def on_train_end(self, logs=None):
-        """Forgets how many steps an epoch had."""
+        """Drops the conversion of epochs to steps."""
         self._in_steps = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -152,7 +151,7 @@ class ScheduledCallback(keras.callbacks.Callback):
         self._log(logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds to the logs of the epoch, measured anew since others may have moved masks."""
+        """Adds to the logs of the epoch, measured again since others may have changed masks."""
         self._measured = None
         self._log(logs)
 

@@ -1,4 +1,4 @@
-"""The base of callbacks which move the masks of single weights on a schedule."""
+"""Base class of callbacks that update the masks of single weights on a schedule."""
 
 from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.weights import distributions
@@ -6,11 +6,11 @@ from tfprune.weights.prunable import PREDICATE, conflict_keys, select_weights
 
 
 class ScheduledWeights(ScheduledCallback):
-    """A `ScheduledCallback` for the weights that `only` and `exclude` select.
+    """Base class of `ScheduledCallback`s for the weights that `only` and `exclude` select.
 
     Args:
         target: See `ScheduledCallback`.
-        distribution: How the sparsity is shared among weights; see `tfprune.distributions`.
+        distribution: The sparsity of each weight, given that of all; see `tfprune.distributions`.
         only, exclude: See `tfprune.prune_weights`.
         verbose: 0 is quiet, 1 prints a line for every update.
     """
@@ -31,11 +31,11 @@ class ScheduledWeights(ScheduledCallback):
         distributions.check_end(self.distribution, self.schedule)
 
     def selected(self, model):
-        """The `PrunableWeight`s of a model whose masks move."""
+        """The `PrunableWeight`s of a model that the callback works on."""
         return select_weights(model, self.only, self.exclude, action=self._action)
 
     def conflict_keys(self, model):
-        """The weights whose masks move, by what tells them apart."""
+        """The weights that the callback works on."""
         return conflict_keys(self.selected(model))
 
     def get_config(self):

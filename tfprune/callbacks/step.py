@@ -1,4 +1,4 @@
-"""The step at which the training of a model is."""
+"""The current training step of a model."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""Training with the largest elements of each weight, while the others go on learning."""
+"""Sparse training with a straight-through estimator."""
 
 import keras
 import numpy as np
@@ -8,37 +8,38 @@ from tfprune.masks.straight_through import TopKRead
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.weights import distributions
 from tfprune.weights.prunable import apply_masks
+from tfprune.weights.scores import error_context
 
 
 @keras.saving.register_keras_serializable("tfprune")
 class StraightThrough(ScheduledWeights):
-    """Computes with the elements of largest magnitude, and trains all of them.
+    """Computes with the elements of largest magnitude, and trains all (straight-through).
 
     At each step a layer computes with the k elements of largest |w|, of equal ones the first, and
     zeros for the others; k follows the schedule. The gradient passes to every element as if none
-    were masked (the straight-through estimator), so one that is out may grow and come back:
+    were masked (the straight-through estimator), so an element that is left out may come back:
 
         w <- w - rate * gradient of the loss at (w * m),  m = the k largest |w|
 
-    While this trains, the stored weights are dense and the masks stand as they were: `get_weights`
-    and files written in between hold all elements, whereas the model computes with the largest,
-    in `evaluate` and `predict` too. When training ends, the elements that are out are pruned with
-    `tfprune.set_masks`; from then on they stay 0, and `tfprune.strip` sees them. Training that is
-    broken off by an error leaves the model as it is in between: `finish(model)` ends it.
+    During training the stored weights are dense and the masks unchanged: `get_weights` and files
+    written meanwhile hold all elements, whereas the model computes with the largest, in `evaluate`
+    and `predict` too. When training ends, the elements that are left out are pruned with
+    `tfprune.set_masks`; from then on they stay 0, and `tfprune.strip` sees them. If an error stops
+    training, call `finish(model)` to do this.
 
-    Elements that are pruned before stay so, and frozen ones are among the k. Weight decay and
-    regularizers act on the stored weights. The logs get `sparsity`, the share of the chosen weights
-    that is not computed with.
+    Elements that were pruned before stay pruned, and frozen ones are among the k. Weight decay and
+    regularizers act on the stored weights. The logs get `sparsity`, the share of the selected
+    weights that is left out.
 
     Without `fit`, call `after_step(model)` once before the step function is traced and then once
     per step, and `finish(model)` at the end.
 
     Args:
-        target: The sparsity over the steps: a `tfprune.schedules.Schedule`, its configuration, a
+        target: The sparsity at each step: a `tfprune.schedules.Schedule`, its configuration, a
             number or a callable step -> sparsity. It may fall as well as rise.
         distribution: "uniform", "erk", a dict or a callable; see `tfprune.distributions`.
-        only: What to prune, as in `tfprune.prune_weights`. Default: all kernels and embeddings.
-        exclude: What not to prune, given in the same way.
+        only, exclude: Layers whose weights are pruned, and whose are not; see
+            `tfprune.prune_weights`.
         verbose: 0 is quiet, 1 prints a line for every update.
 
     Raises:
@@ -74,12 +75,12 @@ class StraightThrough(ScheduledWeights):
         self._sparsities = []
 
     def after_step(self, model, optimizer=None):
-        """Moves k where that is due: the one call per step of a custom loop."""
+        """Makes the update that is due: the one call per step of a custom loop."""
         self._attach(model)
         return super().after_step(model, optimizer)
 
     def finish(self, model, optimizer=None):
-        """Prunes the elements that are out, and lets the layers read their weights again.
+        """Prunes the elements that are left out, and restores the plain reads of the weights.
 
         Args:
             model: The model that was trained.
@@ -88,14 +89,14 @@ class StraightThrough(ScheduledWeights):
         if self._trained is None:
             return
         try:
-            masks = [_final_mask(*pair) for pair in self._pairs()]
+            masks = list(map(_final_mask, self._weights, self._sparsities))
         finally:
             self._detach()
         apply_masks(model, self._weights, masks, optimizer)
         _retrace(model)
 
     def update(self, model, sparsity, optimizer):
-        """Moves k of each weight."""
+        """Sets k of each weight."""
         final = self.schedule.final
         sparsities = distributions.allocate(
             self.distribution, model, self._weights, sparsity, final
@@ -108,7 +109,7 @@ class StraightThrough(ScheduledWeights):
         self._sparsities = sparsities
 
     def measure(self, model):
-        """The share of the weights chosen that is not computed with."""
+        """The share of the selected weights that is left out."""
         sizes = [np.prod(weight.shape) for weight in self._weights]
         out = 0
         for weight, size, share in zip(self._weights, sizes, self._sparsities, strict=True):
@@ -117,16 +118,16 @@ class StraightThrough(ScheduledWeights):
         return {"sparsity": float(out / sum(sizes))}
 
     def on_train_begin(self, logs=None):
-        """Makes the layers read their largest elements."""
+        """Makes the layers compute with their largest elements."""
         self._attach(self.model)
         super().on_train_begin(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Moves k where weights of a later step have been loaded since training began."""
+        """Makes a missed update, where weights of a later step have been loaded."""
         self.after_step(self.model)
 
     def on_train_end(self, logs=None):
-        """Prunes the elements that are out."""
+        """Prunes the elements that are left out."""
         super().on_train_end(logs)
         self.finish(self.model)
 
@@ -151,9 +152,6 @@ class StraightThrough(ScheduledWeights):
             _mask_of(weight).transform = None
         self._trained = None
 
-    def _pairs(self):
-        return zip(self._weights, self._sparsities, strict=True)
-
 
 def _mask_of(weight):
     return weight.layer.masks_by_name[weight.name]
@@ -163,16 +161,12 @@ def _final_mask(weight, sparsity):
     """The mask of the elements that the layer computes with at a sparsity."""
     value = np.abs(keras.ops.convert_to_numpy(weight.variable))
     masks = {"trainable": weight.trainable_mask, "frozen": weight.frozen_mask}
-    try:
+    with error_context(weight):
         return top_k_mask(value, sparsity, **masks)
-    except ValueError as error:
-        raise ValueError(
-            f"Cannot prune weight {weight.name!r} of layer {weight.layer.name!r}. {error}"
-        ) from error
 
 
 def _retrace(model):
-    """Makes Keras trace its functions anew, which read the weights."""
+    """Makes Keras trace its functions again, which read the weights."""
     if getattr(model, "compiled", False):
         model.make_train_function(force=True)
         model.make_test_function(force=True)

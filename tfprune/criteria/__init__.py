@@ -3,7 +3,8 @@
 A criterion is given by its name, or as an object where it has arguments:
 `criterion="taylor"` or `criterion=tfprune.criteria.Taylor(aggregate="max", normalize="mean")`.
 `tfprune.criteria.units` lists those for units, `tfprune.criteria.weights` those for weights, and
-`tfprune.criteria.freezing` those for freezing; each says what a function of your own may ask for.
+`tfprune.criteria.freezing` those for freezing; each lists the arguments that a function of your
+own may have.
 """
 
 from tfprune.criteria import activations, freezing, units, weights

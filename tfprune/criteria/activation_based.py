@@ -1,4 +1,4 @@
-"""Criteria for units that score the activations which layers read, measured on data."""
+"""Activation-based criteria for units, measured on data where layers read the units."""
 
 import keras
 
@@ -7,17 +7,17 @@ from tfprune.criteria.criterion import Criterion
 
 @keras.saving.register_keras_serializable("tfprune")
 class TaylorActivation(Criterion):
-    """How much the loss would change without a unit, to first order, an example at a time.
+    """First-order change of the loss without a unit, the mean over single examples.
 
         u = mean over examples | mean over positions (a dL/da) |
 
-    Here a is what the layers that use the unit read, so norms and activations count, and L the loss
-    of the example by way of these layers. `ActivationContribution` is measured while the model
-    trains, where units are made.
+    Here a is the tensor that the layers which use the unit read, after norms and activations, and L
+    the loss of the example by way of these layers. `ActivationContribution` is measured while the
+    model trains, at the layers that make units.
 
     Args:
-        aggregate, normalize: See `tfprune.criteria.Criterion`; scores of several tensors that show
-            a unit are put together.
+        aggregate, normalize: See `tfprune.criteria.Criterion`; they apply to the scores of a
+            unit in several tensors.
 
     Example:
 
@@ -37,7 +37,7 @@ class TaylorActivation(Criterion):
 
 @keras.saving.register_keras_serializable("tfprune")
 class APoZ(Criterion):
-    """How often a unit is not 0: 1 - the average percentage of zeros (APoZ).
+    """The share of activations that are not 0: 1 - the average percentage of zeros (APoZ).
 
     Zeros are counted after the activation, where layers use the unit. Behind activations that give
     no zeros, all units score 1.
@@ -63,7 +63,7 @@ class APoZ(Criterion):
 
 @keras.saving.register_keras_serializable("tfprune")
 class ActivationVariance(Criterion):
-    """The variance of a unit, which is what is lost where its mean goes into biases.
+    """The variance of a unit: the error that remains when its mean is folded into biases.
 
     Args:
         aggregate, normalize: See `tfprune.criteria.Criterion`.

@@ -1,19 +1,19 @@
-"""What units hold, measured on data at the tensors which layers read them from."""
+"""Statistics of the activations of units, measured on data at the tensors that layers read."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfprune.criteria.unit_activations import STATISTICS, activation_captures, measure_captures
+from tfprune.criteria.unit_activations import STATISTICS, measure_activations
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationStatistics:
-    """What the units of a model hold, on data.
+    """Statistics of the activations of units.
 
     Attributes:
         mean, variance, zero_share: For each unit of the coupling, over examples and positions, and
-            over the tensors it is read from; NaN for units that are not read or not asked for.
+            over the tensors it is read from; NaN for units that are not read or not measured.
         tensors: A `TensorStatistics` for each tensor.
     """
 
@@ -24,7 +24,7 @@ class ActivationStatistics:
 
 
 def activation_statistics(units, data, *, sets=None, verbose=0):
-    """Measures the mean, the variance and the share of zeros of units.
+    """Measures the mean, variance and share of zeros of the activations of units.
 
     Layers run as in inference; nothing is changed.
 
@@ -53,8 +53,7 @@ def activation_statistics(units, data, *, sets=None, verbose=0):
     >>> found.mean[units.sets[0].units], found.zero_share[units.sets[0].units]
     (array([2. , 2.5]), array([0. , 0.5]))
     """
-    captures = activation_captures(units, sets)
-    measure_captures(units, captures, STATISTICS, data, verbose)
+    captures = measure_activations(STATISTICS, units, data, sets, verbose)
     tensors = tuple(capture.statistics() for capture in captures)
     sums = {name: np.zeros(units.coupling.size) for name in ("count", *STATISTICS, "square")}
     for capture, found in zip(captures, tensors, strict=True):
@@ -75,7 +74,7 @@ def activation_statistics(units, data, *, sets=None, verbose=0):
 
 
 def measured_units(names, units, sets, data, *, verbose=0):
-    """What criteria ask for, at each tensor that layers read units from.
+    """Measures that criteria request, at each tensor that layers read units from.
 
     Args:
         names: What to measure, of `mean`, `variance`, `zero_share`, and `contribution`: the mean
@@ -89,8 +88,7 @@ def measured_units(names, units, sets, data, *, verbose=0):
     Raises:
         ValueError: If there is no data, or no loss for what is asked for.
     """
-    captures = activation_captures(units, sets)
-    measure_captures(units, captures, names, data, verbose)
     return [
-        (capture.members, {name: capture.of_units(name) for name in names}) for capture in captures
+        (capture.members, {name: capture.of_units(name) for name in names})
+        for capture in measure_activations(names, units, data, sets, verbose)
     ]

@@ -1,4 +1,4 @@
-"""What a unit contributes to the loss, measured while the model trains."""
+"""The contribution of units to the loss, measured while the model trains."""
 
 import keras
 import numpy as np
@@ -10,14 +10,14 @@ from tfprune.criteria.criterion import Criterion
 
 @keras.saving.register_keras_serializable("tfprune")
 class ActivationContribution(Criterion):
-    """How much the loss would change without a unit, to first order.
+    """First-order change of the loss without a unit, measured while the model trains.
 
     For the activations a of unit c, of shape (batch, *positions, units), and the loss L:
 
         u_c = mean over the batch | mean over positions (a * dL/da) |
 
-    Units that the output of a layer does not show, such as the heads of an attention, are scored by
-    magnitude among themselves.
+    Units inside a layer, such as the heads of an attention, are scored by magnitude among
+    themselves.
 
     It is kept as a running average over training steps, `u <- (1 - w) u + w * new`, which begins
     with the first value measured.
@@ -61,7 +61,7 @@ class ActivationContribution(Criterion):
         self._observers = {}
 
     def attach(self, layer, units, axis):
-        """Begins to measure the units of a layer of `tfprune.layers`.
+        """Starts to measure the units of a layer of `tfprune.layers`.
 
         Training functions that are traced already do not measure: make them anew.
 
@@ -75,7 +75,7 @@ class ActivationContribution(Criterion):
         layer.observer = observer
 
     def detach(self, layer):
-        """Ends the measuring of a layer; what was measured stays."""
+        """Stops measuring a layer; its measured values stay."""
         layer.observer = None
 
     def is_ready(self):
@@ -106,7 +106,7 @@ class ActivationContribution(Criterion):
 
 
 class _Observer:
-    """Passes the output of a layer on, and looks at it when its gradient comes back."""
+    """Identity on the output of a layer that records a * dL/da in the backward pass."""
 
     def __init__(self, name, units, axis, every, weight):
         self.axis = axis

@@ -8,7 +8,7 @@ from tfprune._tools.checks import is_integer, one_of
 from tfprune._tools.registry import Configurable
 
 ROLES = ("makers", "norms", "consumers")
-"""What a layer can be to a unit: it makes it, scales it, or uses it."""
+"""The roles of layers for a unit: they make it, scale it, or use it."""
 
 AGGREGATES = ("sum", "mean", "max")
 NORMALIZERS = (None, "mean", "max", "sum", "l2")
@@ -58,13 +58,13 @@ class Criterion(Configurable):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Function(Criterion):
-    """A function of your own as a criterion, with options.
+    """Wraps a function of your own as a criterion with options.
 
     Args:
         function: Callable which scores units, or the elements of a weight; see
             `tfprune.criteria.units` and `tfprune.criteria.weights`.
-        seed: Integer, what a function with an argument `seed` starts from; by default one is
-            drawn from Keras's global seed.
+        seed: Integer, for a function with an argument `seed`; by default one is drawn from
+            Keras's global seed.
         aggregate, normalize: See `Criterion`.
 
     Example:

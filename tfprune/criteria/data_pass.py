@@ -1,4 +1,4 @@
-"""Running a model over data to measure something of it."""
+"""One pass of a model over data, to measure gradients or activations."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tfprune import _keras
 
 
 class DataPass(keras.Model):
-    """Runs a model over data with Keras's `evaluate`, and measures instead of evaluating."""
+    """Runs a model over data by Keras's `evaluate`; a subclass measures in `add_batch`."""
 
     def __init__(self, model, variables=(), *, needs_loss=True):
         super().__init__(name=f"measuring_{model.name}")
@@ -25,17 +25,17 @@ class DataPass(keras.Model):
         )
 
     def call(self, inputs, training=False):
-        """What the model gives."""
+        """The outputs of the model."""
         return self.measured(inputs, training=training)
 
     def run(self, data, verbose=0, batch_size=None):
-        """Goes through the data once."""
+        """Runs the model over the data once."""
         states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
         is_arrays = isinstance(data, (tuple, list))
         sizes = {"batch_size": batch_size} if is_arrays else {}
         names = ("x", "y", "sample_weight")
         arguments = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
-        # Keras makes up a batch where there is none, so what is empty is told beforehand or after.
+        # Keras makes up a batch where there is none, so empty data is refused before or after.
         if is_arrays and any(not np.shape(leaf)[0] for leaf in keras.tree.flatten(data[0])):
             raise ValueError(_no_batches(data))
         try:
@@ -60,7 +60,7 @@ class DataPass(keras.Model):
         return {"batches": self.batches}
 
     def add_batch(self, x, y, sample_weight, size):
-        """Measures one batch; by default only runs the model, for what captures activations."""
+        """Measures one batch; by default only runs the model, for captured activations."""
         self(x, training=False)
 
     def loss_through(self, tensors, x, y, sample_weight):

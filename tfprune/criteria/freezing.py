@@ -1,9 +1,9 @@
-"""Criteria for freezing: what it is worth to train an element on. The lowest are frozen first.
+"""Criteria for freezing: how much an element still trains. The lowest scores are frozen first.
 
-They are functions as those of `tfprune.criteria.weights`, and ask for what is measured in the same
-way; "magnitude" and "random" are those of that module. With g the mean gradient over the data and
-C the variance of the gradient of one example, a step of the diagonally preconditioned optimizer is
-in proportion to g / C.
+They are functions like those of `tfprune.criteria.weights` and request measures in the same way;
+"magnitude" and "random" are those of that module. With g the mean gradient over the data and C the
+variance of the gradient of one example, a step of the diagonally preconditioned optimizer is in
+proportion to g / C.
 
 Both are measured on data for the weights as they are. Gradients seen in training belong to weights
 that have changed since, and to batches, whereas C is the variance over single examples.
@@ -38,7 +38,7 @@ def gradient(weight, gradient):
 
 
 def preconditioned_gradient(weight, gradient, gradient_variance):
-    """How far a preconditioned step would go, |g / C|.
+    """The length of a preconditioned step, |g / C|.
 
     A variance below what single precision can tell from 0, that is 1.2e-7 g^2, counts as that much;
     where the gradient is 0, so is the score.
@@ -82,14 +82,14 @@ serialize = _REGISTRY.serialize_by_name
 
 
 def get(identifier):
-    """The criterion meant by an identifier.
+    """Returns the criterion for freezing that an identifier means.
 
     Args:
         identifier: "preconditioned_gradient", "gradient", "magnitude", "random"; a callable as
             `tfprune.criteria.weights` describes it; or the configuration of a callable.
 
     Raises:
-        ValueError: If there is no such criterion, or it asks for something unknown.
+        ValueError: If there is no such criterion, or it requests something unknown.
 
     Example:
 

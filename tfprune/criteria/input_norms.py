@@ -1,4 +1,4 @@
-"""How large the inputs are which each element of a kernel is multiplied with."""
+"""Norms of the inputs that the elements of kernels are multiplied with."""
 
 import keras
 import numpy as np

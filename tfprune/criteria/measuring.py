@@ -1,6 +1,6 @@
-"""What criteria for weights ask for that has to be measured on data: gradients and inputs.
+"""Measures of weights that criteria request: gradients, and norms of inputs.
 
-Each measure takes the model and weights and gives an array for each weight. The data goes through
+Each measure takes the model and weights and returns an array for each weight. The data goes through
 Keras's own `evaluate`, so all that Keras takes will do: arrays, `tf.data`, `PyDataset`, generators.
 Layers run as in inference, and masks do not hide the gradients of pruned elements.
 """
@@ -35,7 +35,7 @@ _WITHOUT_DATA = (
 
 
 def measure(names, model, weights, data=None, *, verbose=0):
-    """Measures what criteria ask for.
+    """Measures gradients and inputs of weights for criteria.
 
     Args:
         names: What to measure, of:
@@ -75,15 +75,15 @@ def measure(names, model, weights, data=None, *, verbose=0):
     by_data = names.intersection(("gradient", "squared_gradient", "movement", "hessian_gradient"))
     if "gradient_variance" in names:
         check_compiled(model, {"gradient_variance"})
-        data_pass = _GradientVariances(model, variables)
-        found["gradient"], found["gradient_variance"] = data_pass.run(data, verbose)
+        moments = _GradientVariances(model, variables).run(data, verbose)
+        found = dict(zip(("gradient", "gradient_variance"), moments, strict=True))
         by_data -= {"gradient"}
     if by_data:
         check_compiled(model, by_data)
-        found |= _gradients(model, variables, data, verbose)
+        found |= _Gradients(model, variables).run(data, verbose)
         if "hessian_gradient" in names:
-            data_pass = _HessianGradients(model, variables, found["gradient"])
-            found["hessian_gradient"] = data_pass.run(data, verbose)
+            hessian_gradients = _HessianGradients(model, variables, found["gradient"])
+            found["hessian_gradient"] = hessian_gradients.run(data, verbose)
     if "flow_gradient" in names:
         found["flow_gradient"] = _flow_gradients(model, variables)
     if "input_norm" in names:
@@ -100,32 +100,12 @@ def check_compiled(model, names):
         )
 
 
-def _gradients(model, variables, data, verbose):
-    data_pass = _Gradients(model, variables)
-    data_pass.run(data, verbose)
-    examples, batches = float(data_pass.examples), float(data_pass.batches)
-    sums, squares, batch_sums = (
-        map(keras.ops.convert_to_numpy, each.items)
-        for each in (data_pass.sums, data_pass.squares, data_pass.batch_sums)
-    )
-    return {
-        "gradient": [total / examples for total in sums],
-        "squared_gradient": [
-            keras.ops.convert_to_numpy(s) / batches for s in data_pass.squares.items
-        ],
-        "movement": [
-            -keras.ops.convert_to_numpy(_keras.raw(variable)) * total
-            for variable, total in zip(variables, batch_sums, strict=True)
-        ],
-    }
-
-
 class _Gradients(DataPass):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         shapes = [v.shape for v in variables]
         # Of each batch: the gradient times its size, the square of the gradient, the gradient.
-        self.sums, self.squares, self.batch_sums = (
+        self._sums, self._squares, self._batch_sums = (
             accumulators(shapes, name) for name in ("sum", "squares", "batch_sum")
         )
 
@@ -138,11 +118,23 @@ class _Gradients(DataPass):
             tape.watch(tensors)
             loss = self.loss_through(tensors, x, y, sample_weight)
         gradients = _dense(tape.gradient(loss, tensors, unconnected_gradients="zero"))
-        sums = (self.sums.items, self.squares.items, self.batch_sums.items)
+        sums = (self._sums.items, self._squares.items, self._batch_sums.items)
         for gradient, total, squares, batch_sum in zip(gradients, *sums, strict=True):
             total.assign_add(size * gradient)
             squares.assign_add(tf.square(gradient))
             batch_sum.assign_add(gradient)
+
+    def run(self, data, verbose=0):
+        """A dict from the name of a measure to an array for each weight."""
+        super().run(data, verbose)
+        examples, batches = float(self.examples), float(self.batches)
+        numpy = keras.ops.convert_to_numpy
+        pairs = zip(self.variables_read.items, self._batch_sums.items, strict=True)
+        return {
+            "gradient": [numpy(total) / examples for total in self._sums.items],
+            "squared_gradient": [numpy(total) / batches for total in self._squares.items],
+            "movement": [-numpy(_keras.raw(v)) * numpy(total) for v, total in pairs],
+        }
 
 
 class _HessianGradients(DataPass):

@@ -1,4 +1,4 @@
-"""The tensors which layers read units from, and what is measured of them while a model runs.
+"""Statistics of the activations that layers read units from, measured while a model runs.
 
 A unit is read where other units are made out of it: at the input of each layer that uses it, so
 after the norm and the activation that follow its maker, and after a residual sum. That is what
@@ -26,7 +26,7 @@ from tfprune.criteria.measuring import check_compiled
 from tfprune.criteria.unit_slices import roles
 
 STATISTICS = ("mean", "variance", "zero_share")
-"""What is measured of activations alone."""
+"""The measures that need no loss."""
 
 MEASURES = (*STATISTICS, "contribution")
 """All measures by name."""
@@ -34,7 +34,7 @@ MEASURES = (*STATISTICS, "contribution")
 
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
-    """What was measured of one tensor that layers read units from.
+    """Statistics of one tensor that layers read units from.
 
     Its arrays have an axis for each axis of the tensor without the batch axis, of size 1 where the
     units do not change along it: there, and over examples, everything is averaged.
@@ -72,14 +72,14 @@ class TensorStatistics:
 
 
 def in_tensors(coupling):
-    """Which units any tensor shows: not the heads and key dimensions inside an attention."""
+    """Which units occur in a tensor: not the heads and key dimensions inside an attention."""
     visible = np.zeros(coupling.size, bool)
     for labels in coupling.tensor_labels.values():
         visible[coupling.roots[labels]] = True
     return visible
 
 
-def activation_captures(units, sets=None):
+def _captures(units, sets):
     """The tensors which layers read units of some sets from, with the calls that do."""
     coupling = units.coupling
     wanted = np.zeros(coupling.size, bool)
@@ -171,7 +171,7 @@ class ActivationCapture:
         )
 
     def statistics(self):
-        """What was measured, as `TensorStatistics`."""
+        """The statistics, as `TensorStatistics`."""
         count = float(self.count)
         return TensorStatistics(
             tensor=self.tensor,
@@ -193,14 +193,17 @@ def _total(shape):
     return tf.Variable(tf.zeros(shape, "float64"), trainable=False)
 
 
-def measure_captures(units, captures, names, data, verbose=0):
-    """Runs the model of some units over data once, and measures what the captures are to see.
+def measure_activations(names, units, data, sets=None, verbose=0):
+    """Measures the tensors that layers read units from, in one pass over the data.
 
     Args:
-        units: `PrunableUnits`.
-        captures: What `activation_captures` gives.
         names: What is measured, of `MEASURES`.
+        units: `PrunableUnits`.
         data, verbose: See `tfprune.criteria.measuring.measure`.
+        sets: The sets of units that are measured, by default all.
+
+    Returns:
+        A list of `ActivationCapture`.
 
     Raises:
         ValueError: If there is no data, or no loss for what is asked for.
@@ -213,6 +216,7 @@ def measure_captures(units, captures, names, data, verbose=0):
     needs_loss = "contribution" in names
     if needs_loss:
         check_compiled(units.model, ["contribution"])
+    captures = _captures(units, sets)
     for capture in captures:
         capture.begin()
     if captures:
@@ -220,6 +224,7 @@ def measure_captures(units, captures, names, data, verbose=0):
         data_pass.run(data, verbose)
         for capture in captures:
             capture.examples = float(data_pass.examples)
+    return captures
 
 
 class _Activations(DataPass):

@@ -1,4 +1,4 @@
-"""The slices of coupled units, by the layer and by what it does with the units.
+"""The weight slices of coupled units, grouped by layer and by the layer's role.
 
 A layer plays one of three roles for a unit:
 
@@ -50,7 +50,7 @@ class SliceGroup:
     Attributes:
         layer: The layer.
         role: One of `tfprune.criteria.criterion.ROLES`.
-        family: What the layer calls the units it makes, None for what its output shows.
+        family: The layer's name for units inside of it, None for those of its output.
         pieces: The slices, by the names of their weights.
         units: The units, in the order in which they stand in the layer.
     """
@@ -82,12 +82,11 @@ class SliceGroup:
 
 def _positions(piece, roots, array):
     """The unit of each position, and a row of elements for it."""
-    labels = piece.labels
     axes = [piece.axis]
-    if labels.ndim > 1:
-        axes = [axis for axis, size in enumerate(labels.shape) if size > 1]
+    if piece.labels.ndim > 1:
+        axes = [axis for axis, size in enumerate(piece.labels.shape) if size > 1]
     rows = np.moveaxis(array, axes, range(len(axes)))
-    units_at = roots[labels.reshape(-1)]
+    units_at = roots[piece.labels.reshape(-1)]
     return units_at, rows.reshape(len(units_at), -1)
 
 
@@ -111,7 +110,7 @@ class SliceGroups:
 
     Args:
         units: `PrunableUnits`.
-        wanted: Which of `tfprune.criteria.criterion.ROLES` are looked at.
+        wanted: Which of `tfprune.criteria.criterion.ROLES` are scored.
     """
 
     def __init__(self, units, wanted):

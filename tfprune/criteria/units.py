@@ -1,18 +1,18 @@
-"""Criteria for units: what a neuron or a filter is worth. Higher = keep.
+"""Criteria for units: importance scores of neurons, filters and heads. Higher = keep.
 
-A criterion is a function which asks for what it needs by the names of its arguments, and returns
-one score for each unit. Those that look at weights may ask for
+A criterion is a function that requests its inputs by the names of its arguments, and returns one
+score for each unit. Weight-based criteria may request
 
 * `layer`: a layer that makes the units, passes them on or uses them;
-* `role`: which of these it does, "makers", "norms" or "consumers" (see `unit_slices`);
+* `role`: which of these it does: "makers", "norms" or "consumers" (see `unit_slices`);
 * `weights`: its weights by name, each an array of shape (units, elements of a unit): the columns
   of a kernel, the filters of a convolution, the gates of a recurrent unit;
 * `gradient`, `squared_gradient`: by name, arrays of the same shapes, measured on data: the mean
   of dL/dw over examples, and that of (dL/dw)^2 over batches;
-* `seed`: integers which differ from layer to layer and stay the same from update to update.
+* `seed`: integers that differ between layers and stay the same from update to update.
 
-They are asked for each layer that makes the units, or for each role in their attribute `roles`,
-and may return `None` for a layer that they cannot judge. Those that look at activations may ask for
+They are called for each layer that makes the units, or for each role in their attribute `roles`,
+and may return `None` for a layer that they cannot score. Activation-based criteria may request
 
 * `mean`, `variance`, `zero_share`: of a unit's activations over examples and positions;
 * `contribution`: the mean over examples of |mean over positions of a dL/da|.
@@ -62,7 +62,7 @@ from tfprune.criteria.weight_based import (
 from tfprune.layers import Masked
 
 OF_WEIGHTS = ("gradient", "squared_gradient")
-"""What is measured of weights."""
+"""The measures of weights that criteria for units may request."""
 
 _OFFERED = ["layer", "role", "weights", "seed", *OF_WEIGHTS]
 
@@ -92,7 +92,7 @@ serialize = _REGISTRY.serialize_by_name
 
 
 def get(identifier, **options):
-    """The criterion for units meant by an identifier.
+    """Returns the criterion for units that an identifier means.
 
     Args:
         identifier: A name out of the table above; a `tfprune.criteria.Criterion`; a callable as
@@ -103,7 +103,7 @@ def get(identifier, **options):
         A `tfprune.criteria.Criterion`; a plain callable becomes a `tfprune.criteria.Function`.
 
     Raises:
-        ValueError: If there is no such criterion, or it asks for something unknown.
+        ValueError: If there is no such criterion, or it requests something unknown.
 
     Example:
 
@@ -131,7 +131,7 @@ def get(identifier, **options):
 
 
 def gradients_of(criterion):
-    """The gradients of weights that a criterion asks for.
+    """The gradients of weights that a criterion requests.
 
     Example:
 
@@ -142,7 +142,7 @@ def gradients_of(criterion):
 
 
 def activations_of(criterion):
-    """The measures of activations that a criterion asks for.
+    """The measures of activations that a criterion requests.
 
     Example:
 
@@ -153,34 +153,25 @@ def activations_of(criterion):
 
 
 def score(
-    criterion,
-    layer,
-    weights,
-    seed=None,
-    family=None,
-    *,
-    role="makers",
-    measured=None,
-    finite=True,
+    criterion, layer, weights, seed=None, family=None, *, role="makers", measured=None, finite=True
 ):
     """The scores of the units of one layer.
 
-    A criterion that is measured in training knows what the output of a masked layer shows. Units
-    inside a layer, such as the heads of an attention or the cell of a wrapper, are scored by
-    `Magnitude`.
+    `ActivationContribution` is measured at the outputs of masked layers. Units inside a layer, such
+    as the heads of an attention or the cell of a wrapper, are scored by `Magnitude` instead.
 
     Args:
-        criterion: A criterion that looks at weights, as `get` returns it.
+        criterion: A weight-based criterion, as `get` returns it.
         layer: The layer.
         weights: Its weights by name, as the module describes them.
         seed: What a criterion that draws starts from.
-        family: What the layer calls these units if its output does not show them, else None.
-        role: What it does with them.
+        family: The layer's name for these units if they are inside of it, else None.
+        role: The role of the layer: "makers", "norms" or "consumers".
         measured: Dict of what `gradients_of(criterion)` lists.
         finite: Whether scores that are not finite are refused.
 
     Returns:
-        A float array of shape (units,), or None where the criterion says nothing.
+        A float array of shape (units,), or None where the criterion has no score.
 
     Raises:
         ValueError: If the scores are not one finite number for each unit.
@@ -196,10 +187,10 @@ def score(
 
 
 def checked(scores, units, name, *, finite=True):
-    """Scores as a float array, if they are one finite number for each unit; None stays None.
+    """Scores as a float array with one finite number for each unit; None stays None.
 
     Raises:
-        ValueError: If they are not; the error tells the name of the layer.
+        ValueError: If they are not; the error has the name of the layer.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Criteria for units that look at weights: their size, their gradients, their distances."""
+"""Weight-based criteria for units: norms, gradients and distances of their weights."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ def _absolute_sum(arrays):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Magnitude(Criterion):
-    """The length of a unit's weights: ||w||_2 over its kernels, plus |b|, in what makes it.
+    """Magnitude of a unit: ||w||_2 over its kernels, plus |b|, in the layer that makes it.
 
     Elements of a weight are scored by |w|.
 
@@ -71,9 +71,9 @@ class Random(Criterion):
 
 @keras.saving.register_keras_serializable("tfprune")
 class BatchNormScale(Criterion):
-    """|gamma| of the batch norms that a unit passes; of other norms too, where they scale units.
+    """|gamma| of the batch norms that a unit passes, and of other norms that scale units.
 
-    Units that pass none are refused, since they have no such score.
+    Units that pass no norm have no such score and are refused.
 
     Args:
         aggregate, normalize: See `tfprune.criteria.Criterion`.
@@ -98,7 +98,7 @@ class BatchNormScale(Criterion):
 
 @keras.saving.register_keras_serializable("tfprune")
 class FPGM(Criterion):
-    """The distance of a filter from the others of its layer: sum over v of ||w_u - w_v||_2.
+    """Filter pruning via geometric median: sum over v of ||w_u - w_v||_2 in a layer.
 
     A filter near the geometric median of all can be replaced by the others; w and -w are far apart.
     Biases do not count.
@@ -129,7 +129,7 @@ class FPGM(Criterion):
 
 
 class OverRoles(Criterion):
-    """A criterion that adds something up over the weights of some roles.
+    """Base class of criteria that add up over the weights of some roles.
 
     Args:
         roles: Which of "makers", "norms" and "consumers" count, by default all; see

@@ -1,16 +1,28 @@
-"""Criteria for weights: pure functions from a weight's values to a score for each element.
+"""Criteria for weights: pure functions that return an importance score for each element.
 
-A criterion gets the array of values first, and of the following what it has arguments for by name.
-It returns an array of the weight's shape, higher = keep.
+The first argument of a criterion is the array of the weight's values. It requests more by the names
+of further arguments:
 
-* `seed`: a list of integers which differs from weight to weight and stays the same from update to
-  update;
+* `seed`: a list of integers that differs between weights and stays the same from update to update;
 * `gradient`, `gradient_variance`, `squared_gradient`, `movement`, `hessian_gradient`,
   `flow_gradient`, `input_norm`: arrays of the weight's shape, or which broadcast to it, that are
-  measured on data; see
-  `tfprune.criteria.measuring.measure`.
+  measured on data; see `tfprune.criteria.measuring.measure`.
 
-Any such function will do:
+It returns an array of the weight's shape, higher = keep.
+
+| name | score | needs data |
+|---|---|---|
+| "magnitude" | abs(w) | |
+| "random" | uniform numbers | |
+| "gradient" | abs(w dL/dw) | x, y, a loss |
+| "second_order" | w^2 E[(dL/dw)^2] | x, y, a loss |
+| "movement" | -sum w dL/dw | x, y, a loss, or training |
+| "synflow" | abs(w dR/dw) | |
+| "grasp" | w (H g) | x, y, a loss |
+| "wanda" | abs(w) times the norm of its input | x |
+| "lamp" | w^2 over the sum of larger squares | |
+
+A function of your own:
 
 >>> def far_from_one(weight):
 ...     return np.abs(weight - 1)
@@ -29,7 +41,7 @@ from tfprune.criteria.measuring import MEASURES
 
 
 def magnitude(weight):
-    """The absolute value: what is close to 0 goes first.
+    """The magnitude abs(w): elements close to 0 are pruned first.
 
     Args:
         weight: Array of any shape.
@@ -46,7 +58,7 @@ def magnitude(weight):
 
 
 def random(weight, seed=None):
-    """Uniform numbers from 0 to 1, whatever the values are.
+    """Random scores: uniform numbers from 0 to 1.
 
     With the same seed an element has the same score at every update, so training that was
     interrupted goes on with the masks it would have had.
@@ -67,7 +79,7 @@ def random(weight, seed=None):
 
 
 def gradient(weight, gradient):
-    """How much the loss would change without the element, to first order: |w dL/dw|.
+    """First-order change of the loss without the element: |w dL/dw|.
 
     Known as Taylor or saliency criterion, and at initialisation as SNIP.
 
@@ -91,7 +103,7 @@ def gradient(weight, gradient):
 
 
 def second_order(weight, squared_gradient):
-    """How much the loss would change to second order, the gradient being 0: w^2 E[(dL/dw)^2].
+    """Second-order change of the loss without the element, at a gradient of 0: w^2 E[(dL/dw)^2].
 
     The mean of squared gradients stands for the diagonal of the Hessian; half of it is left out.
 
@@ -115,7 +127,7 @@ def second_order(weight, squared_gradient):
 
 
 def movement(weight, movement):
-    """What moves away from 0 stays, what moves towards it goes: -sum w dL/dw over batches.
+    """Movement pruning: -sum w dL/dw over batches, high for elements that move away from 0.
 
     In `tfprune.callbacks.PruneWeights` the sum runs over the steps of training, each with the
     weights of that step; elsewhere over the batches of the data, with the weights as they are.
@@ -189,7 +201,7 @@ def grasp(weight, hessian_gradient):
 
 
 def wanda(weight, input_norm):
-    """|w| times the length of the input feature that it is multiplied with, ||x||_2.
+    """|w| times the norm ||x||_2 of the input feature that it is multiplied with.
 
     Args:
         weight: Array of any shape.
@@ -212,7 +224,7 @@ def wanda(weight, input_norm):
 
 
 def lamp(weight):
-    """The square of a weight over that of all which are not smaller, itself counted.
+    """Layer-adaptive magnitude: a squared weight over the sum of those that are not smaller.
 
         score(u) = w_u^2 / sum of w_v^2 over v with w_v^2 >= w_u^2
 
@@ -263,7 +275,7 @@ serialize = _REGISTRY.serialize_by_name
 
 
 def get(identifier):
-    """The criterion meant by an identifier.
+    """Returns the criterion for weights that an identifier means.
 
     Args:
         identifier: The name of a function of this module, as "magnitude"; a
@@ -271,7 +283,7 @@ def get(identifier):
             describes it; or the configuration of one of these.
 
     Raises:
-        ValueError: If there is no such criterion, or it asks for something unknown.
+        ValueError: If there is no such criterion, or it requests something unknown.
 
     Example:
 
@@ -304,7 +316,7 @@ def is_known(criterion):
 
 
 def measures_of(criterion):
-    """What a criterion asks for that must be measured.
+    """The measures that a criterion requests.
 
     Example:
 
@@ -315,13 +327,13 @@ def measures_of(criterion):
 
 
 def score(criterion, weight, seed=None, measured=None):
-    """The scores of one weight, with what the criterion asks for.
+    """The scores of the elements of one weight.
 
     Args:
         criterion: A callable, as `get` returns it.
         weight: Array of the weight's values.
-        seed: What is passed on to a criterion that asks for `seed`.
-        measured: Dict from name to array, of what `measures_of(criterion)` lists.
+        seed: Passed on to a criterion that requests `seed`.
+        measured: Dict from name to array, of the measures that `measures_of(criterion)` lists.
 
     Returns:
         An array of the weight's shape.

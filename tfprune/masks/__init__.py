@@ -9,3 +9,12 @@ from tfprune.masks.setting import (
     masked_layers,
     set_masks,
 )
+
+__all__ = [
+    "MaskCounts",
+    "assign_masks",
+    "count_masks",
+    "find_layer",
+    "masked_layers",
+    "set_masks",
+]

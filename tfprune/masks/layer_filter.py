@@ -1,4 +1,4 @@
-"""Filters of layers, the arguments `only` and `exclude`: layers, their names, or a predicate."""
+"""Layer filters, the arguments `only` and `exclude`: layers, their names, or a predicate."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from tfprune.masks.setting import find_layer
 
 
 def check(only, exclude, predicate):
-    """Raises a `ValueError` unless `only` and `exclude` can choose layers.
+    """Raises a `ValueError` unless `only` and `exclude` are layer filters.
 
     Args:
         only, exclude: A layer, the name of one, a sequence of these, a predicate, or `None`.
@@ -29,7 +29,7 @@ def check(only, exclude, predicate):
 
 
 def predicates(model, only, exclude):
-    """What `only` and `exclude` say, each as a predicate; a nested model stands for all in it.
+    """The filters `only` and `exclude` as predicates; a nested model stands for its layers.
 
     Returns:
         Two callables from a layer, and whatever else a predicate is given, to a bool.
@@ -48,15 +48,23 @@ def predicates(model, only, exclude):
     return is_included, predicate(exclude, model, "exclude", default=False)
 
 
+def set_predicate(model, only, exclude):
+    """A predicate over sets of coupled units: any of their layers is included and none excluded."""
+    is_included, is_excluded = predicates(model, only, exclude)
+    return lambda unit_set: (
+        any(map(is_included, unit_set.layers)) and not any(map(is_excluded, unit_set.layers))
+    )
+
+
 def predicate(given, model, argument, *, default=True, parts=_keras.all_layers):
-    """A predicate out of what `only` or `exclude` says.
+    """A layer filter as a predicate.
 
     Args:
         given: A layer, the name of one, a sequence of these, a predicate, or `None`.
         model: The model that the layers belong to.
-        argument: What the user calls it, "only" or "exclude".
-        default: What the predicate says of everything where `given` is `None`.
-        parts: Callable, from a layer in the sequence to the layers that are meant by it.
+        argument: The name of the argument, for errors.
+        default: The value of the predicate where `given` is `None`.
+        parts: Callable from a layer in the sequence to the layers that it stands for.
 
     Returns:
         A callable that takes a layer, and after it whatever else a predicate is given.
@@ -73,7 +81,7 @@ def predicate(given, model, argument, *, default=True, parts=_keras.all_layers):
 
 
 def serialize(only, exclude):
-    """Both as they stand in a config: layers by their names, a predicate as Keras has it.
+    """Both filters for a config: layers by their names, a predicate as Keras serializes it.
 
     Example:
 
@@ -111,7 +119,7 @@ def serialize_keys(argument, by_layer):
 
 
 def deserialize(config):
-    """A config in which `only` and `exclude` are again what can be given as such.
+    """A config with `only` and `exclude` deserialized.
 
     Example:
 
@@ -126,11 +134,11 @@ def deserialize(config):
 
 
 class Counterparts:
-    """Translates what names layers of a model into what names the layers of a copy of it.
+    """Translates layer filters of a model into those of a copy.
 
     Args:
         model: The model that the user gave.
-        copy: What was made of it, with the same layer names.
+        copy: A copy of it, with the same layer names.
 
     Example:
 
@@ -146,7 +154,7 @@ class Counterparts:
         self._originals = {id(layer): original for original, layer in pairs}
 
     def filter(self, given):
-        """What `only` or `exclude` says, for the copy."""
+        """The filter for the copy."""
         if given is None:
             return None
         if _is_predicate(given):

@@ -1,7 +1,7 @@
-"""Training in which the model is rebuilt smaller again and again, so each epoch gets faster.
+"""Training that prunes units in stages and rebuilds the model smaller at each of them.
 
 Units are pruned and removed at the same moment, at the beginning of a stage: units that are masked
-within a stage would still be computed. For a gradual course take more stages; each costs a rebuild
+within a stage would still be computed. For gradual pruning take more stages; each costs a rebuild
 and one trace.
 """
 
@@ -156,7 +156,7 @@ def _check_callbacks(callbacks):
 
 
 def _try(model, plan, pruning):
-    """All stages on a copy that is not trained, so that errors come before hours of training."""
+    """Runs all stages on an untrained copy, so that errors come before hours of training."""
     trial = ShrinkableModel(model, check=False)
     for _, target in plan:
         trial.prune(target, **pruning)
@@ -164,7 +164,7 @@ def _try(model, plan, pruning):
 
 
 class _Stages(keras.callbacks.CallbackList):
-    """Hands the user's callbacks the model of the time, and changes it where a stage begins."""
+    """Gives the user's callbacks the current model, and replaces it where a stage begins."""
 
     def __init__(self, shrinkable, plan, pruning, masked, callbacks, verbose):
         self.shrinkable = shrinkable
@@ -188,16 +188,16 @@ class _Stages(keras.callbacks.CallbackList):
         return self.model.history
 
     def set_model(self, model):
-        """Keeps to the model of the stage; `fit` gives the relay."""
+        """Keeps the model of the stage; `fit` passes the relay."""
         if model is not self.relay:
             super().set_model(model)
 
     def set_params(self, params):
-        """As `fit` gives them, which shows nothing itself."""
+        """Sets the parameters of `fit`, which itself is quiet."""
         super().set_params({**(params or {}), "verbose": self.verbose})
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Goes on with a smaller model where a stage begins."""
+        """Continues with a smaller model where a stage begins."""
         if epoch in self.plan:
             self._shrink(epoch)
         elif not self.stages:
@@ -213,12 +213,12 @@ class _Stages(keras.callbacks.CallbackList):
         self._pass_on_stop()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Stops where a callback says so."""
+        """Stops where a callback sets `stop_training`."""
         super().on_train_batch_end(batch, logs)
         self._pass_on_stop()
 
     def on_train_end(self, logs=None):
-        """Does what `fit` does at its end, to the model that was trained."""
+        """Finalizes the trained model, as `fit` does at its end."""
         self.model.optimizer.finalize_variable_values(self.model.trainable_weights)
         super().on_train_end(logs)
 
@@ -255,7 +255,7 @@ def _size(shrinkable, model):
 
 
 def _forget_best_weights(callback):
-    """The best weights of a larger model cannot be restored: a new best is looked for."""
+    """Resets `EarlyStopping`: the best weights of a larger model cannot be restored."""
     if isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights:
         callback.wait = 0
         callback.best = None

@@ -1,4 +1,4 @@
-"""From a dense model to a small one, in one call."""
+"""Prunes a dense model to a small one in one call."""
 
 import inspect
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ _FIT = set(inspect.signature(keras.Model.fit).parameters) - {
 
 @dataclass(frozen=True)
 class PruneReport(Printable):
-    """What `prune` did; prints itself as tables.
+    """The report of `prune`; prints as tables.
 
     Attributes:
-        target: What was requested, in words.
+        target: The target, in words.
         strip: The `StripReport` of what was removed, layer by layer.
         units, parameters, macs: Before and after, each a `Change`; MACs are None where they are
             not known.
-        stages: A dict from what was done ("dense", "pruned", "reconstruct", "recalibrate",
+        stages: A dict from a stage ("dense", "pruned", "reconstruct", "recalibrate",
             "fine-tuned") to the metrics after it, a dict from name to float. Empty where there is
             no data to evaluate on, or the model is not compiled.
     """
@@ -46,7 +46,7 @@ class PruneReport(Printable):
     stages: dict
 
     def tables(self):
-        """What is printed: a rich table of the layers, one of the model, one of the stages."""
+        """The rich tables that are printed: the layers, the model, the stages."""
         layers = table(("layer",), ("units",))
         for layer in self.strip.layers:
             layers.add_row(layer.name, changed(Change(layer.before, layer.after), short))
@@ -80,37 +80,35 @@ def prune(
     verbose=0,
     **fit,
 ):
-    """Returns a small model made of a dense one: prunes units, recovers accuracy, strips, trains.
+    """Returns a small model of a dense one: prunes units, recovers accuracy, strips, fine-tunes.
 
     1. The units with the lowest scores are pruned until the target is met (`tfprune.prune_units`).
-    2. With data, what is left of each layer is fitted to what the dense model computes
-       (`tfprune.reconstruct`), and batch normalisations get their statistics anew
-       (`tfprune.recalibrate`). Neither needs labels.
-    3. The units are removed for real, which is checked (`tfprune.strip`).
-    4. With `epochs`, the small model is trained on, alone or led by the dense one
+    2. With data, the remaining weights of each layer are fitted to the outputs of the dense model
+       (`tfprune.reconstruct`), and batch normalisations get new statistics (`tfprune.recalibrate`).
+       Neither needs labels.
+    3. The units are removed, and the result is checked (`tfprune.strip`).
+    4. With `epochs`, the small model is fine-tuned, alone or by distillation from the dense one
        (`tfprune.distill`).
 
-    The model given is not touched. For pruning little by little while the model trains, see
+    The model given is not changed. For gradual pruning while a model trains, see
     `tfprune.callbacks.PruneUnits` and `tfprune.fit_and_shrink`.
 
     Args:
-        model: A Functional or built Sequential model; compiled, if it shall be trained or
-            evaluated.
-        target: A budget of `tfprune.budgets`, what may remain (`MACs(0.5)`, `Latency(2.0)`); or a
-            float, the fraction of units to prune.
+        model: A Functional or built Sequential model; compiled, to be trained or evaluated.
+        target: A budget of `tfprune.budgets` (`MACs(0.5)`, `Latency(2.0)`) or a float, the fraction
+            of units to prune; see `tfprune.prune_units`.
         data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches, for criteria
             that are measured, for recovery, and for training.
         criterion: Which units go first, see `tfprune.prune_units`; "auto" is "magnitude". Scores of
             a criterion given by name, or as a callable, are divided by their mean in each layer, so
             that layers can be ranked together; an object says so itself.
         selection: See `tfprune.prune_units`; here all layers are ranked together by default.
-        recover: What is done besides, a name or a sequence among "reconstruct", "recalibrate" and
-            "distill", which lets the dense model lead the training. "auto": "reconstruct" and
-            "recalibrate" where there is data. `None` or `()` for nothing.
-        epochs: Integer, for how long the small model is trained.
+        recover: How accuracy is recovered: a name or a sequence among "reconstruct", "recalibrate"
+            and "distill" (in the training of `epochs`). "auto": "reconstruct" and "recalibrate"
+            where there is data. `None` or `()` for nothing.
+        epochs: Integer, the epochs of fine-tuning.
         validation_data: Data to evaluate on after each stage, and in training; by default `data`.
-        only, exclude: Layers of `model` whose units may go, and whose stay; see
-            `tfprune.prune_units`.
+        only, exclude: See `tfprune.prune_units`; layers are those of `model`.
         return_report: Whether to return a `PruneReport` as well.
         verbose: 0 is quiet, 1 shows progress.
         **fit: Further arguments of `keras.Model.fit` for that training (`callbacks`,
@@ -229,7 +227,7 @@ def _check_training(model, data, epochs, recover):
 
 
 def _evaluator(model, validation_data, data):
-    """A function of a model which gives its metrics, or None where nothing can be evaluated."""
+    """A function from a model to its metrics, or to None where nothing can be evaluated."""
     given = data if validation_data is None else validation_data
     has_labels = not isinstance(given, (tuple, list)) or len(given) > 1
     if given is None or not has_labels or not model.compiled:

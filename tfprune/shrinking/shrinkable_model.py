@@ -1,9 +1,9 @@
-"""A model that becomes smaller while it is trained: the masks are kept at its full size.
+"""A masked model of full size, and the small models that are extracted from it for training.
 
-What is trained is a small model without the pruned units. When more are to go, its weights and
-slots are written back to where they stood in the full model, which is masked; units are pruned
-there, and a new small model is cut out of it. So a target is always a share of the model given, and
-the masks are those of a training that never rebuilds.
+The small model, without the pruned units, is trained. To prune more, its weights and slots are
+written back to their positions in the full model, which is masked; units are pruned there, and a
+new small model is extracted. So a target always is a share of the model given, and the masks are
+those of a training that never rebuilds.
 
 Weights that are 0 but not masked may still be trained. `strip` would remove a residual branch whose
 last scale starts at 0, so the analysis reads 1 in the place of such zeros.
@@ -29,10 +29,10 @@ from tfprune.units.selection import selection as selections
 
 
 class ShrinkableModel:
-    """A masked model of full size, and the small models that are cut out of it.
+    """A masked model of full size, and the small models that are extracted from it.
 
     Args:
-        model: A compiled model, of stock or of drop-in layers. It is not touched.
+        model: A compiled model, of stock or of drop-in layers. It is not changed.
         check: Whether each small model is run beside the full one and compared.
 
     Raises:
@@ -91,7 +91,7 @@ class ShrinkableModel:
         return small, report
 
     def finished(self, masked=False):
-        """The small model as it is given back: of stock layers, unless `masked` asks for masks."""
+        """The small model to return: of stock layers, unless `masked`."""
         if masked or not masked_layers(self._small):
             return self._small
         with self.strategy.scope():
@@ -101,18 +101,18 @@ class ShrinkableModel:
         return stock
 
     def write_back(self):
-        """Writes weights, slots and counters of the small model to where they stood in the full."""
+        """Writes weights, slots and counters of the small model back to the full one."""
         with self.strategy.scope():
             self._extraction.write_back(self._small)
 
     def units(self):
-        """How many units the small model has of those that can go."""
+        """The number of removable units that the small model has."""
         coupling, counts = self._extraction.liveness.coupling, self._extraction.kept_units.counts
         return sum(int(counts[s.units].sum()) for s in coupling.sets if s.removable)
 
 
 class _Extraction:
-    """Which elements of the full model a small one has."""
+    """The elements of the full model that a small one has."""
 
     def __init__(self, full):
         self.full = full
@@ -136,7 +136,7 @@ class _Extraction:
 
     @functools.cached_property
     def has_masks(self):
-        """Whether elements stay that are masked."""
+        """Whether masked elements are left in the small model."""
         used = {id(call.operation) for call in self.liveness.calls}
         masks = [
             mask
@@ -183,12 +183,12 @@ class _Extraction:
         convert.copy_compile_state(small, self.full, take_slot)
 
     def _positions(self, variable, shape):
-        """For each element of a small variable its place in the full one."""
+        """For each element of a small variable its flat index in the full one."""
         places = np.arange(int(np.prod(shape))).reshape(shape)
         return gathered(places, self._index_maps.get(id(variable), {}), None)
 
     def _as_in_full(self, ours, theirs, positions):
-        """The value of a small variable without what cutting it made of it."""
+        """The value of a small variable without the changes of its extraction."""
         value = keras.ops.convert_to_numpy(_keras.raw(theirs))
         for changes, undo in ((self._factors, np.divide), (self._added, np.subtract)):
             if id(ours) in changes:

@@ -1,4 +1,4 @@
-"""At which epochs a model that is trained shrinks, and what came of it."""
+"""Stages of `fit_and_shrink`: their epochs and targets, and the results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from tfprune._tools.tables import Change, Printable, changed, count, number, sho
 from tfprune.stripping.strip import StripReport
 
 STEPS = 4
-"""In how many steps a single fraction is reached."""
+"""The number of steps to a single fraction."""
 
 
 def plan_stages(stages, initial_epoch, epochs):
-    """The epochs at whose beginning units go, with the targets.
+    """The epochs at whose beginning units are pruned, with the targets.
 
     Args:
         stages: See `tfprune.fit_and_shrink`.
@@ -95,11 +95,11 @@ def _check_targets(targets, stages):
 
 @dataclass(frozen=True)
 class Stage:
-    """Some epochs of training with one model.
+    """The epochs of training with one model.
 
     Attributes:
-        epoch: The epoch with which it began.
-        target: What units were pruned to; None before the first are.
+        epoch: The first epoch.
+        target: The target of its pruning; None before the first.
         units: A `Change`, the units that can go, as they were before the stage and in it.
         parameters: A `Change`, the elements of weights.
         macs: A `Change`, multiply-accumulates for one sample; of None where they are not known.
@@ -128,7 +128,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class ShrinkResult(Printable):
-    """What `fit_and_shrink` made.
+    """The result of `fit_and_shrink`.
 
     Attributes:
         model: The small model, compiled and with its optimizer's slots, so it can be trained on.

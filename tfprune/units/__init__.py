@@ -1,1 +1,1 @@
-"""Coupled units: which may go, what they are worth, what they cost, and which to remove."""
+"""Pruning of coupled units: scores, cost model, budgets, selection and regularizers."""

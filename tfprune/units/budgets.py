@@ -1,7 +1,7 @@
-"""Budgets: how much of a model may remain when its units are pruned.
+"""Budgets: what may remain of a model when its units are pruned.
 
-A fraction is one of the dense model: of the model with all its units, masked or not. So
-`Parameters(0.5)` means the same before the first unit is pruned and after half of them are.
+A fraction counts from the dense model, which has all units, masked or not. So `Parameters(0.5)`
+means the same before the first unit is pruned and after half of them are.
 
 >>> Parameters(0.5), MACs(1_000_000), Latency(2.5, batch_size=32)
 (Parameters(remaining=0.5), MACs(remaining=1000000, input_shapes=None), \
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Budget:
-    """What all budgets have; a subclass is a frozen dataclass."""
+    """Base class of budgets; a subclass is a frozen dataclass."""
 
     def get_config(self):
         """The arguments that make this budget again."""
@@ -53,11 +53,11 @@ class _Counted(Budget):
         object.__setattr__(self, "remaining", _checked(self.remaining, type(self).__name__))
 
     def allowed(self, dense, progress=1.0):
-        """How many may remain.
+        """The number that may remain.
 
         Args:
             dense: Integer, how many the model has with all its units.
-            progress: Float from 0 to 1, how far on the way from there to the budget.
+            progress: Float from 0 (the dense model) to 1 (the budget).
         """
         is_share = isinstance(self.remaining, float)
         final = self.remaining * dense if is_share else min(self.remaining, dense)
@@ -73,7 +73,7 @@ class _Counted(Budget):
 @keras.saving.register_keras_serializable("tfprune")
 @dataclass(frozen=True)
 class Units(_Counted):
-    """How many units may remain, of those which may be pruned at all (see `only`, `exclude`).
+    """Budget of units, among those that may be pruned (see `only`, `exclude`).
 
     Args:
         remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
@@ -93,10 +93,10 @@ class Units(_Counted):
 @keras.saving.register_keras_serializable("tfprune")
 @dataclass(frozen=True)
 class Parameters(_Counted):
-    """How many parameters may remain: what `count_params()` of the stripped model gives.
+    """Budget of parameters, as `count_params()` of the stripped model counts them.
 
-    Exactly so where nothing but the masks of units makes units dead. What zeros and masks of single
-    weights make dead besides is counted here, and goes too when the model is stripped.
+    The count is exact where only the masks of units make units dead. Units that are dead because of
+    zeros or masks of single weights are counted here, although `strip` removes them too.
 
     Args:
         remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
@@ -116,7 +116,7 @@ class Parameters(_Counted):
 @keras.saving.register_keras_serializable("tfprune")
 @dataclass(frozen=True)
 class MACs(_Counted):
-    """How many multiply-accumulates for one sample may remain, as `tfprune.coupling.costs` counts.
+    """Budget of multiply-accumulates for one sample, as `tfprune.coupling.costs` counts them.
 
     Args:
         remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
@@ -139,9 +139,9 @@ class MACs(_Counted):
 @keras.saving.register_keras_serializable("tfprune")
 @dataclass(frozen=True)
 class Bytes(_Counted):
-    """How many bytes the weights may take: the sum of their elements, each as large as its dtype.
+    """Budget of the bytes of the weights: their elements times the size of their dtype.
 
-    Files hold these bytes and what their format adds to them (names, the graph).
+    Files are larger by what their format adds (names, the graph).
 
     Args:
         remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
@@ -161,7 +161,7 @@ class Bytes(_Counted):
 @keras.saving.register_keras_serializable("tfprune")
 @dataclass(frozen=True)
 class Latency(Budget):
-    """How long one call may take at inference, measured on this machine.
+    """Budget of the latency of one call at inference, measured on this machine.
 
     Candidates are rebuilt without their pruned units and timed. The one chosen is measured once
     more, beside the dense model, and must then be within the tolerance.
@@ -171,7 +171,7 @@ class Latency(Budget):
         fraction: a float in (0, 1], of the time that the dense model takes.
         batch_size: How many samples one call takes.
         input_shapes: The sizes to take for dynamic dimensions, as in `MACs`.
-        tolerance: Float, by what share a measurement may be above the budget: noise.
+        tolerance: Float, the share by which a measurement may exceed the budget, for noise.
 
     Raises:
         ValueError: If not just one of `milliseconds` and `fraction` is given, or out of its range.
@@ -209,7 +209,7 @@ class Latency(Budget):
         check_integer("batch_size", self.batch_size)
 
     def allowed(self, dense, progress=1.0):
-        """How many seconds a call may take, of which it takes `dense` with all units."""
+        """The seconds that a call may take, given the `dense` ones with all units."""
         final = self.fraction * dense if self.fraction else min(self.milliseconds / 1000, dense)
         return final + (1 - progress) * (dense - final)
 

@@ -1,4 +1,4 @@
-"""The units of a model that may be pruned, every slice that goes along, and their masks."""
+"""The prunable units of a model, with their slices and masks."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers, set_masks
 
 PREDICATE = "layer -> bool"
-"""What a predicate over units takes and returns."""
+"""The signature of a predicate over layers."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class UnitCount:
 
 
 class PrunableUnits:
-    """The units of a model that may be pruned, by sets, and their masks.
+    """The prunable units of a model, by sets of coupled units, and their masks.
 
     Args:
         model, only, exclude: See `tfprune.prune_units`.
-        min_units: Integer, how many units each layer keeps at least.
+        min_units: Integer, the least number of units that each layer keeps.
 
     Raises:
         ValueError: If there are none.
@@ -48,14 +48,9 @@ class PrunableUnits:
             for piece in self.coupling.slices
             if id(piece.variable) in names
         ]
-        is_included, is_excluded = layer_filter.predicates(model, only, exclude)
+        is_selected = layer_filter.set_predicate(model, only, exclude)
         self.sets = [
-            s
-            for s in self.coupling.sets
-            if s.removable
-            and any(is_included(layer) for layer in s.layers)
-            and not any(is_excluded(layer) for layer in s.layers)
-            and self._is_masked(s)
+            s for s in self.coupling.sets if s.removable and is_selected(s) and self._is_masked(s)
         ]
         if not self.sets:
             raise ValueError(
@@ -69,12 +64,16 @@ class PrunableUnits:
     def _is_masked(self, unit_set):
         """Whether every weight that makes the units of a set carries a mask and is trainable."""
         makers = set(zip(map(id, unit_set.layers), unit_set.families, strict=True))
-        made = {id(p.variable) for p in self.coupling.slices if p.makes and maker_of(p) in makers}
+        made = {
+            id(p.variable)
+            for p in self.coupling.slices
+            if p.makes and (id(p.layer), p.family) in makers
+        }
         trainable = {id(p.variable) for p, layer, _ in self.masked if layer.trainable}
         return made <= trainable
 
     def layers(self):
-        """The layers whose outputs show the units, each with the axis they stand along."""
+        """The layers that have the units in their outputs, with their number and axis."""
         found = {}
         makers = {
             id(layer)
@@ -103,7 +102,7 @@ class PrunableUnits:
             set_masks(self.model, layer, name, trainable=mask, optimizer=optimizer)
 
     def counts(self):
-        """How many units of each set are pruned."""
+        """A `UnitCount` for each set."""
         pruned = self.pruned()
         return tuple(UnitCount(s.name, len(s.units), int(pruned[s.units].sum())) for s in self.sets)
 
@@ -126,11 +125,6 @@ class PrunableUnits:
             units = piece.broadcast(self.coupling.roots[piece.labels])
             frozen[units[np.asarray(layer.frozen_masks[name])]] = True
         return frozen
-
-
-def maker_of(piece):
-    """What makes a slice: a layer, by id, and what it calls these units."""
-    return id(piece.layer), piece.family
 
 
 def indices_in(units, among):

@@ -1,4 +1,4 @@
-"""Masks for units in one step."""
+"""Prunes coupled units in one step."""
 
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
@@ -20,20 +20,21 @@ def prune_units(
     """Prunes units of a masked model in place, those with the lowest scores first.
 
     A unit is masked as a whole: its column in the kernel of the layer that makes it, its bias, its
-    entries in norms, and its rows in the layers that use it. `tfprune.strip` then removes it. What
-    is pruned already stays so and counts. Units of which a weight is frozen, and those of layers
-    with `trainable=False`, stay. All masks are computed before the first is set, so an error leaves
-    the model as it was.
+    entries in norms, and its rows in the layers that use it. `tfprune.strip` then removes it. Units
+    that are pruned already stay pruned and count. Units with a frozen weight, and those of layers
+    with `trainable=False`, are kept. All masks are computed before the first is set, so an error
+    leaves the model as it was. To prune on a schedule while a model trains, use
+    `tfprune.callbacks.PruneUnits`.
 
-    A budget says what may remain, and is met from below: `tfprune.strip` gives a model with no more
-    than that. Of the units that go now none could stay without exceeding it, save where groups must
-    stay equal or `round_to` asks for multiples: there none of the groups or multiples could.
+    A budget is met from below: `tfprune.strip` returns a model with no more than may remain. None
+    of the units that are pruned could be kept within the budget, save where groups must stay equal
+    or `round_to` requires multiples: there none of the groups or multiples could.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
         target: Float from 0 to 1, the fraction of units to prune (the unit sparsity), of each layer
             or, with another selection than "uniform", of all together; or a budget of
-            `tfprune.budgets`, what may remain.
+            `tfprune.budgets`, for what may remain.
         criterion: The name of a criterion ("magnitude", "l1", "taylor", ...), a
             `tfprune.criteria.Criterion` with its arguments, or a callable; see
             `tfprune.criteria.units`.
@@ -43,8 +44,8 @@ def prune_units(
             read in batches of 32.
         only: A sequence of layers or layer names whose units may go, a nested model for all in it,
             or a predicate `layer -> bool`; by default all that can.
-        exclude: What stays, of what `only` says, given in the same way. Units that are coupled
-            with those of an excluded layer stay too.
+        exclude: Layers that keep their units although `only` selects them, given in the same way.
+            Units that are coupled with those of an excluded layer are kept too.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Penalties that make coupled units small, so that less is lost when they go.
+"""Regularizers of coupled units: penalties that make units small before they are pruned.
 
-A penalty is added to the loss by way of the regularizer of one weight of the model, which Keras
-asks for at every step; so `fit`, jit and strategies work as they are. No config holds it, so no
-saved model has it. The strength is a variable: changing it retraces nothing.
+A penalty is added to the loss through the regularizer of one weight of the model, which Keras calls
+at every step; so `fit`, jit and strategies work unchanged. It is in no config and in no saved
+model. The strength is a variable: changing it retraces nothing.
 """
 
 import math
@@ -19,14 +19,16 @@ from tfprune.units.prunable import PREDICATE, PrunableUnits
 from tfprune.units.prune_units import prune_units
 from tfprune.units.slice_sums import SliceSums
 
+__all__ = ["BatchNormL1", "GroupLasso", "Growing", "UnitRegularizer", "get", "serialize"]
+
 
 class UnitRegularizer(Configurable):
-    """A penalty on the coupled units of a model, in its loss while it is attached.
+    """Base class of penalties on coupled units, in the loss of a model while attached.
 
     A subclass implements `penalty_of(squares, sizes)`, or `penalty`.
 
     Args:
-        strength: Float, what the penalty is multiplied with.
+        strength: Float, the factor of the penalty.
     """
 
     def __init__(self, strength):
@@ -42,7 +44,7 @@ class UnitRegularizer(Configurable):
 
     @property
     def strength(self):
-        """What the penalty is multiplied with; it can be set while a model trains."""
+        """The factor of the penalty; it can be set while a model trains."""
         return self._value
 
     @strength.setter
@@ -75,19 +77,19 @@ class UnitRegularizer(Configurable):
         self._carrier = carrier
 
     def detach(self):
-        """Takes the penalty out of the loss again, from the next trace of its steps on."""
+        """Removes the penalty from the loss, from the next trace of its steps on."""
         if self._carrier is not None:
             self._carrier.regularizer = _without(self._carrier.regularizer, self)
         self._carrier = self._variable = self._pieces = self.model = None
 
     def prepare(self, model, pieces, only, exclude):
-        """What a subclass looks up when it is attached."""
+        """Called when the penalty is attached to a model."""
 
     def update(self, step):
-        """What changes with the step of the optimizer."""
+        """Called after each step of the optimizer."""
 
     def restart(self, step):
-        """Called where another model takes the place of the one that is trained."""
+        """Called where another model replaces the one that is trained."""
 
     def penalty(self):
         """The penalty, the strength included: a scalar tensor."""
@@ -113,7 +115,7 @@ class UnitRegularizer(Configurable):
 
 @keras.saving.register_keras_serializable("tfprune")
 class GroupLasso(UnitRegularizer):
-    """Group lasso over coupled units, which brings whole units to 0.
+    """Group lasso over coupled units, which drives whole units to 0.
 
     The penalty is strength * sum over units of sqrt(n_u) * ||w_u||, where w_u are all n_u trainable
     elements that go with a unit: its column in the layers that make it, its bias, its entries in
@@ -184,21 +186,21 @@ class BatchNormL1(UnitRegularizer):
 
 @keras.saving.register_keras_serializable("tfprune")
 class Growing(UnitRegularizer):
-    """A penalty on the units that are about to go, which rises step by step (GReg-1).
+    """A rising penalty on the units that are going to be pruned (GReg-1).
 
-    When it is attached, the units that `tfprune.prune_units(model, target, criterion)` would prune
-    are chosen, once. The penalty is lambda / 2 * sum over these units of ||w_u||^2, w_u as in
-    `GroupLasso`, and lambda rises by `increment` every `every` steps, up to `ceiling`; so the rest
-    takes over before they are pruned. Prune them when lambda is large, by magnitude. Where
-    `tfprune.fit_and_shrink` rebuilds the model, units are chosen anew, as a share of what is left,
-    and lambda starts anew.
+    When it is attached, it selects once the units that `tfprune.prune_units(model, target,
+    criterion)` would prune. The penalty is lambda / 2 * sum over these units of ||w_u||^2, w_u as
+    in `GroupLasso`. Lambda rises by `increment` every `every` steps, up to `ceiling`, so that the
+    other units take over before these are pruned. Prune by magnitude when lambda is large. Where
+    `tfprune.fit_and_shrink` rebuilds the model, units are selected again, as a share of what is
+    left, and lambda starts again.
 
     Args:
-        target: What is to be pruned, as `tfprune.prune_units` takes it. None is, in
-            `PruneUnits(regularizer=...)`, the target of that.
-        increment: Float, by how much lambda rises.
-        every: Integer, after how many steps of the optimizer it does.
-        ceiling: Float, where it stops.
+        target: The target of `tfprune.prune_units`. None: in `PruneUnits(regularizer=...)`, the
+            target of that callback.
+        increment: Float, the rise of lambda.
+        every: Integer, the steps of the optimizer between two rises.
+        ceiling: Float, the largest lambda.
         begin_step: Integer, the step of the optimizer at which lambda is `increment`.
         criterion: "magnitude" or another that needs no training; see `tfprune.criteria.units`.
 
@@ -252,7 +254,7 @@ class Growing(UnitRegularizer):
         self._chosen = units.pruned()[pieces.units].astype("float32")
 
     def update(self, step):
-        """Sets lambda to what it is at a step."""
+        """Sets lambda to its value at a step."""
         risen = 0 if step < self._begin else 1 + (step - self._begin) // self.every
         strength = min(self.ceiling, self.increment * risen)
         if not math.isclose(strength, self.strength, rel_tol=1e-9):

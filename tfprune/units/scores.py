@@ -1,36 +1,30 @@
-"""What coupled units are worth: the scores of all their slices, put together."""
+"""Importance scores of coupled units: the scores of all their slices, aggregated."""
 
 import numpy as np
 
 from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
 from tfprune.criteria.activations import measured_units
-from tfprune.criteria.arguments import resolve_seed
 from tfprune.criteria.measuring import measure
 from tfprune.criteria.unit_activations import in_tensors
 from tfprune.criteria.unit_slices import SliceGroups
 from tfprune.units.prunable import indices_in
 
 _AGGREGATES = {"sum": np.nansum, "mean": np.nanmean, "max": np.nanmax}
-_NORMALIZERS = {
-    "mean": np.mean,
-    "max": np.max,
-    "sum": np.sum,
-    "l2": np.linalg.norm,
-}
+_NORMALIZERS = {"mean": np.mean, "max": np.max, "sum": np.sum, "l2": np.linalg.norm}
 
 
 class UnitScores:
     """Scores the units of a model.
 
-    A unit has slices in several layers: in those that make it, as both sides of a residual sum do,
-    in the norms it passes, in those that use it. A criterion scores the slices in each of the
-    layers that it looks at, or the activations at each tensor that layers use the unit from; see
-    `tfprune.criteria.units`. Its `aggregate` makes one number of them.
+    A unit has slices in several layers: in those that make it (both sides of a residual sum do), in
+    the norms it passes, and in those that use it. A criterion scores the slices in each layer of
+    its roles, or the activations at each tensor that layers use the unit from; see
+    `tfprune.criteria.units`. Its `aggregate` makes one score of them.
 
     Args:
-        criterion: A name, a `tfprune.criteria.Criterion`, which says how scores are put together
-            and normalised, or a callable; see `tfprune.criteria.units`.
+        criterion: A name, a `tfprune.criteria.Criterion`, which also says how scores are
+            aggregated and normalised, or a callable; see `tfprune.criteria.units`.
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
@@ -51,15 +45,9 @@ class UnitScores:
     array([0.5, 0.5])
     """
 
-    def __init__(
-        self,
-        criterion="magnitude",
-        *,
-        data=None,
-        verbose=0,
-    ):
+    def __init__(self, criterion="magnitude", *, data=None, verbose=0):
         self.criterion = criteria.get(criterion)
-        self.seed = resolve_seed(self.criterion)
+        self.seed = arguments.resolve_seed(self.criterion)
         self.data = data
         self.verbose = verbose
 
@@ -74,8 +62,8 @@ class UnitScores:
             An array over all units of the coupling, 0 outside of the sets.
 
         Raises:
-            ValueError: If scores are not finite, a criterion was not measured yet or says nothing
-                of some units, or data, or a loss, is missing.
+            ValueError: If scores are not finite, a criterion was not measured yet or has no score
+                for some units, or data or a loss is missing.
         """
         sets_by_index = {
             index: unit_set
@@ -110,7 +98,7 @@ class UnitScores:
         }
 
     def _of_activations(self, units, sets_by_index, names):
-        """Scores at each tensor that units are used from; those that nothing uses have 0."""
+        """Scores at each tensor that units are used from; unused units have 0."""
         columns = {index: [] for index in sets_by_index}
         sets = list(sets_by_index.values())
         measured = measured_units(names, units, sets, self.data, verbose=self.verbose)
@@ -128,7 +116,7 @@ class UnitScores:
         }
 
     def _of_weights(self, units, sets_by_index, criterion):
-        """Scores of each layer in each role that the criterion looks at."""
+        """Scores of each layer in each role of the criterion."""
         groups = SliceGroups(units, criterion.roles)
         of_sets = {index: groups.of_set(index) for index in sets_by_index}
         measured = self._gradients(units, criterion, of_sets)
@@ -150,11 +138,11 @@ class UnitScores:
             found[index] = self._together(columns, unit_set)
             is_missing = np.isnan(found[index]) & [why is None for why in unit_set.pinned]
             if is_missing.any():
-                raise ValueError(_says_nothing(criterion, unit_set, is_missing))
+                raise ValueError(_no_score_message(criterion, unit_set, is_missing))
         return {index: np.nan_to_num(scores) for index, scores in found.items()}
 
     def _gradients(self, units, criterion, of_sets):
-        """What a criterion asks for, by name and by the id of the variable."""
+        """The gradients that a criterion requests, by name and by the id of the variable."""
         names = criteria.gradients_of(criterion)
         pieces = {
             id(piece.variable): piece
@@ -164,13 +152,8 @@ class UnitScores:
         }
         if not (names and pieces):
             return {}
-        found = measure(
-            names,
-            units.model,
-            list(pieces.values()),
-            self.data,
-            verbose=self.verbose,
-        )
+        pieces_in_order = list(pieces.values())
+        found = measure(names, units.model, pieces_in_order, self.data, verbose=self.verbose)
         return {name: dict(zip(pieces, found[name], strict=True)) for name in names}
 
     def _together(self, columns, unit_set):
@@ -191,7 +174,7 @@ def _placed(scores, members, among):
     return values
 
 
-def _says_nothing(criterion, unit_set, is_missing):
+def _no_score_message(criterion, unit_set, is_missing):
     return (
         "The criterion says nothing of some units, because none of the layers that it looks at has "
         f"them ({criterion.roles}). Received: criterion={criterion!r}, "

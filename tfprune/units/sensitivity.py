@@ -1,4 +1,4 @@
-"""How a metric falls when units of one set of layers are pruned and of no other."""
+"""Sensitivity analysis: a metric when units of one set of layers are pruned at a time."""
 
 from dataclasses import dataclass
 
@@ -21,13 +21,13 @@ _LARGER_IS_BETTER = ("acc", "auc", "f1", "iou", "precision", "recall", "r2", "si
 
 @dataclass(frozen=True)
 class SetSensitivity:
-    """What pruning does to a metric, for layers whose units go together.
+    """The metric of the pruned model, for one set of layers that are pruned together.
 
     Attributes:
         name: The names of the layers.
         layers: The same as a tuple.
         units: How many units they have.
-        pruned: For each fraction how many of them were pruned.
+        pruned: For each fraction the number of pruned units.
         values: For each fraction the metric.
     """
 
@@ -40,7 +40,7 @@ class SetSensitivity:
 
 @dataclass(frozen=True)
 class Sensitivity(Printable, plots.Plottable):
-    """What `sensitivity` measured; prints itself as a table.
+    """The result of `sensitivity`; prints as a table.
 
     Attributes:
         metric: The name of the metric.
@@ -57,16 +57,16 @@ class Sensitivity(Printable, plots.Plottable):
     larger_is_better: bool
 
     def caps(self, tolerance):
-        """How far each layer can be pruned before the metric is worse than the tolerance allows.
+        """The largest fraction that can be pruned of each layer within a tolerance of the metric.
 
         Args:
             tolerance: Non-negative float, by how much the metric may get worse, in its own units:
                 0.01 is one point of accuracy.
 
         Returns:
-            A dict from layer name to the largest measured fraction up to which, and below which,
-            the metric stays within the tolerance; 0.0 where the smallest is too much. It is what
-            `max_fraction` of `tfprune.Selection` takes.
+            A dict from layer name to the largest measured fraction up to which the metric stays
+            within the tolerance; 0.0 where the smallest is too much. Pass it as `max_fraction` of
+            `tfprune.Selection`.
 
         Raises:
             ValueError: If the tolerance is negative.
@@ -87,7 +87,7 @@ class Sensitivity(Printable, plots.Plottable):
         return caps
 
     def tables(self):
-        """What is printed: a rich table, a row for each set."""
+        """The rich table that is printed, a row for each set."""
         columns = ["units", *(f"{fraction:.0%}" for fraction in self.fractions)]
         title = f"{self.metric}, {number(self.baseline)} as it is, with a fraction of units pruned"
         rows = table(("layers",), columns)
@@ -122,11 +122,11 @@ def sensitivity(
     larger_is_better=None,
     verbose=0,
 ):
-    """Prunes units of one set of layers at a time, and measures what that does to a metric.
+    """Measures how a metric falls when the units of one set of layers at a time are pruned.
 
-    Layers whose units are coupled are one set, and so are those that can only lose equally many,
-    as around a grouped convolution. Nothing is trained or removed in between; the model given is
-    not touched.
+    Use it to find layers that should be pruned less than others. Layers whose units are coupled are
+    one set, and so are those that must lose equally many, as around a grouped convolution. Nothing
+    is trained in between; the model given is not changed.
 
     Args:
         model: A Functional or built Sequential model, masked or not.
@@ -134,11 +134,11 @@ def sensitivity(
             gone through once for each set and fraction.
         metric: What `compile` takes as one of its `metrics`.
         fractions: Increasing fractions of the units of a set.
-        criterion: Which units go first; see `tfprune.prune_units`. What is measured on data is
-            measured on `data`.
-        only, exclude: Which layers are measured, as in `tfprune.prune_units`.
-        larger_is_better: Whether a larger metric is better; by default its name tells, as
-            "accuracy" does.
+        criterion: Which units go first; see `tfprune.prune_units`. It is measured on `data`, where
+            it needs data.
+        only, exclude: Layers that are measured, and that are not; see `tfprune.prune_units`.
+        larger_is_better: Whether a larger metric is better; by default it depends on the name, as
+            "accuracy".
         verbose: 0 is quiet, 1 shows the progress.
 
     Returns:

@@ -85,11 +85,11 @@ class SliceSums:
 
 
 def _selected_units(model, coupling, only, exclude):
-    is_selected, is_excluded = layer_filter.predicates(model, only, exclude)
+    is_selected = layer_filter.set_predicate(model, only, exclude)
     return [
         unit
         for unit_set in coupling.sets
-        if any(map(is_selected, unit_set.layers)) and not any(map(is_excluded, unit_set.layers))
+        if is_selected(unit_set)
         for unit, reason in zip(unit_set.units.tolist(), unit_set.pinned, strict=True)
         if reason is None
     ]

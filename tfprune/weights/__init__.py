@@ -1,1 +1,1 @@
-"""Single weights: which may go, what they are worth, and their masks."""
+"""Pruning and freezing of single weights: selection, scores, distributions and masks."""

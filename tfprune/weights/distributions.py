@@ -1,7 +1,7 @@
-"""Distributions: how sparse each weight is when all of them together have a sparsity.
+"""Distributions: the sparsity of each weight, given the sparsity of all weights together.
 
-A distribution is a pure function of the weights and the sparsity asked for; it returns a sparsity
-for each weight. "global" is none of them: there one ranking over the scores of all weights decides.
+A distribution is a pure function of the weights and the overall sparsity that returns a sparsity
+for each weight. "global" is no such function: it ranks the elements of all weights together.
 
 >>> def dense_first(weights, sparsity):
 ...     return [0.0, *[sparsity] * (len(weights) - 1)]
@@ -35,7 +35,7 @@ def uniform(weights, sparsity):
 
 
 def erk(weights, sparsity):
-    """Erdos-Renyi-Kernel: small and narrow weights stay denser.
+    """Erdos-Renyi-Kernel (ERK): small and narrow weights stay denser.
 
     The density of a weight of shape (n_1, ..., n_r) is
 
@@ -86,11 +86,12 @@ _REGISTRY = Registry(
 
 
 def get(identifier):
-    """The distribution meant by an identifier.
+    """Returns the distribution that an identifier means.
 
     Args:
         identifier: "uniform", "erk" or "global"; a callable `(weights, sparsity) -> sparsities`
-            over objects with `shape`, `layer` and `name`; or a dict, for `by_weight`.
+            over objects with `shape`, `layer` and `name`; or a dict from layers, names or
+            predicates `(layer, weight_name) -> bool` to sparsities.
 
     Raises:
         ValueError: If it is none of these.
@@ -125,7 +126,7 @@ def serialize(distribution):
 
 
 def check_end(distribution, schedule):
-    """Raises a `ValueError` if a distribution needs to know where a schedule ends, and it does not.
+    """Raises a `ValueError` if a distribution needs a schedule with an end, and it has none.
 
     Args:
         distribution: From `get`.
@@ -145,9 +146,9 @@ def allocate(distribution, model, weights, sparsity, final):
         distribution: From `get`, not "global".
         model: The model.
         weights: `PrunableWeight`s of it.
-        sparsity: Float from 0 to 1, what is asked for now.
-        final: Float, what will be asked for in the end. A dict says what each layer has by then; on
-            the way there it has the same share of it as the others.
+        sparsity: Float from 0 to 1, the overall sparsity now.
+        final: Float, the overall sparsity in the end. A dict gives the sparsities of layers in the
+            end; before, they are in proportion to `sparsity / final`.
 
     Returns:
         A list of floats from 0 to 1.

@@ -1,4 +1,4 @@
-"""Freezing elements of weights in one step, by what they are worth."""
+"""Freezes elements of weights in one step."""
 
 from tfprune.weights.freezing import FreezingMethod
 from tfprune.weights.prunable import apply_masks, count_weights, select_weights
@@ -17,37 +17,39 @@ def freeze_weights(
 ):
     """Freezes elements of the weights of a masked model in place, those with the lowest scores.
 
-    Frozen elements keep their value and train no more. In each weight `round(size * target)`
-    elements are frozen afterwards. What is frozen already
-    counts; where that is more, the elements with the highest scores are set free. Pruned elements
-    are left alone: where fewer than the fraction are not pruned, these are all frozen. All masks
-    are computed before the first is set, so an error leaves the model as it was.
+    Frozen elements keep their value in training. Afterwards `round(size * target)` elements of each
+    weight are frozen. Elements that are frozen already count; where there are more, those with the
+    highest scores are unfrozen. Pruned elements are left alone: where fewer than the fraction are
+    not pruned, all of these are frozen. All masks are computed before the first is set, so an error
+    leaves the model as it was. To freeze on a schedule while a model trains, use
+    `tfprune.callbacks.FreezeWeights`.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
-        target: Float from 0 to 1, the fraction to freeze; 0 sets everything free.
-        criterion: What is frozen first:
+        target: Float from 0 to 1, the fraction to freeze; 0 unfreezes everything.
+        criterion: Which elements are frozen first:
 
             * "preconditioned_gradient": the lowest |g / C|, g the mean gradient over the data and
               C the mean over its examples of (g_i - g)^2;
             * "gradient": the lowest |g|;
             * "magnitude": the lowest |w|;
-            * "random", or `tfprune.criteria.Random(seed=0)`: whatever is drawn;
+            * "random", or `tfprune.criteria.Random(seed=0)`: random ones;
             * a callable: the lowest of what it returns, see `tfprune.criteria.weights`.
         distribution: "uniform", the fraction for each weight; "global", for all of them together;
             a dict from layers, names or predicates to fractions of their own; or another of
             `tfprune.distributions`.
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data. The layers
             run as in inference; arrays are read in batches of 32.
-        only: The weights: a sequence of layers or layer names, for their kernels and embeddings;
+        only: Weights to freeze: a sequence of layers or layer names, for their kernels and
+            embeddings;
             or a predicate `(layer, weight_name) -> bool`, which then decides about every weight
             that carries masks: `lambda layer, name: True` takes biases and the scales of norms
             too. Default: all kernels and embeddings.
-        exclude: What to leave alone, of what `only` says, given in the same way.
+        exclude: Weights that are left alone although `only` selects them, given in the same way.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:
-        `MaskCounts` over the weights that were chosen.
+        `MaskCounts` over the selected weights.
 
     Raises:
         ValueError: If there is nothing to freeze, a layer is unknown, a criterion lacks data or

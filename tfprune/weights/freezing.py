@@ -1,4 +1,4 @@
-"""How elements to freeze are chosen: criterion -> scores, distribution -> counts -> masks.
+"""Frozen masks at a fraction: criterion -> scores, distribution -> counts -> masks.
 
 The count is a share of all elements of a weight, so it does not change when others are pruned. An
 update that is asked for again finds the right count and measures nothing. Elements are set free
@@ -16,7 +16,7 @@ from tfprune.weights.scores import WeightScores, error_context
 
 
 class FreezingMethod:
-    """Chooses the frozen masks with which a fraction of the elements of weights is frozen.
+    """Computes the masks that freeze a fraction of the elements of weights.
 
     Args:
         criterion, distribution, data, verbose: See `tfprune.freeze_weights`.
@@ -25,26 +25,19 @@ class FreezingMethod:
         ValueError: If an argument is wrong.
     """
 
-    def __init__(
-        self,
-        criterion="preconditioned_gradient",
-        *,
-        distribution="uniform",
-        data=None,
-        verbose=0,
-    ):
+    def __init__(self, criterion, *, distribution="uniform", data=None, verbose=0):
         self.criterion = freezing.get(criterion)
         self.distribution = distributions.get(distribution)
         self._scoring = WeightScores(self.criterion, data=data, verbose=verbose, action="freeze")
 
     def masks(self, model, weights, fraction, *, final, thaw=True):
-        """The frozen masks with which a fraction is frozen; nothing is changed.
+        """The masks that freeze a fraction; the model is not changed.
 
         Args:
             model: The model.
             weights: `PrunableWeight`s of it.
             fraction: Float from 0 to 1, of the elements, for now.
-            final: Float, what it will be in the end; see `tfprune.distributions.allocate`.
+            final: Float, the fraction in the end; see `tfprune.distributions.allocate`.
             thaw: Whether elements are set free where more are frozen.
 
         Returns:
@@ -82,14 +75,13 @@ class FreezingMethod:
         masks = [None] * len(weights)
         for index in indices:
             with error_context(weights[index], "freeze"):
-                masks[index] = frozen_mask(
-                    scores[index], missing[index], kept[index], frozen[index]
-                )
+                of_weight = (each[index] for each in (scores, missing, kept, frozen))
+                masks[index] = frozen_mask(*of_weight)
         return masks
 
 
 def wanted_count(fraction, kept):
-    """How many elements that are not pruned shall be frozen: of all, but no more than there are.
+    """The number of elements to freeze: a fraction of all, at most those that are not pruned.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The weights of a model that may be pruned: which, and how sparse they are."""
+"""The prunable weights of a model: selection by `only` and `exclude`, masks and counts."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tfprune.masks import layer_filter
 from tfprune.masks.setting import MaskCounts, assign_masks, masked_layers
 
 PREDICATE = "(layer, weight_name) -> bool"
-"""What a predicate over weights takes and returns."""
+"""The signature of a predicate over weights."""
 
 _NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
 """What the biases of layers, the scales and shifts of norms and the slopes of PReLU are named."""
@@ -63,11 +63,11 @@ class PrunableWeight:
 
 
 def select_weights(model, only=None, exclude=None, *, action="prune"):
-    """The weights that `prune_weights` prunes, each once; its `only` and `exclude` explain.
+    """The weights that `only` and `exclude` select, each once; see `tfprune.prune_weights`.
 
     Args:
         model, only, exclude: See `tfprune.prune_weights`.
-        action: What is done to them, for errors.
+        action: "prune" or "freeze", for errors.
 
     Raises:
         ValueError: If there is none, or a layer is unknown.

@@ -1,4 +1,4 @@
-"""Masks for weights in one step."""
+"""Prunes single weights in one step."""
 
 from tfprune.weights.prunable import apply_masks, count_weights, select_weights
 from tfprune.weights.pruning import PruningMethod
@@ -18,10 +18,11 @@ def prune_weights(
 ):
     """Prunes single weights of a masked model in place, to a sparsity.
 
-    The elements with the lowest scores go, exactly as many as the sparsity says. What is pruned
-    already stays so and counts: a sparsity that has been reached changes nothing.
-    Elements that are frozen, and weights of layers with `trainable=False`, are never pruned. All
-    masks are computed before the first is set, so an error leaves the model as it was.
+    The elements with the lowest scores are masked, exactly as many as the sparsity says. Elements
+    that are pruned already stay pruned and count. Frozen elements, and weights of layers with
+    `trainable=False`, are never pruned. All masks are computed before the first is set, so an error
+    leaves the model as it was. To prune on a schedule while a model trains, use
+    `tfprune.callbacks.PruneWeights`.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
@@ -36,15 +37,15 @@ def prune_weights(
             sparsities of their own; or a callable. See `tfprune.distributions`.
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data. Arrays are
             read in batches of 32.
-        only: What to prune: a sequence of layers or layer names, for their kernels and
+        only: Weights to prune: a sequence of layers or layer names, for their kernels and
             embeddings, those of layers inside them included; or a predicate
             `(layer, weight_name) -> bool`, which then decides about every weight that carries
             masks, biases and the scales of norms too. Default: all kernels and embeddings.
-        exclude: What not to prune, of what `only` says, given in the same way.
+        exclude: Weights that are not pruned although `only` selects them, given in the same way.
         verbose: 0 is quiet, 1 shows the progress through the data.
 
     Returns:
-        `MaskCounts` over the weights that were chosen.
+        `MaskCounts` over the selected weights.
 
     Raises:
         ValueError: If there is nothing to prune, a layer is unknown, scores are NaN or infinite,

@@ -1,4 +1,4 @@
-"""How masks for weights are chosen: criterion -> scores, distribution and pattern -> masks."""
+"""Masks of weights at a sparsity: criterion -> scores, distribution and pattern -> masks."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tfprune.weights.scores import WeightScores, error_context
 
 
 class PruningMethod:
-    """Chooses the masks that bring weights to a sparsity.
+    """Computes the masks that bring weights to a sparsity.
 
     Args:
         criterion, pattern, distribution, data, verbose: See `tfprune.prune_weights`.
@@ -21,13 +21,7 @@ class PruningMethod:
     """
 
     def __init__(
-        self,
-        criterion="magnitude",
-        *,
-        pattern=None,
-        distribution="uniform",
-        data=None,
-        verbose=0,
+        self, criterion="magnitude", *, pattern=None, distribution="uniform", data=None, verbose=0
     ):
         self.criterion = criteria.get(criterion)
         self.pattern = patterns.get(pattern)
@@ -46,8 +40,8 @@ class PruningMethod:
             model: The model.
             weights: `PrunableWeight`s of it.
             sparsity: Float from 0 to 1, for now.
-            final: Float, what it will be in the end; see `tfprune.distributions.allocate`.
-            measured: Dict from name to a list of arrays, what was measured already.
+            final: Float, the sparsity in the end; see `tfprune.distributions.allocate`.
+            measured: Dict from name to a list of arrays, measures that were taken already.
 
         Returns:
             A list of boolean arrays, `None` where a weight is sparse enough already.
@@ -70,10 +64,9 @@ class PruningMethod:
         masks = [None] * len(weights)
         for index in indices:
             weight = weights[index]
-            matrix = None
             with error_context(weight):
-                if self.pattern.uses_matrix:
-                    matrix = matrix_axes(weight.layer, weight.name)
+                uses_matrix = self.pattern.uses_matrix
+                matrix = matrix_axes(weight.layer, weight.name) if uses_matrix else None
                 masks[index] = self.pattern.mask(
                     scores[index],
                     sparsities[index],

@@ -1,4 +1,4 @@
-"""What the elements of weights are worth: a criterion, with what it asks for measured."""
+"""Importance scores of the elements of weights, with the measures that a criterion requests."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ class WeightScores:
     Args:
         criterion: A callable, from `get` of `tfprune.criteria.weights` or `.freezing`.
         data, verbose: See `tfprune.criteria.measuring.measure`.
-        action: What is done to the lowest, for errors: "prune" or "freeze".
+        action: "prune" or "freeze", for errors.
     """
 
     def __init__(self, criterion, *, data=None, verbose=0, action="prune"):
@@ -39,8 +39,8 @@ class WeightScores:
             A dict from index to an array.
 
         Raises:
-            ValueError: If what the criterion asks for cannot be measured, or the scores do not have
-                the shape of their weight.
+            ValueError: If a measure cannot be taken, or scores do not have the shape of their
+                weight.
         """
         measured = measured or {}
         chosen = [weights[index] for index in indices]
@@ -64,7 +64,7 @@ class WeightScores:
 
 @contextlib.contextmanager
 def error_context(weight, action="prune"):
-    """Names a weight in what is raised."""
+    """Names the weight in errors that are raised inside."""
     try:
         yield
     except ValueError as error:

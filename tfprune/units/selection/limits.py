@@ -1,4 +1,4 @@
-"""How many units each layer keeps at least: `min_units` and `max_fraction`."""
+"""The least number of units that each layer keeps: `min_units` and `max_fraction`."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from tfprune.masks import layer_filter
 
 
 def check(max_fraction, round_to, min_units):
-    """Raises a `ValueError` unless the arguments can be what they are called.
+    """Raises a `ValueError` unless `max_fraction`, `round_to` and `min_units` are in range.
 
     Example:
 
@@ -30,7 +30,7 @@ def check(max_fraction, round_to, min_units):
 
 
 def least_kept(units, max_fraction=1.0):
-    """How many units each set keeps at least.
+    """The least number of units that each set keeps.
 
         least = max(min_units, ceil((1 - max_fraction) size))
 

@@ -1,4 +1,4 @@
-"""How units are selected: the argument `selection` of `prune_units`, `PruneUnits` and `prune`."""
+"""Selections: the argument `selection` of `prune_units`, `PruneUnits` and `prune`."""
 
 import keras
 
@@ -13,7 +13,7 @@ SCOPES = ("uniform", "global", "greedy", "exact")
 
 @keras.saving.register_keras_serializable("tfprune")
 class Selection(Configurable):
-    """Which units go, given their scores and a target.
+    """Decides which units go, given their scores and a target.
 
     Scopes:
 
@@ -91,7 +91,7 @@ _REGISTRY = Registry(
 
 
 def get(identifier):
-    """The selection meant by an identifier.
+    """Returns the selection that an identifier means.
 
     Args:
         identifier: A scope by its name, a `Selection`, or the configuration of one.
