@@ -13,8 +13,8 @@ class RegularizeUnits(keras.callbacks.Callback):
     """Adds a penalty on coupled units to the loss while `fit` runs, and removes it at its end.
 
     The penalty is part of `loss` and `val_loss`, as those of Keras's regularizers; the logs of
-    epochs get its value as `unit_penalty`. The callback also works in `tfprune.fit_and_shrink`, where it
-    follows the rebuilt models, and on models of stock layers.
+    epochs get its value as `unit_penalty`. The callback also works in `tfprune.fit_and_shrink`,
+    where it follows the rebuilt models, and on models of stock layers.
 
     Args:
         regularizer: A `tfprune.unit_regularizers.GroupLasso`, `BatchNormL1` or `Growing`, or a name

@@ -34,8 +34,8 @@ class Rewire(ScheduledWeights):
 
     with the least |w|, and grows as many among all pruned elements, those just dropped included:
     at random (SET) or where the gradient of the loss is largest (RigL). Grown elements start at 0,
-    with the optimizer's slots at 0. The sparsity is exactly that of the schedule; where it rises, more
-    is dropped, and where it falls, more is grown.
+    with the optimizer's slots at 0. The sparsity is exactly that of the schedule; where it rises,
+    more is dropped, and where it falls, more is grown.
 
         fraction(step) = drop_fraction                                              "constant"
                        = drop_fraction / 2 * (1 + cos(pi * step / end_step))        "cosine"

@@ -37,33 +37,33 @@ def fit_and_shrink(
 ):
     """Returns a smaller model, trained while its units are removed, so that epochs get faster.
 
-    At the beginning of some epochs units are pruned and the model is rebuilt without them; training
-    goes on with the small one. It is one training: the data run through one `fit`, optimizer slots
-    are cut along, its step count, learning rate, schedule and loss scale go on, and so do metrics,
-    history and callbacks. The losses are those of a training in which the same units are masked at
-    the same epochs and nothing is rebuilt, up to rounding, where no layer draws at random; a cut
-    RMSNormalization has another scale, which its optimizer sees.
+    At the beginning of some epochs units are pruned and the model is
+    rebuilt without them; training continues with the small one. It is one training: the data run
+    through one `fit`, optimizer slots are sliced, and step count, learning rate, schedule, loss
+    scale, metrics, history and callbacks continue. The losses are those of a training in which the
+    same units are masked at the same epochs and nothing is rebuilt, up to rounding, where no layer
+    is random; an RMSNormalization with fewer units has another scale, which its optimizer sees.
 
-    What is trained are stock layers, as fast as Keras's; where masks are left, for frozen or
-    single pruned elements of the model given, drop-in layers which keep them. Only what is masked
-    goes: a weight that happens to be 0 may still be trained.
+    The trained model has stock layers; where masks are left, for frozen or single pruned elements
+    of the model given, it has drop-in layers that keep them. Only masked units are removed: a
+    weight that happens to be 0 may still be trained.
 
     Callbacks are called as in one `fit`, `on_train_begin` once, and their `model` is the one that
-    is trained at the time. `EarlyStopping(restore_best_weights=True)` begins anew with each
+    is trained at the time. `EarlyStopping(restore_best_weights=True)` starts again with each
     rebuilt model, since the best weights of a larger one do not fit. `stop_training` ends all
     stages. Files of `ModelCheckpoint` hold the model as it was then; weights alone fit only a model
-    of the same stage. A callback that prunes, and `BackupAndRestore`, are refused.
+    of the same stage. Callbacks that prune, and `BackupAndRestore`, are refused.
 
     Args:
         model: A compiled Functional or Sequential model, of stock layers or of `tfprune.layers`.
-            It is not touched.
+            It is not changed.
         x, y: The data, as `fit` takes them: arrays, datasets, generators.
-        stages: What is pruned when. A dict from an epoch, at whose beginning units go, to the
-            target of `tfprune.prune_units`, as `{2: 0.3, 4: 0.6}`; a sequence of targets, spread
+        stages: The targets of `tfprune.prune_units` over the epochs: a dict from an epoch, at whose
+            beginning units go, to a target, as `{2: 0.3, 4: 0.6}`; a sequence of targets, spread
             evenly over the first half of training; or a single fraction, which is reached in four
             equal steps over the first half. Fractions count from the model given.
-        criterion, selection, data: Which units go; see `tfprune.prune_units`.
-        only, exclude: Layers of `model` whose units may go, and whose stay.
+        criterion, selection, data, only, exclude: See `tfprune.prune_units`; layers are those of
+            `model`.
         masked: Whether the model that is trained and returned carries masks, for more pruning.
         **fit: Arguments of `keras.Model.fit` (`epochs`, `validation_data`, `callbacks`, ...).
 
