@@ -33,7 +33,7 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
     Memory: `max_samples` times the weights, and two float64 numbers for each weight. Once more
     samples are due, every second one is dropped and from then on every second one kept, so those
     kept are spread over all of the trajectory; `mean` and `deviation` are of all that were taken.
-    Samples are not in backups: after `BackupAndRestore` collecting begins anew.
+    Samples are not in backups: after `BackupAndRestore` the collection starts again.
 
     Args:
         burn_in: Integer >= 0, steps of the optimizer before the first sample may be taken.

@@ -230,12 +230,9 @@ class PruneUnits(ScheduledCallback):
 
     def get_config(self):
         """The arguments that make this callback again, layers by their names; data is left out."""
-        is_fraction = isinstance(self.target, float)
         return {
             **super().get_config(),
-            "target": self.target
-            if is_fraction
-            else keras.saving.serialize_keras_object(self.target),
+            "target": keras.saving.serialize_keras_object(self.target),
             "criterion": criteria.serialize(self.criterion),
             "schedule": None if self._progress is None else schedules.serialize(self._progress),
             "selection": selections.serialize(self.selection),

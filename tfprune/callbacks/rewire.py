@@ -316,7 +316,7 @@ def _rewired_at(weight):
 
 
 def _has_begun(weight, due):
-    """Whether a weight was rewired before; later than now, the steps were counted anew since."""
+    """Whether a weight was rewired before; later than now, the steps were reset since."""
     return 0 <= _rewired_at(weight) < due
 
 

@@ -86,7 +86,7 @@ def measured_units(names, units, sets, data, *, verbose=0):
         A list of pairs of units, and a dict from name to an array with a number for each.
 
     Raises:
-        ValueError: If there is no data, or no loss for what is asked for.
+        ValueError: If there is no data, or no loss for a measure.
     """
     return [
         (capture.members, {name: capture.of_units(name) for name in names})

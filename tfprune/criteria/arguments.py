@@ -7,8 +7,22 @@
 """
 
 import inspect
+from collections.abc import Callable
 
 import keras
+
+from tfprune._tools.registry import Registry
+
+
+def registry(names, expected):
+    """The `Registry` of criteria with some names.
+
+    Args:
+        names: Dict from names to functions or classes.
+        expected: String, what else is accepted, for errors.
+    """
+    expected = f"one of {sorted(names)} or {expected}"
+    return Registry(Callable, argument="criterion", expected=expected, names=names)
 
 
 def check(criterion, offered, rule, values=0):

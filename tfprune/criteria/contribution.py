@@ -63,7 +63,7 @@ class ActivationContribution(Criterion):
     def attach(self, layer, units, axis):
         """Starts to measure the units of a layer of `tfprune.layers`.
 
-        Training functions that are traced already do not measure: make them anew.
+        Training functions that are traced already do not measure: make them again.
 
         Args:
             layer: The layer.

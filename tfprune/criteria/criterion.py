@@ -45,7 +45,7 @@ class Criterion(Configurable):
     """Which layers of a unit are scored, among `ROLES`."""
 
     of_weight = None
-    """How elements of a weight are scored; `None` where the criterion is for units only."""
+    """The function that scores elements of a weight; `None` for a criterion of units only."""
 
     def __init__(self, *, aggregate="sum", normalize=None):
         self.aggregate = one_of("aggregate", aggregate, AGGREGATES)
@@ -83,7 +83,7 @@ class Function(Criterion):
         self.__signature__ = inspect.signature(function)
 
     def __call__(self, *args, **kwargs):
-        """What the function returns."""
+        """The scores that the function returns."""
         return self.function(*args, **kwargs)
 
     def get_config(self):

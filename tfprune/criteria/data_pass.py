@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.measuring.metrics import fit_arguments
 
 
 class DataPass(keras.Model):
@@ -33,13 +34,11 @@ class DataPass(keras.Model):
         states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
         is_arrays = isinstance(data, (tuple, list))
         sizes = {"batch_size": batch_size} if is_arrays else {}
-        names = ("x", "y", "sample_weight")
-        arguments = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
         # Keras makes up a batch where there is none, so empty data is refused before or after.
         if is_arrays and any(not np.shape(leaf)[0] for leaf in keras.tree.flatten(data[0])):
             raise ValueError(_no_batches(data))
         try:
-            self.evaluate(**arguments, **sizes, verbose=verbose)
+            self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
         except ValueError as error:
             if float(self.examples):
                 raise

@@ -11,12 +11,9 @@ that have changed since, and to batches, whereas C is the variance over single e
 >>> score = get(lambda weight, gradient_variance: 1 / gradient_variance)
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from tfprune._tools.registry import Registry
-from tfprune.criteria import weights
+from tfprune.criteria import arguments, weights
 
 
 def gradient(weight, gradient):
@@ -72,12 +69,7 @@ _ALL = {
     "magnitude": weights.magnitude,
     "random": weights.random,
 }
-_REGISTRY = Registry(
-    Callable,
-    argument="criterion",
-    expected=f"one of {sorted(_ALL)} or a callable from a weight's values to scores",
-    names=_ALL,
-)
+_REGISTRY = arguments.registry(_ALL, "a callable from a weight's values to scores")
 serialize = _REGISTRY.serialize_by_name
 
 

@@ -21,7 +21,7 @@ def input_norms(model, weights, data, verbose=0):
         For each weight an array that broadcasts to its shape.
 
     Raises:
-        ValueError: If the inputs of a weight cannot be told: those of recurrent kernels, of
+        ValueError: If the inputs of a weight are not known: those of recurrent kernels, of
             embeddings, and of kernels in groups.
 
     Example:

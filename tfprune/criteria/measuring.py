@@ -52,7 +52,7 @@ def measure(names, model, weights, data=None, *, verbose=0):
               for inputs of ones; no data is needed;
             * `input_norm`: ||x||_2 over examples and positions of the input feature that the
               element is multiplied with.
-        model: The model; compiled with a loss, where a gradient is asked for.
+        model: The model; compiled with a loss, where a gradient is requested.
         weights: `PrunableWeight`s of it.
         data: `(x, y)` or `(x, y, sample_weight)`, arrays that are read in batches of 32; or a
             dataset of such batches, as Keras takes it.
@@ -62,7 +62,7 @@ def measure(names, model, weights, data=None, *, verbose=0):
         A dict from name to a list of arrays, each of its weight's shape or broadcasting to it.
 
     Raises:
-        ValueError: If there is no data or no loss for what is asked for, or the data is empty.
+        ValueError: If there is no data or no loss for a measure, or the data is empty.
     """
     names = set(names)
     if names.intersection(NEED_DATA) and data is None:
@@ -92,7 +92,7 @@ def measure(names, model, weights, data=None, *, verbose=0):
 
 
 def check_compiled(model, names):
-    """Raises a `ValueError` if a model has no loss, which is asked for by some names."""
+    """Raises a `ValueError` if a model has no loss, which some measures need."""
     if not model.compiled or _keras.compile_arguments(model).get("loss") is None:
         raise ValueError(
             f"The criterion asks for {sorted(names)} of the loss, and the model has none. Compile "

@@ -106,7 +106,7 @@ def _captures(units, sets):
 
 
 def _joins(call):
-    """Whether a call makes something out of units, rather than moving or leaving some out."""
+    """Whether a call computes something from units, rather than moving or dropping some."""
     return type(rule_of(call.operation)).needs is not Rule.needs
 
 
@@ -206,7 +206,7 @@ def measure_activations(names, units, data, sets=None, verbose=0):
         A list of `ActivationCapture`.
 
     Raises:
-        ValueError: If there is no data, or no loss for what is asked for.
+        ValueError: If there is no data, or no loss for a measure.
     """
     if data is None:
         raise ValueError(
@@ -228,7 +228,7 @@ def measure_activations(names, units, data, sets=None, verbose=0):
 
 
 class _Activations(DataPass):
-    """Runs the calls of a model one by one, and looks at what some of them read."""
+    """Runs the calls of a model one by one, and captures the tensors that some of them read."""
 
     def __init__(self, model, trace, captures, names, needs_loss):
         super().__init__(model, [], needs_loss=needs_loss)
@@ -240,7 +240,7 @@ class _Activations(DataPass):
         self._tape = None
 
     def call(self, inputs, training=False):
-        """What the model gives; what is read on the way is kept."""
+        """The outputs of the model; the captured tensors are kept."""
         trace, captures, _ = self._given.items
         values = dict(zip(trace.inputs, keras.tree.flatten(self.entry(inputs)), strict=True))
         seen, read_by = {}, {}

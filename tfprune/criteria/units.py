@@ -21,7 +21,7 @@ They are called for each tensor that layers use the units from, see
 `tfprune.criteria.unit_activations`. Units that occur in no tensor, such as the heads of an
 attention, are scored by `Magnitude` then; normalise it before you rank it with the rest.
 
-| name | class | looks at | needs data |
+| name | class | scores | needs data |
 |---|---|---|---|
 | "magnitude" | `Magnitude` | makers: length of kernels, and biases | |
 | "l1", "l2" | `L1`, `L2` | makers, norms, consumers | |
@@ -40,11 +40,8 @@ attention, are scored by `Magnitude` then; normalise it before you rank it with 
 array([1., 3.])
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from tfprune._tools.registry import Registry
 from tfprune.criteria import arguments, unit_activations
 from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
@@ -81,13 +78,7 @@ _ALL = {
     "activation_variance": ActivationVariance,
     "activation_contribution": ActivationContribution,
 }
-_REGISTRY = Registry(
-    Callable,
-    argument="criterion",
-    expected=f"one of {sorted(_ALL)} or a criterion or a callable which scores the units of a "
-    "layer",
-    names=_ALL,
-)
+_REGISTRY = arguments.registry(_ALL, "a criterion or a callable which scores the units of a layer")
 serialize = _REGISTRY.serialize_by_name
 
 

@@ -30,11 +30,8 @@ A function of your own:
 array([0., 2.])
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from tfprune._tools.registry import Registry
 from tfprune.criteria import arguments
 from tfprune.criteria.criterion import Criterion
 from tfprune.criteria.measuring import MEASURES
@@ -65,7 +62,7 @@ def random(weight, seed=None):
 
     Args:
         weight: Array of any shape.
-        seed: Integer or sequence of integers; `None` draws anew at every call.
+        seed: Integer or sequence of integers; `None` draws other numbers at every call.
 
     Returns:
         An array of the weight's shape.
@@ -265,12 +262,7 @@ _ALL = {
     "wanda": wanda,
     "lamp": lamp,
 }
-_REGISTRY = Registry(
-    Callable,
-    argument="criterion",
-    expected=f"one of {sorted(_ALL)} or a criterion or a callable from a weight's values to scores",
-    names=_ALL,
-)
+_REGISTRY = arguments.registry(_ALL, "a criterion or a callable from a weight's values to scores")
 serialize = _REGISTRY.serialize_by_name
 
 

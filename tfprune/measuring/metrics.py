@@ -82,6 +82,12 @@ class WithoutLoss(keras.Model):
         return keras.ops.zeros(())
 
 
+def fit_arguments(data):
+    """Data as arguments of `fit` or `evaluate`: arrays as x, y, sample_weight, a dataset as x."""
+    is_arrays = isinstance(data, (tuple, list))
+    return dict(zip(("x", "y", "sample_weight"), data, strict=False)) if is_arrays else {"x": data}
+
+
 def shapes_in(data):
     """The shapes of the inputs in data without the batch axis, in the structure of the inputs."""
     if isinstance(data, tf.data.Dataset):

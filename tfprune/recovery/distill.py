@@ -6,6 +6,7 @@ import functools
 import keras
 
 from tfprune import _keras
+from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import convert
 from tfprune.recovery.copy_model import copy_model
 
@@ -78,11 +79,8 @@ def distill(
             student_loss_weight=label_weight,
         )
         distiller.compile(**_compile_arguments(student))
-        is_arrays = isinstance(data, (tuple, list))
-        names = ("x", "y", "sample_weight")
-        given = dict(zip(names, data, strict=False)) if is_arrays else {"x": data}
         passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
-        history = distiller.fit(**given, epochs=epochs, callbacks=passed, **kwargs)
+        history = distiller.fit(**fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs)
     student.history = history
     return student
 

@@ -37,12 +37,12 @@ def fit_and_shrink(
 ):
     """Returns a smaller model, trained while its units are removed, so that epochs get faster.
 
-    At the beginning of some epochs units are pruned and the model is
-    rebuilt without them; training continues with the small one. It is one training: the data run
-    through one `fit`, optimizer slots are sliced, and step count, learning rate, schedule, loss
-    scale, metrics, history and callbacks continue. The losses are those of a training in which the
-    same units are masked at the same epochs and nothing is rebuilt, up to rounding, where no layer
-    is random; an RMSNormalization with fewer units has another scale, which its optimizer sees.
+    At the beginning of some epochs units are pruned and the model is rebuilt without them; training
+    continues with the small one. It is one training: the data run through one `fit`, optimizer
+    slots are sliced, and step count, learning rate, schedule, loss scale, metrics, history and
+    callbacks continue. The losses are those of a training in which the same units are masked at the
+    same epochs and nothing is rebuilt, up to rounding, where no layer is random; an
+    RMSNormalization with fewer units has another scale, which its optimizer sees.
 
     The trained model has stock layers; where masks are left, for frozen or single pruned elements
     of the model given, it has drop-in layers that keep them. Only masked units are removed: a

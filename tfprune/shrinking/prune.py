@@ -11,7 +11,7 @@ from tfprune._tools.tables import Change, Printable, changed, count, number, sho
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
-from tfprune.measuring.metrics import evaluate
+from tfprune.measuring.metrics import evaluate, fit_arguments
 from tfprune.recovery import distill, recalibrate, reconstruct
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import StripReport, strip
@@ -249,9 +249,7 @@ def _recovered(name, masked, dense, data, batch_size, verbose):
 def _trained(small, dense, data, is_led, arguments):
     if is_led:
         return distill(small, dense, data, **arguments)
-    is_arrays = isinstance(data, (tuple, list))
-    given = dict(zip(("x", "y", "sample_weight"), data, strict=False)) if is_arrays else {"x": data}
-    small.fit(**given, **arguments)
+    small.fit(**fit_arguments(data), **arguments)
     return small
 
 

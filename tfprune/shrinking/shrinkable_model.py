@@ -66,7 +66,7 @@ class ShrinkableModel:
     def extract(self, masked=False):
         """A small model, compiled, with the slots of the full one's optimizer.
 
-        It is of drop-in layers where masks are left in it, or `masked` asks for them.
+        It has drop-in layers where masks are left in it, or `masked` is set.
 
         Returns:
             The model and a `StripReport`, which compares it with the full one; None if the small

@@ -133,7 +133,7 @@ class ShrinkResult(Printable):
     Attributes:
         model: The small model, compiled and with its optimizer's slots, so it can be trained on.
         history: The `keras.callbacks.History` of all epochs.
-        stages: A tuple of `Stage`, in order. There are fewer than were asked for where a callback
+        stages: A tuple of `Stage`, in order. There are fewer than given where a callback
             stopped the training.
     """
 
@@ -142,7 +142,7 @@ class ShrinkResult(Printable):
     stages: tuple = ()
 
     def tables(self):
-        """What is printed: a table of the stages."""
+        """The rich table that is printed, a row for each stage."""
         kept = sum(len(stage.report.kept) for stage in self.stages[-1:] if stage.report)
         notes = (f"{kept} masked units had to stay: see stages[-1].report",) if kept else ()
         columns = ("epochs", "units", "parameters", "MACs", "rebuilt in s", "s / epoch")

@@ -15,7 +15,7 @@ PREDICATE = "layer -> bool"
 
 @dataclass(frozen=True)
 class UnitCount:
-    """How many units a set of coupled units has, and how many are pruned."""
+    """The number of units in a set of coupled units, and of those that are pruned."""
 
     name: str
     units: int

@@ -292,7 +292,7 @@ class _Added:
 
 
 def _without(added, regularizer):
-    """What was the regularizer of a weight without one of those that were added."""
+    """The regularizer of a weight without one of those that were added."""
     if added.regularizer is regularizer:
         return added.before
     return _Added(_without(added.before, regularizer), added.regularizer)

@@ -1,9 +1,9 @@
 """Frozen masks at a fraction: criterion -> scores, distribution -> counts -> masks.
 
 The count is a share of all elements of a weight, so it does not change when others are pruned. An
-update that is asked for again finds the right count and measures nothing. Elements are set free
-only where the schedule has fallen, so those that a user froze by hand stay frozen under a schedule
-that begins with 0.
+update that is made again finds the right count and measures nothing. Elements are unfrozen only
+where the schedule has fallen, so those that a user froze by hand stay frozen under a schedule that
+begins with 0.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ class FreezingMethod:
             weights: `PrunableWeight`s of it.
             fraction: Float from 0 to 1, of the elements, for now.
             final: Float, the fraction in the end; see `tfprune.distributions.allocate`.
-            thaw: Whether elements are set free where more are frozen.
+            thaw: Whether elements are unfrozen where more are frozen.
 
         Returns:
             A list of boolean arrays, `None` where a weight stays as it is.
@@ -96,7 +96,7 @@ def wanted_count(fraction, kept):
 def frozen_mask(scores, missing, kept, frozen):
     """A frozen mask with more elements, those of the lowest scores; or without the highest.
 
-    Of equal scores those that come last in C order are frozen first, and set free last.
+    Of equal scores those that come last in C order are frozen first, and unfrozen last.
 
     Args:
         scores: Array of any shape, higher = trained longer.

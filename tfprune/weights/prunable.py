@@ -16,7 +16,7 @@ PREDICATE = "(layer, weight_name) -> bool"
 """The signature of a predicate over weights."""
 
 _NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
-"""What the biases of layers, the scales and shifts of norms and the slopes of PReLU are named."""
+"""The names of biases, of the scales and shifts of norms, and of the slopes of PReLU."""
 
 
 @dataclass(frozen=True)

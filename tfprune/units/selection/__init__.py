@@ -1,1 +1,1 @@
-"""Which units go: rankings, budgets, and the best choice."""
+"""Selection of the units to remove: rankings, budget search and integer programs."""
