@@ -193,7 +193,7 @@ def checked(scores, units, name, *, finite=True):
     scores = np.asarray(scores, "float64")
     if scores.shape != (units,) or (finite and not np.isfinite(scores).all()):
         raise ValueError(
-            f"A criterion must return one finite score for each of the {units} units. "
+            f"A criterion must return one {'finite ' * finite}score for each of the {units} units. "
             f"Received: shape={scores.shape}, "
             f"{np.count_nonzero(~np.isfinite(scores))} of them not finite, "
             f"layer={name!r}."
