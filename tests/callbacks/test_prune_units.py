@@ -304,12 +304,20 @@ def test_the_arguments_of_a_choice_survive_the_config(arguments):
         ({"target": schedules.Constant(0.5), "schedule": 1.0}, "must be one of these"),
         ({"target": 0.5, "schedule": schedules.OneShot(0.5, step=3)}, "must end at 1"),
         ({"target": 0.5, "selection": "best"}, "`selection`"),
+        ({"target": 1.5}, "Argument `target` must be a number from 0 to 1"),
+        ({"target": 1.5, "schedule": 1.0}, "Argument `target` must be a number from 0 to 1"),
         ({"target": budgets.Latency(3.0), "selection": "exact"}, "measured and not worked out"),
     ],
 )
 def test_bad_arguments_of_a_choice(arguments, message):
     with pytest.raises(ValueError, match=message):
         PruneUnits(**arguments)
+
+
+@pytest.mark.parametrize("target", [0.5, np.float32(0.5), 1, np.int64(1)])
+def test_a_number_of_numpy_is_a_number(target):
+    callback = PruneUnits(target)
+    assert callback.target == target and type(callback.target) is float
 
 
 def test_caps_of_unknown_layers_are_an_error_before_training():

@@ -62,6 +62,11 @@ def test_options_out_of_range_are_named(argument):
         criteria.Magnitude(**{argument: "median"})
 
 
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ValueError, match="`function` must be a callable.*function=3"):
+        criteria.Function(3)
+
+
 def test_one_object_serves_units_and_weights():
     for criterion in (criteria.Random(seed=5), criteria.Magnitude(), criteria.Taylor()):
         data = (np.ones((8, 4), "float32"), np.ones((8, 2), "float32"))

@@ -1,6 +1,7 @@
 import keras
 import pytest
 
+import tfprune
 from tfprune.masks import layer_filter
 
 
@@ -49,6 +50,37 @@ def test_layers_and_names_choose_themselves_or_their_parts():
             given, made, "only", default=True, parts=lambda layer: layer.layers
         )
         assert [says(layer) for layer in (inner, inner.layers[0], out)] == [False, True, False]
+
+
+def test_counterparts_of_layers_and_nested_models():
+    given = model()
+    inner, out = given.layers
+    copy = keras.models.clone_model(given)
+    counterparts = layer_filter.Counterparts(given, copy)
+    assert counterparts.filter([inner, "out", inner.layers[0], out]) == [
+        copy.layers[0],
+        "out",
+        copy.layers[0].layers[0],
+        copy.layers[1],
+    ]
+    assert counterparts.by_layer({inner: 0.5, "out": 0.1}) == {copy.layers[0]: 0.5, "out": 0.1}
+    assert counterparts.filter(lambda layer: layer is inner)(copy.layers[0])
+    assert counterparts.filter(None) is None
+    assert counterparts.filter(3) == 3  # which `check` refuses by its argument
+
+
+def test_a_layer_of_another_model_is_refused_with_what_to_do():
+    given = model()
+    for layer in keras.models.clone_model(given).layers:
+        with pytest.raises(ValueError, match=f"`only`.*{layer.name!r}.*give the name"):
+            layer_filter.predicates(given, [layer], None)
+
+
+def test_the_layers_there_are_are_named():
+    with pytest.raises(ValueError, match="Layers of the model: 'inner', 'in', 'out'"):
+        layer_filter.predicates(model(), None, ["nope"])
+    with pytest.raises(ValueError, match="Layers that carry masks: 'in', 'out'"):
+        layer_filter.predicates(tfprune.prunable(model()), None, ["nope"])
 
 
 def test_an_unknown_layer_is_named():

@@ -185,6 +185,12 @@ def test_a_weight_that_is_missing_is_named():
         tfprune.rewind(model, snapshot)
 
 
+@pytest.mark.parametrize("snapshot", [3, "start.npz", None])
+def test_what_is_no_snapshot_is_refused(snapshot):
+    with pytest.raises(ValueError, match="`snapshot` must be a `Snapshot`.*load"):
+        tfprune.rewind(keras.Sequential([keras.Input((2,)), layers.Dense(2)]), snapshot)
+
+
 def test_a_model_that_is_not_built_is_refused():
     with pytest.raises(ValueError, match="must be built"):
         tfprune.capture(keras.Sequential([layers.Dense(2)]))

@@ -158,6 +158,32 @@ def test_layers_of_the_model_given_are_excluded(dense, by):
     assert small.get_layer("first").filters < dense.get_layer("first").filters
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model, exclude: tfprune.prune(model, 0.5, exclude=exclude),
+        lambda model, exclude: (
+            tfprune.fit_and_shrink(
+                model, np.ones((8, 4)), np.ones((8, 2)), stages={0: 0.5}, exclude=exclude, verbose=0
+            ).model
+        ),
+    ],
+)
+def test_a_nested_model_stands_for_all_layers_in_it(run):
+    inner = keras.Sequential([keras.Input((8,)), L.Dense(8, name="deep")], name="inner")
+    model = keras.Sequential([keras.Input((4,)), L.Dense(8, name="first"), inner, L.Dense(2)])
+    model.compile("sgd", "mse")
+    small = run(model, inner)
+    assert small.get_layer("first").units == 4
+    assert small.get_layer("inner").get_layer("deep").units == 8
+
+
+@pytest.mark.parametrize("argument", ["only", "exclude"])
+def test_what_is_no_choice_of_layers_is_refused_by_the_argument(dense, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` must be a sequence.*{argument}=3"):
+        tfprune.prune(dense, 0.5, **{argument: 3})
+
+
 def test_limits_of_layers_of_the_model_given(dense):
     layer = dense.get_layer("second")
     for key in (layer, lambda each: each is layer):

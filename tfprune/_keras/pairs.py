@@ -12,12 +12,13 @@ from tfprune._keras.graphs import functional, operations
 from tfprune._keras.layers import states
 
 
-def layer_pairs(old, new, without=()):
+def layer_pairs(old, new, without=(), *, models=False):
     """The layers of a model, each with its counterpart in a model rebuilt from its config.
 
     Args:
         old, new: The models.
         without: The ids of layers of `old` that have no counterpart, though the name is there.
+        models: Whether nested models are among the pairs, besides the layers in them.
     """
     graph = functional(old)
     if graph is None:
@@ -29,7 +30,10 @@ def layer_pairs(old, new, without=()):
     for operation in graph.operations:
         is_layer = isinstance(operation, keras.layers.Layer) and id(operation) not in without
         if is_layer and operation.name in counterparts:
-            yield from layer_pairs(operation, counterparts[operation.name], without)
+            counterpart = counterparts[operation.name]
+            if models and functional(operation) is not None:
+                yield operation, counterpart
+            yield from layer_pairs(operation, counterpart, without, models=models)
 
 
 def variable_pairs(old, new, without=()):

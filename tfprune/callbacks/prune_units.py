@@ -9,6 +9,7 @@ from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.callbacks.step import current_step
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
+from tfprune.schedules import checks
 from tfprune.units import budgets
 from tfprune.units import regularizers as unit_regularizers
 from tfprune.units.prunable import PrunableUnits
@@ -81,6 +82,8 @@ class PruneUnits(ScheduledCallback):
         if isinstance(target, dict) and target.get("class_name") in budgets.NAMES:
             target = budgets.deserialize(target)
         is_fraction = is_number(target)
+        if is_fraction:
+            target = checks.sparsity("target", target)
         is_budget = isinstance(target, budgets.Budget)
         super().__init__(
             _first_schedule(target, schedule, is_fraction, is_budget),
@@ -88,7 +91,7 @@ class PruneUnits(ScheduledCallback):
             exclude=exclude,
             verbose=verbose,
         )
-        self.target = float(target) if is_fraction else target if is_budget else self.schedule
+        self.target = target if is_fraction or is_budget else self.schedule
         self._progress = None if schedule is None else self.schedule
         self.selection = selections.get(selection)
         self.selection.check_budget(target)

@@ -118,7 +118,7 @@ class Rewire(ScheduledWeights):
         if decay == "cosine" and self.schedule.end_step == FOREVER:
             raise ValueError(
                 'With `decay="cosine"` the drop fraction falls to 0 where the schedule ends, so it '
-                f"must have an end. Received: schedule={self.schedule!r}. Give it an `end_step`: "
+                f"must have an end. Received: target={self.schedule!r}. Give it an `end_step`: "
                 '`tfprune.schedules.Constant(0.9, end_step=10000)`, or take `decay="constant"`.'
             )
         self.seed = seed

@@ -77,6 +77,10 @@ class Function(Criterion):
 
     def __init__(self, function, *, seed=None, aggregate="sum", normalize=None):
         super().__init__(aggregate=aggregate, normalize=normalize)
+        if not callable(function):
+            raise ValueError(
+                f"Argument `function` must be a callable. Received: function={function!r}."
+            )
         self.function = self.of_weight = function
         self.roles = tuple(getattr(function, "roles", self.roles))
         self.seed = checked_seed(seed)

@@ -20,8 +20,7 @@ def check(only, exclude, predicate):
     >>> check(["dense"], lambda layer: False, "layer -> bool")
     """
     for argument, given in (("only", only), ("exclude", exclude)):
-        is_sequence = isinstance(given, (Sequence, set, frozenset))
-        if not (given is None or _is_single(given) or is_sequence or _is_predicate(given)):
+        if not (given is None or _is_predicate(given) or _names_layers(given)):
             raise ValueError(
                 f"Argument `{argument}` must be a sequence of layers or layer names, or a "
                 f"predicate `{predicate}`. Received: {argument}={given!r}."
@@ -149,28 +148,32 @@ class Counterparts:
     """
 
     def __init__(self, model, copy):
-        pairs = list(_keras.layer_pairs(model, copy))
+        pairs = list(_keras.layer_pairs(model, copy, models=True))
         self._copies = {id(original): layer for original, layer in pairs}
         self._originals = {id(layer): original for original, layer in pairs}
 
     def filter(self, given):
-        """The filter for the copy."""
-        if given is None:
-            return None
+        """What `only` or `exclude` says, for the copy; what `check` refuses as it is."""
         if _is_predicate(given):
             return lambda layer, *more: given(self._originals.get(id(layer), layer), *more)
+        if not _names_layers(given):
+            return given
         return [self._copies.get(id(layer), layer) for layer in _listed(given)]
 
     def by_layer(self, given):
         """A dict with layers, names or predicates as keys, for the copy; all else as it is."""
         if not isinstance(given, dict):
             return given
-        keys = (self.filter(k) if _is_predicate(k) else self.filter(k)[0] for k in given)
+        keys = (self.filter(k) if _is_predicate(k) else self.filter([k])[0] for k in given)
         return dict(zip(keys, given.values(), strict=True))
 
 
 def _is_single(given):
     return isinstance(given, (str, keras.Layer))
+
+
+def _names_layers(given):
+    return _is_single(given) or isinstance(given, (Sequence, set, frozenset))
 
 
 def _is_predicate(given):

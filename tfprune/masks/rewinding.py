@@ -165,6 +165,12 @@ def rewind(model, snapshot, optimizer=None):
         for rewinding to step 0; J. Frankle et al., "Linear Mode Connectivity and the Lottery
         Ticket Hypothesis", https://arxiv.org/abs/1912.05671, for rewinding to a later one.
     """
+    if not isinstance(snapshot, Snapshot):
+        raise ValueError(
+            "Argument `snapshot` must be a `Snapshot`: of `tfprune.capture`, or read from a file "
+            "with `tfprune.masks.rewinding.Snapshot.load(path)`. Received: "
+            f"snapshot={snapshot!r}."
+        )
     optimizer = _built(model, optimizer)
     if (optimizer is None) != (snapshot.optimizer is None):
         raise ValueError(

@@ -77,9 +77,14 @@ def find_layer(model, layer, argument="layer"):
     if not isinstance(layer, str):
         if any(layer is other for other in layers):
             return layer
+        name = getattr(layer, "name", layer)
+        hint = (
+            " It has another layer of this name; give the name instead, or take the layer from it."
+        )
         raise ValueError(
             f"Argument `{argument}` must be a layer of the model, or its name. Received: "
-            f"{argument}={getattr(layer, 'name', layer)!r}, model={model.name!r}."
+            f"{argument}={name!r}, model={model.name!r}."
+            + (hint if any(other.name == name for other in layers) else "")
         )
     found = [other for other in layers if other.name == layer]
     if len(found) == 1:
@@ -89,11 +94,13 @@ def find_layer(model, layer, argument="layer"):
             f"Argument `{argument}` names {len(found)} layers of the model; pass the layer itself. "
             f"Received: {argument}={layer!r}."
         )
-    names = ", ".join(repr(other.name) for other in masked_layers(model)[:20])
+    masked = masked_layers(model)
+    shown = masked or [o for o in layers[1:] if not isinstance(o, keras.layers.InputLayer)]
+    names = ", ".join(repr(other.name) for other in shown[:20])
     raise ValueError(
         f"Argument `{argument}` must be a layer of the model, or its name. "
         f"Received: {argument}={layer!r}. "
-        f"Layers that carry masks: {names or 'none; see `tfprune.prunable(model)`'}."
+        f"{'Layers that carry masks' if masked else 'Layers of the model'}: {names or 'none'}."
     )
 
 

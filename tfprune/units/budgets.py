@@ -256,6 +256,6 @@ def _checked(remaining, name):
     if is_number(remaining) and not is_integer(remaining) and 0 < remaining <= 1:
         return float(remaining)
     raise ValueError(
-        f"A budget must be a float in (0, 1], the fraction of the dense model's that may remain, "
-        f"or a positive integer, how many may remain. Received: {name}({remaining!r})."
+        "Argument `remaining` must be a float in (0, 1], the fraction of the dense model's that "
+        f"may remain, or a positive integer, how many may remain. Received: {name}({remaining!r})."
     )

@@ -257,6 +257,8 @@ def test_caps_of_a_fraction():
     assert [c.pruned for c in counts] == [3, 2, 2]
     with pytest.raises(ValueError, match="names a layer none of whose units.*'out'"):
         tfprune.prune_units(model, 0.8, selection=tfprune.Selection(max_fraction={"out": 0.4}))
+    with pytest.raises(ValueError, match="`max_fraction` must be a layer of the model.*'no'"):
+        tfprune.prune_units(model, 0.8, selection=tfprune.Selection(max_fraction={"no": 0.4}))
 
 
 @pytest.mark.parametrize("scope", ["uniform", "global", "greedy", "exact"])
