@@ -160,7 +160,9 @@ class L1(OverRoles):
     """Sum |w| over the weights that a unit has in a layer, biases and scales included.
 
     Args:
-        roles, aggregate, normalize: See `OverRoles`.
+        roles: Which of "makers", "norms" and "consumers" count, by default all; see
+            `tfprune.criteria.unit_slices`.
+        aggregate, normalize: See `tfprune.criteria.Criterion`.
 
     Example:
 
@@ -181,7 +183,9 @@ class L2(OverRoles):
     """||w||_2 over the weights that a unit has in a layer, biases and scales included.
 
     Args:
-        roles, aggregate, normalize: See `OverRoles`.
+        roles: Which of "makers", "norms" and "consumers" count, by default all; see
+            `tfprune.criteria.unit_slices`.
+        aggregate, normalize: See `tfprune.criteria.Criterion`.
 
     Example:
 
@@ -203,7 +207,9 @@ class Taylor(OverRoles):
     |w dL/dw|.
 
     Args:
-        roles, aggregate, normalize: See `OverRoles`.
+        roles: Which of "makers", "norms" and "consumers" count, by default all; see
+            `tfprune.criteria.unit_slices`.
+        aggregate, normalize: See `tfprune.criteria.Criterion`.
 
     Example:
 
@@ -228,11 +234,14 @@ class Taylor(OverRoles):
 class SecondOrder(OverRoles):
     """Sum w^2 E[(dL/dw)^2] over the weights that a unit has in a layer.
 
-    The mean of squared gradients, over batches of the data, stands for the diagonal of the Hessian;
-    half of it is left out. With batches of one example it is the mean over examples.
+    The mean of squared gradients, over batches of the data, approximates the diagonal of the
+    Hessian; the factor 1/2 of the Taylor expansion is left out. With batches of one example it is
+    the mean over examples.
 
     Args:
-        roles, aggregate, normalize: See `OverRoles`.
+        roles: Which of "makers", "norms" and "consumers" count, by default all; see
+            `tfprune.criteria.unit_slices`.
+        aggregate, normalize: See `tfprune.criteria.Criterion`.
 
     Example:
 

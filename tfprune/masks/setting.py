@@ -1,4 +1,4 @@
-"""The masks of a model: the one door through which they change, and how many there are."""
+"""Sets the masks of a model and counts what they prune and freeze."""
 
 import functools
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def assign_masks(mask, trainable=None, frozen=None, optimizer=None):
 
 
 def find_layer(model, layer, argument="layer"):
-    """The layer of `model` that is meant by a layer or a name, nested models included.
+    """Returns the layer of a model, nested models included, for a layer of it or a name.
 
     Raises:
         ValueError: If there is none, or the name is that of several.

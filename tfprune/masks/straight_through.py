@@ -9,7 +9,7 @@ from tfprune import _keras
 
 
 class TopKRead:
-    """What a weight passes through when its layer reads it: all but the largest |w| become 0.
+    """The weight as its layer reads it: all elements but those of largest magnitude are 0.
 
         forward:   w * m,  m = the `kept` elements of largest |w|, of equal ones the first
         backward:  d loss / d w = d loss / d (w * m), without the factor m
@@ -49,7 +49,7 @@ class TopKRead:
 
 
 def top_magnitudes(value, count, *, trainable, frozen):
-    """Which elements are the `count` largest in magnitude, as a tensor in the graph.
+    """Returns a mask of the `count` elements of largest magnitude, as a tensor in the graph.
 
     As `tfprune.patterns.top_k_mask` of the magnitudes: of equal ones the first in C order.
 

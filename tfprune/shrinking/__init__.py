@@ -1,1 +1,1 @@
-"""Small models out of large ones: in one call, or while they train."""
+"""`prune` and `fit_and_shrink`: small models from dense ones, in one call or during training."""
