@@ -170,6 +170,16 @@ def test_no_data_is_refused(name):
         one(name, linear(), None)
 
 
+def test_data_without_targets_is_refused():
+    with pytest.raises(ValueError, match="needs targets.*`data`"):
+        one("gradient", linear(), (X,))
+
+
+def test_arrays_that_do_not_fit_are_refused_in_the_words_of_keras():
+    with pytest.raises(ValueError, match="cardinality"):
+        one("gradient", linear(), (X[:3], Y))
+
+
 def test_no_loss_is_refused():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="Compile"):

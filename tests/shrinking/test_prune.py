@@ -180,7 +180,7 @@ def test_a_nested_model_stands_for_all_layers_in_it(run):
 
 @pytest.mark.parametrize("argument", ["only", "exclude"])
 def test_what_is_no_choice_of_layers_is_refused_by_the_argument(dense, argument):
-    with pytest.raises(ValueError, match=f"`{argument}` must be a sequence.*{argument}=3"):
+    with pytest.raises(ValueError, match=f"`{argument}` must be a layer.*{argument}=3"):
         tfprune.prune(dense, 0.5, **{argument: 3})
 
 

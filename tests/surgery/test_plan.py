@@ -191,7 +191,7 @@ def test_wrong_plans_are_refused():
         surgery.edit(network(), time_limit=0)
     with pytest.raises(ValueError, match="no graph|not built"):
         surgery.edit(keras.Sequential([layers.Dense(2)]))
-    with pytest.raises(ValueError, match="layer is needed"):
+    with pytest.raises(ValueError, match="`layers` must be a Keras layer"):
         surgery.insert(network(), "conv", ["relu"])
     plan = surgery.edit(network(), criterion=lambda weights: weights["kernel"])
     plan.resize({"hidden": 3})

@@ -385,3 +385,21 @@ def test_slots_go_along_and_training_goes_on():
     after = {v.path.split("/")[-1]: np.array(v) for v in model.optimizer.variables}
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "argument"),
+    [
+        (lambda model: surgery.insert(model, 3, keras.layers.ReLU()), "after"),
+        (lambda model: surgery.insert(model, "d", 3), "layers"),
+        (lambda model: surgery.insert(model, "d", ["relu"]), "layers"),
+        (lambda model: surgery.remove(model, 3), "layer"),
+        (lambda model: surgery.replace(model, "d", 3), "new_layer"),
+        (lambda model: surgery.connect(model, 3, "d"), "source"),
+        (lambda model: surgery.disconnect(model, "d", 3), "target"),
+    ],
+)
+def test_errors_name_the_argument(edit, argument):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
+    with pytest.raises(ValueError, match=f"Argument `{argument}` must be a (Keras )?layer"):
+        edit(model)

@@ -184,8 +184,8 @@ def test_a_nested_model_stands_for_the_layers_in_it():
     [
         ({"only": ["nosuch"]}, "'nosuch'"),
         ({"exclude": ["nosuch"]}, "'nosuch'"),
-        ({"only": 3}, "Argument `only` must be a sequence"),
-        ({"exclude": 3}, "Argument `exclude` must be a sequence"),
+        ({"only": 3}, "Argument `only` must be a layer or its name"),
+        ({"exclude": 3}, "Argument `exclude` must be a layer or its name"),
         ({"only": []}, "No weight is left"),
         ({"only": ["norm"]}, "No weight is left"),
         ({"only": ["last"], "exclude": ["last"]}, "No weight is left"),

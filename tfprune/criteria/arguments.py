@@ -21,7 +21,7 @@ def registry(names, expected):
         names: Dict from names to functions or classes.
         expected: String, what else is accepted, for errors.
     """
-    expected = f"one of {sorted(names)} or {expected}"
+    expected = f"one of {sorted(names)}, {expected}"
     return Registry(Callable, argument="criterion", expected=expected, names=names)
 
 

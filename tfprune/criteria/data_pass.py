@@ -40,7 +40,7 @@ class DataPass(keras.Model):
         try:
             self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
         except ValueError as error:
-            if float(self.examples):
+            if is_arrays or float(self.examples):
                 raise
             raise ValueError(f"{_no_batches(data)} ({error})") from error
         finally:
@@ -64,6 +64,11 @@ class DataPass(keras.Model):
 
     def loss_through(self, tensors, x, y, sample_weight):
         """The loss as a function of tensors in place of the weights."""
+        if y is None:
+            raise ValueError(
+                "The criterion is measured on the gradient of the loss, which needs targets. "
+                "Argument `data` must be `(x, y)`, or a dataset of such batches."
+            )
         reads = {
             id(v): tensor for v, tensor in zip(self.variables_read.items, tensors, strict=True)
         }

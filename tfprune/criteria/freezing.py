@@ -69,7 +69,7 @@ _ALL = {
     "magnitude": weights.magnitude,
     "random": weights.random,
 }
-_REGISTRY = arguments.registry(_ALL, "a callable from a weight's values to scores")
+_REGISTRY = arguments.registry(_ALL, "or a callable")
 serialize = _REGISTRY.serialize_by_name
 
 

@@ -78,7 +78,7 @@ _ALL = {
     "activation_variance": ActivationVariance,
     "activation_contribution": ActivationContribution,
 }
-_REGISTRY = arguments.registry(_ALL, "a criterion or a callable which scores the units of a layer")
+_REGISTRY = arguments.registry(_ALL, "a `tfprune.criteria.Criterion`, or a callable")
 serialize = _REGISTRY.serialize_by_name
 
 

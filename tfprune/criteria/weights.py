@@ -262,7 +262,7 @@ _ALL = {
     "wanda": wanda,
     "lamp": lamp,
 }
-_REGISTRY = arguments.registry(_ALL, "a criterion or a callable from a weight's values to scores")
+_REGISTRY = arguments.registry(_ALL, "a `tfprune.criteria.Criterion`, or a callable")
 serialize = _REGISTRY.serialize_by_name
 
 

@@ -22,8 +22,8 @@ def check(only, exclude, predicate):
     for argument, given in (("only", only), ("exclude", exclude)):
         if not (given is None or _is_predicate(given) or _names_layers(given)):
             raise ValueError(
-                f"Argument `{argument}` must be a sequence of layers or layer names, or a "
-                f"predicate `{predicate}`. Received: {argument}={given!r}."
+                f"Argument `{argument}` must be a layer or its name, a sequence of these, or "
+                f"a predicate `{predicate}`. Received: {argument}={given!r}."
             )
 
 

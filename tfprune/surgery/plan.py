@@ -122,9 +122,10 @@ class Plan(Printable):
 
     def insert(self, after, layers, init="identity"):
         """Adds the edit of `tfprune.surgery.insert`."""
-        layers = [layers] if isinstance(layers, keras.layers.Layer) else list(layers)
-        serialised, weights = zip(*map(_serialised, layers), strict=True) if layers else ((), ())
-        self._add(Insert(self._name(after), tuple(serialised), init, tuple(weights)))
+        layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+        made = [_serialised(layer, "layers") for layer in layers]
+        serialised, weights = zip(*made, strict=True) if made else ((), ())
+        self._add(Insert(self._name(after, "after"), serialised, init, weights))
 
     def remove(self, layer):
         """Adds the edit of `tfprune.surgery.remove`."""
@@ -132,11 +133,11 @@ class Plan(Printable):
 
     def connect(self, source, target):
         """Adds the edit of `tfprune.surgery.connect`."""
-        self._add(Connect(self._name(source), self._name(target)))
+        self._add(Connect(*self._ends(source, target)))
 
     def disconnect(self, source, target):
         """Adds the edit of `tfprune.surgery.disconnect`."""
-        self._add(Disconnect(self._name(source), self._name(target)))
+        self._add(Disconnect(*self._ends(source, target)))
 
     def resize_kernel(self, layer, kernel_size, padding=None):
         """Adds the edit of `tfprune.surgery.resize_kernel`."""
@@ -148,7 +149,7 @@ class Plan(Printable):
 
     def replace(self, layer, new_layer, keep_weights=True):
         """Adds the edit of `tfprune.surgery.replace`."""
-        serialised, weights = _serialised(new_layer)
+        serialised, weights = _serialised(new_layer, "new_layer")
         self._add(Replace(self._name(layer), serialised, keep_weights, weights))
 
     def _add(self, *edits):
@@ -162,14 +163,17 @@ class Plan(Printable):
         self.edits = (*self.edits, *edits)
         self._solved = self._grown = None
 
-    def _name(self, layer):
+    def _ends(self, source, target):
+        return self._name(source, "source"), self._name(target, "target")
+
+    def _name(self, layer, argument="layer"):
         if isinstance(layer, str):
             return layer
         name = getattr(layer, "name", None)
         if name in _inserted_names(self.edits):
             return name
-        find_operation(self._model, layer)
-        find_operation(self._model, name)  # a plan holds names, so they must be unique
+        find_operation(self._model, layer, argument)
+        find_operation(self._model, name, argument)  # a plan holds names, so they must be unique
         return name
 
     # Results ------------------------------------------------------------------------------------
@@ -391,10 +395,14 @@ def _may_shrink(constraints):
     return len(constraints) > 1 or first.hard or first.size < first.current
 
 
-def _serialised(layer):
+def _serialised(layer, argument):
     """A layer as plain values, and its weights if it has them already."""
     if not isinstance(layer, keras.layers.Layer):
-        raise ValueError(f"A layer is needed. Received: {layer!r}.")
+        raise ValueError(
+            f"Argument `{argument}` must be a Keras layer"
+            f"{', or a list of them' if argument == 'layers' else ''}. "
+            f"Received: {argument}={layer!r}."
+        )
     serialised = keras.saving.serialize_keras_object(layer)
     serialised = {key: value for key, value in serialised.items() if key != "build_config"}
     if not layer.built or not layer.weights:

@@ -42,8 +42,9 @@ def prune_units(
             arguments (`round_to`, `min_units`, `max_fraction`).
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data. Arrays are
             read in batches of 32.
-        only: A sequence of layers or layer names whose units may go, a nested model for all in it,
-            or a predicate `layer -> bool`; by default all that can.
+        only: The layers whose units may go: a layer or its name, a sequence of these, where a
+            nested model stands for all in it, or a predicate `layer -> bool`; by default all that
+            can.
         exclude: Layers that keep their units although `only` selects them, given in the same way.
             Units that are coupled with those of an excluded layer are kept too.
         verbose: 0 is quiet, 1 shows the progress through the data.

@@ -40,11 +40,10 @@ def freeze_weights(
             `tfprune.distributions`.
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data. The layers
             run as in inference; arrays are read in batches of 32.
-        only: Weights to freeze: a sequence of layers or layer names, for their kernels and
-            embeddings;
-            or a predicate `(layer, weight_name) -> bool`, which then decides about every weight
-            that carries masks: `lambda layer, name: True` takes biases and the scales of norms
-            too. Default: all kernels and embeddings.
+        only: Weights to freeze: a layer or its name or a sequence of these, for their kernels
+            and embeddings; or a predicate `(layer, weight_name) -> bool`, which then decides
+            about every weight that carries masks: `lambda layer, name: True` takes biases and the
+            scales of norms too. Default: all kernels and embeddings.
         exclude: Weights that are left alone although `only` selects them, given in the same way.
         verbose: 0 is quiet, 1 shows the progress through the data.
 

@@ -37,8 +37,8 @@ def prune_weights(
             sparsities of their own; or a callable. See `tfprune.distributions`.
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data. Arrays are
             read in batches of 32.
-        only: Weights to prune: a sequence of layers or layer names, for their kernels and
-            embeddings, those of layers inside them included; or a predicate
+        only: Weights to prune: a layer or its name or a sequence of these, for their kernels
+            and embeddings, those of layers inside them included; or a predicate
             `(layer, weight_name) -> bool`, which then decides about every weight that carries
             masks, biases and the scales of norms too. Default: all kernels and embeddings.
         exclude: Weights that are not pruned although `only` selects them, given in the same way.
