@@ -304,6 +304,8 @@ def test_the_arguments_of_a_choice_survive_the_config(arguments):
         ({"target": schedules.Constant(0.5), "schedule": 1.0}, "must be one of these"),
         ({"target": 0.5, "schedule": schedules.OneShot(0.5, step=3)}, "must end at 1"),
         ({"target": 0.5, "selection": "best"}, "`selection`"),
+        ({"target": "half"}, "Argument `target` must be a number.*a budget.*a schedule"),
+        ({"target": True}, "Argument `target` must be a number.*a budget.*a schedule"),
         ({"target": 1.5}, "Argument `target` must be a number from 0 to 1"),
         ({"target": 1.5, "schedule": 1.0}, "Argument `target` must be a number from 0 to 1"),
         ({"target": budgets.Latency(3.0), "selection": "exact"}, "measured and not worked out"),

@@ -388,3 +388,13 @@ def test_layers_of_the_model_given_are_excluded():
             model, *mlp_data(), stages={0: 0.5}, exclude=exclude, epochs=1, verbose=0
         )
         assert [layer.units for layer in result.model.layers[1:]] == [8, 4, 2]
+
+
+@pytest.mark.parametrize("verbose", ["auto", 1, 2, 0])
+def test_progress_is_shown_as_by_fit(verbose, capsys):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((8, 4)), np.ones((8, 1))
+    tfprune.fit_and_shrink(model, x, y, stages={1: 0.5}, epochs=2, verbose=verbose)
+    shown = capsys.readouterr().out
+    assert ("Epoch 1/2" in shown and "Epoch 2/2" in shown) == (verbose != 0)

@@ -85,6 +85,11 @@ class PruneUnits(ScheduledCallback):
         if is_fraction:
             target = checks.sparsity("target", target)
         is_budget = isinstance(target, budgets.Budget)
+        if target is None or isinstance(target, (bool, str)):
+            raise ValueError(
+                "Argument `target` must be a number from 0 to 1, a budget of `tfprune.budgets`, a "
+                f"schedule, or a callable step -> sparsity. Received: target={target!r}."
+            )
         super().__init__(
             _first_schedule(target, schedule, is_fraction, is_budget),
             only=only,

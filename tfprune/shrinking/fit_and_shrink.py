@@ -193,8 +193,8 @@ class _Stages(keras.callbacks.CallbackList):
             super().set_model(model)
 
     def set_params(self, params):
-        """Sets the parameters of `fit`, which itself is quiet."""
-        super().set_params({**(params or {}), "verbose": self.verbose})
+        """Sets the parameters of `fit`, which itself is quiet; none are known before it begins."""
+        super().set_params({**params, "verbose": self.verbose} if params else params)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Continues with a smaller model where a stage begins."""

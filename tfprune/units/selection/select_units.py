@@ -36,7 +36,7 @@ def select_units(units, target, scoring, selection=_UNIFORM, progress=1.0):
         return select_within_budget(units, target, scoring, selection, progress)
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 <= target <= 1:
         raise ValueError(
-            "Argument `target` must be from 0 to 1, or a budget of `tfprune.budgets`. "
+            "Argument `target` must be a number from 0 to 1, or a budget of `tfprune.budgets`. "
             f"Received: target={target!r}."
         )
     if selection.rounds and selection.scope in ("uniform", "global"):
