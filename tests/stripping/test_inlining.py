@@ -164,8 +164,9 @@ def test_what_cannot_be_opened_stays_and_pins(make):
 def test_prunable_prunes_inside_and_strip_gives_stock_layers(tmp_path):
     model = model_of(Block(name="a"), Block(name="b"))
     masked = tfprune.prunable(model)
-    assert isinstance(masked.get_layer("a_up"), Masked)
-    tfprune.prune_units(masked, 0.5)
+    assert isinstance(masked.get_layer("a").up, Masked)
+    counts = tfprune.prune_units(masked, 0.5)
+    assert [count.name for count in counts if "up" in count.name] == ["a_up", "b_up"]
     small = tfprune.strip(masked)
     assert small.get_layer("a_up").units == 4
     np.testing.assert_allclose(small(data()), masked(data()), rtol=1e-4, atol=1e-5)

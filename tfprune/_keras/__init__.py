@@ -6,6 +6,7 @@ attributes it uses, and why.
 
 from tfprune._keras.classes import (
     application_layers,
+    is_stock,
     operation_classes,
     raw_operation,
     raw_operations,
@@ -22,14 +23,15 @@ from tfprune._keras.graphs import (
     is_saved_as_graph,
     is_symbolic,
     nodes,
+    nodes_between,
     operations,
-    operations_between,
     output_structure,
 )
 from tfprune._keras.layers import (
     all_layers,
     attention_projections,
     count_weights,
+    named_layers,
     own_trainable_variables,
     recurrent_states,
     sub_layers,
@@ -55,6 +57,7 @@ from tfprune._keras.variables import (
     raw,
     reading,
     uncast,
+    unguard,
     unguarded,
     values,
 )

@@ -22,6 +22,11 @@ def operation_classes(*names):
     return [getattr(m, name) for name in names for m in (raw_operations, image) if hasattr(m, name)]
 
 
+def is_stock(cls):
+    """Whether a class is one of Keras or a drop-in layer of this package, not one of a user."""
+    return cls.__module__.partition(".")[0] in ("keras", "tfprune")
+
+
 def application_layers(*names):
     """Layer classes which `keras.applications` keeps to itself, those that there are."""
     modules = (convnext, inception_resnet_v2)

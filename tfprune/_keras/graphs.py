@@ -10,6 +10,9 @@ Private here, and why:
 * `_inputs_struct` and `_outputs_struct`: in which structure a model takes and gives tensors.
 """
 
+import contextlib
+import functools
+
 import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional, functional_like_constructor
@@ -65,24 +68,32 @@ def all_operations(model):
     return found
 
 
-def operations_between(inputs, outputs):
-    """The operations between symbolic tensors; None if some take variables or outside tensors."""
-    found, seen, stack = {}, {id(tensor) for tensor in inputs}, list(outputs)
+def nodes_between(inputs, outputs):
+    """The calls between symbolic tensors, in an order in which they can run.
+
+    Returns:
+        A list of nodes, see `nodes`; None if some take variables or outside tensors.
+    """
+    ordered, seen = {}, {id(tensor) for tensor in inputs}
+    stack = [(tensor, False) for tensor in reversed(outputs)]
     while stack:
-        tensor = stack.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        operation, index, _ = tensor._keras_history
-        if operation is None or isinstance(operation, keras.layers.InputLayer):
-            return None
-        node = operation._inbound_nodes[index]
-        leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
-        if any(isinstance(leaf, (keras.Variable, tf.Variable, tf.Tensor)) for leaf in leaves):
-            return None
-        found[id(operation)] = operation
-        stack.extend(node.arguments.keras_tensors)
-    return list(found.values())
+        tensor, is_ready = stack.pop()
+        if is_ready:
+            operation, index, _ = tensor._keras_history
+            node = operation._inbound_nodes[index]
+            ordered.setdefault(id(node), node)
+        elif id(tensor) not in seen:
+            seen.add(id(tensor))
+            operation, index, _ = tensor._keras_history
+            if operation is None or isinstance(operation, keras.layers.InputLayer):
+                return None
+            node = operation._inbound_nodes[index]
+            leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
+            if any(isinstance(leaf, (keras.Variable, tf.Variable, tf.Tensor)) for leaf in leaves):
+                return None
+            stack.append((tensor, True))
+            stack.extend((each, False) for each in node.arguments.keras_tensors)
+    return list(ordered.values())
 
 
 def input_layers(graph):
@@ -105,8 +116,21 @@ def is_symbolic(value):
     return isinstance(value, keras.KerasTensor)
 
 
-def graph_config(model):
-    """A model as serialised, without weights; a subclass of Functional as its plain graph."""
+def graph_config(model, kept=()):
+    """A model as serialised, without weights; a subclass of Functional as its plain graph.
+
+    Args:
+        model: The model.
+        kept: Layers that are not asked for their config: their names stand in it alone.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in kept:
+            vars(layer)["get_config"] = functools.partial(dict, name=layer.name)
+            stack.callback(vars(layer).pop, "get_config")
+        return _graph_config(model)
+
+
+def _graph_config(model):
     if isinstance(model, keras.Sequential):
         cls, config = keras.Sequential, keras.Sequential.get_config(model)
     else:

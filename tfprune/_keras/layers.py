@@ -24,6 +24,21 @@ def all_layers(layer):
     return layers
 
 
+def named_layers(model):
+    """The layers of a model, each with a name that tells which layers are around it.
+
+    A layer in a layer that is no model is named after both: `block_dense` for `dense` in `block`.
+    """
+    found, stack = {}, [(model, "")]
+    while stack:
+        layer, prefix = stack.pop()
+        if id(layer) not in found:
+            found[id(layer)] = layer, prefix + layer.name
+            inner = "" if isinstance(layer, keras.Model) else f"{prefix}{layer.name}_"
+            stack.extend((part, inner) for part in reversed(layer._layers))
+    return list(found.values())
+
+
 def sub_layers(layer):
     """The layers that a layer holds itself, in the order they were assigned, but for inputs."""
     inputs = keras.layers.InputLayer  # a Sequential model makes one when it is built

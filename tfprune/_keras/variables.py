@@ -164,6 +164,16 @@ def guard(variable, kept, live):
             setattr(component, name, functools.partial(write, component, live_component))
 
 
+def unguard(variable):
+    """Makes a guarded variable a plain one again, with the value it has."""
+    variable.__class__ = MaskedVariable.__base__
+    for name in ("kept", "live"):
+        vars(variable).pop(name, None)
+    for component in tf.distribute.get_strategy().experimental_local_results(raw(variable)):
+        for name in _GUARDED_WRITES:
+            vars(component).pop(name, None)
+
+
 def _divide_by_no_zero_in_adafactor():
     """Keeps Keras's Adafactor from turning a whole kernel into NaN, once any weight has masks.
 

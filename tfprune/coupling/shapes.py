@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.trace import Tensor, trace
+from tfprune.coupling.calls import Tensor
+from tfprune.coupling.trace import trace
 
 
 @dataclass(frozen=True)

@@ -1,96 +1,20 @@
 """Traces: a model as the list of the calls of its operations, with nested models flattened."""
 
-from dataclasses import dataclass, field
-
 import keras
 
 from tfprune import _keras
-
-
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A symbolic tensor between calls.
-
-    Attributes:
-        shape: The shape with the batch axis, None where dynamic.
-        dtype: The dtype.
-        has_mask: Whether it carries a mask of time steps. Layers that take a list of tensors see it
-            though it is not among their arguments.
-    """
-
-    shape: tuple
-    dtype: str
-    has_mask: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call of one operation (a layer called twice is two calls).
-
-    Attributes:
-        operation: The Keras layer or operation.
-        args, kwargs: The arguments, with a `Tensor` in place of each symbolic tensor.
-        outputs: The tensors it makes.
-        parents: The nested models around the call, outermost first.
-        node_index: Which of the `inbound_nodes` in the operation's config it is.
-        memo: A cache for rules, for the duration of one analysis.
-    """
-
-    operation: keras.Operation
-    args: tuple
-    kwargs: dict
-    outputs: tuple
-    parents: tuple = ()
-    node_index: int = 0
-    memo: dict = field(default_factory=dict, repr=False)
-
-    @property
-    def path(self):
-        """The names of the nested models around the operation, then its own."""
-        return tuple(part.name for part in (*self.parents, self.operation))
-
-    @property
-    def masks(self):
-        """The tensors that mask time steps."""
-        leaves = keras.tree.flatten(self.kwargs.get("mask"))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-
-    @property
-    def data_kwargs(self):
-        """The keyword arguments without `mask`, which is not data."""
-        return {name: value for name, value in self.kwargs.items() if name != "mask"}
-
-    @property
-    def inputs(self):
-        """The tensors among the arguments, in order, but for masks."""
-        leaves = keras.tree.flatten([list(self.args), self.data_kwargs])
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """The calls of a model in topological order.
-
-    Attributes:
-        inputs, outputs: The tensors of the model.
-        calls: The calls.
-        entries: For the input layers of nested models, by id, the tensors that are given to them,
-            one for each call of the model.
-        siblings: The outputs of each call of a nested model that has several.
-    """
-
-    inputs: tuple
-    outputs: tuple
-    calls: tuple = field(repr=False)
-    entries: dict = field(repr=False)
-    siblings: tuple = field(repr=False)
+from tfprune.coupling.calls import Call, Tensor, Trace
+from tfprune.coupling.composite import is_composite, open_composite
 
 
 def trace(model):
     """Returns the calls of a model in topological order.
 
+    Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
+    calls of the layers inside them.
+
     Args:
-        model: A Functional or built Sequential model.
+        model: A Functional or built Sequential model. It is not changed.
 
     Returns:
         A `Trace`.
@@ -108,14 +32,15 @@ def trace(model):
     if graph is None:
         raise ValueError(_no_graph(model))
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    entries, siblings = {}, []
-    calls = list(_calls(graph, known, (), entries, siblings))
+    tracer = _Tracer()
+    calls = list(tracer.calls(graph, known, ()))
     return Trace(
         inputs=tuple(known[id(tensor)] for tensor in graph.inputs),
         outputs=tuple(known[id(tensor)] for tensor in graph.outputs),
         calls=tuple(calls),
-        entries=entries,
-        siblings=tuple(siblings),
+        entries=tracer.entries,
+        siblings=tuple(tracer.siblings),
+        names=tracer.names,
     )
 
 
@@ -133,28 +58,58 @@ def _no_graph(model):
     )
 
 
-def _calls(graph, known, parents, entries, siblings):
-    for node, index in _keras.nodes(graph):
+class _Tracer:
+    """Walks the graphs of a model, of the models in it and of its composite layers."""
+
+    def __init__(self):
+        self.entries = {}
+        self.siblings = []
+        self.names = {}
+
+    def calls(self, graph, known, parents):
+        """The calls of a functional graph; `known` has the `Tensor` of each symbolic one, by id."""
+        for node, index in _keras.nodes(graph):
+            yield from self._calls_of(node, node.operation, known, parents, index)
+
+    def _calls_of(self, node, operation, known, parents, index):
         args, kwargs = keras.tree.map_structure(
             lambda leaf: known.get(id(leaf), leaf),
             (list(node.arguments.args), dict(node.arguments.kwargs)),
         )
-        inner = _keras.functional(node.operation)
-        if inner is None:
-            outputs = tuple(_tensor(tensor) for tensor in node.outputs)
-            yield Call(node.operation, tuple(args), kwargs, outputs, parents, index)
+        inner = _keras.functional(operation)
+        inside = open_composite(operation, args, kwargs) if is_composite(operation) else None
+        if inner is not None:
+            outputs = yield from self._model(operation, inner, args, parents)
+        elif inside is not None:
+            outputs = yield from self._composite(operation, inside, (args, kwargs), parents)
         else:
-            given = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Tensor)]
-            inner_known = {
-                id(tensor): outer for tensor, outer in zip(inner.inputs, given, strict=True)
-            }
-            for layer, tensor in zip(_keras.input_layers(inner), given, strict=True):
-                entries.setdefault(id(layer), []).append(tensor)
-            yield from _calls(inner, inner_known, (*parents, node.operation), entries, siblings)
-            outputs = tuple(inner_known[id(tensor)] for tensor in inner.outputs)
-            if len(outputs) > 1:
-                siblings.append(outputs)
+            outputs = tuple(_tensor(tensor) for tensor in node.outputs)
+            yield Call(operation, tuple(args), kwargs, outputs, parents, index)
         known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+
+    def _model(self, model, graph, args, parents):
+        given = _tensors(args)
+        known = {id(tensor): outer for tensor, outer in zip(graph.inputs, given, strict=True)}
+        for layer, tensor in zip(_keras.input_layers(graph), given, strict=True):
+            self.entries.setdefault(id(layer), []).append(tensor)
+        yield from self.calls(graph, known, (*parents, model))
+        outputs = tuple(known[id(tensor)] for tensor in graph.outputs)
+        if len(outputs) > 1:
+            self.siblings.append(outputs)
+        return outputs
+
+    def _composite(self, layer, inside, arguments, parents):
+        known = dict(zip(map(id, inside.inputs), _tensors(arguments), strict=True))
+        prefix = self.names.get(id(layer), layer.name)
+        for index, node in enumerate(inside.nodes):
+            operation = inside.originals.get(id(node.operation), node.operation)
+            self.names.setdefault(id(operation), f"{prefix}_{operation.name}")
+            yield from self._calls_of(node, operation, known, (*parents, layer), index)
+        return tuple(known[id(tensor)] for tensor in keras.tree.flatten(inside.outputs))
+
+
+def _tensors(structure):
+    return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor)]
 
 
 def _tensor(keras_tensor):

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tfprune.coupling.calls import Trace
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.base import fixed
-from tfprune.coupling.trace import Trace, trace
+from tfprune.coupling.trace import trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,7 @@ class UnitSet:
         groups: Array of shape (groups, units in a group) if only whole groups or equal counts can
             be removed, else None.
         families: For each layer the name it has for these units; None for those of its output.
+        names: Names of layers that tell where they are, by id; see `Trace`.
     """
 
     layers: tuple
@@ -28,11 +30,16 @@ class UnitSet:
     pinned: tuple
     groups: np.ndarray | None = None
     families: tuple = ()
+    names: dict = field(default_factory=dict, repr=False)
 
     @property
     def name(self):
         """The names of the layers, with those of the families: `"attention/heads"`."""
-        return " + ".join(map(unit_name, self.layers, self.families))
+        return " + ".join(map(self._name, self.layers, self.families))
+
+    def _name(self, layer, family):
+        name = self.names.get(id(layer), layer.name)
+        return name if family is None else f"{name}/{family}"
 
     @property
     def removable(self):
@@ -127,7 +134,7 @@ def couple(model, apart=()):
         groupings=tuple(labels.groupings),
         roots=roots,
         pins=pins,
-        sets=_sets(labels, roots, pins),
+        sets=_sets(labels, roots, pins, traced.names),
     )
 
 
@@ -155,7 +162,7 @@ def _tie_repeated_calls(traced, tensor_labels, labels):
             labels.unite(tensor_labels[ours], tensor_labels[theirs], reason)
 
 
-def _sets(labels, roots, pins):
+def _sets(labels, roots, pins, names):
     """The sets of units with the same makers, in the order of the model."""
     makers = {}
     for piece in labels.slices:
@@ -174,6 +181,7 @@ def _sets(labels, roots, pins):
             pinned=tuple(pins.get(unit) for unit in units),
             groups=_groups(labels, roots, units),
             families=tuple(family for _, family in keys),
+            names=names,
         )
         for keys, (layers, units) in members.items()
     )

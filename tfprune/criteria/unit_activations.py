@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Rule, rule_of
-from tfprune.coupling.trace import Tensor
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.criteria.measuring import check_compiled
 from tfprune.criteria.unit_slices import roles

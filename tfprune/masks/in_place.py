@@ -6,7 +6,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.layers import DROP_INS
-from tfprune.layers.masked import Masked, make_masks
+from tfprune.layers.masked import Masked, MaskedRegularizer, make_masks
 
 _KEY = "tfprune_in_place"
 
@@ -57,7 +57,7 @@ def mask_in_place(layer):
     has_weights = any(map(_is_to_be_masked, _keras.own_trainable_variables(layer, masks_inner)))
     if cls in DROP_INS and (has_weights or not layer.built):
         return _exchange(layer, DROP_INS[cls])
-    if has_weights or not (layer.built or _is_stock(cls)):
+    if has_weights or not (layer.built or _keras.is_stock(cls)):
         return _exchange(layer, _masked_class(_own_class(cls), masks_inner))
     return note_masks_inside(layer)
 
@@ -76,8 +76,33 @@ def note_masks_inside(layer):
         The layer.
     """
     cls = type(layer)
-    if not (isinstance(layer, InPlace | Masked) or _is_stock(cls) or _keras.is_saved_as_graph(cls)):
+    is_known = isinstance(layer, InPlace | Masked) or _keras.is_stock(cls)
+    if not (is_known or _keras.is_saved_as_graph(cls)):
         layer.__class__ = _noting_class(cls)
+    return layer
+
+
+def unmask(layer):
+    """Takes the masks from a layer and the layers in it, which get their own classes again.
+
+    Args:
+        layer: A Keras layer or model. It is changed; its weights keep their values.
+
+    Returns:
+        The layer.
+    """
+    for part in _keras.all_layers(layer):
+        if isinstance(part, Masked):
+            for mask in part.masks_by_name.values():
+                _keras.unguard(mask.weight)
+                if isinstance(mask.weight.regularizer, MaskedRegularizer):
+                    mask.weight.regularizer = mask.weight.regularizer.regularizer
+            if "_weight_masks" in vars(part):
+                del part._weight_masks
+        if isinstance(part, Masked | InPlace):
+            part.__class__ = getattr(part, "own_class", None) or type(part).__mro__[2]
+        for name in ("build", "quantize", "enable_lora", "load_own_variables"):
+            vars(part).pop(name, None)
     return layer
 
 
@@ -160,10 +185,6 @@ def _reading_masks_inside(stock_call):
 
 def _own_class(cls):
     return getattr(cls, "own_class", None) or cls
-
-
-def _is_stock(cls):
-    return cls.__module__.partition(".")[0] == "keras"
 
 
 def _is_to_be_masked(weight):

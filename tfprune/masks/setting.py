@@ -70,6 +70,9 @@ def assign_masks(mask, trainable=None, frozen=None, optimizer=None):
 def find_layer(model, layer, argument="layer"):
     """Returns the layer of a model, nested models included, for a layer of it or a name.
 
+    A name is that of a layer, or, for layers inside layers, that after which reports call it:
+    `"block_dense"` for `dense` in `block`.
+
     Raises:
         ValueError: If there is none, or the name is that of several.
     """
@@ -87,6 +90,7 @@ def find_layer(model, layer, argument="layer"):
             + (hint if any(other.name == name for other in layers) else "")
         )
     found = [other for other in layers if other.name == layer]
+    found = found or [other for other, name in _keras.named_layers(model) if name == layer]
     if len(found) == 1:
         return found[0]
     if found:

@@ -5,7 +5,9 @@ import inspect
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.rules import has_rule
 from tfprune.layers import DROP_INS
+from tfprune.masks.in_place import unmask
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild.dead_calls import without_dead_calls
 
@@ -15,21 +17,6 @@ _DROP_IN_NAMES = {
     if isinstance(stock, type) and stock in DROP_INS
 }
 _STOCK_NAMES = {drop_in.__name__: name for name, drop_in in reversed(_DROP_IN_NAMES.items())}
-
-
-def to_drop_in(config, exclude=()):
-    """Returns a serialised layer with its class, and those of layers in it, as drop-in classes."""
-    if config.get("class_name") in _DROP_IN_NAMES and config.get("module") == "keras.layers":
-        if config["config"].get("name") in exclude:
-            return config
-        drop_in = _DROP_IN_NAMES[config["class_name"]]
-        config = {
-            **config,
-            "module": drop_in.__module__,
-            "class_name": drop_in.__name__,
-            "registered_name": f"tfprune>{drop_in.__name__}",
-        }
-    return _in_nested(config, lambda inner: to_drop_in(inner, exclude))
 
 
 def to_stock(config):
@@ -68,7 +55,7 @@ def without_masks(model):
     """
     if not masked_layers(model):
         return model
-    stock = rebuilt(model, lambda config, _: to_stock(config))
+    stock = rebuilt(model, lambda config, _: to_stock(config), keep=unmask)
     copy_weights(model, stock)
     return stock
 
@@ -80,7 +67,7 @@ def in_double_precision(model):
         is_layer = isinstance(operation, keras.layers.Layer)
         return _in_double_precision(config) if is_layer else config
 
-    copy = rebuilt(model, edit)
+    copy = rebuilt(model, edit, keep=None)
     copy_weights(model, copy)
     return copy
 
@@ -95,7 +82,11 @@ def _in_double_precision(config):
 # A model from its edited config -----------------------------------------------------------------
 
 
-def rebuilt(model, edit, dropped=None, restructure=None, added=()):
+def _itself(layer):
+    return layer
+
+
+def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
 
     Args:
@@ -107,20 +98,43 @@ def rebuilt(model, edit, dropped=None, restructure=None, added=()):
         restructure: Function of the config of the model, or of one nested in it, and the names of
             the models around its layers; returns the new config. It is applied before `dropped`.
         added: Layers in the new config that are not in the model, for their custom classes.
+        keep: Function of the copy of a layer without a rule, which is copied as an object and needs
+            no config; returns what the new model has of it. With `None` all layers go through their
+            configs.
 
     Returns:
         The new model with fresh weights.
     """
-    config = _edited(model, edit, dropped or {}, restructure)
+    kept = [] if keep is None else _kept_layers(model)
+    config = _edited(model, edit, kept, dropped or {}, restructure)
+    copies = [keep(copy) for copy in _keras.copied_objects(kept)[0][1]]
+
+    class Kept:
+        @classmethod
+        def from_config(cls, config):
+            return copies[config["place"]]
+
     operations = [*_keras.all_operations(model), *added]
     return keras.saving.deserialize_keras_object(
-        config, custom_objects=_custom_objects(operations), safe_mode=False
+        config, custom_objects={**_custom_objects(operations), "Kept": Kept}, safe_mode=False
     )
 
 
-def _edited(model, edit, dropped, restructure, path=()):
+def _kept_layers(model):
+    """The layers of a model, and of the models in it, whose sizes cannot change."""
+    found = {}
+    for operation in _keras.operations(model):
+        if _keras.functional(operation) is not None:
+            found.update({id(layer): layer for layer in _kept_layers(operation)})
+        elif isinstance(operation, keras.layers.Layer) and not has_rule(operation):
+            found[id(operation)] = operation
+    return list(found.values())
+
+
+def _edited(model, edit, kept, dropped, restructure, path=()):
     """The serialised model with all its operations edited."""
-    serialised = _keras.graph_config(model)
+    serialised = _keras.graph_config(model, kept)
+    places = {id(layer): place for place, layer in enumerate(kept)}
     config = serialised["config"]
     operations = {operation.name: operation for operation in _keras.operations(model)}
     layers = []
@@ -129,10 +143,14 @@ def _edited(model, edit, dropped, restructure, path=()):
         operation = operations.get(layer_config["config"]["name"])
         if operation is None:  # the input layer of a Sequential model
             layers.append(_without_shapes(layer_config))
-        elif _keras.functional(operation) is not None:
-            outer = {k: v for k, v in layer_config.items() if k in ("name", "inbound_nodes")}
-            inner = _edited(operation, edit, dropped, restructure, (*path, operation.name))
+            continue
+        outer = {k: v for k, v in layer_config.items() if k in ("name", "inbound_nodes")}
+        if _keras.functional(operation) is not None:
+            inner = _edited(operation, edit, kept, dropped, restructure, (*path, operation.name))
             layers.append({**inner, **outer})
+        elif id(operation) in places:
+            identity = {"name": operation.name, "place": places[id(operation)]}
+            layers.append({"class_name": "Kept", "config": identity, **outer})
         else:
             layers.append(edit(_without_shapes(layer_config), operation))
     config = {**config, "layers": layers}

@@ -16,6 +16,7 @@ from tfprune.coupling.kept_units import NEW, KeptUnits
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.units import couple
+from tfprune.masks.in_place import unmask
 from tfprune.rebuild import convert
 
 
@@ -115,6 +116,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
             convert.to_stock(config) if stock else config, operation, calls, sizes, folds
         ),
         {_key(call): positions for call, positions in (dropped or {}).items()},
+        **({"keep": unmask} if stock else {}),
     )
     indices = _indices(kept_units, model, new)
     added = added_constants(folds)

@@ -95,8 +95,7 @@ class ShrinkableModel:
         if masked or not masked_layers(self._small):
             return self._small
         with self.strategy.scope():
-            stock = convert.rebuilt(self._small, lambda config, _: convert.to_stock(config))
-            convert.copy_weights(self._small, stock)
+            stock = convert.without_masks(self._small)
             convert.copy_compile_state(self._small, stock)
         return stock
 

@@ -7,9 +7,8 @@ here. A layer with weights of its own, outside of its sub-layers, needs a rule i
 import keras
 
 from tfprune import _keras
-from tfprune.coupling.rules import has_rule
-from tfprune.layers import Masked
-from tfprune.rebuild import convert
+from tfprune.coupling.composite import is_composite, open_composite, symbolic
+from tfprune.rebuild.copying import copy_model
 
 
 def inlined(model):
@@ -45,25 +44,14 @@ def inlined(model):
     """
     if _keras.functional(model) is None or not any(map(is_composite, _graph_operations(model))):
         return model
-    copy = convert.rebuilt(model, lambda config, _: config)
-    convert.copy_weights(model, copy)
+    copy = copy_model(model).model
     inliner = _Inliner(copy)
     flat = inliner.run()
-    if not inliner.has_inlined:
+    if not inliner.renamed:
         return model
-    convert.copy_compile_state(model, copy)
     if copy.compiled:
         flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
     return flat
-
-
-def is_composite(operation):
-    """Whether an operation is a custom layer made of layers, without a rule."""
-    is_layer = isinstance(operation, keras.layers.Layer) and _keras.functional(operation) is None
-    if not is_layer or has_rule(operation) or len(_keras.all_layers(operation)) == 1:
-        return False
-    is_stock = type(operation).__module__.split(".")[0] == "keras"
-    return not is_stock and not isinstance(operation, Masked)
 
 
 def _graph_operations(model):
@@ -81,7 +69,7 @@ class _Inliner:
         self.model = model
         self.graph = _keras.functional(model)
         self.names = {operation.name for operation in _graph_operations(model)}
-        self.has_inlined = False
+        self.renamed = set()
 
     def run(self):
         """Returns the flat model, made of the layers of the given one."""
@@ -100,45 +88,43 @@ class _Inliner:
 
     def _through(self, graph, inputs):
         known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
-        for node, _ in _keras.nodes(graph):
+        return self._along([node for node, _ in _keras.nodes(graph)], known, graph.outputs, {})
+
+    def _along(self, nodes, known, outputs, originals):
+        """Runs calls again, of the originals of copied layers; returns the outputs."""
+        for node in nodes:
             args, kwargs = keras.tree.map_structure(
                 lambda leaf: known.get(id(leaf), leaf),
                 (list(node.arguments.args), dict(node.arguments.kwargs)),
             )
-            outputs = keras.tree.flatten(self._call(node.operation, args, kwargs))
-            known.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
-        return [known[id(tensor)] for tensor in graph.outputs]
+            operation = originals.get(id(node.operation), node.operation)
+            found = keras.tree.flatten(self._call(operation, args, kwargs))
+            known.update({id(old): new for old, new in zip(node.outputs, found, strict=True)})
+        return [known[id(tensor)] for tensor in outputs]
 
     def _call(self, operation, args, kwargs):
         inner = _keras.functional(operation)
         if inner is not None and any(map(is_composite, _graph_operations(operation))):
-            return self._through(inner, _symbolic(args))
+            return self._through(inner, symbolic(args))
         outputs = self._inline(operation, args, kwargs) if is_composite(operation) else None
         return operation(*args, **kwargs) if outputs is None else outputs
 
     def _inline(self, layer, args, kwargs):
         """Returns the outputs of a layer as a graph of its sub-layers; None if that fails."""
-        fresh = keras.tree.map_structure(_placeholder, (args, kwargs))
-        fresh[1].pop("training", None)
-        try:
-            outputs = layer.call(*fresh[0], **fresh[1])
-        except Exception:  # the layer's own code may fail on symbolic tensors in any way
+        inside = open_composite(layer, args, kwargs)
+        if inside is None:
             return None
-        flat_outputs = keras.tree.flatten(outputs)
-        if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
-            return None
-        placeholders = _symbolic(fresh)
-        operations = _keras.operations_between(placeholders, flat_outputs)
-        if operations is None or not _covers(operations, layer):
-            return None
-        self._rename(layer, operations)
-        self.has_inlined = True
-        inside = keras.Model(placeholders, flat_outputs)
-        given = [_cast(tensor, layer) for tensor in _symbolic((args, kwargs))]
-        return self._through(inside, given)
+        if id(layer) not in self.renamed:
+            self._rename(layer, inside)
+        given, outputs = symbolic((args, kwargs)), keras.tree.flatten(inside.outputs)
+        known = {id(inner): outer for inner, outer in zip(inside.inputs, given, strict=True)}
+        return self._along(inside.nodes, known, outputs, inside.originals)
 
-    def _rename(self, layer, operations):
-        for operation in operations:
+    def _rename(self, layer, inside):
+        self.renamed.add(id(layer))
+        operations = {id(node.operation): node.operation for node in inside.nodes}
+        for operation in operations.values():
+            operation = inside.originals.get(id(operation), operation)
             wanted = f"{layer.name}_{operation.name}"
             name, number = wanted, 0
             while name in self.names:
@@ -146,28 +132,3 @@ class _Inliner:
                 name = f"{wanted}_{number}"
             self.names.add(name)
             operation.name = name
-
-
-def _symbolic(structure):
-    return [leaf for leaf in keras.tree.flatten(structure) if _keras.is_symbolic(leaf)]
-
-
-def _placeholder(leaf):
-    if _keras.is_symbolic(leaf):
-        return keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype)
-    return leaf
-
-
-def _cast(tensor, layer):
-    """Casts an input of a layer as Keras does, to the dtype in which the layer computes."""
-    is_float = keras.backend.is_float_dtype(tensor.dtype)
-    if is_float and layer.autocast and tensor.dtype != layer.compute_dtype:
-        return keras.ops.cast(tensor, layer.compute_dtype)
-    return tensor
-
-
-def _covers(operations, layer):
-    """Whether all weights of a layer belong to layers of a graph."""
-    inner = [o for o in operations if isinstance(o, keras.layers.Layer)]
-    covered = {id(variable) for sub_layer in inner for variable in sub_layer.weights}
-    return covered.issuperset(map(id, layer.weights))

@@ -1,31 +1,33 @@
-"""`prunable`: returns a model of layers that carry masks."""
+"""Conversion of a model to one whose layers carry masks."""
 
 import keras
 
 from tfprune import _keras
 from tfprune.masks import layer_filter
-from tfprune.rebuild import convert
-from tfprune.stripping.inlining import inlined
+from tfprune.masks.in_place import mask_in_place, note_masks_inside
+from tfprune.rebuild.copying import copy_model
 
 
 def prunable(model, *, only=None, exclude=None):
-    """Returns a copy of a model, made of layers that carry masks.
+    """Returns a copy of a model whose layers carry masks.
 
-    Use it before pruning or freezing, unless the model is built of `tfprune.layers` already.
-    Weights, compile state and optimizer slots are kept; the given model is not changed. Composite
-    layers, made of layers themselves, are inlined (`tfprune.stripping.inlining`).
+    Everything is kept: the class of the model with its own `train_step`, the names, the weights,
+    what is tied, the compile state, the optimizer's slots and step count. Layers are copied as
+    objects, so none needs a `get_config`. The model given is not changed, and the two share no
+    variable. Layers of Keras become those of `tfprune.layers`; layers of other classes stay what
+    they are, and carry masks for every float weight they hold (`tfprune.masks.mask_in_place`).
 
     Args:
-        model: A Functional or built Sequential model, nested ones included.
-        only: Layers of the model, names of layers or a predicate `layer -> bool`: what to convert;
-            by default all that have a drop-in class.
-        exclude: What to leave as it is, of what `only` says, given in the same way.
+        model: Any `keras.Model` that is built: Functional, Sequential, nested or subclassed.
+        only: Layers of the model, names of layers or a predicate `layer -> bool`: what carries
+            masks; by default all that has weights. A layer stands for those inside it.
+        exclude: What carries none, of what `only` says, given in the same way.
 
     Returns:
-        A new model of the same kind.
+        A new model of the same class.
 
     Raises:
-        ValueError: If the model is subclassed, or a named layer is not in it.
+        ValueError: If the model is not built, or a layer named is not in it.
 
     Example:
 
@@ -35,38 +37,29 @@ def prunable(model, *, only=None, exclude=None):
     >>> sorted(masked.get_layer("d").trainable_masks)
     ['bias', 'kernel']
     """
-    _check_graph(model)
+    _check_built(model)
     layer_filter.check(only, exclude, "layer -> bool")
-    given, model = model, inlined(model)
-    if model is not given:
-        of_model = layer_filter.Counterparts(given, model).filter
-        only, exclude = of_model(only), of_model(exclude)
     is_included, is_excluded = layer_filter.predicates(model, only, exclude)
-    excluded = {layer.name for layer in _keras.all_layers(model) if is_excluded(layer)}
-
-    def edit(config, operation):
-        if is_included(operation) and not is_excluded(operation):
-            return convert.to_drop_in(config, excluded)
-        return config
-
-    new = convert.rebuilt(model, edit)
-    convert.copy_weights(model, new)
-    convert.copy_compile_state(model, new)
-    return new
+    chosen = {
+        id(layer)
+        for layer in _keras.all_layers(model)
+        if is_included(layer) and not is_excluded(layer)
+    }
+    copy = copy_model(model)
+    for layer, counterpart in copy.layers.items():
+        (mask_in_place if id(layer) in chosen else note_masks_inside)(counterpart)
+    return copy.model
 
 
-def _check_graph(model):
-    if _keras.functional(model) is not None:
-        return
-    if isinstance(model, keras.Sequential):
+def _check_built(model):
+    if not isinstance(model, keras.Model):
         raise ValueError(
-            "The Sequential model is not built, so its shapes are unknown. "
-            f"Received: model={model.name!r}. Add `keras.Input(shape)` first, or call the model "
-            "on data once."
+            "Argument `model` must be a model of Keras 3. "
+            f"Received: model={model!r} of type {type(model).__name__}."
         )
-    raise ValueError(
-        "Argument `model` must be a Functional or Sequential model, whose layers can be exchanged. "
-        f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). Either use "
-        "`from tfprune import layers` where the model makes its layers, or build a Functional one: "
-        "`inputs = keras.Input(shape)`, `keras.Model(inputs, model.call(inputs))`."
-    )
+    if not (model.built and model.variables):
+        raise ValueError(
+            "The model is not built, so its weights do not exist yet. "
+            f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once, or "
+            "add `keras.Input(shape)` first."
+        )

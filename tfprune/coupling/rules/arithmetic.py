@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, unknown_outputs
 from tfprune.coupling.rules.blocks import (
@@ -19,7 +20,6 @@ from tfprune.coupling.rules.blocks import (
     with_batch_axes,
     without_batch_axis,
 )
-from tfprune.coupling.trace import Tensor
 
 
 class Elementwise(Rule):

@@ -3,11 +3,11 @@
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import counts_along, operation_axes, replaced
 from tfprune.coupling.rules.data_movement import DataMovement
-from tfprune.coupling.trace import Tensor
 
 
 @rule(*_keras.operation_classes("GetItem"))

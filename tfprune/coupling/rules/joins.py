@@ -4,12 +4,12 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.arithmetic import Elementwise
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import expanded
 from tfprune.coupling.rules.data_movement import DataMovement
-from tfprune.coupling.trace import Tensor
 
 
 @rule(keras.layers.Add, *_keras.operation_classes("Add"))

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Need, Rule, fixed, pin_inputs, rule, unknown_outputs
@@ -22,7 +23,6 @@ from tfprune.coupling.rules.blocks import (
     unit_axis,
     with_batch_axis,
 )
-from tfprune.coupling.trace import Tensor
 
 
 class Contraction(Rule):

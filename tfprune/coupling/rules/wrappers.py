@@ -7,9 +7,9 @@ from collections import ChainMap
 import keras
 import numpy as np
 
+from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, rule_of, unknown_outputs
-from tfprune.coupling.trace import Call, Tensor
 
 
 def _flow_inside(flow, call, tensor_labels, tensor_constants, layers):

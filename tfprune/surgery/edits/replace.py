@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.trace import Tensor
+from tfprune.coupling.calls import Tensor
 from tfprune.surgery.edits.base import Edit, operation_at
 from tfprune.surgery.lookup import calls_of, find_operation, unit_axis, units_along
 from tfprune.surgery.sizes import SizeConstraint

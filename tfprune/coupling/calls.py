@@ -1,0 +1,87 @@
+"""Calls of operations and the tensors between them: what the trace of a model consists of."""
+
+from dataclasses import dataclass, field
+
+import keras
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A symbolic tensor between calls.
+
+    Attributes:
+        shape: The shape with the batch axis, None where dynamic.
+        dtype: The dtype.
+        has_mask: Whether it carries a mask of time steps. Layers that take a list of tensors see it
+            though it is not among their arguments.
+    """
+
+    shape: tuple
+    dtype: str
+    has_mask: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of one operation (a layer called twice is two calls).
+
+    Attributes:
+        operation: The Keras layer or operation.
+        args, kwargs: The arguments, with a `Tensor` in place of each symbolic tensor.
+        outputs: The tensors it makes.
+        parents: The nested models around the call, outermost first.
+        node_index: Which of the `inbound_nodes` in the operation's config it is.
+        memo: A cache for rules, for the duration of one analysis.
+    """
+
+    operation: keras.Operation
+    args: tuple
+    kwargs: dict
+    outputs: tuple
+    parents: tuple = ()
+    node_index: int = 0
+    memo: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def path(self):
+        """The names of the nested models around the operation, then its own."""
+        return tuple(part.name for part in (*self.parents, self.operation))
+
+    @property
+    def masks(self):
+        """The tensors that mask time steps."""
+        leaves = keras.tree.flatten(self.kwargs.get("mask"))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+    @property
+    def data_kwargs(self):
+        """The keyword arguments without `mask`, which is not data."""
+        return {name: value for name, value in self.kwargs.items() if name != "mask"}
+
+    @property
+    def inputs(self):
+        """The tensors among the arguments, in order, but for masks."""
+        leaves = keras.tree.flatten([list(self.args), self.data_kwargs])
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """The calls of a model in topological order.
+
+    Attributes:
+        inputs, outputs: The tensors of the model.
+        calls: The calls.
+        entries: For the input layers of nested models, by id, the tensors that are given to them,
+            one for each call of the model.
+        siblings: The outputs of each call of a nested model that has several.
+        names: For layers inside composite layers, by id, names that tell where they are:
+            `"block_dense"` for `dense` in `block`.
+    """
+
+    inputs: tuple
+    outputs: tuple
+    calls: tuple = field(repr=False)
+    entries: dict = field(repr=False)
+    siblings: tuple = field(repr=False)
+    names: dict = field(default_factory=dict, repr=False)
