@@ -127,7 +127,8 @@ def _kept_layers(model):
         if _keras.functional(operation) is not None:
             found.update({id(layer): layer for layer in _kept_layers(operation)})
         elif isinstance(operation, keras.layers.Layer) and not has_rule(operation):
-            found[id(operation)] = operation
+            if not isinstance(operation, keras.layers.InputLayer):  # its shape may change
+                found[id(operation)] = operation
     return list(found.values())
 
 
