@@ -8,10 +8,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.blocks import unit_axis
 from tfprune.coupling.rules.trials import Trials
-from tfprune.coupling.trace import Tensor
 
 SCALES = (1.0, 10.0, 0.1)
 """The scales of the random inputs, each with its own values."""

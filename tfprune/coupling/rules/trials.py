@@ -6,7 +6,7 @@ import re
 import keras
 import numpy as np
 
-from tfprune.coupling.trace import Tensor
+from tfprune.coupling.calls import Tensor
 
 BATCH, LENGTH = 4, 5
 """What dynamic axes get: the first, and the others."""

@@ -3,11 +3,11 @@
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Tensor
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown_outputs
 from tfprune.coupling.rules.blocks import counts_along, resized, unit_axis, with_batch_axis
 from tfprune.coupling.rules.data_movement import DataMovement, argument
-from tfprune.coupling.trace import Tensor
 
 
 class _Update(Rule):
