@@ -10,6 +10,7 @@ from tfprune.layers import DROP_INS
 from tfprune.masks.in_place import unmask
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild.dead_calls import without_dead_calls
+from tfprune.rebuild.shared_layers import SharedLayers
 
 _DROP_IN_NAMES = {
     name: DROP_INS[stock]
@@ -105,18 +106,12 @@ def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself)
     Returns:
         The new model with fresh weights.
     """
-    kept = [] if keep is None else _kept_layers(model)
-    config = _edited(model, edit, kept, dropped or {}, restructure)
-    copies = [keep(copy) for copy in _keras.copied_objects(kept)[0][1]]
-
-    class Kept:
-        @classmethod
-        def from_config(cls, config):
-            return copies[config["place"]]
-
+    rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep)
     operations = [*_keras.all_operations(model), *added]
     return keras.saving.deserialize_keras_object(
-        config, custom_objects={**_custom_objects(operations), "Kept": Kept}, safe_mode=False
+        rebuilding.edited(model),
+        custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
+        safe_mode=False,
     )
 
 
@@ -126,39 +121,62 @@ def _kept_layers(model):
     for operation in _keras.operations(model):
         if _keras.functional(operation) is not None:
             found.update({id(layer): layer for layer in _kept_layers(operation)})
-        elif isinstance(operation, keras.layers.Layer) and not has_rule(operation):
-            if not isinstance(operation, keras.layers.InputLayer):  # its shape may change
-                found[id(operation)] = operation
+        elif _is_kept(operation):
+            found[id(operation)] = operation
     return list(found.values())
 
 
-def _edited(model, edit, kept, dropped, restructure, path=()):
-    """The serialised model with all its operations edited."""
-    serialised = _keras.graph_config(model, kept)
-    places = {id(layer): place for place, layer in enumerate(kept)}
-    config = serialised["config"]
-    operations = {operation.name: operation for operation in _keras.operations(model)}
-    layers = []
-    for layer_config in config["layers"]:
-        layer_config = _with_name(layer_config)
-        operation = operations.get(layer_config["config"]["name"])
+def _is_kept(operation):
+    is_input = isinstance(operation, keras.layers.InputLayer)  # its shape may change
+    return isinstance(operation, keras.layers.Layer) and not is_input and not has_rule(operation)
+
+
+class _Rebuilding:
+    """The config of a model, edited, in which some layers stand as the objects they are."""
+
+    def __init__(self, model, edit, dropped, restructure, keep):
+        self.edit, self.dropped, self.restructure = edit, dropped, restructure
+        self.kept = [] if keep is None else _kept_layers(model)
+        self.places = {id(layer): place for place, layer in enumerate(self.kept)}
+        self.shared = SharedLayers(model)
+        copies = [keep(copy) for copy in _keras.copied_objects(self.kept)[0][1]]
+
+        class Kept:
+            """The class that a config names in place of that of a layer that is kept."""
+
+            @classmethod
+            def from_config(cls, config):
+                return copies[config["place"]]
+
+        self.custom_objects = {"Kept": Kept, **self.shared.custom_objects}
+
+    def edited(self, model, path=()):
+        """The serialised model with all its operations edited; `path` names the models around."""
+        serialised = _keras.graph_config(model, self.kept)
+        config = serialised["config"]
+        operations = {operation.name: operation for operation in _keras.operations(model)}
+        layers = [self._operation(_with_name(each), operations, path) for each in config["layers"]]
+        config = {**config, "layers": layers}
+        config.pop("build_input_shape", None)
+        config = config if self.restructure is None else self.restructure(config, path)
+        here = {key[-2:]: inputs for key, inputs in self.dropped.items() if key[:-2] == path}
+        config = without_dead_calls(config, here) if here else config
+        return {**serialised, "config": self.shared.counted(config, operations)}
+
+    def _operation(self, config, operations, path):
+        operation = operations.get(config["config"]["name"])
+        outer = {k: v for k, v in config.items() if k in ("name", "inbound_nodes")}
         if operation is None:  # the input layer of a Sequential model
-            layers.append(_without_shapes(layer_config))
-            continue
-        outer = {k: v for k, v in layer_config.items() if k in ("name", "inbound_nodes")}
+            return _without_shapes(config)
         if _keras.functional(operation) is not None:
-            inner = _edited(operation, edit, kept, dropped, restructure, (*path, operation.name))
-            layers.append({**inner, **outer})
-        elif id(operation) in places:
-            identity = {"name": operation.name, "place": places[id(operation)]}
-            layers.append({"class_name": "Kept", "config": identity, **outer})
+            new = {**self.edited(operation, (*path, operation.name)), **outer}
+        elif id(operation) in self.places:
+            identity = {"name": operation.name, "place": self.places[id(operation)]}
+            names = {"class_name": "Kept", "registered_name": "Kept", "module": None}
+            return {**names, "config": identity, **outer}
         else:
-            layers.append(edit(_without_shapes(layer_config), operation))
-    config = {**config, "layers": layers}
-    config.pop("build_input_shape", None)
-    config = config if restructure is None else restructure(config, path)
-    here = {key[-2:]: positions for key, positions in dropped.items() if key[:-2] == path}
-    return {**serialised, "config": without_dead_calls(config, here) if here else config}
+            new = self.edit(_without_shapes(config), operation)
+        return self.shared.wrapped(new, operation)
 
 
 def _with_name(config):

@@ -22,7 +22,7 @@ def without_dead_calls(config, dropped):
     return {
         **config,
         "layers": [layer for layer in layers if layer is not None],
-        "output_layers": _map_ends(config["output_layers"], graph.moved_end),
+        "output_layers": map_ends(config["output_layers"], graph.moved_end),
     }
 
 
@@ -40,12 +40,12 @@ class _Graph:
             if len(left) == 1:
                 self.aliases[name, node] = left[0]
         self.needed = set()
-        _map_ends(config["output_layers"], self._need_end)
-        _map_ends(config["input_layers"], self._need_end)
+        map_ends(config["output_layers"], self._need_end)
+        map_ends(config["input_layers"], self._need_end)
 
     def _inputs(self, name, node):
         leaves = _leaves(self.layers[name]["inbound_nodes"][node])
-        return [_history(leaf) for leaf in leaves if _is_tensor(leaf)]
+        return [_history(leaf) for leaf in leaves if is_tensor(leaf)]
 
     def _source(self, history):
         """The source of a tensor when calls with one input left are removed."""
@@ -96,7 +96,7 @@ class _Graph:
 
         def visit(value):
             nonlocal position
-            if _is_tensor(value):
+            if is_tensor(value):
                 position += 1
                 history = self.moved(_history(value))
                 return {**value, "config": {**value["config"], "keras_history": history}}
@@ -105,7 +105,7 @@ class _Graph:
             if isinstance(value, (list, tuple)):
                 items = []
                 for item in value:
-                    if _is_tensor(item) and position + 1 in removed:
+                    if is_tensor(item) and position + 1 in removed:
                         position += 1
                     else:
                         items.append(visit(item))
@@ -115,7 +115,8 @@ class _Graph:
         return visit(node)
 
 
-def _is_tensor(value):
+def is_tensor(value):
+    """Whether a part of a config is a symbolic tensor."""
     return isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
 
 
@@ -125,16 +126,16 @@ def _history(value):
 
 def _leaves(value):
     """The serialised tensors and other leaves of a node, in order."""
-    if _is_tensor(value) or not isinstance(value, (dict, list, tuple)):
+    if is_tensor(value) or not isinstance(value, (dict, list, tuple)):
         return [value]
     items = value.values() if isinstance(value, dict) else value
     return [leaf for item in items for leaf in _leaves(item)]
 
 
-def _map_ends(structure, function):
+def map_ends(structure, function):
     """Applies a function to each `[name, index, tensor]` of input or output layers."""
     if isinstance(structure, dict):
-        return {key: _map_ends(item, function) for key, item in structure.items()}
+        return {key: map_ends(item, function) for key, item in structure.items()}
     if len(structure) == 3 and isinstance(structure[0], str):
         return function(tuple(structure))
-    return [_map_ends(item, function) for item in structure]
+    return [map_ends(item, function) for item in structure]
