@@ -65,7 +65,8 @@ def open_composite(layer, args, kwargs):
     if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
         return None
     nodes = _keras.nodes_between(inputs, flat_outputs)
-    if nodes is None or not _covers([node.operation for node in nodes], copy):
+    operations = [] if nodes is None else [node.operation for node in nodes]
+    if nodes is None or not _covers(operations, copy) or any(map(_has_unknown_size, operations)):
         return None
     return Inside(inputs, outputs, nodes, originals)
 
@@ -87,6 +88,14 @@ def _cast(tensor, layer):
     if layer.autocast and tensor.dtype != layer.compute_dtype:
         return keras.ops.cast(tensor, layer.compute_dtype)
     return tensor
+
+
+def _has_unknown_size(operation):
+    """Whether a dynamic size, None while it is traced, went into an argument of an operation."""
+    if isinstance(operation, keras.layers.Layer):
+        return False
+    shapes = [value for value in vars(operation).values() if isinstance(value, (list, tuple))]
+    return any(None in shape and any(isinstance(n, int) for n in shape) for shape in shapes)
 
 
 def _covers(operations, layer):

@@ -128,7 +128,18 @@ def _kept_layers(model):
 
 def _is_kept(operation):
     is_input = isinstance(operation, keras.layers.InputLayer)  # its shape may change
-    return isinstance(operation, keras.layers.Layer) and not is_input and not has_rule(operation)
+    if is_input or not isinstance(operation, keras.layers.Layer):
+        return False
+    return not has_rule(operation) or (not operation.variables and not _has_config(operation))
+
+
+def _has_config(layer):
+    """Whether Keras can say the arguments of a layer; not those of `Identity(dtype=policy)`."""
+    try:
+        layer.get_config()
+    except NotImplementedError:
+        return False
+    return True
 
 
 class _Rebuilding:

@@ -68,7 +68,7 @@ class _Inliner:
     def __init__(self, model):
         self.model = model
         self.graph = _keras.functional(model)
-        self.names = {operation.name for operation in _graph_operations(model)}
+        self.owners = {operation.name: id(operation) for operation in self.graph.operations}
         self.renamed = set()
 
     def run(self):
@@ -105,6 +105,9 @@ class _Inliner:
     def _call(self, operation, args, kwargs):
         inner = _keras.functional(operation)
         if inner is not None and any(map(is_composite, _graph_operations(operation))):
+            for each in _graph_operations(operation):
+                if self.owners.setdefault(each.name, id(each)) != id(each):
+                    self._rename(each, f"{operation.name}_{each.name}")
             return self._through(inner, symbolic(args))
         outputs = self._inline(operation, args, kwargs) if is_composite(operation) else None
         return operation(*args, **kwargs) if outputs is None else outputs
@@ -115,20 +118,18 @@ class _Inliner:
         if inside is None:
             return None
         if id(layer) not in self.renamed:
-            self._rename(layer, inside)
+            self.renamed.add(id(layer))
+            for operation in {id(node.operation): node.operation for node in inside.nodes}.values():
+                operation = inside.originals.get(id(operation), operation)
+                self._rename(operation, f"{layer.name}_{operation.name}")
         given, outputs = symbolic((args, kwargs)), keras.tree.flatten(inside.outputs)
         known = {id(inner): outer for inner, outer in zip(inside.inputs, given, strict=True)}
         return self._along(inside.nodes, known, outputs, inside.originals)
 
-    def _rename(self, layer, inside):
-        self.renamed.add(id(layer))
-        operations = {id(node.operation): node.operation for node in inside.nodes}
-        for operation in operations.values():
-            operation = inside.originals.get(id(operation), operation)
-            wanted = f"{layer.name}_{operation.name}"
-            name, number = wanted, 0
-            while name in self.names:
-                number += 1
-                name = f"{wanted}_{number}"
-            self.names.add(name)
-            operation.name = name
+    def _rename(self, operation, wanted):
+        """Names an operation as wanted, with a number behind where the name is taken."""
+        name, number = wanted, 0
+        while self.owners.setdefault(name, id(operation)) != id(operation):
+            number += 1
+            name = f"{wanted}_{number}"
+        operation.name = name
