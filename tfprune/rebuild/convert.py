@@ -107,9 +107,10 @@ def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself)
         The new model with fresh weights.
     """
     rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep)
+    config = rebuilding.edited(model)
     operations = [*_keras.all_operations(model), *added]
     return keras.saving.deserialize_keras_object(
-        rebuilding.edited(model),
+        config,
         custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
         safe_mode=False,
     )
@@ -186,8 +187,23 @@ class _Rebuilding:
             names = {"class_name": "Kept", "registered_name": "Kept", "module": None}
             return {**names, "config": identity, **outer}
         else:
-            new = self.edit(_without_shapes(config), operation)
+            new = self.edit(self._with_functions(_without_shapes(config), operation), operation)
         return self.shared.wrapped(new, operation)
+
+    def _with_functions(self, config, operation):
+        """Lets a config name Python functions, such as activations, in a way that is found again.
+
+        Keras writes their names, which may be those of others, or code without its globals.
+        """
+        arguments = dict(config["config"])
+        for name, value in vars(operation).items():
+            is_own = inspect.isfunction(value) and not str(value.__module__).startswith("keras.")
+            if is_own and name in arguments:
+                key = f"function_{id(value)}"
+                self.custom_objects[key] = value
+                names = {"module": "builtins", "registered_name": key}
+                arguments[name] = {"class_name": "function", "config": key, **names}
+        return {**config, "config": arguments}
 
 
 def _with_name(config):

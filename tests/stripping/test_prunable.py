@@ -1,0 +1,193 @@
+"""Models as people write them: prunable computes the same, strip removes what it can."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import tfprune
+from tfprune.coupling import couple
+from tfprune.masks import masked_layers
+
+
+class Renamed(layers.Layer):
+    """Changes its own name, as blocks of MobileNet do."""
+
+    def __init__(self, units, name=None, **kwargs):
+        super().__init__(name=f"{name}_0", **kwargs)
+        self.units = units
+        self.dense = layers.Dense(units, name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class WithoutKwargs(layers.Layer):
+    """Its config cannot make it again."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def call(self, x):
+        return x * self.by
+
+
+class WithoutConfig(layers.Layer):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def call(self, x):
+        return x * self.by
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+class OwnWeight(layers.Layer):
+    """Has a weight of its own beside a layer, so its graph cannot replace it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(6, name="inner")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.scale = self.add_weight(shape=(6,), initializer="ones", name="scale")
+
+    def call(self, x):
+        return self.dense(x) * self.scale
+
+
+def between(*middle, width=8):
+    inputs = keras.Input((4,))
+    x = layers.Dense(width, activation="relu", name="first")(inputs)
+    for layer in middle:
+        x = layer(x)
+    return keras.Model(inputs, layers.Dense(2, name="last")(x))
+
+
+MODELS = {
+    "a layer that renames itself": lambda: between(Renamed(6, name="b")),
+    "no config that makes it again": lambda: between(WithoutKwargs(2.0)),
+    "no config": lambda: between(WithoutConfig(2.0)),
+    "own weight beside a layer": lambda: between(OwnWeight()),
+    "Lambda with a global": lambda: between(layers.Lambda(lambda t: ops.abs(t))),
+    "two Lambdas": lambda: between(
+        layers.Lambda(lambda t: t + 1), layers.Lambda(lambda t: ops.square(t))
+    ),
+    "function of TensorFlow": lambda: between(layers.Dense(6, activation=tf.nn.swish)),
+    "Identity with a policy": lambda: between(layers.Identity(dtype=keras.DTypePolicy("float32"))),
+}
+
+
+def data():
+    return np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_it_computes_the_same_and_strip_what_the_masks_say(kind):
+    model = MODELS[kind]()
+    masked = tfprune.prunable(model)
+    np.testing.assert_array_equal(masked(data()), model(data()))
+    assert not {id(w) for w in masked.variables} & {id(w) for w in model.variables}
+    covered = {id(w) for layer in masked_layers(masked) for w in layer.masked_weights.values()}
+    assert covered == {id(w) for w in masked.trainable_variables}
+    last = np.arange(masked.get_layer("last").kernel.shape[0]) % 2 == 0
+    tfprune.set_masks(masked, "last", "kernel", trainable=last[:, None] & np.ones(2, bool))
+    small = tfprune.strip(masked)
+    np.testing.assert_allclose(small(data()), masked(data()), rtol=1e-4, atol=1e-5)
+    assert not masked_layers(small)
+    assert small.count_params() <= model.count_params()
+
+
+def test_what_no_rule_shrinks_keeps_its_class_and_its_weights():
+    masked = tfprune.prunable(MODELS["own weight beside a layer"]())
+    tfprune.prune_weights(masked, 0.5)
+    small = tfprune.strip(masked)
+    (kept,) = (layer for layer in small.layers if isinstance(layer, OwnWeight))
+    assert type(kept) is OwnWeight and type(kept.dense) is layers.Dense
+    small.compile("sgd", "mse")
+    before = np.array(kept.dense.kernel)
+    small.fit(data(), np.ones((8, 2)), verbose=0)
+    assert (np.array(kept.dense.kernel) != before).any()  # nothing guards it any more
+
+
+def test_one_embedding_in_a_nested_model_and_outside_stays_one():
+    ids = keras.Input((5,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(20, 8, name="tokens")
+    x = layers.Dense(16, activation="relu", name="wide")(embedding(ids))
+    backbone = keras.Model(ids, layers.Dense(8, name="narrow")(x), name="backbone")
+    outer = keras.Input((5,), dtype="int32")
+    model = keras.Model(outer, embedding(backbone(outer), reverse=True))
+    masked = tfprune.prunable(model)
+    assert masked.count_params() == model.count_params() == 440
+    tfprune.prune_units(masked, 0.5, only=["wide", "narrow"])
+    small = tfprune.strip(masked)
+    assert small.count_params() == 20 * 4 + (4 * 8 + 8) + (8 * 4 + 4)
+    tokens = np.array([[1, 2, 3, 4, 5]])
+    np.testing.assert_allclose(small(tokens), masked(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_one_name_in_two_towers():
+    def tower(name):
+        inputs = keras.Input((4,))
+        x = Renamed(4, name=name)(inputs)
+        return keras.Model(inputs, layers.LayerNormalization(name="norm")(x), name=name)
+
+    pair = [keras.Input((4,)), keras.Input((4,))]
+    added = layers.Add()([tower("image")(pair[0]), tower("text")(pair[1])])
+    model = keras.Model(pair, layers.Dense(2)(added))
+    masked = tfprune.prunable(model)
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    x = [data(), data()[::-1]]
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-4, atol=1e-5)
+    assert small.count_params() < model.count_params()
+
+
+def test_a_subclass_with_a_loss_of_its_own_keeps_it():
+    class Constant(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, *args, **kwargs):
+            return 100.0 + 0.0 * ops.sum(y_pred)
+
+    inputs = keras.Input((4,))
+    model = Constant(inputs, layers.Dense(2)(inputs))
+    model.compile("sgd")
+    masked = tfprune.prunable(model)
+    assert masked.fit(data(), np.ones((8, 2)), verbose=0).history["loss"] == [100.0]
+
+
+@pytest.mark.parametrize("cls", ["StringLookup", "IntegerLookup", "TextVectorization"])
+def test_adapted_tables_are_kept(cls):
+    is_number = cls == "IntegerLookup"
+    given = [5, 7, 7, 9] if is_number else ["a b", "b", "b c", "c"]
+    layer = getattr(layers, cls)(output_mode="multi_hot")
+    layer.adapt(given)
+    inputs = keras.Input((1,), dtype="int32" if is_number else "string")
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(layer(inputs))))
+    x = tf.constant([[each] for each in given])
+    masked = tfprune.prunable(model)
+    np.testing.assert_array_equal(masked(x), model(x))
+
+
+def test_units_inside_a_block_are_named_after_it_and_found_by_that_name():
+    masked = tfprune.prunable(between(Renamed(6, name="block")))
+    counts = tfprune.prune_units(masked, 0.5, only=["block_0_dense"])
+    assert [(count.name, count.pruned) for count in counts] == [("block_0_dense", 3)]
+
+
+def test_tracing_leaves_the_layers_of_the_model_as_they_are():
+    model = between(Renamed(6, name="block"))
+    (block,) = (layer for layer in model.layers if isinstance(layer, Renamed))
+    nodes = len(block.dense._inbound_nodes)
+    couple(model)
+    assert len(block.dense._inbound_nodes) == nodes
