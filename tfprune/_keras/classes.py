@@ -24,7 +24,7 @@ def operation_classes(*names):
 
 def is_stock(cls):
     """Whether a class is one of Keras or a drop-in layer of this package, not one of a user."""
-    return cls.__module__.partition(".")[0] in ("keras", "tfprune")
+    return cls.__module__.split(".")[0] == "keras" or cls.__module__.startswith("tfprune.layers")
 
 
 def application_layers(*names):

@@ -56,7 +56,7 @@ class Criterion(Configurable):
         return {"aggregate": self.aggregate, "normalize": self.normalize}
 
 
-@keras.saving.register_keras_serializable("tfprune")
+@keras.saving.register_keras_serializable("tfprune", "CriterionFunction")  # of schedules too
 class Function(Criterion):
     """Wraps a function of your own as a criterion with options.
 
