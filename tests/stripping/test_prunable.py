@@ -191,3 +191,14 @@ def test_tracing_leaves_the_layers_of_the_model_as_they_are():
     nodes = len(block.dense._inbound_nodes)
     couple(model)
     assert len(block.dense._inbound_nodes) == nodes
+
+
+@pytest.mark.parametrize("by", ["layer", "name", "predicate"])
+def test_a_block_is_excluded_with_all_that_is_in_it(by):
+    model = between(Renamed(6, name="block"))
+    (block,) = (layer for layer in model.layers if isinstance(layer, Renamed))
+    exclude = {"layer": [block], "name": "block_0", "predicate": lambda each: each is block.dense}
+    small = tfprune.prune(model, 0.5, exclude=exclude[by])
+    assert [layer.units for layer in small.layers[1:]] == [4, 6, 2]
+    masked = tfprune.prunable(model, exclude=exclude[by])
+    assert {layer.name for layer in masked_layers(masked)} == {"first", "last"}

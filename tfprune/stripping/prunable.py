@@ -57,7 +57,7 @@ def _check_built(model):
             "Argument `model` must be a model of Keras 3. "
             f"Received: model={model!r} of type {type(model).__name__}."
         )
-    if not (model.built and model.variables):
+    if not model.built:
         raise ValueError(
             "The model is not built, so its weights do not exist yet. "
             f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once, or "

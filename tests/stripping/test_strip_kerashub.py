@@ -1,0 +1,44 @@
+"""KerasHub's backbones through prunable, prune_units and strip: exact, or refused by name."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tests.kerashub_models import BACKBONES, inputs_of, randomise
+
+pytest.importorskip("keras_hub", reason="KerasHub is an extra of the tests")
+
+QUICK = {"Bert", "Electra", "ViT", "VGG", "Llama", "CLIP"}
+REFUSED = {
+    *("GPT2", "GPTNeoX", "OPT", "Llama", "Llama3", "Mistral", "Phi3", "Qwen2", "Qwen3", "QwenMoe"),
+    *("Qwen3Moe", "Mixtral", "GptOss", "Gemma", "Gemma2", "Gemma3", "XLNet", "FNet", "Bloom"),
+    *("Falcon", "T5", "SmolLM3", "RWKV7", "DeiT", "MiT", "Swin"),
+}
+"""Of which no unit can be removed yet: their blocks read sizes that are dynamic in a graph."""
+
+
+def outputs(model, x):
+    found = keras.tree.flatten(model(x, training=False))
+    return [np.asarray(keras.ops.convert_to_numpy(tensor)) for tensor in found]
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in BACKBONES]
+)
+def test_backbone_is_stripped_exactly_or_refused_by_name(name):
+    model = randomise(BACKBONES[name]())
+    x = inputs_of(model)
+    masked = tfprune.prunable(model)
+    for ours, theirs in zip(outputs(model, x), outputs(masked, x), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    random = tfprune.criteria.Random(seed=0)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match="What holds them: '"):
+            tfprune.prune_units(masked, 0.5, random)
+        return
+    tfprune.prune_units(masked, 0.5, random)
+    small = tfprune.strip(masked)
+    assert small.count_params() < model.count_params()
+    for ours, theirs in zip(outputs(masked, x), outputs(small, x), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
