@@ -15,7 +15,8 @@ REFUSED = {
     *("Qwen3Moe", "Mixtral", "GptOss", "Gemma", "Gemma2", "Gemma3", "XLNet", "FNet", "Bloom"),
     *("Falcon", "T5", "SmolLM3", "RWKV7", "DeiT", "MiT", "Swin"),
 }
-"""Of which no unit can be removed yet: their blocks read sizes that are dynamic in a graph."""
+"""Of which all units may stay: their blocks read sizes that are dynamic in a graph, so that units
+can go only where running the blocks proves it."""
 
 
 def outputs(model, x):
@@ -33,11 +34,12 @@ def test_backbone_is_stripped_exactly_or_refused_by_name(name):
     for ours, theirs in zip(outputs(model, x), outputs(masked, x), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     random = tfprune.criteria.Random(seed=0)
-    if name in REFUSED:
-        with pytest.raises(ValueError, match="What holds them: '"):
-            tfprune.prune_units(masked, 0.5, random)
+    try:
+        tfprune.prune_units(masked, 0.5, random)
+    except ValueError as refusal:
+        assert name in REFUSED
+        assert "What holds them: " in str(refusal)
         return
-    tfprune.prune_units(masked, 0.5, random)
     small = tfprune.strip(masked)
     assert small.count_params() < model.count_params()
     for ours, theirs in zip(outputs(masked, x), outputs(small, x), strict=True):

@@ -45,9 +45,22 @@ from tfprune._keras.optimizers import (
 )
 from tfprune._keras.pairs import layer_pairs, variable_pairs
 from tfprune._keras.saving import SavedState, without_compile_state
+from tfprune._keras.sizes import (
+    forget_input_shape,
+    not_from_config,
+    resize_variable,
+    set_whole_number,
+    whole_numbers,
+)
+from tfprune._keras.subclassed import (
+    built_inputs,
+    has_stock_train_step,
+)
 from tfprune._keras.training import Relay
 from tfprune._keras.variables import (
     MaskVariable,
+    UnreadableError,
+    forbid_reading,
     guard,
     is_being_read,
     is_guarded,

@@ -72,9 +72,10 @@ def nodes_between(inputs, outputs):
     """The calls between symbolic tensors, in an order in which they can run.
 
     Returns:
-        A list of nodes, see `nodes`; None if some take variables or outside tensors.
+        A list of nodes, see `nodes`; a list of the constant tensors that they take; and None, or,
+        if some take variables or symbolic tensors that do not come from the inputs, the reason.
     """
-    ordered, seen = {}, {id(tensor) for tensor in inputs}
+    ordered, seen, problem = {}, {id(tensor) for tensor in inputs}, None
     stack = [(tensor, False) for tensor in reversed(outputs)]
     while stack:
         tensor, is_ready = stack.pop()
@@ -86,14 +87,23 @@ def nodes_between(inputs, outputs):
             seen.add(id(tensor))
             operation, index, _ = tensor._keras_history
             if operation is None or isinstance(operation, keras.layers.InputLayer):
-                return None
+                problem = "it uses a symbolic tensor that is not among its inputs"
+                continue
             node = operation._inbound_nodes[index]
-            leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
-            if any(isinstance(leaf, (keras.Variable, tf.Variable, tf.Tensor)) for leaf in leaves):
-                return None
+            for leaf in _leaves(node):
+                if isinstance(leaf, (keras.Variable, tf.Variable)):
+                    name = getattr(leaf, "path", leaf.name)
+                    kind = type(operation).__name__
+                    problem = f"its `{kind}` takes the weight {name!r} of a layer inside"
             stack.append((tensor, True))
             stack.extend((each, False) for each in node.arguments.keras_tensors)
-    return list(ordered.values())
+    calls = list(ordered.values())
+    constants = [leaf for node in calls for leaf in _leaves(node) if isinstance(leaf, tf.Tensor)]
+    return calls, constants, problem
+
+
+def _leaves(node):
+    return keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
 
 
 def input_layers(graph):

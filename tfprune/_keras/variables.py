@@ -73,6 +73,23 @@ class MaskVariable(keras.Variable):
         return restored
 
 
+class UnreadableError(Exception):
+    """A variable was read that `forbid_reading` was called on."""
+
+
+class _Unreadable(keras.Variable):
+    @property
+    def value(self):
+        raise UnreadableError(f"it uses the weight {self.path!r} outside of a layer that has it")
+
+    shape = dtype = value
+
+
+def forbid_reading(variable):
+    """Lets a variable of a copy raise an `UnreadableError` when it is used in any way."""
+    variable.__class__ = _Unreadable
+
+
 @contextlib.contextmanager
 def reading(tensors):
     """While open, `variable.value` gives `tensors[id(variable)]`, on this thread alone."""

@@ -31,6 +31,7 @@ class Call:
         outputs: The tensors it makes.
         parents: The nested models around the call, outermost first.
         node_index: Which of the `inbound_nodes` in the operation's config it is.
+        not_traced: For a composite layer that could not be opened, the reason.
         memo: A cache for rules, for the duration of one analysis.
     """
 
@@ -40,6 +41,7 @@ class Call:
     outputs: tuple
     parents: tuple = ()
     node_index: int = 0
+    not_traced: str | None = None
     memo: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -77,6 +79,7 @@ class Trace:
         siblings: The outputs of each call of a nested model that has several.
         names: For layers inside composite layers, by id, names that tell where they are:
             `"block_dense"` for `dense` in `block`.
+        output_structure: The outputs in the structure in which the model gives them.
     """
 
     inputs: tuple
@@ -85,3 +88,4 @@ class Trace:
     entries: dict = field(repr=False)
     siblings: tuple = field(repr=False)
     names: dict = field(default_factory=dict, repr=False)
+    output_structure: object = field(default=None, repr=False)

@@ -4,11 +4,16 @@ The `call` of a copy of the layer is run on symbolic tensors, so no layer's comp
 second time here, and the layer itself is not touched.
 """
 
+import inspect
+import textwrap
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
 from tfprune import _keras
+from tfprune.coupling import any_size
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.rules import has_rule
 
@@ -22,12 +27,28 @@ class Inside:
         outputs: What `call` returned: a structure of symbolic tensors.
         nodes: The calls inside, in an order in which they can run.
         originals: For each operation inside that is a layer of the copy, by id, the layer.
+        problem: Why the nodes are no graph by themselves, or None.
     """
 
     inputs: list
     outputs: object
     nodes: list
     originals: dict
+    problem: str | None = None
+
+
+def filled(node, known):
+    """The arguments of a call, with what `known` has in place of symbolic tensors, by id.
+
+    Constant tensors become arrays, which rules and configs know.
+    """
+
+    def value(leaf):
+        is_constant = keras.ops.is_tensor(leaf) and not _keras.is_symbolic(leaf)
+        return keras.ops.convert_to_numpy(leaf) if is_constant else known.get(id(leaf), leaf)
+
+    structure = [list(node.arguments.args), dict(node.arguments.kwargs)]
+    return keras.tree.map_structure(value, structure)
 
 
 def is_composite(operation):
@@ -42,33 +63,180 @@ def open_composite(layer, args, kwargs):
     """Runs the `call` of a copy of a composite layer on symbolic tensors.
 
     Args:
-        layer: The layer. It is not changed.
+        layer: The layer, or a subclassed model. It is not changed.
         args, kwargs: The arguments of the call, with symbolic tensors, or a `Tensor` in place of
             each.
 
     Returns:
-        An `Inside`; None if the call fails on symbolic tensors, or uses weights other than those of
-        the layers inside.
+        An `Inside`.
+
+    Raises:
+        NotTracedError: If the call fails on symbolic tensors, or uses weights other than those of
+            the layers inside.
     """
     copies = _keras.copied_objects(layer)
-    originals = {id(copy): original for original, copy in copies}
-    copy = copies[0][1]
-    args, kwargs = keras.tree.map_structure(_placeholder, (list(args), dict(kwargs)))
-    inputs = symbolic((args, kwargs))
-    kwargs.pop("training", None)
-    given = keras.tree.map_structure(lambda leaf: _cast(leaf, layer), (args, kwargs))
+    run = _Run(layer, copies[0][1], {id(copy): original for original, copy in copies})
     try:
-        outputs = copy.call(*given[0], **given[1])
-    except Exception:  # the layer's own code may fail on symbolic tensors in any way
-        return None
-    flat_outputs = keras.tree.flatten(outputs)
-    if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
-        return None
-    nodes = _keras.nodes_between(inputs, flat_outputs)
-    operations = [] if nodes is None else [node.operation for node in nodes]
-    if nodes is None or not _covers(operations, copy) or any(map(_has_unknown_size, operations)):
-        return None
-    return Inside(inputs, outputs, nodes, originals)
+        inside = run.traced(args, kwargs)
+        if any_size.is_runnable(inside.nodes):
+            return inside
+        why = NotTracedError(layer, "it calls an operation with a size that is not known")
+    except NotTracedError as error:
+        why = error
+    try:
+        return run.traced_with_sizes(args, kwargs)
+    except NotTracedError as error:
+        raise (why if why.is_at_line else error) from None
+
+
+class _Run:
+    """Runs the `call` of a copy of a layer."""
+
+    def __init__(self, layer, copy, originals):
+        self.layer, self.copy, self.originals = layer, copy, originals
+        self.call = _own_class(copy).call.__get__(copy)
+
+    def traced(self, args, kwargs, sizes=None):
+        """The `Inside` for symbolic arguments, with `sizes` in place of None in their shapes."""
+        inside, constants = self._traced(args, kwargs, sizes)
+        unused = _uncovered([node.operation for node in inside.nodes], self.copy)
+        if unused:  # then it must not use them itself
+            for variable in unused:
+                _keras.forbid_reading(variable)
+            inside, constants = self._traced(args, kwargs, sizes)
+        self._check_problem(inside)
+        if constants:
+            self._change_weights(unused)
+            inside, others = self._traced(args, kwargs, sizes)
+            if not any_size.is_equal(constants, others):
+                why = "it computes with weights, or at random, outside of the layers inside"
+                raise NotTracedError(self.layer, why)
+            if sizes is None:
+                self._check(inside, *self._placeholders(args, kwargs))
+        return inside
+
+    def traced_with_sizes(self, args, kwargs):
+        """The `Inside` for any sizes, out of those for two; see `any_size`."""
+        insides = [self.traced(args, kwargs, sizes) for sizes in any_size.SIZES]
+        args, kwargs = self._placeholders(args, kwargs)
+        inputs = symbolic((args, kwargs))
+        try:
+            outputs = any_size.merged(*insides, inputs)
+        except any_size.DependsOnSizeError as error:
+            raise NotTracedError(self.layer, str(error)) from error
+        except Exception as error:  # a call may fail where a size is not known
+            why = f"a size is not known: {type(error).__name__}: {_core(str(error))}"
+            raise NotTracedError(self.layer, why) from error
+        inside, _ = self._inside(inputs, outputs)
+        self._check_problem(inside)
+        self._check(inside, args, kwargs)
+        return inside
+
+    def _inside(self, inputs, outputs):
+        """The `Inside` of a run, and the constant tensors that its calls take."""
+        nodes, constants, problem = _keras.nodes_between(inputs, keras.tree.flatten(outputs))
+        _check_built(self.layer, [self.originals.get(id(node.operation)) for node in nodes])
+        return Inside(inputs, outputs, nodes, self.originals, problem), constants
+
+    def _check_problem(self, inside):
+        if inside.problem is not None:
+            raise NotTracedError(self.layer, inside.problem)
+
+    def _check(self, inside, args, kwargs):
+        """Checks by running it that what was read off the sizes is right for others."""
+        try:
+            any_size.check(self._outputs, symbolic((args, kwargs)), (args, kwargs), inside)
+        except any_size.DependsOnSizeError as error:
+            raise NotTracedError(self.layer, str(error)) from error
+        except Exception as error:
+            why = f"its graph fails for other sizes: {type(error).__name__}: {_core(str(error))}"
+            raise NotTracedError(self.layer, why) from error
+
+    def _change_weights(self, without):
+        """Gives the weights of the copy other values, to see what was computed with them."""
+        kept = set(map(id, without))
+        with _keras.unguarded():
+            for weight in self.copy.weights:
+                if id(weight) not in kept and keras.backend.is_float_dtype(weight.dtype):
+                    weight.assign(0.5 * _keras.values(weight) + 0.1)
+
+    def _placeholders(self, args, kwargs, sizes=None):
+        return keras.tree.map_structure(
+            lambda leaf: _placeholder(leaf, sizes), (list(args), dict(kwargs))
+        )
+
+    def _outputs(self, args, kwargs):
+        structure = [list(args), dict(kwargs)]
+        args, kwargs = keras.tree.map_structure(lambda leaf: _cast(leaf, self.layer), structure)
+        return self.call(*args, **_for_inference(self.call, kwargs))
+
+    def _traced(self, args, kwargs, sizes):
+        args, kwargs = self._placeholders(args, kwargs, sizes)
+        inputs = symbolic((args, kwargs))
+        try:
+            outputs = self._outputs(args, kwargs)
+        except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
+            raise NotTracedError(self.layer, _failure(self.call, error), True) from error
+        flat_outputs = keras.tree.flatten(outputs)
+        if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
+            why = "its `call` returns something else than symbolic tensors"
+            raise NotTracedError(self.layer, why)
+        return self._inside(inputs, outputs)
+
+
+class NotTracedError(ValueError):
+    """The `call` of a layer could not be run on symbolic tensors; the message says which and why.
+
+    Args:
+        layer: The layer.
+        why: The line that failed and the words of the exception, or what else is the reason.
+        is_at_line: Whether it is a line.
+    """
+
+    def __init__(self, layer, why, is_at_line=False):
+        self.is_at_line = is_at_line
+        kind = _own_class(layer).__name__
+        super().__init__(f"{layer.name!r} ({kind}) could not be traced: {why}")
+
+
+def _own_class(layer):
+    """The class of a layer before it was given masks."""
+    return getattr(layer, "own_class", None) or type(layer)
+
+
+def _for_inference(call, kwargs):
+    """The argument `training` as False, if the `call` must have one or would train without."""
+    given = {name: value for name, value in kwargs.items() if name != "training"}
+    parameter = inspect.signature(call).parameters.get("training")
+    is_needed = parameter is not None and parameter.default not in (None, False)
+    return {**given, "training": False} if is_needed else given
+
+
+def _failure(call, error):
+    """Where a `call` failed, by the last line of its file, and the exception's words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(inspect.unwrap(call), "__code__", None)
+    own = [frame for frame in frames if code is None or frame.filename == code.co_filename]
+    frame = (own or frames)[-1]
+    words = str(error)
+    if not isinstance(error, _keras.UnreadableError):
+        words = f"{type(error).__name__}: {_core(words)}"
+    return f"line {frame.lineno} of {Path(frame.filename).name}: {words}"
+
+
+def _core(words):
+    """An exception's words on one line, without what Keras writes around them."""
+    if words.startswith("Exception encountered when calling"):
+        words = words.partition("\x1b[1m")[2].partition("\x1b[0m")[0] or words
+    return textwrap.shorten(words, 240, placeholder=" ...")
+
+
+def _check_built(layer, parts):
+    for part in parts:
+        if isinstance(part, keras.layers.Layer) and not part.built:
+            raise NotTracedError(
+                layer, f"its layer {part.name!r} is not built; call the model on data once"
+            )
 
 
 def symbolic(structure):
@@ -76,30 +244,26 @@ def symbolic(structure):
     return [leaf for leaf in keras.tree.flatten(structure) if _keras.is_symbolic(leaf)]
 
 
-def _placeholder(leaf):
-    is_tensor = _keras.is_symbolic(leaf) or isinstance(leaf, Tensor)
-    return keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype) if is_tensor else leaf
+def _placeholder(leaf, sizes):
+    if not (_keras.is_symbolic(leaf) or isinstance(leaf, Tensor)):
+        return leaf
+    leaf = leaf if sizes is None else any_size.with_size(leaf, sizes)
+    return keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype)
 
 
 def _cast(tensor, layer):
     """Casts an input of a layer as Keras does, to the dtype in which the layer computes."""
-    if not _keras.is_symbolic(tensor) or not keras.backend.is_float_dtype(tensor.dtype):
+    is_tensor = _keras.is_symbolic(tensor) or keras.ops.is_tensor(tensor)
+    dtype = keras.backend.standardize_dtype(tensor.dtype) if is_tensor else None
+    if not is_tensor or not keras.backend.is_float_dtype(dtype):
         return tensor
-    if layer.autocast and tensor.dtype != layer.compute_dtype:
+    if layer.autocast and dtype != layer.compute_dtype:
         return keras.ops.cast(tensor, layer.compute_dtype)
     return tensor
 
 
-def _has_unknown_size(operation):
-    """Whether a dynamic size, None while it is traced, went into an argument of an operation."""
-    if isinstance(operation, keras.layers.Layer):
-        return False
-    shapes = [value for value in vars(operation).values() if isinstance(value, (list, tuple))]
-    return any(None in shape and any(isinstance(n, int) for n in shape) for shape in shapes)
-
-
-def _covers(operations, layer):
-    """Whether all weights of a layer belong to layers of a graph."""
+def _uncovered(operations, layer):
+    """The weights and seeds of a layer that do not belong to layers of a graph."""
     inner = [o for o in operations if isinstance(o, keras.layers.Layer)]
-    covered = {id(variable) for sub_layer in inner for variable in sub_layer.weights}
-    return covered.issuperset(map(id, layer.weights))
+    covered = {id(variable) for sub_layer in inner for variable in sub_layer.variables}
+    return [variable for variable in layer.variables if id(variable) not in covered]

@@ -7,6 +7,7 @@ import keras
 
 from tfprune.coupling.macs import UncountedError, count, macs_of
 from tfprune.coupling.shapes import sized_inputs, walk
+from tfprune.coupling.trace import trace
 
 __all__ = ["CallCost", "costs", "macs_of"]
 
@@ -68,7 +69,7 @@ def costs(model, input_shapes=None):
     They are never assumed to be 0.
 
     Args:
-        model: A Functional or built Sequential model; nested models are looked into.
+        model: Any Keras model that is built; nested models are looked into.
         input_shapes: The sizes to take for dynamic dimensions: the shape of the input without the
             batch axis, as `(224, 224, 3)`; for several inputs a list, or a dict by input name.
 
@@ -116,7 +117,7 @@ def total_macs(model, input_shapes=None):
 def sized_calls(model, input_shapes=None):
     """Yields each call of a model, its `Shapes` and the batch size that these are for."""
     shapes = sized_inputs(model, input_shapes)
-    batches = [tensor.shape[0] or 1 for tensor in model.inputs]
+    batches = [tensor.shape[0] or 1 for tensor in trace(model).inputs]
     inputs = [(batch, *shape) for batch, shape in zip(batches, shapes, strict=True)]
     for call, known in walk(model, inputs):
         yield call, known, batches[0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
-from tfprune.coupling.trace import trace
+from tfprune.coupling.trace import input_structure, trace
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def sized_inputs(model, input_shapes=None):
     """Returns a shape without the batch axis for each input, with dynamic sizes filled in.
 
     Args:
-        model: A Functional or built Sequential model.
+        model: Any Keras model that is built.
         input_shapes: What the dynamic dimensions are taken to be: the shape of the one input
             without the batch axis, as `(224, 224, 3)`; for several inputs a list of shapes, or a
             dict by input name.
@@ -66,13 +66,21 @@ def sized_inputs(model, input_shapes=None):
 def _listed(model, input_shapes):
     """The shapes as a list in the order of the model's inputs."""
     if isinstance(input_shapes, dict):
-        names = [tensor.name for tensor in _keras.functional(model).inputs]
+        names = _input_names(model)
         if set(names) != set(input_shapes):
             raise ValueError(_does_not_fit(f"a dict with the keys {names}", input_shapes))
         input_shapes = [input_shapes[name] for name in names]
     elif all(size is None or isinstance(size, int) for size in input_shapes):
         input_shapes = [input_shapes]
     return [tuple(shape) for shape in input_shapes]
+
+
+def _input_names(model):
+    graph = _keras.functional(model)
+    if graph is not None:
+        return [tensor.name for tensor in graph.inputs]
+    paths = keras.tree.flatten_with_path(input_structure(model))
+    return ["_".join(map(str, path)) for path, _ in paths]
 
 
 def _does_not_fit(expected, given):
@@ -83,7 +91,7 @@ def random_inputs(model, sizes, batch_size=1):
     """Returns random samples in the structure of a model's inputs.
 
     Args:
-        model: A Functional or built Sequential model.
+        model: Any Keras model that is built.
         sizes: A shape without the batch axis for each input, nothing in it dynamic.
         batch_size: How many samples, where the model does not fix it.
 
@@ -107,7 +115,7 @@ def random_inputs(model, sizes, batch_size=1):
             values = np.full(shape, "" if tensor.dtype == "string" else 0)
         return keras.ops.convert_to_tensor(values, tensor.dtype)
 
-    structure = _keras.input_structure(model)
+    structure = input_structure(model)
     tensors = map(draw, keras.tree.flatten(structure), sizes)
     return keras.tree.pack_sequence_as(structure, list(tensors))
 
@@ -119,7 +127,7 @@ def walk(model, input_shapes):
     the batch axis (`reshape(x, (-1, width))`) the number of rows is not that of samples.
 
     Args:
-        model: A Functional or built Sequential model.
+        model: Any Keras model that is built.
         input_shapes: A shape with the batch axis for each input, None = not known.
 
     Yields:

@@ -4,23 +4,26 @@ import keras
 
 from tfprune import _keras
 from tfprune.coupling.calls import Call, Tensor, Trace
-from tfprune.coupling.composite import is_composite, open_composite
+from tfprune.coupling.composite import NotTracedError, filled, is_composite, open_composite
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.embedding import Embedding
 
 
 def trace(model):
     """Returns the calls of a model in topological order.
 
     Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
-    calls of the layers inside them.
+    calls of the layers inside them. The graph of a subclassed model is that of its `call`, in
+    inference mode, on inputs of the shapes for which it was built.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed.
 
     Returns:
         A `Trace`.
 
     Raises:
-        ValueError: If the model has no graph, because it is subclassed or not built.
+        ValueError: If the model is not built, or is subclassed and its `call` cannot be traced.
 
     Example:
 
@@ -30,31 +33,99 @@ def trace(model):
     """
     graph = _keras.functional(model)
     if graph is None:
-        raise ValueError(_no_graph(model))
+        return _trace_call(model, *call_arguments(model))
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
     tracer = _Tracer()
     calls = list(tracer.calls(graph, known, ()))
-    return Trace(
-        inputs=tuple(known[id(tensor)] for tensor in graph.inputs),
-        outputs=tuple(known[id(tensor)] for tensor in graph.outputs),
-        calls=tuple(calls),
-        entries=tracer.entries,
-        siblings=tuple(tracer.siblings),
-        names=tracer.names,
+    return tracer.trace(calls, graph.inputs, _keras.output_structure(model), known)
+
+
+def call_arguments(model):
+    """The arguments of the `call` of a subclassed model, as symbolic tensors.
+
+    They have the shapes for which the model was built, and whole numbers where an `Embedding` takes
+    them or where the model cannot be called on others.
+
+    Returns:
+        A tuple of the positional arguments and the keyword arguments.
+
+    Raises:
+        ValueError: If the model has no graph because it is not built, or cannot be traced.
+    """
+    inputs = _keras.built_inputs(model) if isinstance(model, keras.Model) else {}
+    if not inputs or isinstance(model, keras.Sequential):
+        raise ValueError(_no_graph(model))
+    if len(inputs) == 1:
+        arguments = tuple(inputs.values()), {}
+    else:
+        arguments = (), {name.removesuffix("_shape"): each for name, each in inputs.items()}
+    whole = keras.tree.map_structure(lambda tensor: _of_whole_numbers(tensor, True), arguments)
+    try:
+        traced = _trace_call(model, *arguments)
+    except ValueError as error:
+        try:
+            _trace_call(model, *whole)
+        except ValueError:
+            raise error from None
+        return whole
+    places = iter(traced.inputs)
+    return keras.tree.map_structure(
+        lambda tensor: _of_whole_numbers(tensor, _is_looked_up(next(places), traced)), arguments
     )
 
 
-def _no_graph(model):
+def input_structure(model):
+    """The structure in which a model takes its inputs, as symbolic tensors.
+
+    That of a subclassed model is its first argument, or a dict of all for which `build` was given
+    shapes.
+    """
+    if _keras.functional(model) is not None:
+        return _keras.input_structure(model)
+    args, kwargs = call_arguments(model)
+    return kwargs or args[0]
+
+
+def _of_whole_numbers(tensor, is_whole):
+    return keras.KerasTensor(tensor.shape, "int32") if is_whole else tensor
+
+
+def _is_looked_up(tensor, traced):
+    users = [call for call in traced.calls if tensor in call.inputs]
+    return any(isinstance(rule_of(call.operation), Embedding) for call in users)
+
+
+def _trace_call(model, args, kwargs):
+    """The trace of a subclassed model, of its `call` on symbolic tensors."""
+    try:
+        inside = open_composite(model, args, kwargs)
+    except NotTracedError as error:
+        raise ValueError(_no_graph(model, error)) from error
+    known = {id(tensor): _tensor(tensor) for tensor in inside.inputs}
+    tracer = _Tracer()
+    calls = list(tracer.calls_inside(inside, known, (), lambda operation: operation.name))
+    return tracer.trace(calls, inside.inputs, inside.outputs, known)
+
+
+def _no_graph(model, error=None):
     if isinstance(model, keras.Sequential):
         return (
             "The Sequential model is not built or has no layers, so there is no graph to follow. "
             f"Received: model={model.name!r}. Add `keras.Input(shape)` first and add layers, "
             "or call the model on data once."
         )
+    if error is not None:
+        return (
+            "The model has no graph of layers that can be read: it must be Functional or "
+            "Sequential, or have a `call` that runs on symbolic tensors. "
+            f"Received: model={model.name!r}. {error}."
+        )
     return (
-        "The model has no graph of layers that can be read: it must be Functional or Sequential. "
+        "The model has no graph of layers that can be read: it must be Functional or Sequential, "
+        "or called on data once. "
         f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). "
-        "Build it as `keras.Model(inputs, model.call(inputs))` with `inputs = keras.Input(...)`."
+        "Call it on data, or build it as `keras.Model(inputs, model.call(inputs))` with "
+        "`inputs = keras.Input(...)`, or give the models inside it one by one."
     )
 
 
@@ -66,25 +137,40 @@ class _Tracer:
         self.siblings = []
         self.names = {}
 
+    def trace(self, calls, inputs, outputs, known):
+        """The `Trace` of these calls; `known` has the `Tensor` of each symbolic one, by id."""
+        outputs = keras.tree.map_structure(lambda tensor: known[id(tensor)], outputs)
+        return Trace(
+            inputs=tuple(known[id(tensor)] for tensor in inputs),
+            outputs=tuple(keras.tree.flatten(outputs)),
+            calls=tuple(calls),
+            entries=self.entries,
+            siblings=tuple(self.siblings),
+            names=self.names,
+            output_structure=outputs,
+        )
+
     def calls(self, graph, known, parents):
         """The calls of a functional graph; `known` has the `Tensor` of each symbolic one, by id."""
         for node, index in _keras.nodes(graph):
             yield from self._calls_of(node, node.operation, known, parents, index)
 
     def _calls_of(self, node, operation, known, parents, index):
-        args, kwargs = keras.tree.map_structure(
-            lambda leaf: known.get(id(leaf), leaf),
-            (list(node.arguments.args), dict(node.arguments.kwargs)),
-        )
+        args, kwargs = filled(node, known)
         inner = _keras.functional(operation)
-        inside = open_composite(operation, args, kwargs) if is_composite(operation) else None
+        inside, not_traced = None, None
+        if is_composite(operation):
+            try:
+                inside = open_composite(operation, args, kwargs)
+            except NotTracedError as error:
+                not_traced = str(error)
         if inner is not None:
             outputs = yield from self._model(operation, inner, args, parents)
         elif inside is not None:
             outputs = yield from self._composite(operation, inside, (args, kwargs), parents)
         else:
             outputs = tuple(_tensor(tensor) for tensor in node.outputs)
-            yield Call(operation, tuple(args), kwargs, outputs, parents, index)
+            yield Call(operation, tuple(args), kwargs, outputs, parents, index, not_traced)
         known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
 
     def _model(self, model, graph, args, parents):
@@ -101,11 +187,16 @@ class _Tracer:
     def _composite(self, layer, inside, arguments, parents):
         known = dict(zip(map(id, inside.inputs), _tensors(arguments), strict=True))
         prefix = self.names.get(id(layer), layer.name)
+        parents = (*parents, layer)
+        yield from self.calls_inside(inside, known, parents, lambda part: f"{prefix}_{part.name}")
+        return tuple(known[id(tensor)] for tensor in keras.tree.flatten(inside.outputs))
+
+    def calls_inside(self, inside, known, parents, name_of):
+        """The calls in a composite layer; `name_of` names an operation after where it is."""
         for index, node in enumerate(inside.nodes):
             operation = inside.originals.get(id(node.operation), node.operation)
-            self.names.setdefault(id(operation), f"{prefix}_{operation.name}")
-            yield from self._calls_of(node, operation, known, (*parents, layer), index)
-        return tuple(known[id(tensor)] for tensor in keras.tree.flatten(inside.outputs))
+            self.names.setdefault(id(operation), name_of(operation))
+            yield from self._calls_of(node, operation, known, parents, index)
 
 
 def _tensors(structure):

@@ -91,7 +91,7 @@ def couple(model, apart=()):
     convolutions, between gates, and wherever else one index belongs to several weights.
 
     Args:
-        model: A Functional or built Sequential model, masked or not.
+        model: Any Keras model that is built, masked or not.
         apart: Concatenating operations that count as makers of their outputs, which are then not
             coupled with their inputs.
 
@@ -99,7 +99,7 @@ def couple(model, apart=()):
         A `Coupling`.
 
     Raises:
-        ValueError: If the model has no graph.
+        ValueError: If the model is not built, or is subclassed and its `call` cannot be traced.
 
     Example:
 

@@ -21,6 +21,7 @@ from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Rule, rule_of
+from tfprune.coupling.trace import input_structure
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.criteria.measuring import check_compiled
 from tfprune.criteria.unit_slices import roles
@@ -233,8 +234,10 @@ class _Activations(DataPass):
     def __init__(self, model, trace, captures, names, needs_loss):
         super().__init__(model, [], needs_loss=needs_loss)
         is_sequential = isinstance(model, keras.Sequential)
-        structure = model.inputs[0] if is_sequential else _keras.input_structure(model)
-        self.entry = keras.Model(structure, list(model.inputs))
+        structure = model.inputs[0] if is_sequential else input_structure(model)
+        if _keras.functional(model) is None:
+            structure = keras.tree.map_structure(_as_input, structure)
+        self.entry = keras.Model(structure, keras.tree.flatten(structure))
         self._given = Untracked([trace, captures, names])
         self._seen = Untracked([])
         self._tape = None
@@ -257,7 +260,7 @@ class _Activations(DataPass):
             values.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
         self._seen.items = [seen[capture.tensor] for capture in captures]
         outputs = [values[tensor] for tensor in trace.outputs]
-        return keras.tree.pack_sequence_as(_keras.output_structure(self.measured), outputs)
+        return keras.tree.pack_sequence_as(trace.output_structure, outputs)
 
     def _watched(self, value):
         """The value for those who read it, so that its gradient is theirs alone."""
@@ -284,6 +287,10 @@ class _Activations(DataPass):
             for capture, a in zip(captures, self._seen.items, strict=True):
                 capture.add(a)
         self._seen.items = []
+
+
+def _as_input(tensor):
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
 
 
 def _filled(arguments, values):

@@ -9,6 +9,15 @@ SUFFIX = ".keras"
 
 def write(model, place):
     """Writes the file and reads it back; see `export`."""
+    resized = _keras.not_from_config(model)
+    if resized:
+        raise ValueError(
+            "Cannot export a `.keras` file, because Keras makes layers from their configs when it "
+            "loads one, and the config of a layer that was shrunk in place makes the sizes it had. "
+            f"Received: layer={resized[0].name!r} ({type(resized[0]).__name__}). Export it as "
+            "SavedModel, LiteRT or ONNX, save its weights (`.weights.h5`), or let `get_config` "
+            "return its sizes."
+        )
     _keras.without_compile_state(model).save(place)
     with zipfile.ZipFile(place) as archive:
         broken = archive.testzip()

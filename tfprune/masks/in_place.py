@@ -133,6 +133,12 @@ class InPlace:
         return layer if noted is None else _mask_as_noted(layer, noted)
 
 
+def own_config(config):
+    """A serialised layer with masks in place as one of the class that it had before."""
+    arguments = dict(config["config"])
+    return {**config, **arguments.pop(_KEY)["class"], "config": arguments}
+
+
 # Classes made for those of the user -------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.coupling.trace import input_structure
 
 
 def evaluate(model, data, metrics=None):
@@ -51,7 +52,7 @@ def evaluator(model, metrics=None):
         )
     if metrics is not None:
         graph = _keras.functional(model)
-        model = WithoutLoss(graph.input, graph.output)
+        model = _called(model) if graph is None else WithoutLoss(graph.input, graph.output)
         model.compile(metrics=metrics)
 
     def evaluated(data):
@@ -60,6 +61,15 @@ def evaluator(model, metrics=None):
         return {name: float(v) for name, v in found.items() if name != "loss" or not metrics}
 
     return evaluated
+
+
+def _called(model):
+    """A subclassed model as a Functional one that calls it."""
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype),
+        input_structure(model),
+    )
+    return WithoutLoss(inputs, model(inputs))
 
 
 def check_data(data):

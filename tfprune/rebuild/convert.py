@@ -7,8 +7,9 @@ import keras
 from tfprune import _keras
 from tfprune.coupling.rules import has_rule
 from tfprune.layers import DROP_INS
-from tfprune.masks.in_place import unmask
+from tfprune.masks.in_place import own_config, unmask
 from tfprune.masks.setting import masked_layers
+from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.dead_calls import without_dead_calls
 from tfprune.rebuild.shared_layers import SharedLayers
 
@@ -22,6 +23,8 @@ _STOCK_NAMES = {drop_in.__name__: name for name, drop_in in reversed(_DROP_IN_NA
 
 def to_stock(config):
     """Returns a serialised layer with its class, and those of layers in it, as stock classes."""
+    if config.get("registered_name") == "tfprune>InPlace":
+        config = own_config(config)
     if str(config.get("registered_name")).startswith("tfprune>"):
         name = _STOCK_NAMES[config["class_name"]]
         config = {**config, "module": "keras.layers", "class_name": name, "registered_name": None}
@@ -47,6 +50,8 @@ def _in_nested(config, convert):
 def without_masks(model):
     """Returns the model made of stock layers, zeros included; itself if it has no masks.
 
+    A subclassed model stays one of its class.
+
     Example:
 
     >>> import tfprune
@@ -56,6 +61,8 @@ def without_masks(model):
     """
     if not masked_layers(model):
         return model
+    if _keras.functional(model) is None:
+        return unmask(copy_model(model).model)
     stock = rebuilt(model, lambda config, _: to_stock(config), keep=unmask)
     copy_weights(model, stock)
     return stock
@@ -87,7 +94,7 @@ def _itself(layer):
     return layer
 
 
-def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself):
+def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself, resize_kept=None):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
 
     Args:
@@ -102,11 +109,12 @@ def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself)
         keep: Function of the copy of a layer without a rule, which is copied as an object and needs
             no config; returns what the new model has of it. With `None` all layers go through their
             configs.
+        resize_kept: Function of such a layer and its copy, which changes the copy's sizes in place.
 
     Returns:
         The new model with fresh weights.
     """
-    rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep)
+    rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep, resize_kept)
     config = rebuilding.edited(model)
     operations = [*_keras.all_operations(model), *added]
     return keras.saving.deserialize_keras_object(
@@ -117,7 +125,7 @@ def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself)
 
 
 def _kept_layers(model):
-    """The layers of a model, and of the models in it, whose sizes cannot change."""
+    """The layers of a model, and of the models in it, that go through no config."""
     found = {}
     for operation in _keras.operations(model):
         if _keras.functional(operation) is not None:
@@ -146,12 +154,15 @@ def _has_config(layer):
 class _Rebuilding:
     """The config of a model, edited, in which some layers stand as the objects they are."""
 
-    def __init__(self, model, edit, dropped, restructure, keep):
+    def __init__(self, model, edit, dropped, restructure, keep, resize_kept):
         self.edit, self.dropped, self.restructure = edit, dropped, restructure
         self.kept = [] if keep is None else _kept_layers(model)
         self.places = {id(layer): place for place, layer in enumerate(self.kept)}
         self.shared = SharedLayers(model)
         copies = [keep(copy) for copy in _keras.copied_objects(self.kept)[0][1]]
+        if resize_kept is not None:
+            for layer, copy in zip(self.kept, copies, strict=True):
+                resize_kept(layer, copy)
 
         class Kept:
             """The class that a config names in place of that of a layer that is kept."""

@@ -15,8 +15,10 @@ from tfprune.coupling.index_maps import equal_count, kept_index_maps, matched_in
 from tfprune.coupling.kept_units import NEW, KeptUnits
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.own_weights import has_own_weights
 from tfprune.coupling.units import couple
-from tfprune.masks.in_place import unmask
+from tfprune.layers.masked import Masked
+from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
 from tfprune.rebuild import convert
 
 
@@ -110,12 +112,26 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     TensorShape([3, 3])
     """
     folds, sizes, calls = folds or {}, Sizes(kept_units), _calls_by_operation(kept_units)
+
+    def resize_kept(layer, copy):
+        if id(layer) not in calls or not has_own_weights(layer):
+            return
+        parts = _keras.all_layers(copy)
+        masked = [part for part in parts if isinstance(part, Masked)]
+        noting = [part for part in parts if isinstance(part, InPlace)]
+        rule_of(layer).resize_in_place(unmask(copy), calls[id(layer)][0], sizes)
+        for part in masked:
+            mask_in_place(part)
+        for part in noting:
+            note_masks_inside(part)
+
     new = convert.rebuilt(
         model,
         lambda config, operation: _resized(
             convert.to_stock(config) if stock else config, operation, calls, sizes, folds
         ),
         {_key(call): positions for call, positions in (dropped or {}).items()},
+        resize_kept=resize_kept,
         **({"keep": unmask} if stock else {}),
     )
     indices = _indices(kept_units, model, new)

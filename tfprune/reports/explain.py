@@ -183,7 +183,7 @@ def explain(model, input_shapes=None):
     work on these sets.
 
     Args:
-        model: A Functional or built Sequential model, masked or not. Composite layers are
+        model: Any Keras model that is built, masked or not. Composite layers are
             inlined as far as `strip` can.
         input_shapes: Sizes for dynamic dimensions, from which MACs are counted, as in
             `tfprune.inspect`.

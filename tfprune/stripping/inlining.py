@@ -1,4 +1,4 @@
-"""Inlining: a composite layer, made of layers, is replaced by the graph of its `call`.
+"""Inlining: a composite layer or a subclassed model is replaced by the graph of its `call`.
 
 The `call` of a copy is run on symbolic tensors, so no layer's computation is written a second time
 here. A layer with weights of its own, outside of its sub-layers, needs a rule instead.
@@ -7,7 +7,14 @@ here. A layer with weights of its own, outside of its sub-layers, needs a rule i
 import keras
 
 from tfprune import _keras
-from tfprune.coupling.composite import is_composite, open_composite, symbolic
+from tfprune.coupling.composite import (
+    NotTracedError,
+    filled,
+    is_composite,
+    open_composite,
+    symbolic,
+)
+from tfprune.coupling.trace import call_arguments
 from tfprune.rebuild.copying import copy_model
 
 
@@ -19,12 +26,19 @@ def inlined(model):
     uses no weights but those of its sub-layers, the graph that results replaces it. The sub-layers
     are named after it: `block_attention` for `attention` in `block`.
 
+    Of a subclassed model the graph of its `call` in inference mode is returned, of the layers that
+    it calls. It takes the first argument of `call`, or a dict of all for which `build` was given
+    shapes. It is compiled if the model trains with the `train_step` of Keras.
+
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed.
 
     Returns:
         A new Functional model with the same weights, compile state and slots; `model` itself if
         nothing in it can be inlined.
+
+    Raises:
+        ValueError: If the model is subclassed and its `call` cannot be traced.
 
     Example:
 
@@ -42,14 +56,16 @@ def inlined(model):
     >>> [layer.name for layer in inlined(model).layers][1:]
     ['block_wide', 'block_narrow']
     """
-    if _keras.functional(model) is None or not any(map(is_composite, _graph_operations(model))):
+    has_graph = _keras.functional(model) is not None
+    if has_graph and not any(map(is_composite, _graph_operations(model))):
         return model
+    arguments = None if has_graph else call_arguments(model)
     copy = copy_model(model).model
     inliner = _Inliner(copy)
-    flat = inliner.run()
-    if not inliner.renamed:
+    flat = inliner.run() if has_graph else inliner.run_call(*arguments)
+    if has_graph and not inliner.renamed:
         return model
-    if copy.compiled:
+    if copy.compiled and (has_graph or _keras.has_stock_train_step(copy)):
         flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
     return flat
 
@@ -68,7 +84,8 @@ class _Inliner:
     def __init__(self, model):
         self.model = model
         self.graph = _keras.functional(model)
-        self.owners = {operation.name: id(operation) for operation in self.graph.operations}
+        operations = [] if self.graph is None else self.graph.operations
+        self.owners = {operation.name: id(operation) for operation in operations}
         self.renamed = set()
 
     def run(self):
@@ -86,6 +103,29 @@ class _Inliner:
             name=self.model.name,
         )
 
+    def run_call(self, args, kwargs):
+        """Returns the graph of the `call` of a subclassed model, as a flat model."""
+        inside = open_composite(self.model, args, kwargs)
+        self._rename_inside(inside, "")
+        given = kwargs or args[0]
+        paths = [path for path, _ in keras.tree.flatten_with_path(given)]
+        inputs = [
+            keras.Input(
+                batch_shape=tensor.shape,
+                dtype=tensor.dtype,
+                name=self._free_name("_".join(map(str, path)) if path else "inputs", tensor),
+            )
+            for path, tensor in zip(paths, keras.tree.flatten(given), strict=True)
+        ]
+        known = {id(inner): outer for inner, outer in zip(inside.inputs, inputs, strict=True)}
+        outputs = keras.tree.flatten(inside.outputs)
+        outputs = self._along(inside.nodes, known, outputs, inside.originals)
+        return keras.Model(
+            keras.tree.pack_sequence_as(given, inputs),
+            keras.tree.pack_sequence_as(inside.outputs, outputs),
+            name=self.model.name,
+        )
+
     def _through(self, graph, inputs):
         known = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         return self._along([node for node, _ in _keras.nodes(graph)], known, graph.outputs, {})
@@ -93,10 +133,7 @@ class _Inliner:
     def _along(self, nodes, known, outputs, originals):
         """Runs calls again, of the originals of copied layers; returns the outputs."""
         for node in nodes:
-            args, kwargs = keras.tree.map_structure(
-                lambda leaf: known.get(id(leaf), leaf),
-                (list(node.arguments.args), dict(node.arguments.kwargs)),
-            )
+            args, kwargs = filled(node, known)
             operation = originals.get(id(node.operation), node.operation)
             found = keras.tree.flatten(self._call(operation, args, kwargs))
             known.update({id(old): new for old, new in zip(node.outputs, found, strict=True)})
@@ -114,22 +151,29 @@ class _Inliner:
 
     def _inline(self, layer, args, kwargs):
         """Returns the outputs of a layer as a graph of its sub-layers; None if that fails."""
-        inside = open_composite(layer, args, kwargs)
-        if inside is None:
+        try:
+            inside = open_composite(layer, args, kwargs)
+        except NotTracedError:
             return None
         if id(layer) not in self.renamed:
             self.renamed.add(id(layer))
-            for operation in {id(node.operation): node.operation for node in inside.nodes}.values():
-                operation = inside.originals.get(id(operation), operation)
-                self._rename(operation, f"{layer.name}_{operation.name}")
+            self._rename_inside(inside, f"{layer.name}_")
         given, outputs = symbolic((args, kwargs)), keras.tree.flatten(inside.outputs)
         known = {id(inner): outer for inner, outer in zip(inside.inputs, given, strict=True)}
         return self._along(inside.nodes, known, outputs, inside.originals)
 
+    def _rename_inside(self, inside, prefix):
+        for operation in {id(node.operation): node.operation for node in inside.nodes}.values():
+            operation = inside.originals.get(id(operation), operation)
+            self._rename(operation, f"{prefix}{operation.name}")
+
     def _rename(self, operation, wanted):
-        """Names an operation as wanted, with a number behind where the name is taken."""
+        operation.name = self._free_name(wanted, operation)
+
+    def _free_name(self, wanted, owner):
+        """The name as wanted, with a number behind where another has it."""
         name, number = wanted, 0
-        while self.owners.setdefault(name, id(operation)) != id(operation):
+        while self.owners.setdefault(name, id(owner)) != id(owner):
             number += 1
             name = f"{wanted}_{number}"
-        operation.name = name
+        return name

@@ -57,9 +57,15 @@ def _check_built(model):
             "Argument `model` must be a model of Keras 3. "
             f"Received: model={model!r} of type {type(model).__name__}."
         )
-    if not model.built:
+    if not (model.built or _is_built_inside(model)):
         raise ValueError(
             "The model is not built, so its weights do not exist yet. "
             f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once, or "
             "add `keras.Input(shape)` first."
         )
+
+
+def _is_built_inside(model):
+    """Whether a model that is never called itself, as its `train_step` calls parts, is built."""
+    parts = _keras.all_layers(model)[1:]
+    return not isinstance(model, keras.Sequential) and parts and all(p.built for p in parts)

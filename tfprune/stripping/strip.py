@@ -56,13 +56,17 @@ class StripReport:
         kept: A `KeptUnit` for each unit that is masked or zero and could not be removed.
         parameters: The number of parameters before and after.
         error: The largest difference between the outputs of the two models, divided by the largest
-            output; None if they were not compared.
+            output; None if they were not compared, or differ from call to call.
+        not_from_config: The names of layers that were shrunk in place and whose configs make the
+            sizes that they had. A `.keras` file with them cannot be loaded; `.weights.h5` files,
+            SavedModel, LiteRT and ONNX files can.
     """
 
     layers: tuple
     kept: tuple
     parameters: tuple
     error: float | None = field(default=None)
+    not_from_config: tuple = ()
 
     @property
     def removed_units(self):
@@ -72,6 +76,11 @@ class StripReport:
     def __str__(self):
         lines = [f"{layer.name}: {layer.before} -> {layer.after} units" for layer in self.layers]
         lines += [f"{u.layer}[{u.index}] stays: {u.reason}" for u in self.kept]
+        lines += [
+            f"{name} was shrunk in place, and its config makes the sizes that it had: a `.keras` "
+            "file cannot be loaded"
+            for name in self.not_from_config
+        ]
         before, after = self.parameters
         return "\n".join([*lines, f"parameters: {before:,} -> {after:,}"])
 
@@ -83,20 +92,24 @@ def strip(model, *, check=True, return_report=False):
     prove that it has no effect: its value reaches no output of the model, or it is a constant that
     can be folded into the biases of its consumers. It does not matter where the zeros come from;
     the model need not carry masks at all. Composite layers are inlined
-    (`tfprune.stripping.inlining`).
+    (`tfprune.stripping.inlining`). Other layers of your own classes stay what they are, and are
+    resized in place where that is proven to be right.
+
+    Of a subclassed model, the Functional model of its `call` in inference mode is returned. It is
+    compiled as the model is if that trains with Keras's own `train_step`, and else not compiled.
 
     Args:
-        model: A Functional or built Sequential model, of `tfprune.layers` or of stock layers. It
-            is not changed.
+        model: Any Keras model that is built, of `tfprune.layers` or of stock layers, masked or not.
+            It is not changed.
         check: Whether to run both models on random inputs and compare their outputs.
         return_report: Whether to return a `StripReport` as well.
 
     Returns:
-        The smaller model, of stock Keras layers only, with names, compile state and optimizer
+        The smaller model, of stock layers and your own, with names, compile state and optimizer
         slots kept; with `return_report=True`, the model and the report.
 
     Raises:
-        ValueError: If the model cannot be rebuilt, with the layer and the reason.
+        ValueError: If the model cannot be traced or rebuilt, with the layer and the reason.
         RuntimeError: If the outputs differ, which would be a bug in this function.
 
     Example:
@@ -174,6 +187,7 @@ class Liveness:
             kept=tuple(kept),
             parameters=(_keras.count_weights(self.given), _keras.count_weights(small)),
             error=error,
+            not_from_config=tuple(layer.name for layer in _keras.not_from_config(small)),
         )
 
     def _reasons(self):

@@ -198,20 +198,6 @@ def test_masks_of_steps():
     assert stripped(model).get_layer("d").output_dim == 4
 
 
-def test_a_layer_with_weights_is_not_tried():
-    class Weighted(keras.layers.Layer):
-        def build(self, shape):
-            self.factor = self.add_weight(shape=(), name="factor")
-
-        def call(self, inputs):
-            return inputs * self.factor
-
-    inputs = keras.Input((6, 3))
-    x = layers.Dense(8, name="d")(inputs)
-    found = pins(keras.Model(inputs, layers.Dense(2)(Weighted(name="own")(x))))
-    assert found == {"'own' (Weighted) has no rule"}
-
-
 def test_what_is_too_large_is_not_tried(monkeypatch):
     monkeypatch.setattr("tfprune.coupling.rules.trials.MOST_ELEMENTS", 10)
     (found,) = pins(around(own(lambda x: x + 0)))

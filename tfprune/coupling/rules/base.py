@@ -98,6 +98,15 @@ class Rule:
             sizes: The `Sizes` after the change.
         """
 
+    def resize_in_place(self, layer, call, sizes):
+        """Resizes the copy of a layer that stays the object it is, and goes through no config.
+
+        Args:
+            layer: The copy, changed in place. Its weights get the new shapes, with any values.
+            call: A `Call` of the layer.
+            sizes: The `Sizes` after the change.
+        """
+
     def add_bias(self, config, call):
         """Edits the layer's config so that it has the biases that `folds` adds to."""
         config["use_bias"] = True
@@ -194,8 +203,8 @@ class Flow:
 def rule(*classes):
     """Returns a decorator that registers a rule for operation classes: `@rule(keras.layers.Dense)`.
 
-    Use it for custom layers with weights of their own. Without a rule, a layer that cannot be
-    inlined pins the units it touches: they are never removed. A rule also applies to subclasses
+    Use it where `explain` says that none can be inferred. Such a layer, if it cannot be inlined,
+    pins the units it touches: they are never removed. A rule also applies to subclasses
     that have neither a rule nor a `call` of their own.
 
     Args:

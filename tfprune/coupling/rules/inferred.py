@@ -17,15 +17,17 @@ is followed only where this proves that units pass through it. All of these must
 
 So element-wise functions, permutations, repetitions and selections of units are found, over one
 input or several whose units then go together, whatever the operation does along other axes. What
-joins units, counts them or takes them by fixed places is pinned, as is an operation with weights.
-`strip` compares the models in any case.
+joins units, counts them or takes them by fixed places is pinned. For a layer of a user's class with
+weights, see `own_weights`; one of Keras's is pinned. `strip` compares the models in any case.
 """
 
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.base import (
+    Need,
     Rule,
     fixed,
     pin_inputs,
@@ -33,9 +35,17 @@ from tfprune.coupling.rules.base import (
     unknown,
     unknown_outputs,
 )
-from tfprune.coupling.rules.blocks import block, fit, with_batch_axes, without_batch_axis
-from tfprune.coupling.rules.passages import NotInferredError, infer
+from tfprune.coupling.rules.blocks import (
+    block,
+    fit,
+    unit_axis,
+    with_batch_axes,
+    without_batch_axis,
+)
+from tfprune.coupling.rules.own_weights import has_own_weights, own_weights, places
+from tfprune.coupling.rules.passages import NotInferredError, Passage, infer
 from tfprune.coupling.rules.trials import Trials
+from tfprune.coupling.rules.weight_proofs import infer_own_weights
 
 _NONE = -1
 """In place of a label: no unit, and nothing fixed either."""
@@ -47,15 +57,18 @@ class Inferred(Rule):
 
     def label(self, call, inputs, labels):
         name, kind = call.operation.name, type(call.operation).__name__
-        reason = f"{name!r} ({kind}) has no rule"
+        reason = call.not_traced or f"{name!r} ({kind}) has no rule"
         arrays = with_batch_axes(call, inputs)
         try:
+            if has_own_weights(call.operation):
+                return self._weighted(call, arrays, labels, reason)
             passage = infer(call, arrays)
             if passage is not None:
                 call.memo["passage"] = passage
                 return self._passed(call, arrays, passage, labels, reason)
         except NotInferredError as why:
-            reason = f"{reason}, and none can be inferred, because it {why}"
+            if call.not_traced is None:
+                reason = f"{reason}, and none can be inferred, because it {why}"
         return pin_inputs(call, arrays, labels, reason)
 
     def _passed(self, call, arrays, passage, labels, reason):
@@ -80,6 +93,74 @@ class Inferred(Rule):
         call.memo["shapes"] = [array.shape for array in outputs]
         return outputs
 
+    def _weighted(self, call, arrays, labels, reason):
+        """The labels of the outputs of a layer with weights of its own."""
+        layer, weights = call.operation, places(call)
+        call.memo["own"] = found = infer_own_weights(call, arrays)
+
+        def record(place, axis, units, **options):
+            labels.slice(layer, weights[place], axis, units, **options)
+
+        by_place = dict(enumerate(arrays))
+        for place, axis in found.axes.items():
+            made = labels.fresh(weights[place].shape[axis])
+            record(place, axis, made, makes=found.passage is None)
+            by_place[place] = placed(made, axis, len(weights[place].shape))
+        for place, axis in found.used.items():
+            units = next(a.reshape(-1) for a in arrays if unit_axis(a) is not None)
+            record(place, axis, units, uses=True)
+        call.memo["hidden"] = []
+        for number, (axes, used) in enumerate(found.hidden):
+            units = labels.fresh(next(weights[p].shape[a] for p, a in axes.items()))
+            call.memo["hidden"].append(units)
+            for place, axis in axes.items():
+                options = {"family": f"hidden_{number}" if number else "hidden"}
+                options = {"uses": True} if place in used else {**options, "makes": True}
+                record(place, axis, units, **options)
+        if found.reason is not None:
+            why = f"{reason}, and none can be inferred, because it {found.reason}"
+            pin_inputs(call, arrays, labels, why)
+        if found.passage is None and found.out_axis is None:
+            return [fixed(tensor) for tensor in call.outputs]
+        if found.passage is not None:
+            call.memo["passage"] = found.passage
+        passage = found.passage or Passage((found.out_axis,), (found.sources,), {})
+        return self._passed(call, by_place, passage, labels, reason)
+
+    def needs(self, call, flow):
+        own = call.memo.get("own")
+        if own is None:
+            return []
+        reason, weights = f"{call.operation.name!r} uses it", places(call)
+        needs = [
+            Need(units, _is_used(weights, {p: axes[p] for p in used}), reason)
+            for units, (axes, used) in zip(call.memo["hidden"], own.hidden, strict=True)
+        ]
+        if own.used:
+            tensor = next(t for t in call.inputs if flow.labels(t).size > 1)
+            is_zero = flow.constants(tensor).reshape(-1) == 0
+            units = flow.labels(tensor).reshape(-1)
+            needs.append(Need(units, _is_used(weights, own.used) & ~is_zero, reason))
+        return needs
+
+    def resize_in_place(self, layer, call, sizes):
+        own = call.memo.get("own")
+        if own is None:
+            return
+        before, shapes = places(call), {}
+        for place, weight in zip(before, own_weights(layer), strict=True):
+            shapes[place] = sizes.of_weight(before[place])
+            value = np.asarray(weight)
+            for axis, size in enumerate(shapes[place]):
+                value = np.take(value, np.arange(size) % value.shape[axis], axis)
+            _keras.resize_variable(weight, value)
+        new_shapes = [(tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs]
+        for place, (_, shape) in enumerate(new_shapes):
+            shapes[place] = shape
+        for place, (source, axis) in own.numbers.items():
+            _keras.set_whole_number(layer, place, int(shapes[source][axis]))
+        _keras.forget_input_shape(layer, new_shapes)
+
     def constants(self, call, inputs):
         passage = call.memo.get("passage")
         if passage is None or all(np.isnan(array).all() for array in inputs):
@@ -102,6 +183,15 @@ class Inferred(Rule):
             array = placed(np.where(is_same, first[:, 0], np.nan), axis, len(tensor.shape))
             results.append(fit(array, (1, *shape))[0])
         return results
+
+
+def _is_used(weights, axes):
+    """For each index along axes of weights whether any of the weights is not 0 there."""
+    found = False
+    for place, axis in axes.items():
+        value = np.moveaxis(np.asarray(weights[place]) != 0, axis, 0)
+        found = found | value.reshape(len(value), -1).any(axis=1)
+    return found
 
 
 def _constants_of(call, arrays):

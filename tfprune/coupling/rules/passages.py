@@ -64,11 +64,20 @@ def infer(call, arrays):
         return None
     if any(unit_axis(arrays[place]) is None for place in labelled):
         raise NotInferredError("takes a tensor with one unit, which it may spread over others")
-    known = _KNOWN.setdefault(call.operation, {})
-    key = _key(call, [arrays[place] for place in labelled], labelled)
+    return remembered(call, arrays, labelled, lambda: _proven(call, arrays, labelled))
+
+
+def remembered(call, arrays, labelled, prove, kind=None):
+    """What a proof gives, made once for an operation and its inputs, errors included.
+
+    With a `kind`, it is made once for all operations of that kind and class, with masks or without.
+    """
+    cls = getattr(call.operation, "own_class", None) or type(call.operation)
+    known = _KNOWN.setdefault(call.operation if kind is None else cls, {})
+    key = (kind, _key(call, [arrays[place] for place in labelled], labelled))
     if key not in known:
         try:
-            known[key] = _proven(call, arrays, labelled)
+            known[key] = prove()
         except NotInferredError as why:
             known[key] = str(why)
     if isinstance(known[key], str):
@@ -93,12 +102,12 @@ def _key(call, arrays, labelled):
 def _proven(call, arrays, labelled):
     trials = Trials(call, NotInferredError)
     axes = {place: unit_axis(arrays[place]) for place in labelled}
-    passages = [_passage(trials, axes, scale, seed) for seed, scale in enumerate(SCALES)]
-    out_axes, sources = _merged(passages, labelled)
-    classes, first = _classes(arrays, labelled, sources)
-    if classes < 2:
+    found = [passage(trials, axes, scale, seed) for seed, scale in enumerate(SCALES)]
+    out_axes, sources = merged(found, labelled)
+    count, first = classes(arrays, labelled, sources)
+    if count < 2:
         raise NotInferredError("joins all of its units")
-    alike = _Alike(trials, axes, out_axes, sources, first)
+    alike = Alike(trials, axes, out_axes, sources, first)
     for tensor, output, axis in zip(call.outputs, alike.outputs, out_axes, strict=True):
         is_other = len(tensor.shape) != output.ndim or any(
             size not in (None, found) or (size is None and place == axis)
@@ -107,7 +116,7 @@ def _proven(call, arrays, labelled):
         )
         if is_other:
             raise NotInferredError("announces another shape than it gives")
-    stuck = alike.stuck(classes) if classes <= MOST_ALONE else np.zeros(classes, bool)
+    stuck = alike.stuck(count) if count <= MOST_ALONE else np.zeros(count, bool)
     if stuck.all() or not alike.in_combinations(~stuck):
         raise NotInferredError("does not treat fewer or more units alike")
     pinned = {
@@ -116,11 +125,11 @@ def _proven(call, arrays, labelled):
     return Passage(out_axes, sources, pinned)
 
 
-def _passage(trials, axes, scale, seed):
+def passage(trials, axes, scale, seed):
     """For each output and labelled input the unit that each element follows, -1 for none."""
     base, other = trials.draw(scale, 2 * seed), trials.draw(scale, 2 * seed + 1)
     before = trials.run(base)
-    if not all(map(_same, before, trials.run(base))):
+    if not all(map(same, before, trials.run(base))):
         raise NotInferredError("is not deterministic")
     found = []
     for place, axis in axes.items():
@@ -144,7 +153,7 @@ def _passage(trials, axes, scale, seed):
     return found
 
 
-def _merged(passages, labelled):
+def merged(passages, labelled):
     """The axis of each output, and what its positions follow, the same for all random inputs."""
     axes, sources = [], []
     for output in range(len(passages[0][0])):
@@ -153,7 +162,7 @@ def _merged(passages, labelled):
             for index, place in enumerate(labelled)
         }
         by_place = {p: codes for p, codes in by_place.items() if any((c >= 0).any() for c in codes)}
-        found = [_followed(codes) for codes in by_place.values()]
+        found = [followed(codes) for codes in by_place.values()]
         possible = set.intersection(*map(set, found)) if found else {None}
         if not possible:
             raise NotInferredError("spreads its units over several axes")
@@ -165,7 +174,7 @@ def _merged(passages, labelled):
     return tuple(axes), tuple(sources)
 
 
-def _followed(codes):
+def followed(codes):
     """For each axis along which all elements of a position follow one unit, these units."""
     found = {}
     for axis in range(codes[0].ndim):
@@ -177,7 +186,7 @@ def _followed(codes):
     return found
 
 
-def _classes(arrays, labelled, sources):
+def classes(arrays, labelled, sources):
     """How many classes of units go together, and for each input the class of each index.
 
     What is fixed is of class -1, as is what meets it.
@@ -200,7 +209,7 @@ def _classes(arrays, labelled, sources):
     return count - 1, {place: components[n] - 1 for place, n in numbered.items()}
 
 
-class _Alike:
+class Alike:
     """Tries whether an operation treats fewer and more units alike."""
 
     def __init__(self, trials, axes, out_axes, sources, classes):
@@ -252,7 +261,7 @@ class _Alike:
         except NotInferredError:
             return False
         return all(
-            a.shape == b.shape == shape and _same(a, b)
+            a.shape == b.shape == shape and same(a, b)
             for a, b, shape in zip(expected, found, shapes, strict=True)
         )
 
@@ -261,7 +270,7 @@ def _equal(a, b):
     return (a == b) | ((a != a) & (b != b))
 
 
-def _same(a, b):
+def same(a, b):
     """Whether two arrays are equal up to rounding."""
     if a.shape != b.shape:
         return False

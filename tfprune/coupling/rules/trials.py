@@ -24,7 +24,7 @@ class Trials:
     """
 
     def __init__(self, call, error):
-        self.call, self.error = call, error
+        self.call, self.error, self.operation = call, error, call.operation
         self.tensors = (*call.inputs, *call.masks)
         shapes = [self._shape(tensor) for tensor in self.tensors]
         if sum(np.prod(shape, dtype=float) for shape in shapes) > MOST_ELEMENTS:
@@ -53,7 +53,7 @@ class Trials:
             tensor: keras.ops.convert_to_tensor(values[place], self._dtype(tensor))
             for place, tensor in enumerate(self.tensors)
         }
-        operation = self.call.operation
+        operation = self.operation
         args, kwargs = self._arguments(tensors)
         states = [(v, np.array(v)) for v in getattr(operation, "variables", ())]
         try:
@@ -73,7 +73,7 @@ class Trials:
         }
         args, kwargs = self._arguments(tensors)
         try:
-            spec = self.call.operation.compute_output_spec(*args, **kwargs)
+            spec = self.operation.compute_output_spec(*args, **kwargs)
         except Exception as failure:  # as above
             raise self.error(f"fails when tried: {_first_line(failure)}") from failure
         return [tuple(each.shape) for each in keras.tree.flatten(spec)]
@@ -83,13 +83,13 @@ class Trials:
             lambda leaf: tensors[leaf] if isinstance(leaf, Tensor) else leaf,
             (list(self.call.args), dict(self.call.kwargs)),
         )
-        if "training" in inspect.signature(self.call.operation.call).parameters:
+        if "training" in inspect.signature(self.operation.call).parameters:
             kwargs["training"] = False
         return args, kwargs
 
     def _dtype(self, tensor):
         """Raw operations are run in double precision."""
-        is_layer = isinstance(self.call.operation, keras.layers.Layer)
+        is_layer = isinstance(self.operation, keras.layers.Layer)
         return "float64" if tensor.dtype == "float32" and not is_layer else tensor.dtype
 
 
