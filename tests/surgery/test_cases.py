@@ -171,10 +171,10 @@ def test_a_concatenation_of_the_same_units_twice_cannot_grow_by_one():
 
 def test_what_is_added_to_an_input_cannot_grow():
     inputs = keras.Input((3,))
-    model = keras.Model(inputs, ones(1)(layers.Add()([inputs, ones(3, name="dense")(inputs)])))
-    with pytest.raises(ValueError, match="'dense' of size 3 asked to be 4.*nearest.*3"):
-        surgery.resize(model, {"dense": by(+1)})
-    assert width(surgery.resize(model, {"dense": by(+1)}, relaxed=True), "dense") == 3
+    model = keras.Model(inputs, ones(1)(layers.Add()([inputs, ones(3, name="hidden")(inputs)])))
+    with pytest.raises(ValueError, match="'hidden' of size 3 asked to be 4.*nearest.*3"):
+        surgery.resize(model, {"hidden": by(+1)})
+    assert width(surgery.resize(model, {"hidden": by(+1)}, relaxed=True), "hidden") == 3
 
 
 def test_group_normalization_keeps_whole_groups():
