@@ -27,6 +27,7 @@ from tfprune._keras.graphs import (
     operations,
     output_structure,
 )
+from tfprune._keras.initial_values import zeros_as_initial_values
 from tfprune._keras.layers import (
     all_layers,
     attention_projections,

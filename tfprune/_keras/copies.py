@@ -44,7 +44,7 @@ def copied_objects(model):
     with contextlib.nullcontext() if strategy is None else strategy.scope(), tf.init_scope():
         copy.copy(model)
         copy.finish()
-    return copy.pairs()
+    return list(copy.pairs())
 
 
 class _ModelCopy(DeepCopy):

@@ -57,7 +57,7 @@ class DeepCopy:
 
     def pairs(self):
         """The pairs of an object and its copy."""
-        return [(old, self.copies[id(old)]) for old in self.originals]
+        return ((old, self.copies[id(old)]) for old in self.originals)
 
     def rename(self, keys):
         """Replaces keys of dicts and elements of sets that name originals, as ids do.

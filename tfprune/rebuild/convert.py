@@ -1,5 +1,6 @@
 """Conversion of a model by its config: to drop-in layers, to stock layers, to double precision."""
 
+import contextlib
 import inspect
 
 import keras
@@ -94,7 +95,17 @@ def _itself(layer):
     return layer
 
 
-def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself, resize_kept=None):
+def rebuilt(
+    model,
+    edit,
+    dropped=None,
+    restructure=None,
+    added=(),
+    keep=_itself,
+    resize_kept=None,
+    *,
+    initialize=False,
+):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
 
     Args:
@@ -110,18 +121,22 @@ def rebuilt(model, edit, dropped=None, restructure=None, added=(), keep=_itself,
             no config; returns what the new model has of it. With `None` all layers go through their
             configs.
         resize_kept: Function of such a layer and its copy, which changes the copy's sizes in place.
+        initialize: Whether weights get what their initializers make. That takes longer than all the
+            rest, and is only needed where `copy_weights` does not overwrite all elements.
 
     Returns:
-        The new model with fresh weights.
+        The new model; its weights are 0 unless `initialize`.
     """
     rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep, resize_kept)
     config = rebuilding.edited(model)
     operations = [*_keras.all_operations(model), *added]
-    return keras.saving.deserialize_keras_object(
-        config,
-        custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
-        safe_mode=False,
-    )
+    initial_values = contextlib.nullcontext() if initialize else _keras.zeros_as_initial_values()
+    with initial_values:
+        return keras.saving.deserialize_keras_object(
+            config,
+            custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
+            safe_mode=False,
+        )
 
 
 def _kept_layers(model):
@@ -263,7 +278,10 @@ def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
     """
     pairs = list(_keras.variable_pairs(old, new) if pairs is None else pairs)
     for ours, theirs in pairs:
-        theirs.assign(take(ours, keras.ops.convert_to_numpy(_keras.raw(ours)), theirs))
+        value = _keras.values(ours)
+        new_value = take(ours, value, theirs)
+        # Unchanged values are shared until one of the two models is written to.
+        theirs.assign(_keras.raw(ours) if new_value is value else new_value)
     for theirs in _keras.all_layers(new):
         if isinstance(theirs, keras.layers.Normalization) and theirs.built:
             theirs.finalize_state()  # it computes with a copy of what it learned

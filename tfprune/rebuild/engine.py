@@ -132,6 +132,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         ),
         {_key(call): positions for call, positions in (dropped or {}).items()},
         resize_kept=resize_kept,
+        initialize=kept_units.grown,
         **({"keep": unmask} if stock else {}),
     )
     indices = _indices(kept_units, model, new)
@@ -139,13 +140,16 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     factors = scale_factors(kept_units)
 
     def take(variable, value, counterpart):
-        changed = (value + added.get(id(variable), 0)) * factors.get(id(variable), 1)
-        chosen = indices.get(id(variable), {})
+        changed, chosen = value, indices.get(id(variable), {})
+        if id(variable) in added:
+            changed = changed + added[id(variable)]
+        if id(variable) in factors:
+            changed = changed * factors[id(variable)]
         if growth is not None:
-            taken = growth.new_value(variable, changed, chosen, counterpart).astype(value.dtype)
+            taken = growth.new_value(variable, changed, chosen, counterpart)
         else:
-            taken = gathered(changed.astype(value.dtype), chosen, counterpart)
-        return _checked(variable, taken, counterpart)
+            taken = gathered(changed.astype(value.dtype, copy=False), chosen, counterpart)
+        return _checked(variable, taken.astype(value.dtype, copy=False), counterpart)
 
     def take_mask(variable, value, counterpart):
         return gathered(value, indices.get(id(variable), {}), counterpart)

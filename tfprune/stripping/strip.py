@@ -150,14 +150,16 @@ class Liveness:
         ValueError: See `strip`.
     """
 
-    def __init__(self, model, hidden=contextlib.nullcontext):
+    def __init__(self, model, hidden=None):
         self.given = model
         self.model = inlined(model)
         self.coupling = couple(self.model)
-        with hidden(self.model):
+        with contextlib.nullcontext() if hidden is None else hidden(self.model):
             flow, self._retained, self.dropped = _live_units(self.coupling)
             _refuse_conflicts(flow)
-        self._flow = dataclasses.replace(flow, tensor_constants=_constants(self.coupling))
+        if hidden is not None:
+            flow = dataclasses.replace(flow, tensor_constants=_constants(self.coupling))
+        self._flow = flow
         self.kept_units = keeping(self.coupling, flow.needed)
         self.folds = _folds(self._flow)
 

@@ -44,7 +44,12 @@ def apply_edits(model, edits):
         edit.draft(model, draft)
     try:
         new = convert.rebuilt(
-            model, draft.edit, draft.dropped_inputs, draft.restructure, draft.new_layers
+            model,
+            draft.edit,
+            draft.dropped_inputs,
+            draft.restructure,
+            draft.new_layers,
+            initialize=True,
         )
         if not all(edit.keeps_shapes for edit in edits):
             _run_attention(new)
