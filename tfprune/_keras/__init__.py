@@ -36,6 +36,7 @@ from tfprune._keras.layers import (
     own_trainable_variables,
     recurrent_states,
     sub_layers,
+    takes_mask,
 )
 from tfprune._keras.optimizers import (
     JointUpdate,

@@ -134,7 +134,7 @@ def graph_config(model, kept=()):
         kept: Layers that are not asked for their config: their names stand in it alone.
     """
     with contextlib.ExitStack() as stack:
-        for layer in kept:
+        for layer in {id(layer): layer for layer in kept}.values():
             vars(layer)["get_config"] = functools.partial(dict, name=layer.name)
             stack.callback(vars(layer).pop, "get_config")
         return _graph_config(model)

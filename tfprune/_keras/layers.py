@@ -3,7 +3,8 @@
 Private here, and why:
 
 * `_layers`: the layers inside a layer, which Keras lists for models alone;
-* `_trainable_variables`: what was made trainable, whether or not the layer is trainable now.
+* `_trainable_variables`: what was made trainable, whether or not the layer is trainable now;
+* `_call_has_mask_arg`: whether wrappers hand the mask of time steps on to a layer.
 """
 
 import keras
@@ -77,3 +78,8 @@ def count_weights(model):
 def attention_projections(layer):
     """The projections of an attention layer by name: query, key, value, attention_output, gate."""
     return {part.name: part for part in layer._layers if isinstance(part, keras.layers.EinsumDense)}
+
+
+def takes_mask(layer):
+    """Whether the `call` of a layer has an argument `mask`."""
+    return layer._call_has_mask_arg

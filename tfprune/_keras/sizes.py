@@ -141,14 +141,22 @@ def _config_fits(layer):
 
 
 def _same_outputs(layer, other):
-    """Whether two layers give the same on ones, as the first is called in its model."""
-    arguments = layer._inbound_nodes[0].arguments
+    """Whether two layers give the same on random numbers, called as the first is in its model."""
     args, kwargs = keras.tree.map_structure(
         lambda leaf: _example(leaf) if isinstance(leaf, keras.KerasTensor) else leaf,
-        (list(arguments.args), dict(arguments.kwargs)),
+        _arguments(layer),
     )
     ours, theirs = (keras.tree.flatten(each(*args, **kwargs)) for each in (layer, other))
     return all(np.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+
+
+def _arguments(layer):
+    """The arguments of a call of a layer; one in a wrapper has no calls of its own."""
+    if layer._inbound_nodes:
+        arguments = layer._inbound_nodes[0].arguments
+        return list(arguments.args), dict(arguments.kwargs)
+    (shape,) = layer._build_shapes_dict.values()
+    return [keras.KerasTensor(shape, layer.input_dtype)], {}
 
 
 def _example(tensor):

@@ -1,5 +1,7 @@
 """Traces: a model as the list of the calls of its operations, with nested models flattened."""
 
+import dataclasses
+
 import keras
 
 from tfprune import _keras
@@ -7,6 +9,7 @@ from tfprune.coupling.calls import Call, Tensor, Trace
 from tfprune.coupling.composite import NotTracedError, filled, is_composite, open_composite
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.embedding import Embedding
+from tfprune.coupling.time_steps import at_each_step, folded, hides_mask, unfolded
 
 
 def trace(model):
@@ -157,21 +160,40 @@ class _Tracer:
 
     def _calls_of(self, node, operation, known, parents, index):
         args, kwargs = filled(node, known)
+        outputs = tuple(_tensor(tensor) for tensor in node.outputs)
+        call = Call(operation, tuple(args), kwargs, outputs, parents, index)
+        outputs = yield from self._opened(call)
+        known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+
+    def _opened(self, call):
+        """The calls that a call stands for; returns the tensors that they make."""
+        operation, arguments = call.operation, (list(call.args), call.kwargs)
         inner = _keras.functional(operation)
-        inside, not_traced = None, None
+        if inner is not None:
+            return (yield from self._model(operation, inner, call.args, call.parents))
+        if at_each_step(operation) is not None and not hides_mask(call):
+            return (yield from self._at_each_step(call))
         if is_composite(operation):
             try:
-                inside = open_composite(operation, args, kwargs)
+                inside = open_composite(operation, *arguments)
             except NotTracedError as error:
-                not_traced = str(error)
-        if inner is not None:
-            outputs = yield from self._model(operation, inner, args, parents)
-        elif inside is not None:
-            outputs = yield from self._composite(operation, inside, (args, kwargs), parents)
-        else:
-            outputs = tuple(_tensor(tensor) for tensor in node.outputs)
-            yield Call(operation, tuple(args), kwargs, outputs, parents, index, not_traced)
-        known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+                call = dataclasses.replace(call, not_traced=str(error))
+            else:
+                return (yield from self._composite(operation, inside, arguments, call.parents))
+        yield call
+        return call.outputs
+
+    def _at_each_step(self, call):
+        """The calls of what is in a `TimeDistributed`, for one of its calls."""
+        calls, args, kwargs = folded(call)
+        yield from calls
+        (output,) = call.outputs
+        made = (Tensor((None, *output.shape[2:]), output.dtype),)
+        parents = (*call.parents, call.operation)
+        step = Call(call.operation.layer, tuple(args), kwargs, made, parents, call.node_index)
+        (made,) = yield from self._opened(step)
+        yield unfolded(call, made)
+        return call.outputs
 
     def _model(self, model, graph, args, parents):
         given = _tensors(args)

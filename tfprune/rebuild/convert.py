@@ -7,6 +7,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.coupling.rules import has_rule
+from tfprune.coupling.time_steps import at_each_step, innermost
 from tfprune.layers import DROP_INS
 from tfprune.masks.in_place import own_config, unmask
 from tfprune.masks.setting import masked_layers
@@ -142,7 +143,7 @@ def rebuilt(
 def _kept_layers(model):
     """The layers of a model, and of the models in it, that go through no config."""
     found = {}
-    for operation in _keras.operations(model):
+    for operation in map(innermost, _keras.operations(model)):
         if _keras.functional(operation) is not None:
             found.update({id(layer): layer for layer in _kept_layers(operation)})
         elif _is_kept(operation):
@@ -173,6 +174,8 @@ class _Rebuilding:
         self.edit, self.dropped, self.restructure = edit, dropped, restructure
         self.kept = [] if keep is None else _kept_layers(model)
         self.places = {id(layer): place for place, layer in enumerate(self.kept)}
+        inside = filter(None, map(at_each_step, _keras.all_layers(model)))
+        self.at_each_step = [each for each in inside if _keras.functional(each) is not None]
         self.shared = SharedLayers(model)
         copies = [keep(copy) for copy in _keras.copied_objects(self.kept)[0][1]]
         if resize_kept is not None:
@@ -190,7 +193,8 @@ class _Rebuilding:
 
     def edited(self, model, path=()):
         """The serialised model with all its operations edited; `path` names the models around."""
-        serialised = _keras.graph_config(model, self.kept)
+        inside = [each for each in self.at_each_step if each is not model]
+        serialised = _keras.graph_config(model, [*self.kept, *inside])
         config = serialised["config"]
         operations = {operation.name: operation for operation in _keras.operations(model)}
         layers = [self._operation(_with_name(each), operations, path) for each in config["layers"]]
@@ -203,9 +207,13 @@ class _Rebuilding:
 
     def _operation(self, config, operations, path):
         operation = operations.get(config["config"]["name"])
-        outer = {k: v for k, v in config.items() if k in ("name", "inbound_nodes")}
         if operation is None:  # the input layer of a Sequential model
             return _without_shapes(config)
+        return self._edited(config, operation, path)
+
+    def _edited(self, config, operation, path):
+        """A serialised operation edited; `path` names the models around it."""
+        outer = {k: v for k, v in config.items() if k in ("name", "inbound_nodes")}
         if _keras.functional(operation) is not None:
             new = {**self.edited(operation, (*path, operation.name)), **outer}
         elif id(operation) in self.places:
@@ -213,7 +221,12 @@ class _Rebuilding:
             names = {"class_name": "Kept", "registered_name": "Kept", "module": None}
             return {**names, "config": identity, **outer}
         else:
-            new = self.edit(self._with_functions(_without_shapes(config), operation), operation)
+            inner = at_each_step(operation)
+            given = config if inner is None else _with_layer(config, {"config": {}})
+            new = self.edit(self._with_functions(_without_shapes(given), operation), operation)
+            if inner is not None:
+                path = (*path, operation.name)
+                new = _with_layer(new, self._edited(config["config"]["layer"], inner, path))
         return self.shared.wrapped(new, operation)
 
     def _with_functions(self, config, operation):
@@ -236,6 +249,11 @@ def _with_name(config):
     """Adds the name to the arguments, where an operation of Keras leaves it out of its config."""
     name = config.get("name")
     return config if name is None else {**config, "config": {"name": name, **config["config"]}}
+
+
+def _with_layer(config, layer):
+    """A serialised wrapper of another serialised layer."""
+    return {**config, "config": {**config["config"], "layer": layer}}
 
 
 def _without_shapes(config):

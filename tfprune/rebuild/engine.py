@@ -293,10 +293,14 @@ def _slot_axes(name, weight_rank, slot_rank):
 
 
 def _fill_new_biases(model, new, kept_units, folds):
-    """Assigns the folded constants to biases that only the new model has."""
+    """Assigns the folded constants, or zeros, to biases that only the new model has."""
     made = {id(f.layer): f for each in folds.values() for f in each if f.layer.bias is None}
-    for ours, theirs in _keras.layer_pairs(model, new):
-        if id(ours) in made:
+    for ours, theirs in _keras.layer_pairs(model, new) if made else ():
+        if id(ours) not in made:
+            is_new = getattr(ours, "bias", ours) is None and theirs.bias is not None
+            if is_new:  # as in one of two directions
+                theirs.bias.assign(np.zeros(theirs.bias.shape))
+        else:
             value = made[id(ours)].values
             for axis, labels in enumerate(made[id(ours)].labels):
                 stays = kept_units.counts[kept_units.coupling.roots[labels]] > 0

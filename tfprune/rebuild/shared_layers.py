@@ -9,6 +9,7 @@ from collections import Counter
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.time_steps import innermost
 from tfprune.rebuild.dead_calls import is_tensor, map_ends
 
 
@@ -21,6 +22,7 @@ def shared_operations(model):
             continue
         graphs.add(id(graph))
         operations = _keras.operations(graph)
+        operations += [innermost(each) for each in operations if innermost(each) is not each]
         counts.update(map(id, operations))
         stack.extend(each for each in operations if _keras.functional(each) is not None)
     return {operation for operation, count in counts.items() if count > 1}

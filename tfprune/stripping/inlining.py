@@ -14,6 +14,7 @@ from tfprune.coupling.composite import (
     open_composite,
     symbolic,
 )
+from tfprune.coupling.time_steps import at_each_step, innermost
 from tfprune.coupling.trace import call_arguments
 from tfprune.rebuild.copying import copy_model
 
@@ -71,7 +72,7 @@ def inlined(model):
 
 
 def _graph_operations(model):
-    for operation in _keras.operations(model):
+    for operation in map(innermost, _keras.operations(model)):
         if _keras.functional(operation) is not None:
             yield from _graph_operations(operation)
         else:
@@ -87,6 +88,7 @@ class _Inliner:
         operations = [] if self.graph is None else self.graph.operations
         self.owners = {operation.name: id(operation) for operation in operations}
         self.renamed = set()
+        self.wrappers = {}
 
     def run(self):
         """Returns the flat model, made of the layers of the given one."""
@@ -146,8 +148,25 @@ class _Inliner:
                 if self.owners.setdefault(each.name, id(each)) != id(each):
                     self._rename(each, f"{operation.name}_{each.name}")
             return self._through(inner, symbolic(args))
+        if at_each_step(operation) is not None:
+            operation = self._at_each_step(operation, args[0])
         outputs = self._inline(operation, args, kwargs) if is_composite(operation) else None
         return operation(*args, **kwargs) if outputs is None else outputs
+
+    def _at_each_step(self, operation, sequence):
+        """A `TimeDistributed` whose layer is inlined, as a model, if it has composite layers."""
+        inner = innermost(operation)
+        graph = _keras.functional(inner)
+        if not any(map(is_composite, [inner] if graph is None else _graph_operations(inner))):
+            return operation
+        if id(operation) not in self.wrappers:
+            step = keras.Input(batch_shape=(None, *sequence.shape[2:]), dtype=sequence.dtype)
+            output = keras.tree.flatten(self._call(operation.layer, [step], {}))[0]
+            flat = keras.layers.TimeDistributed(
+                keras.Model(step, output, name=operation.layer.name), name=operation.name
+            )
+            self.wrappers[id(operation)] = flat
+        return self.wrappers[id(operation)]
 
     def _inline(self, layer, args, kwargs):
         """Returns the outputs of a layer as a graph of its sub-layers; None if that fails."""

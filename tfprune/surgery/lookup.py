@@ -6,14 +6,22 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.kept_units import made_units
 from tfprune.coupling.labels import FIXED
+from tfprune.coupling.time_steps import at_each_step
 
 
 def walk_operations(model, path=()):
     """Yields the operations of a model and of those nested in it, with the names of the models."""
     for operation in _keras.operations(model):
-        yield path, operation
-        if _keras.functional(operation) is not None:
-            yield from walk_operations(operation, (*path, operation.name))
+        yield from _operations_in(operation, path)
+
+
+def _operations_in(operation, path):
+    """An operation and those inside it, if it is a model or a `TimeDistributed` of one."""
+    yield path, operation
+    if _keras.functional(operation) is not None:
+        yield from walk_operations(operation, (*path, operation.name))
+    elif at_each_step(operation) is not None:
+        yield from _operations_in(operation.layer, (*path, operation.name))
 
 
 def find_operation(model, given, argument="layer"):

@@ -187,9 +187,99 @@ def test_a_cell_of_ones_own_is_pinned_by_name():
     assert_same(model, tfprune.strip(model))
 
 
-def test_stacked_cells_are_pinned():
-    model = model_of(layers.RNN([keras.layers.GRUCell(4), keras.layers.GRUCell(3)], name="r"))
-    assert stripped(model).get_layer("r").cell.cells[0].units == 4
+def cells_of(module=layers):
+    return [
+        module.LSTMCell(6),
+        module.GRUCell(5),
+        module.SimpleRNNCell(4),
+        module.GRUCell(8, reset_after=False),
+    ]
+
+
+class TestStackedCells:
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"return_sequences": True}, {"go_backwards": True, "unroll": True}],
+    )
+    def test_units_of_each_cell_go(self, options):
+        model = model_of(keras.layers.RNN(cells_of(), name="r", **options))
+        assert pruned(model) == {
+            "before": 2,
+            "r/cell_0": 3,
+            "r/cell_1": 2,
+            "r/cell_2": 2,
+            "r/cell_3": 4,
+        }
+        small = stripped(model)
+        assert [cell.units for cell in small.get_layer("r").cell.cells] == [3, 3, 2, 4]
+
+    def test_what_is_left_of_stock_cells_is_saved_and_trained(self, tmp_path):
+        model = tfprune.prunable(model_of(keras.layers.RNN(cells_of(keras.layers), name="r")))
+        pruned(model)
+        small = stripped(model)
+        small.save(tmp_path / "small.keras")
+        assert_same(small, keras.saving.load_model(tmp_path / "small.keras"))
+        small.compile("sgd", "mse")
+        loss = small.fit(np.ones((4, 6, 3)), np.ones((4, 2)), verbose=0).history["loss"]
+        assert np.isfinite(loss).all()
+
+    def test_states_in_and_out(self):
+        inputs = keras.Input((6, 3))
+        make = [layers.LSTMCell, layers.GRUCell]
+        encoder, decoder = (
+            keras.layers.RNN([cell(4) for cell in make], return_state=True, name=name)
+            for name in ("encoder", "decoder")
+        )
+        _, *states = encoder(inputs)
+        x, *_ = decoder(inputs, initial_state=states)
+        model = randomised(keras.Model(inputs, layers.Dense(2)(x)))
+        assert pruned(model) == {
+            "encoder/cell_0 + decoder/cell_0": 2,
+            "encoder/cell_1 + decoder/cell_1": 2,
+        }
+        assert [c.units for c in stripped(model).get_layer("decoder").cell.cells] == [2, 2]
+
+    @pytest.mark.parametrize("zeros", [True, False])
+    def test_masked_steps(self, zeros):
+        inputs = keras.Input((6,), dtype="int32")
+        x = layers.Embedding(5, 4, mask_zero=True, name="table")(inputs)
+        x = keras.layers.RNN(
+            cells_of(), return_sequences=True, zero_output_for_mask=zeros, name="r"
+        )(x)
+        model = randomised(keras.Model(inputs, layers.Dense(2)(layers.LSTM(4)(x))))
+        pruned(model)
+        assert [c.units for c in stripped(model).get_layer("r").cell.cells] == [3, 3, 2, 4]
+
+    def test_constants_go_from_cell_to_cell(self):
+        cells = [
+            keras.layers.SimpleRNNCell(4, use_bias=False),
+            keras.layers.LSTMCell(3, use_bias=False),
+        ]
+        model = model_of(keras.layers.RNN(cells, name="r"))
+        zero(model.get_layer("before").kernel, 1, [0, 2])  # sigmoid(bias), folded into the first
+        zero(cells[0].kernel, 1, [1])  # 0, so the second does without it
+        zero(cells[0].recurrent_kernel, 1, [1])
+        small = stripped(model)
+        assert small.get_layer("before").units == 2
+        assert [cell.units for cell in small.get_layer("r").cell.cells] == [3, 3]
+
+    def test_macs_saved_are_those_of_the_smaller_model(self):
+        model = model_of(keras.layers.RNN(cells_of(), name="r"))
+        before = tfprune.coupling.costs.total_macs(model)
+        tfprune.prune_units(model, tfprune.budgets.MACs(0.5))
+        after = tfprune.coupling.costs.total_macs(stripped(model))
+        assert 0.4 * before < after <= 0.5 * before
+
+    def test_a_cell_without_a_rule_pins_what_it_touches(self):
+        class Mine(keras.layers.GRUCell):
+            pass
+
+        cells = [layers.GRUCell(6), Mine(4, name="mine"), layers.GRUCell(6)]
+        model = model_of(layers.RNN(cells, name="r"))
+        reasons = {each.name: list(each.pinned) for each in tfprune.explain(model).sets}
+        assert reasons["r/cell_0"] == ["'r' has a cell without a rule: 'mine'"]
+        assert pruned(model) == {"before": 2, "r/cell_2": 3}
+        assert_same(model, tfprune.strip(model))
 
 
 class TestEmbedding:

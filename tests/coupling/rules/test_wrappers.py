@@ -50,6 +50,23 @@ class TestBidirectional:
                 zero(weight, -1, gone)
         assert units(stripped(model)) == (3, 3)
 
+    def test_a_bias_that_one_direction_does_not_need_is_zero(self):
+        """Keras would start that of the forget gate with ones."""
+        model = both_ways(keras.layers.LSTM(4, use_bias=False))
+        zero(model.get_layer("before").kernel, 1, [0])
+        zero(model.get_layer("b").backward_layer.cell.kernel, 0, [0])
+        assert stripped(model).get_layer("before").units == 3
+
+    @pytest.mark.parametrize("merge", ["concat", "sum"])
+    def test_over_stacked_cells(self, merge):
+        cells = [layers.LSTMCell(6), layers.GRUCell(4)]
+        model = both_ways(layers.RNN(cells, return_sequences=True), merge)
+        found = pruned(model)
+        assert found["b/forward/cell_0"] == found["b/backward/cell_0"] == 3
+        small = stripped(model).get_layer("b")
+        for layer in (small.forward_layer, small.backward_layer):
+            assert [cell.units for cell in layer.cell.cells] == [3, 2]
+
     def test_a_backward_layer_of_its_own(self):
         back = layers.GRU(6, go_backwards=True, name="back")
         model = both_ways(layers.LSTM(6, name="there"), backward_layer=back)
@@ -171,13 +188,6 @@ class TestTimeDistributed:
         )
         assert pruned(model) == {"before": 2, "td/forward": 2, "td/backward": 2}
         assert stripped(model).get_layer("td").layer.forward_layer.units == 2
-
-    def test_a_model_inside_is_pinned(self):
-        inner = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(6)], name="in")
-        model = model_of(layers.TimeDistributed(inner, name="td"))
-        with pytest.raises(ValueError, match=r"'in' \(Sequential\) has no rule"):
-            tfprune.prune_units(model, 0.5)
-        stripped(model)
 
     def test_masks_reach_what_is_inside(self):
         inputs = keras.Input((3, 6), dtype="int32")

@@ -19,6 +19,7 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     reductions,
     scaling,
     shape,
+    time_steps,
     transforms,
     updates,
     wrappers,

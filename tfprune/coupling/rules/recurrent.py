@@ -1,11 +1,15 @@
 """Recurrent layers: gates are concatenated in the kernels, and units are fed back."""
 
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 
+from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, pin_inputs, rule, unknown_outputs
+from tfprune.coupling.rules.parts import OfParts
 from tfprune.layers import DROP_INS
 
 
@@ -216,13 +220,70 @@ class _UnknownCell(Rule):
         return unknown_outputs(call)
 
 
+class _Stacked(OfParts):
+    """The cells of `StackedRNNCells`, each of which takes what the one before it gives."""
+
+    def label(self, call, inputs, labels):
+        found = self.label_parts(call, inputs, labels)
+        return self._outputs(call, found)
+
+    def constants(self, call, inputs):
+        return self._outputs(call, self.constants_of_parts(call, inputs))
+
+    def _outputs(self, call, found):
+        """Of the arrays of the outputs of each cell those of the layer: sequences, then states."""
+        states = [array for arrays in found for array in arrays[1:]]
+        return [placed(along(found[-1][0], -1), -1, len(call.outputs[0].shape) - 1), *states]
+
+    def parts(self, call):
+        if "parts" not in call.memo:
+            call.memo["parts"] = list(self._parts(call))
+        return call.memo["parts"]
+
+    def _parts(self, call):
+        layer, (sequences, *given) = call.operation, call.inputs
+        made = list(call.outputs[1:])
+        kwargs = {name: value for name, value in call.kwargs.items() if name == "mask"}
+        for place, cell in enumerate(layer.cell.cells):
+            count = len(keras.tree.flatten(cell.state_size))
+            inputs, given = (sequences, *given[:count]), given[count:]
+            ends, made = made[:count], made[count:]
+            sequences = Tensor((*sequences.shape[:2], cell.output_size), layer.compute_dtype)
+            part = Call(_Layer(layer, cell), inputs, kwargs, (sequences, *ends))
+            yield _rule_of_cell(cell), part, f"cell_{place}"
+
+    def config_of(self, config, place):
+        return config["cells"][place]["config"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """In place of the layer over a cell, if that is one of several in it."""
+
+    layer: keras.layers.RNN
+    cell: keras.layers.Layer
+
+    @property
+    def name(self):
+        return self.layer.name
+
+    @property
+    def stateful(self):
+        return self.layer.stateful
+
+
 _UNKNOWN_CELL = _UnknownCell()
 _CELL_RULES = {
     keras.layers.SimpleRNNCell: SimpleRNN(),
     keras.layers.LSTMCell: LSTM(),
     keras.layers.GRUCell: GRU(),
+    keras.layers.StackedRNNCells: _Stacked(),
 }
-_CELL_RULES.update({DROP_INS[cell]: cell_rule for cell, cell_rule in _CELL_RULES.items()})
+_CELL_RULES.update({DROP_INS[cell]: _CELL_RULES[cell] for cell in DROP_INS if cell in _CELL_RULES})
+
+
+def _rule_of_cell(cell):
+    return _CELL_RULES.get(type(cell), _UNKNOWN_CELL)
 
 
 @rule(keras.layers.RNN)
@@ -230,25 +291,25 @@ class OverCell(Rule):
     """`RNN` of a cell: the rule of the layer with that cell, if the cell is one of Keras's own."""
 
     def label(self, call, inputs, labels):
-        return _cell_rule(call).label(call, inputs, labels)
+        return _rule(call).label(call, inputs, labels)
 
     def constants(self, call, inputs):
-        return _cell_rule(call).constants(call, inputs)
+        return _rule(call).constants(call, inputs)
 
     def needs(self, call, flow):
-        return _cell_rule(call).needs(call, flow)
+        return _rule(call).needs(call, flow)
 
     def folds(self, call, flow):
-        return _cell_rule(call).folds(call, flow)
+        return _rule(call).folds(call, flow)
 
     def add_bias(self, config, call):
-        """Sets `use_bias` of the cell."""
-        config["cell"]["config"]["use_bias"] = True
+        """Sets `use_bias` of the cell, or of the cells."""
+        _rule(call).add_bias(config["cell"]["config"], call)
 
     def resize(self, config, call, sizes):
-        """Sets `units` of the cell."""
-        _cell_rule(call).resize(config["cell"]["config"], call, sizes)
+        """Sets `units` of the cell, or of the cells."""
+        _rule(call).resize(config["cell"]["config"], call, sizes)
 
 
-def _cell_rule(call):
-    return _CELL_RULES.get(type(call.operation.cell), _UNKNOWN_CELL)
+def _rule(call):
+    return _rule_of_cell(call.operation.cell)

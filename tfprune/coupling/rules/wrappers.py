@@ -1,25 +1,16 @@
 """Wrappers: `TimeDistributed` and `Bidirectional`."""
 
 import dataclasses
-import inspect
 from collections import ChainMap
 
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, rule_of, unknown_outputs
-
-
-def _flow_inside(flow, call, tensor_labels, tensor_constants, layers):
-    """The `Flow` for calls of the layers inside a wrapper."""
-    return dataclasses.replace(
-        flow,
-        tensor_labels=ChainMap(tensor_labels, flow.tensor_labels),
-        tensor_constants=ChainMap(tensor_constants, flow.tensor_constants),
-        called_once=frozenset(map(id, layers)) if flow.can_fold(call) else frozenset(),
-    )
+from tfprune.coupling.rules.parts import OfParts, flow_inside
 
 
 def _without_time(tensor):
@@ -28,7 +19,10 @@ def _without_time(tensor):
 
 @rule(keras.layers.TimeDistributed)
 class TimeDistributed(Rule):
-    """A layer at every time step: the rule of the inner layer, with one more axis."""
+    """A layer at every time step: the rule of the inner layer, with one more axis.
+
+    For a model or a layer without a rule, see `tfprune.coupling.time_steps`.
+    """
 
     def label(self, call, inputs, labels):
         (array,) = inputs
@@ -36,6 +30,10 @@ class TimeDistributed(Rule):
             reason = f"{call.operation.name!r} takes units for time steps"
             return pin_inputs(call, inputs, labels, reason)
         inner = self._inner(call)
+        if _keras.functional(inner.operation) is not None:
+            name = inner.operation.name
+            reason = f"{call.operation.name!r} hands a mask of steps to the layers in {name!r}"
+            return pin_inputs(call, inputs, labels, reason)
         with labels.inside(call.operation):
             outputs = rule_of(inner.operation).label(inner, [array[0]], labels)
         return [output[None] for output in outputs]
@@ -70,13 +68,13 @@ class TimeDistributed(Rule):
         pairs = list(zip(inner.inputs + inner.outputs, call.inputs + call.outputs, strict=True))
         labels = {ours: flow.labels(theirs)[0] for ours, theirs in pairs}
         constants = {ours: flow.constants(theirs)[0] for ours, theirs in pairs}
-        within = _flow_inside(flow, call, labels, constants, [inner.operation])
+        within = flow_inside(flow, call, labels, constants, [inner.operation])
         return getattr(rule_of(inner.operation), method)(inner, within)
 
     def _inner(self, call):
         if "inner" not in call.memo:
             layer, kwargs = call.operation.layer, {}
-            if "mask" in inspect.signature(layer.call).parameters and call.kwargs.get("mask"):
+            if _keras.takes_mask(layer) and call.kwargs.get("mask"):
                 kwargs["mask"] = call.kwargs["mask"]
             inputs, outputs = (tuple(map(_without_time, t)) for t in (call.inputs, call.outputs))
             call.memo["inner"] = Call(layer, inputs, kwargs, outputs)
@@ -116,7 +114,7 @@ _MERGES = {
 
 
 @rule(keras.layers.Bidirectional)
-class Bidirectional(Rule):
+class Bidirectional(OfParts):
     """A forward and a backward recurrent layer, merged.
 
     Concatenated, both must keep equally many units, because Keras assumes equal widths. Merged by a
@@ -124,15 +122,8 @@ class Bidirectional(Rule):
     """
 
     def label(self, call, inputs, labels):
-        layer, found = call.operation, []
-        known = dict(zip(call.inputs, inputs, strict=True))
-        inner = self._inner(call)
-        for family, each in zip(("forward", "backward"), inner, strict=True):
-            arrays = [known[tensor] for tensor in each.inputs]
-            with labels.inside(layer, family):
-                found.append(rule_of(each.operation).label(each, arrays, labels))
-        for each, arrays in zip(inner, found, strict=True):
-            call.memo.update({("labels", t): a for t, a in zip(each.outputs, arrays, strict=True)})
+        layer, inner = call.operation, self._inner(call)
+        found = self.label_parts(call, inputs, labels)
         if any(along(arrays[0], -1) is None for arrays in found):
             reason = f"{layer.name!r} merges along an axis without units"
             return pin_inputs(call, [arrays[0] for arrays in found], labels, reason)
@@ -151,13 +142,7 @@ class Bidirectional(Rule):
         return [first, *([found[1][0]] if layer.merge_mode is None else []), *states]
 
     def constants(self, call, inputs):
-        layer, found = call.operation, []
-        known = dict(zip(call.inputs, inputs, strict=True))
-        for each in self._inner(call):
-            arrays = [known[tensor] for tensor in each.inputs]
-            found.append(rule_of(each.operation).constants(each, arrays))
-            pairs = zip(each.outputs, found[-1], strict=True)
-            call.memo.update({("constants", tensor): array for tensor, array in pairs})
+        layer, found = call.operation, self.constants_of_parts(call, inputs)
         outputs = [found[0][0], found[1][0]]
         if layer.merge_mode is not None:
             sizes = [each.outputs[0].shape[-1] for each in self._inner(call)]
@@ -168,22 +153,12 @@ class Bidirectional(Rule):
             outputs = [_MERGES[layer.merge_mode](*both, -1)]
         return [*outputs, *found[0][1:], *found[1][1:]]
 
-    def needs(self, call, flow):
-        return self._of_both("needs", call, flow)
+    def parts(self, call):
+        inner = zip(self._inner(call), ("forward", "backward"), strict=True)
+        return [(rule_of(each.operation), each, family) for each, family in inner]
 
-    def folds(self, call, flow):
-        return self._of_both("folds", call, flow)
-
-    def _of_both(self, method, call, flow):
-        """Calls a method of the rules of both layers, and joins the lists they return."""
-        inner = self._inner(call)
-        labels, constants = (
-            {tensor: call.memo[kind, tensor] for each in inner for tensor in each.outputs}
-            for kind in ("labels", "constants")
-        )
-        within = _flow_inside(flow, call, labels, constants, [each.operation for each in inner])
-        found = [getattr(rule_of(each.operation), method)(each, within) for each in inner]
-        return found[0] + found[1]
+    def config_of(self, config, place):
+        return config[("layer", "backward_layer")[place]]["config"]
 
     def _inner(self, call):
         """The calls of both layers, with half of the initial states each."""
@@ -205,20 +180,6 @@ class Bidirectional(Rule):
                 )
             ]
         return call.memo["inner"]
-
-    def add_bias(self, config, call):
-        """Gives both layers biases."""
-        for each, arguments in self._configs(config, call):
-            rule_of(each.operation).add_bias(arguments, each)
-
-    def resize(self, config, call, sizes):
-        """Resizes both layers."""
-        for each, arguments in self._configs(config, call):
-            rule_of(each.operation).resize(arguments, each, sizes)
-
-    def _configs(self, config, call):
-        names = ("layer", "backward_layer")
-        return zip(self._inner(call), (config[name]["config"] for name in names), strict=True)
 
 
 def _copy(tensor):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from tfprune import _keras
+from tfprune.coupling.time_steps import at_each_step
 
 KINDS = {}
 
@@ -123,9 +124,10 @@ class Draft:
 
 
 def model_at(model, path):
-    """The model nested under the names of `path`."""
+    """The model nested under the names of `path`, also at each step of a `TimeDistributed`."""
     for name in path:
-        model = operation_at(model, (), name)
+        inner = at_each_step(model)
+        model = operation_at(model, (), name) if inner is None else inner
     return model
 
 
