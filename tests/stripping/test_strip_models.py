@@ -278,6 +278,16 @@ class TestDynamicSizes:
         for length in (4, 9):
             assert_same_outputs(model, small, dynamic=length)
 
+    def test_one_head_on_images_of_two_sizes(self):
+        inputs = keras.Input((16, 16, 3))
+        large = layers.Conv2D(8, 3, padding="same", name="conv")(inputs)
+        parts = [layers.Conv2D(6, 3, activation="relu", name="wide"), layers.Conv2D(4, 1)]
+        head = keras.Sequential([keras.Input((None, None, 8)), *parts], name="head")
+        model = pruned(inputs, [head(large), head(layers.AveragePooling2D(2)(large))])
+        small = stripped(model)
+        assert kernel(small, "head", "wide") == (3, 3, 4, 3)
+        assert small.get_layer("head").input_shape == (None, None, None, 4)
+
     def test_a_batch_of_one_size(self):
         inputs = keras.Input(batch_shape=(3, 4, 2))
         x = layers.GRU(6, name="gru")(inputs)

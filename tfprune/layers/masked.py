@@ -60,6 +60,11 @@ class Masked:
         return MappingProxyType({n: getattr(m, kind) for n, m in self.masks_by_name.items()})
 
     @property
+    def carries_masks(self):
+        """Whether it has masks, or gets them when it is built; not in what `strip` returns."""
+        return "_weight_masks" in vars(self) or not self.built
+
+    @property
     def masks_by_name(self):
         """The `WeightMask` of each weight, by the weight's name."""
         state = getattr(self, "_weight_masks", None)
@@ -75,11 +80,15 @@ class Masked:
 
         `model.quantize` raises it too, where it would skip a layer that does not implement it.
         """
-        _refuse_quantization(self)
+        if self.carries_masks:
+            _refuse_quantization(self)
+        return super().quantize(*args, **kwargs)
 
     def enable_lora(self, *args, **kwargs):
         """Raises a `ValueError`: the product of LoRA would fill pruned elements again."""
-        _refuse_lora(self)
+        if self.carries_masks:
+            _refuse_lora(self)
+        return super().enable_lora(*args, **kwargs)
 
 
 def _refuse_quantization(layer, *args, **kwargs):

@@ -86,6 +86,8 @@ class RMSNormalization(Masked, keras.layers.RMSNormalization):
 
     def call(self, x):
         """Normalises `x` over `axis`, counting the kept units only."""
+        if not self.trainable_masks:
+            return super().call(x)
         kept = _kept_units(self)
         fraction = _kept_fraction(kept, x.dtype)
         in_place = _along(kept, x, _positive_axes(self.axis, x))

@@ -1,6 +1,7 @@
 """Masks for a layer that exists already, whatever its class."""
 
 import functools
+import inspect
 
 import keras
 
@@ -9,6 +10,11 @@ from tfprune.layers import DROP_INS
 from tfprune.layers.masked import Masked, MaskedRegularizer, make_masks
 
 _KEY = "tfprune_in_place"
+
+_STOCK = {drop_in: stock for stock, drop_in in DROP_INS.items()}
+
+_OF_EVERY_CLASS = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__"}
+_OF_EVERY_CLASS |= {"__firstlineno__", "__static_attributes__"}
 
 
 def mask_in_place(layer):
@@ -52,6 +58,8 @@ def mask_in_place(layer):
     """
     cls = type(layer)
     if isinstance(layer, Masked):
+        if layer.built:  # `unmask` leaves a class that is masked by itself
+            make_masks(layer)
         return layer
     masks_inner = isinstance(layer, tuple(DROP_INS))
     has_weights = any(map(_is_to_be_masked, _keras.own_trainable_variables(layer, masks_inner)))
@@ -85,6 +93,9 @@ def note_masks_inside(layer):
 def unmask(layer):
     """Takes the masks from a layer and the layers in it, which get their own classes again.
 
+    A user's subclass of a drop-in layer that adds nothing becomes an object of the stock class. One
+    that adds something stays what it is, without masks.
+
     Args:
         layer: A Keras layer or model. It is changed; its weights keep their values.
 
@@ -100,10 +111,33 @@ def unmask(layer):
             if "_weight_masks" in vars(part):
                 del part._weight_masks
         if isinstance(part, Masked | InPlace):
-            part.__class__ = getattr(part, "own_class", None) or type(part).__mro__[2]
-        for name in ("build", "quantize", "enable_lora", "load_own_variables"):
+            part.__class__ = _class_without_masks(type(part))
+        for name in ("build", "load_own_variables"):
             vars(part).pop(name, None)
+        for name in ("quantize", "enable_lora"):
+            if isinstance(vars(part).get(name), functools.partial):
+                del vars(part)[name]
     return layer
+
+
+def _class_without_masks(cls):
+    if getattr(cls, "own_class", None) is not None:
+        return cls.own_class
+    if cls in _STOCK:
+        return _STOCK[cls]
+    bases = [base for base in cls.__bases__ if base is not Masked]
+    if not issubclass(cls, Masked) or len(bases) > 1 or _adds_something(cls):
+        return cls
+    return _class_without_masks(*bases)
+
+
+def _adds_something(cls):
+    """Whether a class has attributes of its own, but for the methods wrapped to make masks."""
+    return any(
+        name not in _OF_EVERY_CLASS
+        and inspect.unwrap(value) is not inspect.unwrap(getattr(super(cls, cls), name, None))
+        for name, value in vars(cls).items()
+    )
 
 
 @keras.saving.register_keras_serializable("tfprune")

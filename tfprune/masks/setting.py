@@ -110,7 +110,11 @@ def find_layer(model, layer, argument="layer"):
 
 def masked_layers(model):
     """Returns the layers of a model that carry masks, each once, in the model's order."""
-    return [layer for layer in _keras.all_layers(model) if isinstance(layer, Masked)]
+    return [layer for layer in _keras.all_layers(model) if _carries_masks(layer)]
+
+
+def _carries_masks(layer):
+    return isinstance(layer, Masked) and layer.carries_masks
 
 
 def element_mask(layer, weight, given, argument="index"):

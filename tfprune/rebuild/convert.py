@@ -66,8 +66,15 @@ def without_masks(model):
     if _keras.functional(model) is None:
         return unmask(copy_model(model).model)
     stock = rebuilt(model, lambda config, _: to_stock(config), keep=unmask)
+    unmask_inside(stock)
     copy_weights(model, stock)
     return stock
+
+
+def unmask_inside(model):
+    """Takes the masks from the layers of a model that have any, such as those of users' classes."""
+    for layer in masked_layers(model):
+        unmask(layer)
 
 
 def in_double_precision(model):

@@ -117,7 +117,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         if id(layer) not in calls or not has_own_weights(layer):
             return
         parts = _keras.all_layers(copy)
-        masked = [part for part in parts if isinstance(part, Masked)]
+        masked = [part for part in parts if isinstance(part, Masked) and part.carries_masks]
         noting = [part for part in parts if isinstance(part, InPlace)]
         rule_of(layer).resize_in_place(unmask(copy), calls[id(layer)][0], sizes)
         for part in masked:
@@ -135,6 +135,8 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         initialize=kept_units.grown,
         **({"keep": unmask} if stock else {}),
     )
+    if stock:
+        convert.unmask_inside(new)
     indices = _indices(kept_units, model, new)
     added = added_constants(folds)
     factors = scale_factors(kept_units)
@@ -175,7 +177,9 @@ def _resized(config, operation, calls, sizes, folds):
     """A serialised operation with the new sizes in its arguments and in those of its calls."""
     coupling = sizes.coupling
     if id(operation) in coupling.trace.entries:
-        shape = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
+        given = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
+        pairs = zip(config["config"]["batch_shape"], given, strict=True)
+        shape = [size if size is None else new for size, new in pairs]  # it may be called on others
         return {**config, "config": {**config["config"], "batch_shape": shape}}
     if id(operation) not in calls:
         return config

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 
 from tfprune import _keras
 from tfprune.coupling.rules.passages import Passage
-from tfprune.layers.masked import Masked
-from tfprune.masks.in_place import InPlace
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,18 +40,8 @@ def own_weights(layer):
 
 
 def has_own_weights(operation):
-    """Whether an operation is a layer of a user's class with weights that can do without masks.
-
-    A user's subclass of a drop-in layer cannot: it carries masks wherever it is.
-    """
-    if _keras.is_stock(type(operation)) or not getattr(operation, "weights", None):
-        return False
-    return not any(
-        isinstance(part, Masked)
-        and not isinstance(part, InPlace)
-        and not _keras.is_stock(type(part))
-        for part in _keras.all_layers(operation)
-    )
+    """Whether an operation is a layer of a user's class with weights."""
+    return not _keras.is_stock(type(operation)) and bool(getattr(operation, "weights", None))
 
 
 def places(call):
