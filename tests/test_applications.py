@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.rebuild.convert import in_double_precision
+from tfprune.rebuild.copying import in_double_precision
 
 NAMES = sorted(
     name for name, value in vars(keras.applications).items() if inspect.isfunction(value)
@@ -184,7 +184,7 @@ def test_half_of_the_units_go_and_the_outputs_stay(name, tmp_path):
 
     path = tmp_path if name in SAVED else None
     if largest_error(model, small, x, path) > 1e-5:  # single precision cannot hold it
-        double, small_double = in_double_precision(model), in_double_precision(small)
+        double, small_double = (in_double_precision(each).model for each in (model, small))
         assert largest_error(double, small_double, x, path) <= 1e-9
 
 

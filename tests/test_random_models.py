@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tfprune
 from tests.random_models import random_inputs, random_model
-from tfprune.rebuild.convert import in_double_precision
+from tfprune.rebuild.copying import in_double_precision
 
 SETTINGS = settings(
     max_examples=100,
@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 10**6)
 
 def assert_stripped_computes_the_same(model, seed):
     """In double precision, in which folded constants leave no rounding to speak of."""
-    model = in_double_precision(model)
+    model = in_double_precision(model).model
     config, weights = model.to_json(), [np.array(weight) for weight in model.weights]
     try:
         small, report = tfprune.strip(model, check=False, return_report=True)

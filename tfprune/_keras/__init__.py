@@ -32,6 +32,7 @@ from tfprune._keras.layers import (
     all_layers,
     attention_projections,
     count_weights,
+    guarded_variables,
     named_layers,
     own_trainable_variables,
     recurrent_states,
@@ -46,6 +47,7 @@ from tfprune._keras.optimizers import (
     variable_index,
 )
 from tfprune._keras.pairs import layer_pairs, variable_pairs
+from tfprune._keras.precision import in_double_precision
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (
     forget_input_shape,

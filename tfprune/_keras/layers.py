@@ -10,7 +10,7 @@ Private here, and why:
 import keras
 import tensorflow as tf
 
-from tfprune._keras.variables import raw
+from tfprune._keras.variables import is_guarded, raw
 
 
 def all_layers(layer):
@@ -57,6 +57,12 @@ def own_trainable_variables(layer, inner=True):
         return [variable for variable in own if id(variable) not in of_parts]
     made = {id(variable) for variables in (own, *parts) for variable in variables}
     return [variable for variable in layer.weights if id(variable) in made]
+
+
+def guarded_variables(layer):
+    """The variables with masks of a layer and of the layers in it, each once."""
+    found = (v for part in all_layers(layer) for v in part._trainable_variables if is_guarded(v))
+    return list({id(variable): variable for variable in found}.values())
 
 
 def recurrent_states(model):

@@ -1,4 +1,4 @@
-"""Variables which read through a mask, and which nobody writes masked elements of.
+"""Variables which are read through a mask, and which nobody writes masked elements of.
 
 Private here, and why:
 
@@ -20,9 +20,14 @@ from keras.src.backend.common.variables import AutocastScope
 
 _thread = threading.local()
 
+_BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+
 
 class MaskedVariable(keras.Variable):
-    """A variable whose reads inside its layer's `call` stop the gradient of masked elements."""
+    """A variable whose gradient is 0 in masked elements, wherever it is used.
+
+    `masks` is the `WeightMask` that it belongs to.
+    """
 
     as_in_checkpoint = None
 
@@ -30,6 +35,22 @@ class MaskedVariable(keras.Variable):
     def value(self):
         read = getattr(_thread, "reads", {}).get(id(self))
         return super().value if read is None else self._maybe_autocast(read)
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        with self._masked_outside_of_calls():
+            return super().__tf_tensor__(dtype, name)
+
+    @contextlib.contextmanager
+    def _masked_outside_of_calls(self):
+        """While open, `value` has the masked gradient, also where no layer that holds it is called.
+
+        `value` alone must give the variable itself then: Keras takes gradients with respect to it.
+        """
+        if is_being_read(self):
+            yield
+            return
+        with reading({id(self): mask_gradient(uncast(self), uncast(self.live))}):
+            yield
 
     def _restore_from_tensors(self, restored_tensors):
         # TensorFlow restores the weight before its mask or after, or a checkpoint without masks.
@@ -43,6 +64,21 @@ class MaskedVariable(keras.Variable):
     def zero_pruned(self, value):
         """Assigns `value` with zeros where the mask prunes."""
         self.assign(tf.where(self.kept, value, _zero(value)))
+
+
+def _masked_operator(name):
+    stock = getattr(keras.Variable, name)
+
+    @functools.wraps(stock)
+    def operator(self, *args):
+        with self._masked_outside_of_calls():
+            return stock(self, *args)
+
+    return operator
+
+
+for _name in ("getitem", "neg", "pos", "abs", *(s + n for n in _BINARY for s in ("", "r"))):
+    setattr(MaskedVariable, f"__{_name}__", _masked_operator(f"__{_name}__"))
 
 
 class MaskVariable(keras.Variable):
@@ -184,7 +220,7 @@ def guard(variable, kept, live):
 def unguard(variable):
     """Makes a guarded variable a plain one again, with the value it has."""
     variable.__class__ = MaskedVariable.__base__
-    for name in ("kept", "live"):
+    for name in ("kept", "live", "masks"):
         vars(variable).pop(name, None)
     for component in tf.distribute.get_strategy().experimental_local_results(raw(variable)):
         for name in _GUARDED_WRITES:

@@ -44,10 +44,10 @@ def trace(model):
 
 
 def call_arguments(model):
-    """The arguments of the `call` of a subclassed model, as symbolic tensors.
+    """The arguments of the `call` of a model, as symbolic tensors.
 
-    They have the shapes for which the model was built, and whole numbers where an `Embedding` takes
-    them or where the model cannot be called on others.
+    Those of a subclassed model have the shapes for which it was built, and whole numbers where an
+    `Embedding` takes them or where the model cannot be called on others.
 
     Returns:
         A tuple of the positional arguments and the keyword arguments.
@@ -55,6 +55,8 @@ def call_arguments(model):
     Raises:
         ValueError: If the model has no graph because it is not built, or cannot be traced.
     """
+    if _keras.functional(model) is not None:
+        return (_keras.input_structure(model),), {}
     inputs = _keras.built_inputs(model) if isinstance(model, keras.Model) else {}
     if not inputs or isinstance(model, keras.Sequential):
         raise ValueError(_no_graph(model))
@@ -83,8 +85,6 @@ def input_structure(model):
     That of a subclassed model is its first argument, or a dict of all for which `build` was given
     shapes.
     """
-    if _keras.functional(model) is not None:
-        return _keras.input_structure(model)
     args, kwargs = call_arguments(model)
     return kwargs or args[0]
 

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.coupling.trace import call_arguments
 from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
 from tfprune.criteria.input_norms import input_norms
-from tfprune.rebuild import convert
+from tfprune.rebuild.copying import in_double_precision
 
 NEED_DATA = (
     "gradient",
@@ -219,29 +220,25 @@ def _dense(gradients):
 
 def _flow_gradients(model, variables):
     """In double precision, because the products of all layers' weights grow large."""
-    if _keras.functional(model) is None:
-        raise ValueError(
-            "The criterion asks for `flow_gradient`, which is measured on a copy of the model that "
-            f"is made from its graph. Received: model={model.name!r} ({type(model).__name__}). "
-            "Build it as a Functional model, or take another criterion."
-        )
-    copy = convert.in_double_precision(model)
-    counterparts = {id(ours): theirs for ours, theirs in _keras.variable_pairs(model, copy)}
+    args, kwargs = call_arguments(model)
+    copy = in_double_precision(model)
+    counterparts = {id(ours): theirs for ours, theirs in copy.variables}
+    copy = copy.model
     with _keras.unguarded():
         for weight in copy.weights:
             if keras.backend.is_float_dtype(weight.dtype):
                 weight.assign(abs(weight))
     watched = [counterparts[id(variable)] for variable in variables]
     tensors = [tf.convert_to_tensor(_keras.raw(variable)) for variable in watched]
-    ones = [
-        keras.ops.ones([1 if size is None else size for size in tensor.shape], tensor.dtype)
-        for tensor in copy.inputs
-    ]
-    inputs = keras.tree.pack_sequence_as(_keras.input_structure(copy), ones)
+    args, kwargs = keras.tree.map_structure(_ones, (args, kwargs))
     reads = {id(v): tensor for v, tensor in zip(watched, tensors, strict=True)}
     with tf.GradientTape() as tape, _keras.reading(reads):
         tape.watch(tensors)
-        outputs = keras.tree.flatten(copy(inputs, training=False))
+        outputs = keras.tree.flatten(copy(*args, **kwargs, training=False))
         flow = sum(tf.reduce_sum(tf.cast(output, "float64")) for output in outputs)
     gradients = tape.gradient(flow, tensors, unconnected_gradients="zero")
     return [np.asarray(tf.convert_to_tensor(gradient)) for gradient in gradients]
+
+
+def _ones(tensor):
+    return keras.ops.ones([1 if size is None else size for size in tensor.shape], tensor.dtype)

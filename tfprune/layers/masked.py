@@ -138,6 +138,7 @@ class WeightMask:
             name=f"{name.replace('/', '_')}_rewired",
         )
         _keras.guard(weight, self.trainable, self.live)
+        weight.masks = self
         if weight.regularizer is not None:
             weight.regularizer = MaskedRegularizer(weight.regularizer, weight, self.live)
 
@@ -311,12 +312,21 @@ def _loading_as_in_file(stock_load):
     return load_own_variables
 
 
+def reading_masks(layer):
+    """While open, all weights with masks that a layer holds are read through them.
+
+    Those count that it shares with another layer, which made their masks, and those of the layers
+    inside, which it may read without calling them. Each is read once, outside the loops of
+    recurrent layers, where it would cost a step each.
+    """
+    weights = [w for w in _keras.guarded_variables(layer) if not _keras.is_being_read(w)]
+    return _keras.reading({id(weight): weight.masks.read() for weight in weights})
+
+
 def _with_masked_reads(stock_call):
     @functools.wraps(stock_call)
     def call(self, *args, **kwargs):
-        # Once a call, and outside the loops of recurrent layers, where it would cost a step each.
-        masks = [m for m in self.masks_by_name.values() if not _keras.is_being_read(m.weight)]
-        with _keras.reading({id(mask.weight): mask.read() for mask in masks}):
+        with reading_masks(self):
             outputs = stock_call(self, *args, **kwargs)
         return outputs if self.observer is None else self.observer(outputs)
 

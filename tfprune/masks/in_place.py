@@ -7,7 +7,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.layers import DROP_INS
-from tfprune.layers.masked import Masked, MaskedRegularizer, make_masks
+from tfprune.layers.masked import Masked, MaskedRegularizer, make_masks, reading_masks
 
 _KEY = "tfprune_in_place"
 
@@ -194,7 +194,7 @@ def _made_class(cls, bases, attributes):
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "own_class": cls,
-        "call": _reading_masks_inside(cls.call),
+        "call": _reading_masks(cls.call),
         "get_config": get_config,  # says as the class does whether Keras makes the config
     }
     made = type(cls)(cls.__name__, bases, attributes)
@@ -205,19 +205,10 @@ def _made_class(cls, bases, attributes):
     return made
 
 
-def _reading_masks_inside(stock_call):
-    """A `call` may read the weights of the layers inside without calling them."""
-
+def _reading_masks(stock_call):
     @functools.wraps(stock_call)
     def call(self, *args, **kwargs):
-        masks = (
-            mask
-            for layer in _keras.all_layers(self)
-            if isinstance(layer, Masked)
-            for mask in layer.masks_by_name.values()
-        )
-        unread = [mask for mask in masks if not _keras.is_being_read(mask.weight)]
-        with _keras.reading({id(mask.weight): mask.read() for mask in unread}):
+        with reading_masks(self):
             return stock_call(self, *args, **kwargs)
 
     return call

@@ -1,4 +1,4 @@
-"""Conversion of a model by its config: to drop-in layers, to stock layers, to double precision."""
+"""Conversion of a model by its config, to stock layers or other sizes."""
 
 import contextlib
 import inspect
@@ -77,25 +77,6 @@ def unmask_inside(model):
         unmask(layer)
 
 
-def in_double_precision(model):
-    """Returns the model in float64 with the same weights."""
-
-    def edit(config, operation):
-        is_layer = isinstance(operation, keras.layers.Layer)
-        return _in_double_precision(config) if is_layer else config
-
-    copy = rebuilt(model, edit, keep=None)
-    copy_weights(model, copy)
-    return copy
-
-
-def _in_double_precision(config):
-    """A serialised layer and the layers in it, in float64."""
-    if "dtype" in (config["config"] or {}):
-        config = {**config, "config": {**config["config"], "dtype": "float64"}}
-    return _in_nested(config, _in_double_precision)
-
-
 # A model from its edited config -----------------------------------------------------------------
 
 
@@ -126,8 +107,7 @@ def rebuilt(
             the models around its layers; returns the new config. It is applied before `dropped`.
         added: Layers in the new config that are not in the model, for their custom classes.
         keep: Function of the copy of a layer without a rule, which is copied as an object and needs
-            no config; returns what the new model has of it. With `None` all layers go through their
-            configs.
+            no config; returns what the new model has of it.
         resize_kept: Function of such a layer and its copy, which changes the copy's sizes in place.
         initialize: Whether weights get what their initializers make. That takes longer than all the
             rest, and is only needed where `copy_weights` does not overwrite all elements.
@@ -179,7 +159,7 @@ class _Rebuilding:
 
     def __init__(self, model, edit, dropped, restructure, keep, resize_kept):
         self.edit, self.dropped, self.restructure = edit, dropped, restructure
-        self.kept = [] if keep is None else _kept_layers(model)
+        self.kept = _kept_layers(model)
         self.places = {id(layer): place for place, layer in enumerate(self.kept)}
         inside = filter(None, map(at_each_step, _keras.all_layers(model)))
         self.at_each_step = [each for each in inside if _keras.functional(each) is not None]

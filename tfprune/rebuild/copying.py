@@ -53,18 +53,34 @@ def copy_model(model, exchange=None):
     [(False, True), (False, True)]
     """
     pairs = _keras.copied_objects(model)
-    new = pairs[0][1]
+    copy = _as_copy(model, pairs[0][1], pairs)
+    if exchange is not None:
+        in_order = dict.fromkeys([*_keras.all_layers(copy.model), *copy.layers.values()])
+        for layer in in_order:
+            exchange(layer)
+    return copy
+
+
+def in_double_precision(model):
+    """Copies a model as `copy_model` does; the copy computes in float64, with the same weights.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> double = in_double_precision(model).model
+    >>> double(keras.ops.ones((1, 3))).dtype, double.weights[0].dtype
+    (tf.float64, 'float64')
+    """
+    return _as_copy(model, *_keras.in_double_precision(model))
+
+
+def _as_copy(model, new, pairs):
     _check(model, new)
-    copy = Copy(
+    return Copy(
         model=new,
         variables=tuple(pair for pair in pairs if isinstance(pair[0], keras.Variable)),
         layers={old: layer for old, layer in pairs if isinstance(old, keras.layers.Layer)},
     )
-    if exchange is not None:
-        in_order = dict.fromkeys([*_keras.all_layers(new), *copy.layers.values()])
-        for layer in in_order:
-            exchange(layer)
-    return copy
 
 
 def _check(model, copy):
