@@ -112,16 +112,18 @@ def masked(make):
     return model, new, [layer.masked_weights[name] for layer, name in weights], pruned, frozen
 
 
+def gradients(model, places):
+    with tf.GradientTape() as tape:
+        loss = loss_of(model)
+    found = tape.gradient(loss, [model.weights[place].value for place in places])
+    return [np.asarray(tf.convert_to_tensor(gradient)) for gradient in found]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_gradient_is_that_of_the_model_with_zeros_where_masked(name):
     model, new, weights, pruned, frozen = masked(MODELS[name])
     places = [next(i for i, w in enumerate(new.weights) if w is weight) for weight in weights]
-    for sources, computed in ((model.weights, model), (new.weights, new)):
-        with tf.GradientTape() as tape:
-            loss = loss_of(computed)
-        found = tape.gradient(loss, [sources[place].value for place in places])
-        found = [np.asarray(tf.convert_to_tensor(gradient)) for gradient in found]
-        expected = found if computed is model else expected
+    expected, found = (gradients(each, places) for each in (model, new))
     for gradient, whole in zip(found, expected, strict=True):
         assert whole[pruned].all()
         assert not gradient[pruned | frozen].any()
