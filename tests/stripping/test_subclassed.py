@@ -168,6 +168,54 @@ def test_several_arguments_become_a_dict():
     assert small.get_layer("first").units == 4
 
 
+class TwoWithoutBuild(keras.Model):
+    """Keras keeps the shape of the first argument alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Dense(8, activation="relu", name="first")
+        self.embed = layers.Embedding(11, 8, name="embed")
+        self.last = layers.Dense(3, name="last")
+
+    def call(self, x, tokens, training=False):
+        return self.last(self.first(x) + ops.mean(self.embed(tokens), axis=1))
+
+
+def two_without_build():
+    model = TwoWithoutBuild(name="two")
+    model(array(6, 4), TOKENS)
+    return model
+
+
+def test_arguments_whose_shapes_keras_does_not_keep_are_refused_with_what_to_do():
+    model = two_without_build()
+    for do in (tfprune.explain, tfprune.strip):
+        with pytest.raises(ValueError, match=r"\['x', 'tokens'\].*model\(keras.Input") as refusal:
+            do(model)
+        assert "build(self, x_shape, tokens_shape)" in str(refusal.value)
+
+
+@pytest.mark.parametrize("known", ["before", "after", "by data"])
+def test_arguments_are_those_of_a_call(known):
+    model = two_without_build()
+    inputs = keras.Input((4,)), keras.Input((5,), dtype="int32")
+    if known == "before":
+        model(*inputs)
+    model = tfprune.prunable(model)
+    if known == "after":
+        model(*inputs)
+    if known == "by data":
+        model(array(6, 4), TOKENS)
+        model(array(6, 4), tokens=TOKENS[:, :3])  # any number of tokens, then
+    tfprune.prune_units(model, 0.5)
+    small = tfprune.strip(model)
+    lengths = {"tokens": None if known == "by data" else 5, "x": 4}
+    assert {name: tensor.shape[1] for name, tensor in small.input.items()} == lengths
+    assert small.get_layer("last").kernel.shape == (4, 3)
+    expected = model(array(6, 4), TOKENS)
+    np.testing.assert_allclose(small({"x": array(6, 4), "tokens": TOKENS}), expected, rtol=1e-5)
+
+
 def test_it_is_compared_and_measured():
     model = masked(Net, array(6, 4))
     small = tfprune.strip(model)

@@ -58,7 +58,10 @@ from tfprune._keras.sizes import (
 )
 from tfprune._keras.subclassed import (
     built_inputs,
+    called_on,
     has_stock_train_step,
+    note_call,
+    required_arguments,
 )
 from tfprune._keras.training import Relay
 from tfprune._keras.variables import (

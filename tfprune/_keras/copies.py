@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune._keras.deep_copies import DeepCopy
-from tfprune._keras.graphs import is_symbolic
+from tfprune._keras.graphs import functional, is_symbolic
+from tfprune._keras.subclassed import keep_calls
 from tfprune._keras.variables import guard, is_guarded, raw
 
 _CALLS = ("_inbound_nodes", "_outbound_nodes")
@@ -104,6 +105,8 @@ class _ModelCopy(DeepCopy):
             return self._object(operation, _CALLS)
         new = self._object(operation, (*_CALLS, *_COMPILED))
         vars(new).update(dict.fromkeys(_COMPILED))
+        if functional(operation) is None:
+            keep_calls(operation, new)
         if getattr(operation, "_distribute_strategy", None) is not None:
             vars(new)["_distribute_strategy"] = tf.distribute.get_strategy()
         return new

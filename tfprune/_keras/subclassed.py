@@ -3,9 +3,15 @@
 Private here, and why:
 
 * `_build_shapes_dict` of a layer: the shapes for which it was built, by the arguments of `build`.
+  Without a `build` of its own, these are those of the first argument of `call` alone;
+* `_inbound_nodes` of a layer: its calls on symbolic tensors, with all arguments.
 """
 
+import inspect
+
 import keras
+
+_CALLED_ON = "_tfprune_called_on"
 
 
 def built_inputs(model):
@@ -26,6 +32,85 @@ def _tensors(shapes, dtype):
     if isinstance(shapes, dict):
         return {key: _tensors(each, dtype) for key, each in shapes.items()}
     return type(shapes)(_tensors(each, dtype) for each in shapes) if is_sequence else None
+
+
+def note_call(model, args, kwargs):
+    """Notes what a model is called on: see `called_on`."""
+    found = _tensor_arguments(model, args, kwargs)
+    before = vars(model).get(_CALLED_ON)
+    vars(model)[_CALLED_ON] = found if before is None else _merged(before, found)
+
+
+def called_on(model):
+    """Symbolic tensors like those that a model was called on, with any number of examples.
+
+    Only calls on symbolic tensors are known, and those that `note_call` noted.
+
+    Returns:
+        A dict from the name of each argument of `call` that was given to a structure of tensors;
+        empty if no call is known.
+    """
+    if _CALLED_ON in vars(model):
+        return vars(model)[_CALLED_ON]
+    for node in reversed(model._inbound_nodes):
+        return _tensor_arguments(model, node.arguments.args, node.arguments.kwargs)
+    return {}
+
+
+def keep_calls(model, copy):
+    """Lets a copy, whose calls on symbolic tensors are its own, know what the model was called on.
+
+    A model with a graph needs none.
+    """
+    if called_on(model):
+        vars(copy)[_CALLED_ON] = called_on(model)
+
+
+def required_arguments(model):
+    """The names of the arguments that the `call` of a model must be given."""
+    parameters = inspect.signature(model.call).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters if p.kind in kinds and p.default is p.empty]
+    return [name for name in needed if name not in ("training", "mask")]
+
+
+def _tensor_arguments(model, args, kwargs):
+    """The arguments of a call that are structures of tensors; none if others are not as usual."""
+    signature = inspect.signature(model.call)
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return {}
+    found = {}
+    for name, value in given.items():
+        leaves = keras.tree.flatten(value)
+        if name in ("training", "mask") or value is signature.parameters[name].default:
+            continue
+        if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+            return {}
+        found[name] = keras.tree.map_structure(_like, value)
+    return found
+
+
+def _like(tensor):
+    shape = tuple(tensor.shape)
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return keras.KerasTensor((None, *shape[1:]) if shape else (), dtype)
+
+
+def _merged(before, after):
+    """Two calls as one: sizes that differ are unknown; the later call if the two are not alike."""
+    try:
+        return keras.tree.map_structure(_merged_tensor, before, after)
+    except (TypeError, ValueError):
+        return after
+
+
+def _merged_tensor(before, after):
+    if before.dtype != after.dtype:
+        raise ValueError
+    pairs = zip(before.shape, after.shape, strict=True)
+    return keras.KerasTensor([a if a == b else None for a, b in pairs], before.dtype)
 
 
 def has_stock_train_step(model):

@@ -58,8 +58,14 @@ def call_arguments(model):
     if _keras.functional(model) is not None:
         return (_keras.input_structure(model),), {}
     inputs = _keras.built_inputs(model) if isinstance(model, keras.Model) else {}
-    if not inputs or isinstance(model, keras.Sequential):
+    given = _keras.called_on(model) if isinstance(model, keras.Model) else {}
+    if not (inputs or given) or isinstance(model, keras.Sequential):
         raise ValueError(_no_graph(model))
+    if len(given) > len(inputs):
+        is_first_alone = list(given) == _keras.required_arguments(model)[:1]
+        return (tuple(given.values()), {}) if is_first_alone else ((), given)
+    if len(inputs) < len(_keras.required_arguments(model)):
+        raise ValueError(_not_recorded(model))
     if len(inputs) == 1:
         arguments = tuple(inputs.values()), {}
     else:
@@ -108,6 +114,17 @@ def _trace_call(model, args, kwargs):
     tracer = _Tracer()
     calls = list(tracer.calls_inside(inside, known, (), lambda operation: operation.name))
     return tracer.trace(calls, inside.inputs, inside.outputs, known)
+
+
+def _not_recorded(model):
+    needed = _keras.required_arguments(model)
+    return (
+        "The shapes of the arguments of the model are not known: of a model without a `build` of "
+        "its own, Keras keeps that of the first argument alone. "
+        f"Received: model={model.name!r} ({type(model).__name__}) with the arguments {needed}. "
+        f"Call it on symbolic inputs once, `model({', '.join(['keras.Input(...)'] * len(needed))})`"
+        f", or give it a method `build(self, {', '.join(f'{name}_shape' for name in needed)})`."
+    )
 
 
 def _no_graph(model, error=None):

@@ -208,6 +208,8 @@ def _made_class(cls, bases, attributes):
 def _reading_masks(stock_call):
     @functools.wraps(stock_call)
     def call(self, *args, **kwargs):
+        if isinstance(self, keras.Model) and _keras.functional(self) is None:
+            _keras.note_call(self, args, kwargs)
         with reading_masks(self):
             return stock_call(self, *args, **kwargs)
 
