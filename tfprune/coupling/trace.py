@@ -47,7 +47,9 @@ def call_arguments(model):
     """The arguments of the `call` of a model, as symbolic tensors.
 
     Those of a subclassed model have the shapes for which it was built, and whole numbers where an
-    `Embedding` takes them or where the model cannot be called on others.
+    `Embedding` takes them or where the model cannot be called on others. Of a model with several
+    arguments and no `build` of its own, Keras keeps the shape of the first alone. They are known if
+    it was called on symbolic tensors, or if it is prunable and was called at all.
 
     Returns:
         A tuple of the positional arguments and the keyword arguments.
@@ -88,8 +90,7 @@ def call_arguments(model):
 def input_structure(model):
     """The structure in which a model takes its inputs, as symbolic tensors.
 
-    That of a subclassed model is its first argument, or a dict of all for which `build` was given
-    shapes.
+    That of a subclassed model is its first argument, or a dict of all whose shapes are known.
     """
     args, kwargs = call_arguments(model)
     return kwargs or args[0]
