@@ -20,9 +20,9 @@ class Masked:
 
     Put it before the stock layer: `class Dense(Masked, keras.layers.Dense)`. Where the trainable
     mask is False the element is *pruned*: it is 0 and stays 0. Where the frozen mask is True the
-    element keeps its value bit for bit. The gradient of both is exactly 0, also where other layers, a
-    loss or a `train_step` use the weight. (`weight.value` is the plain variable outside of the
-    layers that hold it, as gradients are taken with respect to it; what is computed from that has
+    element keeps its value bit for bit. The gradient of both is exactly 0, also where other layers,
+    a loss or a `train_step` use the weight. (Outside of the layers that hold it, `weight.value` is
+    the plain variable, since gradients are taken with respect to it; what is computed from that has
     an unmasked gradient.) Optimizers, moving averages, constraints and `set_weights` leave masked
     elements as they are; only `tfprune.set_masks` and loading a file change masks.
     """

@@ -29,7 +29,8 @@ def inlined(model):
 
     Of a subclassed model the graph of its `call` in inference mode is returned, of the layers that
     it calls. It takes the first argument of `call`, or a dict of all whose shapes are known
-    (`tfprune.coupling.trace.call_arguments`). It is compiled if the model trains with the `train_step` of Keras.
+    (`tfprune.coupling.trace.call_arguments`). It is compiled if the model trains with the
+    `train_step` of Keras.
 
     Args:
         model: Any Keras model that is built. It is not changed.
