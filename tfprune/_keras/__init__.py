@@ -50,10 +50,11 @@ from tfprune._keras.pairs import layer_pairs, variable_pairs
 from tfprune._keras.precision import in_double_precision
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (
+    float_numbers,
     forget_input_shape,
     not_from_config,
     resize_variable,
-    set_whole_number,
+    set_number,
     whole_numbers,
 )
 from tfprune._keras.subclassed import (

@@ -13,10 +13,10 @@ def write(model, place):
     if resized:
         raise ValueError(
             "Cannot export a `.keras` file, because Keras makes layers from their configs when it "
-            "loads one, and the config of a layer that was shrunk in place makes the sizes it had. "
+            "loads one, and the config of a layer that was shrunk in place makes what it was. "
             f"Received: layer={resized[0].name!r} ({type(resized[0]).__name__}). Export it as "
             "SavedModel, LiteRT or ONNX, save its weights (`.weights.h5`), or let `get_config` "
-            "return its sizes."
+            "return its sizes and its epsilon."
         )
     _keras.without_compile_state(model).save(place)
     with zipfile.ZipFile(place) as archive:

@@ -178,15 +178,28 @@ def own_config(config):
 
 @functools.cache
 def _masked_class(cls, masks_inner):
-    return _made_class(cls, (InPlace, Masked, cls), {"masks_inner_weights": masks_inner})
+    masked = _drop_in_with_call(cls) or Masked
+    call = cls.call if masked is Masked else masked.call
+    return _made_class(cls, (InPlace, masked, cls), call, {"masks_inner_weights": masks_inner})
+
+
+def _drop_in_with_call(cls):
+    """The drop-in of the stock class whose `call` a class inherits, if that has one of its own.
+
+    So a subclass of `LayerNormalization` takes its statistics over the kept units too.
+    """
+    for stock, drop_in in DROP_INS.items():
+        if issubclass(cls, stock) and cls.call is stock.call and "call" in vars(drop_in):
+            return drop_in
+    return None
 
 
 @functools.cache
 def _noting_class(cls):
-    return _made_class(cls, (InPlace, cls), {})
+    return _made_class(cls, (InPlace, cls), cls.call, {})
 
 
-def _made_class(cls, bases, attributes):
+def _made_class(cls, bases, call, attributes):
     get_config = functools.wraps(cls.get_config)(lambda self: InPlace.get_config(self))
     attributes = {
         **attributes,
@@ -194,7 +207,7 @@ def _made_class(cls, bases, attributes):
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
         "own_class": cls,
-        "call": _reading_masks(cls.call),
+        "call": _reading_masks(call),
         "get_config": get_config,  # says as the class does whether Keras makes the config
     }
     made = type(cls)(cls.__name__, bases, attributes)

@@ -255,6 +255,7 @@ def _custom_objects(operations):
     for operation in operations:
         for value in [operation, *vars(operation).values()]:
             named = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
+            named = getattr(named, "own_class", None) or named  # that of a layer with masks
             module = getattr(named, "__module__", "")
             is_known = module.startswith(("keras.", "tensorflow.", "builtins", "numpy"))
             name = getattr(named, "__name__", "")

@@ -139,14 +139,15 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         convert.unmask_inside(new)
     indices = _indices(kept_units, model, new)
     added = added_constants(folds)
-    factors = scale_factors(kept_units)
+    factors = scale_factors(kept_units, masked=not stock)
 
     def take(variable, value, counterpart):
         changed, chosen = value, indices.get(id(variable), {})
         if id(variable) in added:
             changed = changed + added[id(variable)]
         if id(variable) in factors:
-            changed = changed * factors[id(variable)]
+            factor, summand = factors[id(variable)]
+            changed = changed * factor + summand
         if growth is not None:
             taken = growth.new_value(variable, changed, chosen, counterpart)
         else:
@@ -207,15 +208,41 @@ def added_constants(folds):
     return {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
 
 
-def scale_factors(kept_units):
-    """Returns for variables, by id, the factors for operations that scale by their own size."""
+def scale_factors(kept_units, masked=False):
+    """The changes to weights of operations that scale by their own size.
+
+    Args:
+        kept_units: The units of the new model.
+        masked: Whether the masks stay.
+
+    Returns:
+        A dict from the id of each variable to what its value is multiplied by, and what is added
+        then.
+
+    Raises:
+        ValueError: If the masks stay and hold an element at 0 that something is added to.
+    """
     calls, sizes = _calls_by_operation(kept_units), Sizes(kept_units)
-    pairs = [
-        pair
-        for each in calls.values()
-        for pair in rule_of(each[0].operation).factors(each[0], sizes)
-    ]
-    return {id(variable): factor for variable, factor in pairs}
+    found = {}
+    for each in calls.values():
+        for variable, factor, *summand in rule_of(each[0].operation).factors(each[0], sizes):
+            found[id(variable)] = factor, *(summand or [0])
+            if masked and any(summand):
+                _refuse_pruned(variable, each[0].operation, kept_units)
+    return found
+
+
+def _refuse_pruned(variable, layer, kept_units):
+    is_pruned = ~_keras.live_elements(variable).numpy() & (_keras.values(variable) == 0)
+    indices = kept_index_maps(kept_units).get(id(variable), {})
+    if gathered(is_pruned, indices, None).any():
+        raise ValueError(
+            "Cannot resize a layer with its masks, because elements that are 0 would have another "
+            "value in the smaller layer. "
+            f"Received: layer={layer.name!r}, weight={variable.path!r}. Set the masks of this "
+            "weight with `tfprune.set_masks(model, layer, weight, trainable=True)`, or use "
+            "`tfprune.strip`, which leaves no masks."
+        )
 
 
 def _key(call):

@@ -120,7 +120,7 @@ class _Extraction:
         self._check_biases()
         self._index_maps = kept_index_maps(self.kept_units)
         self._added = added_constants(self.liveness.folds)
-        self._factors = scale_factors(self.kept_units)
+        self._factors = scale_factors(self.kept_units, masked=True)
 
     def _check_biases(self):
         for folds in self.liveness.folds.values():
@@ -189,10 +189,12 @@ class _Extraction:
     def _as_in_full(self, ours, theirs, positions):
         """The value of a small variable without the changes of its extraction."""
         value = keras.ops.convert_to_numpy(_keras.raw(theirs))
-        for changes, undo in ((self._factors, np.divide), (self._added, np.subtract)):
-            if id(ours) in changes:
-                change = np.broadcast_to(changes[id(ours)], ours.shape).reshape(-1)[positions]
-                value = undo(value, change).astype(value.dtype)
+        if id(ours) in self._factors:
+            factor, summand = self._factors[id(ours)]
+            value = ((value - summand) / factor).astype(value.dtype)
+        if id(ours) in self._added:
+            added = np.broadcast_to(self._added[id(ours)], ours.shape).reshape(-1)[positions]
+            value = (value - added).astype(value.dtype)
         return value
 
 

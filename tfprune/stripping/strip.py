@@ -58,8 +58,8 @@ class StripReport:
         error: The largest difference between the outputs of the two models, divided by the largest
             output; None if they were not compared, or differ from call to call.
         not_from_config: The names of layers that were shrunk in place and whose configs make the
-            sizes that they had. A `.keras` file with them cannot be loaded; `.weights.h5` files,
-            SavedModel, LiteRT and ONNX files can.
+            sizes, or the epsilon, that they had. A `.keras` file does not hold them; `.weights.h5`
+            files, SavedModel, LiteRT and ONNX files do.
     """
 
     layers: tuple
@@ -77,8 +77,8 @@ class StripReport:
         lines = [f"{layer.name}: {layer.before} -> {layer.after} units" for layer in self.layers]
         lines += [f"{u.layer}[{u.index}] stays: {u.reason}" for u in self.kept]
         lines += [
-            f"{name} was shrunk in place, and its config makes the sizes that it had: a `.keras` "
-            "file cannot be loaded"
+            f"{name} was shrunk in place, and its config makes what it was before: a `.keras` file "
+            "does not hold it"
             for name in self.not_from_config
         ]
         before, after = self.parameters

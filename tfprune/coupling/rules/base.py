@@ -115,7 +115,8 @@ class Rule:
         """Returns factors for weights of an operation that scales by its own size.
 
         Returns:
-            A list of pairs of a variable and a number.
+            A list of tuples of a variable, the factor for its value and, if anything is added after
+            that, the summand.
         """
         return []
 

@@ -46,6 +46,7 @@ from tfprune.coupling.rules.own_weights import has_own_weights, own_weights, pla
 from tfprune.coupling.rules.passages import NotInferredError, Passage, infer
 from tfprune.coupling.rules.trials import Trials
 from tfprune.coupling.rules.weight_proofs import infer_own_weights
+from tfprune.coupling.rules.written_norms import rescaling
 
 _NONE = -1
 """In place of a label: no unit, and nothing fixed either."""
@@ -131,6 +132,8 @@ class Inferred(Rule):
         own = call.memo.get("own")
         if own is None:
             return []
+        if own.norm is not None:
+            return _needs_of_norm(call, flow)
         reason, weights = f"{call.operation.name!r} uses it", places(call)
         needs = [
             Need(units, _is_used(weights, {p: axes[p] for p in used}), reason)
@@ -158,8 +161,19 @@ class Inferred(Rule):
         for place, (_, shape) in enumerate(new_shapes):
             shapes[place] = shape
         for place, (source, axis) in own.numbers.items():
-            _keras.set_whole_number(layer, place, int(shapes[source][axis]))
+            _keras.set_number(layer, place, int(shapes[source][axis]))
+        if own.norm is not None and own.norm.epsilon is not None:
+            epsilon = _keras.float_numbers(call.operation)[own.norm.epsilon]
+            *_, factor = _rescaling(call, sizes)
+            _keras.set_number(layer, own.norm.epsilon, epsilon * factor)
         _keras.forget_input_shape(layer, new_shapes)
+
+    def factors(self, call, sizes):
+        own = call.memo.get("own")
+        if own is None or own.norm is None:
+            return []
+        factor, summand, _ = _rescaling(call, sizes)
+        return [] if factor == 1 else [(places(call)[own.norm.weight], factor, summand)]
 
     def constants(self, call, inputs):
         passage = call.memo.get("passage")
@@ -183,6 +197,23 @@ class Inferred(Rule):
             array = placed(np.where(is_same, first[:, 0], np.nan), axis, len(tensor.shape))
             results.append(fit(array, (1, *shape))[0])
         return results
+
+
+def _needs_of_norm(call, flow):
+    """A norm needs every unit that is not 0, for its mean."""
+    (tensor,) = call.inputs
+    units = flow.labels(tensor)
+    if not flow.is_needed(units).any():
+        return []
+    reason = f"{call.operation.name!r} counts it in its mean square"
+    return [Need(units, flow.constants(tensor) != 0, reason)]
+
+
+def _rescaling(call, sizes):
+    """What follows the number of units of a norm, see `written_norms.rescaling`."""
+    own, weights = call.memo["own"], places(call)
+    weight, axis = weights[own.norm.weight], own.axes[own.norm.weight]
+    return rescaling(own.norm, weight.shape[axis], sizes.of_weight(weight)[axis])
 
 
 def _is_used(weights, axes):

@@ -6,6 +6,24 @@ from tfprune import _keras
 from tfprune.coupling.rules.passages import Passage
 
 
+@dataclass(frozen=True)
+class WrittenNorm:
+    """A hand-written RMS norm over units, see `written_norms`.
+
+    Attributes:
+        weight: The place of its weight.
+        slope, intercept: Its gain is `slope * weight + intercept`.
+        epsilon: The place of its epsilon among the attributes; None if it has none.
+        counts: Whether its mean divides by the number of units that there are, not by that of once.
+    """
+
+    weight: int
+    slope: float
+    intercept: float
+    epsilon: tuple | None
+    counts: bool
+
+
 @dataclass(frozen=True, eq=False)
 class OwnWeights:
     """How units pass through a layer with weights of its own.
@@ -22,6 +40,7 @@ class OwnWeights:
         hidden: For units that weights make and others use, the axis of each weight, and the places
             of those that use them.
         reason: Why the units of the inputs stay, where only others were found.
+        norm: What it takes to resize the layer, if it is a norm over the units that pass through.
     """
 
     numbers: dict
@@ -32,6 +51,7 @@ class OwnWeights:
     sources: dict = field(default_factory=dict)
     hidden: tuple = ()
     reason: str | None = None
+    norm: WrittenNorm | None = None
 
 
 def own_weights(layer):

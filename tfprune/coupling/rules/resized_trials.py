@@ -57,4 +57,4 @@ class ResizedTrials(Trials):
                 _keras.resize_variable(weight, values[place])
                 self.set[place] = values[place]
         for place, (source, axis) in self.numbers.items():
-            _keras.set_whole_number(self.operation, place, values[source].shape[axis])
+            _keras.set_number(self.operation, place, values[source].shape[axis])

@@ -3,7 +3,7 @@
 The weights, also those of layers inside, count as inputs of the layer, beside its tensors: a copy
 of the layer is run with other values in them, and with fewer and more indices along their axes.
 Whole numbers among its attributes that equal a size may have to follow; which ones is tried. Three
-kinds of units are found:
+kinds of units are found, beside those that hand-written norms count (`written_norms`):
 
 1. Units pass through, as in `passages`, and indices of weights go with them: a bias, a factor, a
    position embedding, a norm over other axes.
@@ -26,6 +26,7 @@ from tfprune.coupling.rules.joined_units import Group, Joins
 from tfprune.coupling.rules.own_weights import OwnWeights
 from tfprune.coupling.rules.passages import NotInferredError, Passage
 from tfprune.coupling.rules.resized_trials import MOST_RUNS, ResizedTrials
+from tfprune.coupling.rules.written_norms import infer_written_norm
 from tfprune.masks.in_place import unmask
 
 MOST_CHOICES = 16
@@ -53,11 +54,18 @@ def infer_own_weights(call, arrays):
         raise NotInferredError("takes a tensor with one unit, which it may spread over others")
 
     def prove():
+        why_no_norm = None
+        try:
+            found = infer_written_norm(call, arrays)
+            if found is not None:
+                return found
+        except NotInferredError as why:
+            why_no_norm = str(why)
         prover = _Prover(call, arrays, labelled)
         try:
             found = prover.passing()
         except NotInferredError as why:
-            found = prover.joining(str(why))
+            found = prover.joining(why_no_norm or str(why))
         prover.check_zeros(found)
         return found
 
@@ -67,7 +75,8 @@ def infer_own_weights(call, arrays):
 def _kind(layer):
     """What layers that compute alike have in common, such as blocks of a model; None if unknown.
 
-    They are of one class, made from the same config, with weights and sizes of the same numbers.
+    They are of one class, made from the same config, with weights of the same shapes and the same
+    numbers as attributes.
     """
     layer = unmask(_keras.copied_objects(layer)[0][1])
     try:
@@ -75,7 +84,8 @@ def _kind(layer):
     except Exception:  # it has none
         return None
     shapes = [tuple(weight.shape) for weight in layer.weights]
-    return repr((type(layer), config, shapes, list(_keras.whole_numbers(layer).items())))
+    numbers = {**_keras.whole_numbers(layer), **_keras.float_numbers(layer)}
+    return repr((type(layer), config, shapes, list(numbers.items())))
 
 
 class _Prover:
@@ -128,7 +138,7 @@ class _Prover:
 
     def _restore(self):
         for place, number in self.whole_numbers.items():
-            _keras.set_whole_number(self.trials.operation, place, number)
+            _keras.set_number(self.trials.operation, place, number)
 
     def _choices(self, *groups):
         """Which attributes may be the sizes of which groups of axes."""
