@@ -297,7 +297,7 @@ def test_a_layer_norm_says_why_it_pins():
 class Told(Norm):
     """Its config has the epsilon, since Keras notes its arguments."""
 
-    def __init__(self, epsilon=1e-3, **kwargs):
+    def __init__(self, epsilon=1e-6, **kwargs):
         super().__init__(epsilon, **kwargs)
 
     def call(self, x):
@@ -308,7 +308,7 @@ class Told(Norm):
 class Untold(Told):
     """Its config has the epsilon that it had."""
 
-    def __init__(self, small=1e-3, **kwargs):
+    def __init__(self, small=1e-6, **kwargs):
         super().__init__(small, **kwargs)
 
 
@@ -324,7 +324,7 @@ def test_a_file_holds_the_epsilon_or_is_refused(made, tmp_path):
         return
     tfprune.export(small, tmp_path / "small.keras", format="keras")
     loaded = keras.saving.load_model(tmp_path / "small.keras")
-    assert [layer.epsilon for layer in loaded.layers if isinstance(layer, Told)] == [2e-3]
+    assert [layer.epsilon for layer in loaded.layers if isinstance(layer, Told)] == [2e-6]
 
 
 def test_training_that_shrinks():
