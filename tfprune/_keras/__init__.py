@@ -12,6 +12,7 @@ from tfprune._keras.classes import (
     raw_operations,
 )
 from tfprune._keras.copies import copied_objects
+from tfprune._keras.deep_copies import replace_references
 from tfprune._keras.graphs import (
     all_operations,
     carries_mask,
@@ -46,7 +47,7 @@ from tfprune._keras.optimizers import (
     reset_slots,
     variable_index,
 )
-from tfprune._keras.pairs import layer_pairs, variable_pairs
+from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
 from tfprune._keras.precision import in_double_precision
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (

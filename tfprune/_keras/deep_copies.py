@@ -8,6 +8,7 @@ Private here, and why:
 import collections
 import contextlib
 import functools
+import operator
 import types
 
 import numpy as np
@@ -166,6 +167,42 @@ class DeepCopy:
         new = self.enter(values, type(values).__new__(type(values)))
         set.update(new, items)
         return self._copy_attributes(values, new)
+
+
+def replace_references(holders, replacements):
+    """Lets objects and containers that were copied refer to other objects.
+
+    Args:
+        holders: The copies.
+        replacements: Pairs of an object that they refer to and the one in its place.
+    """
+    keys = {id(old): id(new) for old, new in replacements}
+    known = {id(old): new for old, new in replacements}
+
+    def now(value):
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            items = tuple(map(now, value))
+            return value if all(map(operator.is_, items, value)) else items
+        return known.get(id(value), value)
+
+    for holder in holders:
+        if isinstance(holder, types.CellType):
+            with contextlib.suppress(ValueError):  # an empty cell
+                holder.cell_contents = now(holder.cell_contents)
+        elif isinstance(holder, list):
+            list.__setitem__(holder, slice(None), list(map(now, holder)))
+        elif isinstance(holder, dict):
+            is_dict = issubclass(type(holder), dict)  # not what TensorFlow wraps around one
+            enter = dict.__setitem__ if is_dict else type(holder).__setitem__
+            for key, value in list(holder.items()):
+                if now(value) is not value:
+                    enter(holder, key, now(value))
+            if is_dict and not keys.keys().isdisjoint(holder):
+                _rename(holder, keys)
+        elif isinstance(holder, set):
+            _rename(holder, keys)
+        attributes = getattr(holder, "__dict__", {})
+        attributes.update({name: now(value) for name, value in attributes.items()})
 
 
 def _itself(value):

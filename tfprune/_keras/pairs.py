@@ -46,14 +46,16 @@ def variable_pairs(old, new, without=()):
         if id(ours) in seen:
             continue
         seen.add(id(ours))
-        yield from _own_pairs(_own_variables(ours), _own_variables(theirs))
+        yield from own_variable_pairs(ours, theirs)
         for seed, other in zip(ours._seed_generators, theirs._seed_generators, strict=True):
             yield seed.state, other.state
         yield from zip(states(ours), states(theirs), strict=True)
 
 
-def _own_pairs(ours, theirs):
+def own_variable_pairs(layer, counterpart):
+    """The weights that a layer holds itself, each with its counterpart."""
     # By place, because weights without a name are numbered anew, and names may come twice.
+    ours, theirs = _own_variables(layer), _own_variables(counterpart)
     if len(theirs) > len(ours):
         theirs = [variable for variable in theirs if variable.name != "bias"]
     return zip(ours, theirs, strict=True)

@@ -1,5 +1,6 @@
 """Traces: a model as the list of the calls of its operations, with nested models flattened."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -10,6 +11,9 @@ from tfprune.coupling.composite import NotTracedError, filled, is_composite, ope
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.embedding import Embedding
 from tfprune.coupling.time_steps import at_each_step, folded, hides_mask, unfolded
+
+
+_OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
 
 
 def trace(model):
@@ -46,10 +50,11 @@ def trace(model):
 def call_arguments(model):
     """The arguments of the `call` of a model, as symbolic tensors.
 
-    Those of a subclassed model have the shapes for which it was built, and whole numbers where an
-    `Embedding` takes them or where the model cannot be called on others. Of a model with several
-    arguments and no `build` of its own, Keras keeps the shape of the first alone. They are known if
-    it was called on symbolic tensors, or if it is prunable and was called at all.
+    Those of a subclassed model have the shapes for which it was built, and whole numbers or strings
+    where an `Embedding` or a layer for text takes them, or where the model cannot be called on
+    others. Of a model with several arguments and no `build` of its own, Keras keeps the shape of
+    the first alone. They are known if it was called on symbolic tensors, or if it is prunable and
+    was called at all.
 
     Returns:
         A tuple of the positional arguments and the keyword arguments.
@@ -72,18 +77,18 @@ def call_arguments(model):
         arguments = tuple(inputs.values()), {}
     else:
         arguments = (), {name.removesuffix("_shape"): each for name, each in inputs.items()}
-    whole = keras.tree.map_structure(lambda tensor: _of_whole_numbers(tensor, True), arguments)
     try:
         traced = _trace_call(model, *arguments)
     except ValueError as error:
-        try:
-            _trace_call(model, *whole)
-        except ValueError:
-            raise error from None
-        return whole
+        for dtype in ("int32", "string"):
+            others = keras.tree.map_structure(lambda tensor: _of(dtype, tensor), arguments)  # noqa: B023
+            with contextlib.suppress(ValueError):
+                _trace_call(model, *others)
+                return others
+        raise error from None
     places = iter(traced.inputs)
     return keras.tree.map_structure(
-        lambda tensor: _of_whole_numbers(tensor, _is_looked_up(next(places), traced)), arguments
+        lambda tensor: _of(_looked_up_dtype(next(places), traced), tensor), arguments
     )
 
 
@@ -96,13 +101,16 @@ def input_structure(model):
     return kwargs or args[0]
 
 
-def _of_whole_numbers(tensor, is_whole):
-    return keras.KerasTensor(tensor.shape, "int32") if is_whole else tensor
+def _of(dtype, tensor):
+    return tensor if dtype is None else keras.KerasTensor(tensor.shape, dtype)
 
 
-def _is_looked_up(tensor, traced):
-    users = [call for call in traced.calls if tensor in call.inputs]
-    return any(isinstance(rule_of(call.operation), Embedding) for call in users)
+def _looked_up_dtype(tensor, traced):
+    """The dtype of an input that is looked up by the layers that take it; None of any other."""
+    users = [call.operation for call in traced.calls if tensor in call.inputs]
+    if any(isinstance(rule_of(user), Embedding) for user in users):
+        return "int32"
+    return "string" if any(isinstance(user, _OF_TEXT) for user in users) else None
 
 
 def _trace_call(model, args, kwargs):

@@ -120,11 +120,13 @@ def rebuilt(
     operations = [*_keras.all_operations(model), *added]
     initial_values = contextlib.nullcontext() if initialize else _keras.zeros_as_initial_values()
     with initial_values:
-        return keras.saving.deserialize_keras_object(
+        new = keras.saving.deserialize_keras_object(
             config,
             custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
             safe_mode=False,
         )
+    rebuilding.tie(model, new)
+    return new
 
 
 def _kept_layers(model):
@@ -164,7 +166,8 @@ class _Rebuilding:
         inside = filter(None, map(at_each_step, _keras.all_layers(model)))
         self.at_each_step = [each for each in inside if _keras.functional(each) is not None]
         self.shared = SharedLayers(model)
-        copies = [keep(copy) for copy in _keras.copied_objects(self.kept)[0][1]]
+        self.copied = _keras.copied_objects(self.kept)
+        copies = [keep(copy) for copy in self.copied[0][1]]
         if resize_kept is not None:
             for layer, copy in zip(self.kept, copies, strict=True):
                 resize_kept(layer, copy)
@@ -177,6 +180,15 @@ class _Rebuilding:
                 return copies[config["place"]]
 
         self.custom_objects = {"Kept": Kept, **self.shared.custom_objects}
+
+    def tie(self, model, new):
+        """Lets layers that are kept hold those of the new model where they hold some of `model`."""
+        copies, replacements = {id(old): copy for old, copy in self.copied}, []
+        for ours, theirs in _keras.layer_pairs(model, new, self.places):
+            pairs = [(ours, theirs), *_keras.own_variable_pairs(ours, theirs)]
+            replacements += [(copies[id(a)], b) for a, b in pairs if id(a) in copies]
+        if replacements:
+            _keras.replace_references([copy for _, copy in self.copied], replacements)
 
     def edited(self, model, path=()):
         """The serialised model with all its operations edited; `path` names the models around."""

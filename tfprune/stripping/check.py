@@ -134,9 +134,25 @@ def _random_input(trace, tensor, batch_size, length, seed):
     ]
     if rows or "int" in tensor.dtype:
         return generator.integers(0, min(rows, default=2), shape).astype(tensor.dtype)
+    if tensor.dtype == "string":
+        return _random_text(trace, tensor, shape, generator)
     if tensor.dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
     return generator.normal(size=shape).astype(tensor.dtype)
+
+
+def _random_text(trace, tensor, shape, generator):
+    """Strings of two words, or of one where they are looked up whole; one word is not known."""
+    readers = [call.operation for call in trace.calls if tensor in call.inputs]
+    words = ["word", "another"]
+    for reader in readers:
+        if isinstance(reader, keras.layers.StringLookup | keras.layers.TextVectorization):
+            words += [word for word in reader.get_vocabulary() if word]
+    texts = generator.choice(words, shape)
+    if any(isinstance(reader, keras.layers.TextVectorization) for reader in readers):
+        others = generator.choice(words, shape)
+        texts = np.char.add(np.char.add(texts, " "), others)
+    return keras.ops.convert_to_tensor(texts, "string")
 
 
 def _outputs(model, inputs):

@@ -151,8 +151,9 @@ class CallMACs:
         touched += [key for tensor in tensors for key in self._by_tensor.get(tensor, [])]
         changed, saved = set(tensors), 0
         for key in dict.fromkeys(touched):
-            before, after = self.counted[key][1], self.macs(key, sizes, changed)
-            if before is None or after is None:
+            before = self.counted[key][1]
+            after = None if before is None else self.macs(key, sizes, changed)
+            if after is None:
                 return None
             saved += before - after
         return saved
