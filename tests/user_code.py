@@ -648,9 +648,7 @@ OF_NUMBERS = [
 ]
 """Those whose arguments are numbers and strings."""
 
-STYLES = {
-    cls: [cls, _with_config(cls), _without_config(cls), _renaming(cls)] for cls in OF_NUMBERS
-}
+STYLES = {cls: [cls, _with_config(cls), _without_config(cls), _renaming(cls)] for cls in OF_NUMBERS}
 """By class: as it is, with a config, without one, and with a name that changes."""
 
 

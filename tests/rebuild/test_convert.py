@@ -4,7 +4,7 @@ import pytest
 
 import tfprune
 from tfprune.layers import Masked
-from tfprune.rebuild.convert import without_masks
+from tfprune.rebuild.convert import in_double_precision, without_masks
 
 layers = keras.layers
 
@@ -303,3 +303,71 @@ def test_without_masks_has_stock_layers_the_same_weights_and_outputs():
 def test_without_masks_is_the_model_itself_if_it_has_none():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     assert without_masks(model) is model
+
+
+class Reads(keras.layers.Layer):
+    """Multiplies by weights of other layers, which it holds in several ways."""
+
+    def __init__(self, embedding, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding, self.kernel = embedding, dense.kernel
+        self.biases = {"of": [dense.bias], "in": (embedding.embeddings, dense.bias)}
+
+    def call(self, inputs):
+        x = keras.ops.matmul(inputs, self.kernel) + self.biases["of"][0]
+        x = x + self.biases["in"][1]
+        return keras.ops.matmul(x, keras.ops.transpose(self.embedding.embeddings))
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_layer_that_is_kept_stays_tied_to_layers_that_are_made_anew(is_nested):
+    inputs = keras.Input((5,), dtype="int32")
+    embedding = keras.layers.Embedding(7, 4, name="table")
+    dense = keras.layers.Dense(4, activation="tanh", name="square")
+    x = inner = embedding(inputs)
+    if is_nested:
+        inner = keras.Input((5, 4))
+    y = dense(inner)
+    x = keras.Model(inner, y, name="nested")(x) if is_nested else y
+    x = keras.layers.GlobalAveragePooling1D(name="pool")(x)
+    reads = Reads(embedding, dense, name="reads")
+    masked = tfprune.prunable(keras.Model(inputs, reads(x)))
+    tfprune.prune_units(masked, 0.5, tfprune.criteria.Random(seed=1))
+    small = tfprune.strip(masked, check=False)
+    assert len(small.weights) == len(masked.weights) == 3
+    reads, table = small.get_layer("reads"), small.get_layer("table")
+    square = (small.get_layer("nested") if is_nested else small).get_layer("square")
+    assert type(table) is keras.layers.Embedding
+    assert reads.embedding is table
+    assert reads.kernel is square.kernel
+    assert reads.biases["of"][0] is reads.biases["in"][1] is square.bias
+    x = np.random.default_rng(0).integers(0, 7, (6, 5))
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
+    table.embeddings.assign(0.0 * table.embeddings)
+    np.testing.assert_array_equal(small(x), np.zeros((6, 7)))
+
+
+class NoConfig(keras.layers.Layer):
+    def __init__(self, hook):
+        super().__init__(name="no_config")
+        self.hook = hook
+
+    def build(self, shape):
+        self.factor = self.add_weight(shape=shape[-1:], name="factor")
+
+    def call(self, inputs):
+        return inputs * self.factor / 3.0
+
+
+def test_double_precision_asks_for_no_config():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="d")(NoConfig(np.tanh)(inputs)))
+    factor, kernel, bias = (np.asarray(weight, "float64") for weight in model.weights)
+    model.layers[1].factor.assign(factor := np.linspace(0.1, 1.0, 4).astype("float32"))
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    copy = in_double_precision(model)
+    expected = x * factor.astype("float64") / 3.0 @ kernel + bias
+    np.testing.assert_allclose(copy(x), expected, rtol=1e-13)
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.layers[1].compute_dtype == "float32"
+    assert not np.allclose(model(x), expected, rtol=1e-10, atol=0.0)

@@ -249,6 +249,62 @@ class TestStructure:
         assert_same_outputs(model, small)
 
 
+class LooksUp(keras.Model):
+    """Takes strings, of which Keras does not note that they are."""
+
+    def __init__(self, look_up):
+        super().__init__()
+        self.look_up = look_up
+        self.table = keras.layers.Embedding(9, 8, name="table")
+        self.last = keras.layers.Dense(2, name="last")
+
+    def call(self, inputs):
+        return self.last(keras.ops.mean(self.table(self.look_up(inputs)), axis=1))
+
+
+class TestStrings:
+    """Inputs that are looked up: the check runs on what the layers know."""
+
+    WORDS = ("red", "green", "blue")
+    LOOK_UP = {
+        "string": lambda: keras.layers.StringLookup(vocabulary=TestStrings.WORDS),
+        "no unknown one": lambda: keras.layers.StringLookup(
+            vocabulary=TestStrings.WORDS, num_oov_indices=0
+        ),
+        "hashing": lambda: keras.layers.Hashing(9),
+        "text": lambda: keras.layers.TextVectorization(
+            vocabulary=TestStrings.WORDS, output_sequence_length=4
+        ),
+    }
+
+    @pytest.mark.parametrize("is_subclassed", [False, True])
+    @pytest.mark.parametrize("kind", LOOK_UP)
+    def test_text(self, kind, is_subclassed):
+        x = tf.constant(["red blue", "green"] if kind == "text" else [["red"] * 3, ["blue"] * 3])
+        model = LooksUp(self.LOOK_UP[kind]())
+        model(x)
+        if not is_subclassed:
+            inputs = keras.Input(x.shape[1:], dtype="string")
+            model = keras.Model(inputs, model.call(inputs))
+        masked = tfprune.prunable(model)
+        tfprune.prune_units(masked, 0.5)
+        small, report = tfprune.strip(masked, return_report=True)
+        assert report.error < 1e-5
+        assert small.get_layer("table").output_dim == 4
+        np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
+        assert np.ptp(np.asarray(small(x)), axis=0).max() > 1e-4
+
+    def test_whole_numbers_that_are_known(self):
+        inputs = keras.Input((3,), dtype="int32")
+        look_up = keras.layers.IntegerLookup(vocabulary=[10, 20, 40], num_oov_indices=0)
+        x = keras.layers.Embedding(3, 8, name="table")(look_up(inputs))
+        outputs = keras.layers.Dense(2, name="last")(keras.layers.Flatten(name="flat")(x))
+        masked = tfprune.prunable(keras.Model(inputs, outputs))
+        tfprune.prune_units(masked, 0.5)
+        _, report = tfprune.strip(masked, return_report=True)
+        assert report.error < 1e-5
+
+
 class TestDynamicSizes:
     def test_images_of_any_size(self):
         inputs = keras.Input((None, None, 3))

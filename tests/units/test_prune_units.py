@@ -170,3 +170,34 @@ def test_a_nested_model_stands_for_the_layers_in_it():
     assert names == {"in", "next"}
     names = {count.name for count in tfprune.prune_units(model, 0.0, exclude=[inner])}
     assert names == {"before"}
+
+
+class NoConfig(keras.layers.Layer):
+    """Has an argument of which Keras makes no config."""
+
+    def __init__(self, hook):
+        super().__init__(name="no_config")
+        self.hook = hook
+
+    def build(self, shape):
+        self.own = self.add_weight(shape=(shape[-1], 5), name="own")
+
+    def call(self, inputs):
+        return keras.ops.tanh(keras.ops.matmul(inputs, self.own))
+
+
+def without_config():
+    inputs = keras.Input((3,))
+    x = NoConfig(np.tanh)(layers.Dense(8, name="first")(inputs))
+    return tfprune.prunable(keras.Model(inputs, layers.Dense(2, name="last")(x)))
+
+
+def test_layers_without_a_config():
+    model = without_config()
+    counts = tfprune.prune_units(model, 0.5)
+    assert {(c.name, c.pruned) for c in counts} == {("first", 4), ("no_config", 2)}
+    model = without_config()
+    tfprune.prune_units(model, tfprune.budgets.Parameters(40))
+    assert tfprune.strip(model).count_params() <= 40
+    with pytest.raises(ValueError, match="no_config"):
+        tfprune.prune_units(without_config(), tfprune.budgets.MACs(0.5))

@@ -12,7 +12,6 @@ from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.embedding import Embedding
 from tfprune.coupling.time_steps import at_each_step, folded, hides_mask, unfolded
 
-
 _OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
 
 

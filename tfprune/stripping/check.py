@@ -132,6 +132,9 @@ def _random_input(trace, tensor, batch_size, length, seed):
         for call in trace.calls
         if tensor in call.inputs and isinstance(rule_of(call.operation), Embedding)
     ]
+    known = None if tensor.dtype == "string" else _looked_up(trace, tensor)
+    if known is not None:
+        return generator.choice(known, shape).astype(tensor.dtype)
     if rows or "int" in tensor.dtype:
         return generator.integers(0, min(rows, default=2), shape).astype(tensor.dtype)
     if tensor.dtype == "string":
@@ -141,17 +144,22 @@ def _random_input(trace, tensor, batch_size, length, seed):
     return generator.normal(size=shape).astype(tensor.dtype)
 
 
-def _random_text(trace, tensor, shape, generator):
-    """Strings of two words, or of one where they are looked up whole; one word is not known."""
+def _looked_up(trace, tensor):
+    """What the layers know that look up an input, as an array; None without such layers."""
     readers = [call.operation for call in trace.calls if tensor in call.inputs]
-    words = ["word", "another"]
-    for reader in readers:
-        if isinstance(reader, keras.layers.StringLookup | keras.layers.TextVectorization):
-            words += [word for word in reader.get_vocabulary() if word]
+    known = [reader.get_vocabulary() for reader in readers if hasattr(reader, "get_vocabulary")]
+    known = [word for words in known for word in words if word != ""]
+    return np.array(known) if known else None
+
+
+def _random_text(trace, tensor, shape, generator):
+    """Strings of one word, or of two for layers that split them."""
+    known = _looked_up(trace, tensor)
+    words = ["word", "another"] if known is None else known.astype(str)
     texts = generator.choice(words, shape)
+    readers = [call.operation for call in trace.calls if tensor in call.inputs]
     if any(isinstance(reader, keras.layers.TextVectorization) for reader in readers):
-        others = generator.choice(words, shape)
-        texts = np.char.add(np.char.add(texts, " "), others)
+        texts = np.char.add(np.char.add(texts, " "), generator.choice(words, shape))
     return keras.ops.convert_to_tensor(texts, "string")
 
 

@@ -1,0 +1,26 @@
+"""Random models of user code: exact or refused by name, and nearly all of them shrink.
+
+`python -m tests.random_user_code --seeds 500` runs more seeds.
+"""
+
+import functools
+
+import pytest
+
+from tests.random_user_code import outcome
+
+SEEDS = range(24)
+found = functools.cache(outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_exact_or_refused_by_name(seed):
+    print(found(seed))
+    assert found(seed).kind in ("exact", "refused"), str(found(seed))
+
+
+@pytest.mark.slow
+def test_nearly_all_shrink():
+    ratios = [found(seed).ratio for seed in SEEDS]
+    assert sum(ratio < 0.98 for ratio in ratios) >= 0.8 * len(ratios)
