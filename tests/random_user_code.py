@@ -120,12 +120,8 @@ def _shell(shell, steps, x, residual, grow):
         y = x
         for place, step in enumerate(steps):
             before, y = y, step(y)
-            if (
-                residual
-                and before.shape[1:] == y.shape[1:]
-                and place > 1
-                and None not in y.shape[1:]
-            ):
+            fits = before.shape[1:] == y.shape[1:] and None not in y.shape[1:]
+            if residual and fits and place > 1:
                 y = before + y
             if shell == "nested" and place == len(steps) - 3:
                 y = keras.Model(x, y, name="inner")(x)

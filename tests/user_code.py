@@ -591,25 +591,25 @@ def _with_config(cls):
 def _without_config(cls):
     """The class with an argument of which Keras cannot make a config."""
 
-    def __init__(self, *args, hook=np.tanh, **kwargs):
+    def init(self, *args, hook=np.tanh, **kwargs):
         super(made, self).__init__(*args, **kwargs)
         self.hook = hook
 
     def get_config(self):
         raise NotImplementedError("no config")
 
-    made = _made(cls, "NoConfig", {"__init__": __init__, "get_config": get_config})
+    made = _made(cls, "NoConfig", {"__init__": init, "get_config": get_config})
     return made
 
 
 def _renaming(cls):
     """The class with a name that `__init__` changes, and with a config."""
 
-    def __init__(self, *args, name=None, **kwargs):
+    def init(self, *args, name=None, **kwargs):
         super(made, self).__init__(*args, name=name, **kwargs)
         self.name = f"{self.name}_of_user"
 
-    made = _made(_with_config(cls), "Renaming", {"__init__": __init__})
+    made = _made(_with_config(cls), "Renaming", {"__init__": init})
     return made
 
 
