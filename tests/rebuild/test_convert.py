@@ -4,7 +4,7 @@ import pytest
 
 import tfprune
 from tfprune.layers import Masked
-from tfprune.rebuild.convert import in_double_precision, without_masks
+from tfprune.rebuild.convert import without_masks
 
 layers = keras.layers
 
@@ -345,29 +345,3 @@ def test_a_layer_that_is_kept_stays_tied_to_layers_that_are_made_anew(is_nested)
     np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
     table.embeddings.assign(0.0 * table.embeddings)
     np.testing.assert_array_equal(small(x), np.zeros((6, 7)))
-
-
-class NoConfig(keras.layers.Layer):
-    def __init__(self, hook):
-        super().__init__(name="no_config")
-        self.hook = hook
-
-    def build(self, shape):
-        self.factor = self.add_weight(shape=shape[-1:], name="factor")
-
-    def call(self, inputs):
-        return inputs * self.factor / 3.0
-
-
-def test_double_precision_asks_for_no_config():
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(3, name="d")(NoConfig(np.tanh)(inputs)))
-    factor, kernel, bias = (np.asarray(weight, "float64") for weight in model.weights)
-    model.layers[1].factor.assign(factor := np.linspace(0.1, 1.0, 4).astype("float32"))
-    x = np.random.default_rng(0).normal(size=(5, 4))
-    copy = in_double_precision(model)
-    expected = x * factor.astype("float64") / 3.0 @ kernel + bias
-    np.testing.assert_allclose(copy(x), expected, rtol=1e-13)
-    assert {weight.dtype for weight in model.weights} == {"float32"}
-    assert model.layers[1].compute_dtype == "float32"
-    assert not np.allclose(model(x), expected, rtol=1e-10, atol=0.0)
