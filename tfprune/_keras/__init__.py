@@ -40,6 +40,16 @@ from tfprune._keras.layers import (
     sub_layers,
     takes_mask,
 )
+from tfprune._keras.legacy import (
+    has_legacy_graph,
+    legacy_build_shape,
+    legacy_calls_on,
+    legacy_node,
+    legacy_own_weights,
+    legacy_structures,
+    legacy_takes_training,
+    without_new_calls,
+)
 from tfprune._keras.optimizers import (
     JointUpdate,
     compile_arguments,

@@ -42,10 +42,10 @@ def check_equal(before, after, trace, batch_size=4):
     Raises:
         RuntimeError: If it is larger than the precision of the model's computation allows.
     """
-    inputs, outputs = _accepted_inputs(before, trace, batch_size)
+    inputs, outputs = accepted_inputs(before, trace, batch_size)
     precision = lowest_precision(before)
     allowed = TOLERANCE[precision]
-    difference = _largest_error(outputs, _outputs(after, inputs))
+    difference = _largest_error(outputs, outputs_of(after, inputs))
     compared = None
     if difference > allowed:
         compared = _deterministic(before, inputs, allowed)
@@ -70,7 +70,7 @@ def check_equal(before, after, trace, batch_size=4):
 
 def _deterministic(model, inputs, allowed):
     """The places of the outputs that are the same each time that a model is called."""
-    pairs = zip(_outputs(model, inputs), _outputs(model, inputs), strict=True)
+    pairs = zip(outputs_of(model, inputs), outputs_of(model, inputs), strict=True)
     return [place for place, pair in enumerate(pairs) if error(*pair) <= allowed]
 
 
@@ -82,7 +82,7 @@ def relative_error(before, after, inputs, compared=None):
         inputs: A list of arrays, in the order of the models' inputs.
         compared: The places of the outputs that are compared; by default all are.
     """
-    return _largest_error(_outputs(before, inputs), _outputs(after, inputs), compared)
+    return _largest_error(outputs_of(before, inputs), outputs_of(after, inputs), compared)
 
 
 def _largest_error(ours, theirs, compared=None):
@@ -97,14 +97,18 @@ def lowest_precision(model):
     return max(found, key=TOLERANCE.get, default="float32")
 
 
-def _accepted_inputs(model, trace, batch_size):
-    """Random inputs that the model can run on, and its outputs: position embeddings have an end."""
+def accepted_inputs(model, trace, batch_size=4):
+    """Returns random inputs that a model can run on, and its outputs.
+
+    Dynamic dimensions get fewer positions where the model does not take 16: position embeddings
+    have an end.
+    """
     for length in _LENGTHS[:-1]:
         inputs = random_inputs(trace, batch_size, length)
         with contextlib.suppress(tf.errors.InvalidArgumentError, ValueError):
-            return inputs, _outputs(model, inputs)
+            return inputs, outputs_of(model, inputs)
     inputs = random_inputs(trace, batch_size, _LENGTHS[-1])
-    return inputs, _outputs(model, inputs)
+    return inputs, outputs_of(model, inputs)
 
 
 def random_inputs(trace, batch_size=4, length=_LENGTHS[0]):
@@ -163,7 +167,8 @@ def _random_text(trace, tensor, shape, generator):
     return keras.ops.convert_to_tensor(texts, "string")
 
 
-def _outputs(model, inputs):
+def outputs_of(model, inputs):
+    """Returns the outputs of a model in inference, as a list of arrays in float64."""
     if _keras.functional(model) is None:
         args, kwargs = keras.tree.pack_sequence_as(call_arguments(model), inputs)
     else:

@@ -31,25 +31,34 @@ def from_tfmot(model_or_path, *, custom_objects=None):
     trainable mask of the weight. In a model without wrappers, as `strip_pruning` returns it, the
     exact zeros of kernels and embeddings become masks. All other weights get fresh masks.
 
+    TensorFlow operations in the graph (`x + y`, `x[:, 1]`, `tf.reshape`, `tf.nn.relu`) become those
+    of Keras 3. Layers and models with a `call` of their own, and Lambdas, are opened: their `call`
+    is run on symbolic tensors, and a nested model of the layers and operations in it takes their
+    place. One with weights of its own, or whose `call` cannot be run so, needs a class in
+    `custom_objects`.
+
     Both models are run on random inputs and compared; a file that `tf_keras` cannot load is not
     compared, which a warning says. Optimizer and loss are not converted: compile the new model.
 
     Args:
-        model_or_path: A Functional or Sequential model of `tf_keras`, wrapped by
-            `prune_low_magnitude` as a whole, in some of its layers, or not at all; or the path of
-            an `.h5` or `.keras` file of one. An `.h5` file is read without `tf_keras`. (tfmot
-            itself cannot write wrapped recurrent or attention layers to `.h5`.)
-        custom_objects: Dict from names to the Keras 3 classes and functions that replace layers and
-            functions which Keras 3 does not have.
+        model_or_path: A model of `tf_keras`, wrapped by `prune_low_magnitude` as a whole, in some
+            of its layers, or not at all; or the path of an `.h5` or `.keras` file of one. An `.h5`
+            file is read without `tf_keras` where that is missing. (tfmot itself cannot write
+            wrapped recurrent or attention layers to `.h5`.)
+        custom_objects: Dict from names to what replaces them, in Keras 3: a class of layers, made
+            from the config of the old one, or a function that takes this config as keywords and
+            returns the layer; a function on tensors for a Python activation, or for a TensorFlow
+            function by its name (`{"linalg.band_part": function}`). Weights are matched by name,
+            or by their order and shapes.
 
     Returns:
         A new model of `tfprune.layers`, not compiled.
 
     Raises:
-        ValueError: If the model is subclassed or not built, or has a layer or an argument that
+        ValueError: If the model is not built, or has a layer, an argument or an operation that
             Keras 3 does not have.
         ModuleNotFoundError: If a `.keras` file is given and `tf_keras` or tfmot is missing.
-        RuntimeError: If the two models do not compute the same, which would be a bug here.
+        RuntimeError: If the two models do not compute the same; names the first layer that differs.
 
     Example:
 
@@ -60,10 +69,11 @@ def from_tfmot(model_or_path, *, custom_objects=None):
     >>> np.asarray(model.get_layer("d").trainable_masks["kernel"]).astype(int).tolist()
     [[0, 1], [1, 0], [0, 1]]
     """
-    source, theirs = _read(model_or_path, custom_objects)
-    config = tf_keras.translated(source.config, custom_objects)
-    ours = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
-    masked = _with_masks(ours, source)
+    description, is_wrapped, theirs = _read(model_or_path, custom_objects or {})
+    build = tf_keras.Build(custom_objects)
+    ours = build.model(description)
+    pairs = list(_variable_pairs(ours, description))
+    masked = _with_masks(ours, pairs, is_wrapped)
     if theirs is None or _keras.recurrent_states(masked):
         warnings.warn(
             f"{masked.name!r} was taken over without comparing its outputs: "
@@ -71,7 +81,7 @@ def from_tfmot(model_or_path, *, custom_objects=None):
             stacklevel=2,
         )
     else:
-        _check_equal(theirs, masked)
+        _check_equal(theirs, ours, masked, build.tensors)
     return masked
 
 
@@ -79,14 +89,14 @@ def from_tfmot(model_or_path, *, custom_objects=None):
 
 
 def _read(model_or_path, custom_objects):
-    """The `Source`, and the `tf_keras` model to compare with, or None."""
+    """The description, whether wrappers are in it, and the model to compare with, or None."""
     if isinstance(model_or_path, keras.Model):
         raise ValueError(
             "Argument `model_or_path` must be a model of `tf_keras`. Received: a Keras 3 model, "
             f"{model_or_path.name!r}. Make it prunable with `tfprune.prunable(model)`."
         )
     if hasattr(model_or_path, "to_json"):
-        return sources.of_model(model_or_path), model_or_path
+        return _read_object(model_or_path, custom_objects)
     path = pathlib.Path(model_or_path)
     if path.suffix not in (".h5", ".hdf5", ".keras") or not path.is_file():
         raise ValueError(
@@ -94,15 +104,21 @@ def _read(model_or_path, custom_objects):
             f"`.h5` or `.keras` file. Received: model_or_path={str(model_or_path)!r}."
         )
     if path.suffix == ".keras":
-        model = _loaded(path)
-        return sources.of_model(model), model
-    source = sources.of_h5(path)
-    if custom_objects:  # of Keras 3, so `tf_keras` cannot load it
-        return source, None
+        return _read_object(_loaded(path), custom_objects)
     try:
-        return source, _loaded(path)
+        theirs = _loaded(path)
     except ModuleNotFoundError:
-        return source, None
+        theirs = None
+    except (ValueError, TypeError):  # classes of the user's, which are of Keras 3 here
+        theirs = None
+    if theirs is None:
+        return *sources.of_h5(path), None
+    return _read_object(theirs, custom_objects)
+
+
+def _read_object(model, custom_objects):
+    is_wrapped = any(type(part).__name__ == tf_keras.WRAPPER for part in model.submodules)
+    return tf_keras.described_model(model, known=custom_objects), is_wrapped, model
 
 
 def _loaded(path):
@@ -121,19 +137,16 @@ def _loaded(path):
 # Weights and masks --------------------------------------------------------------------------------
 
 
-def _with_masks(model, source):
+def _with_masks(model, pairs, is_wrapped):
     """The model made prunable, with the weights and masks of the source."""
-    pairs = list(_variable_pairs(model, source))
-    is_wrapped = tf_keras.is_wrapped(source.config)
     masks = [weight.mask if is_wrapped else _zeros(weight) for _, weight in pairs]
-    # Weights find their places in the new model, also those of composite layers, which are
-    # opened; so the masks travel as weights first.
+    # Masks travel as weights first, so that each one arrives at its weight.
     for (variable, _), mask in zip(pairs, masks, strict=True):
         variable.assign(np.ones(variable.shape) if mask is None else mask)
     carrier = prunable(model)
     for variable, weight in pairs:
         variable.assign(weight.value)
-    for layer in model.layers:
+    for layer in _keras.all_layers(model):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
     masked = prunable(model)
@@ -150,41 +163,90 @@ def _zeros(weight):
     return mask if is_kernel and mask.any() and not mask.all() else None
 
 
-def _variable_pairs(model, source):
+def _variable_pairs(model, description):
     """The variables of the new model, each with its `Weight` in the source."""
-    for layer in model.layers:
-        weights = source.weights.get(layer.name, ())
-        variables = layer.trainable_weights + layer.non_trainable_weights
-        ours = [(variable.name, tuple(variable.shape)) for variable in variables]
-        theirs = [(weight.name, weight.value.shape) for weight in weights]
-        has_same_names = sorted(name for name, _ in ours) == sorted(name for name, _ in theirs)
-        if not has_same_names:  # those of custom layers may
-            ours, theirs = ([shape for _, shape in found] for found in (ours, theirs))
-        if ours != theirs:
-            raise ValueError(
-                "The layer must have the same weights in both models, in the same order. "
-                f"Received: layer={layer.name!r} ({type(layer).__name__}), in Keras 3: {ours}, in "
-                f"the source: {theirs}."
-            )
-        yield from zip(variables, weights, strict=True)
+    for each in description.layers:
+        if each.weights is None:
+            yield from _variable_pairs(model.get_layer(each.new_name), each.model)
+        elif each.weights or each.class_name not in tf_keras.OPERATIONS:
+            yield from _pairs_of_layer(_layer_named(model, each.new_name), each.weights)
+
+
+def _layer_named(model, name):
+    return next((layer for layer in model.layers if layer.name == name), None)
+
+
+def _pairs_of_layer(layer, weights):
+    variables = [] if layer is None else layer.trainable_weights + layer.non_trainable_weights
+    for length in (3, 2, 1):  # by name, where both sides use the same names
+        ours = {_tail(variable.path, length): variable for variable in variables}
+        theirs = {_tail(weight.path, length): weight for weight in weights}
+        is_unique = len(ours) == len(variables) and len(theirs) == len(weights)
+        if is_unique and ours.keys() == theirs.keys():
+            pairs = [(ours[key], theirs[key]) for key in ours]
+            if all(tuple(v.shape) == w.value.shape for v, w in pairs):
+                return pairs
+    ours = [(variable.name, tuple(variable.shape)) for variable in variables]
+    theirs = [(weight.name, weight.value.shape) for weight in weights]
+    has_same_names = sorted(name for name, _ in ours) == sorted(name for name, _ in theirs)
+    if not has_same_names:  # those of custom layers may
+        ours, theirs = ([shape for _, shape in found] for found in (ours, theirs))
+    if ours != theirs:
+        raise ValueError(
+            "The layer must have the same weights in both models, in the same order. "
+            f"Received: layer={layer.name!r} ({type(layer).__name__}), in Keras 3: {ours}, in "
+            f"the source: {theirs}."
+        )
+    return list(zip(variables, weights, strict=True))
+
+
+def _tail(path, length):
+    return "/".join(path.split("/")[-length:])
 
 
 # Checking -----------------------------------------------------------------------------------------
 
 
-def _check_equal(theirs, ours):
-    inputs = check.random_inputs(trace(ours))
-    structure = keras.tree.pack_sequence_as(_keras.input_structure(ours), inputs)
-    before = keras.tree.flatten(theirs(structure, training=False))
-    after = keras.tree.flatten(ours(structure, training=False))
-    error = max(
-        check.error(*(np.asarray(keras.ops.cast(output, "float64")) for output in pair))
-        for pair in zip(before, after, strict=True)
-    )
+def _check_equal(theirs, plain, ours, tensors):
+    """Raises where the masked model, `ours`, computes something else than `theirs`."""
     allowed = _TWO_LIBRARIES * check.TOLERANCE[check.lowest_precision(ours)]
-    if not error <= allowed:
-        raise RuntimeError(
-            "The Keras 3 model does not compute what the `tf_keras` model computes. Received: "
-            f"model={ours.name!r}, relative difference={error:.3g}, allowed={allowed:.3g}. Please "
-            "report it with the model's `to_json()`."
+    inputs, _ = check.accepted_inputs(ours, trace(ours))
+    positive = [np.abs(each) if each.dtype.kind == "f" else each for each in inputs]
+    is_compared = False
+    for given in (inputs, positive):
+        before = [np.asarray(each, "float64") for each in _outputs_of(theirs, given)]
+        after = check.outputs_of(ours, given)
+        is_compared |= all(np.isfinite(each).any() for each in before)
+        difference = max(check.error(*pair) for pair in zip(before, after, strict=True))
+        if not difference <= allowed:
+            raise RuntimeError(
+                "The Keras 3 model does not compute what the `tf_keras` model computes. Received: "
+                f"model={ours.name!r}, relative difference={difference:.3g}, "
+                f"allowed={allowed:.3g}{_first_difference(theirs, plain, tensors, given, allowed)}."
+                " If this layer is of your own class, look at the one in `custom_objects`; else "
+                "please report it with the model's `to_json()`."
+            )
+    if not is_compared:
+        warnings.warn(
+            f"{ours.name!r} was taken over without comparing its outputs: they are not finite for "
+            "random inputs.",
+            stacklevel=3,
         )
+
+
+def _outputs_of(theirs, arrays):
+    """The outputs of a `tf_keras` model, flat."""
+    args, kwargs = tf_keras.call_arguments(theirs, arrays)
+    return [keras.ops.cast(each, "float64") for each in keras.tree.flatten(theirs(*args, **kwargs))]
+
+
+def _first_difference(theirs, ours, tensors, inputs, allowed):
+    """Words on the first layer whose outputs differ; none if that cannot be told."""
+    try:
+        names, before, after = tf_keras.outputs_by_layer(theirs, ours, tensors, inputs)
+    except (ValueError, AttributeError):
+        return ""
+    for name, one, other in zip(names, before, after, strict=True):
+        if not check.error(one, other) <= allowed:
+            return f", first different layer={name!r}"
+    return ""

@@ -1,87 +1,40 @@
-"""Reads config, weights and masks of a pruned `tf_keras` model or `.h5` file."""
+"""Reads a pruned `tf_keras` model or `.h5` file: its layers, weights and masks."""
 
 import json
-from dataclasses import dataclass
 
 import h5py
 import numpy as np
 
 from tfprune.interop import tf_keras
+from tfprune.interop.tf_keras import Weight
 
 _PREFIX = "prune_low_magnitude_"
 _KEPT_BY_WRAPPERS = ("mask", "threshold", "pruning_step")
 _PRUNED_BY_WRAPPERS = ("kernel", "recurrent_kernel", "pointwise_kernel", "embeddings")
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A weight of the model: its name in the layer, its value, and its mask if it has one."""
-
-    name: str
-    value: np.ndarray
-    mask: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model that was read.
-
-    Attributes:
-        config: The serialised model.
-        weights: For each of its layers, by its name in Keras 3, the weights in Keras's order:
-            trainable ones first.
-    """
-
-    config: dict
-    weights: dict
-
-
-def of_model(model):
-    """Reads a `tf_keras` model."""
-    try:
-        config = json.loads(model.to_json())
-    except NotImplementedError:  # of a subclassed model
-        config = {"config": {}}
-    if "layers" not in config["config"]:
-        raise ValueError(
-            "Argument `model_or_path` must be a Functional or Sequential model of `tf_keras`. "
-            f"Received: model={model.name!r} ({type(model).__name__}), a subclassed one."
-        )
-    masks, of_wrappers = {}, set()
-    for wrapper in model.submodules:
-        if type(wrapper).__name__ == tf_keras.WRAPPER:
-            of_wrappers.add(id(wrapper.pruning_step))
-            for weight, mask, threshold in wrapper.pruning_vars:
-                masks[id(weight)] = mask.numpy() != 0
-                of_wrappers |= {id(mask), id(threshold)}
-    names = tf_keras.new_names(config)
-    weights = {
-        names[layer.name]: tuple(
-            Weight(_own_name(variable.name), variable.numpy(), masks.get(id(variable)))
-            for variable in layer.trainable_weights + layer.non_trainable_weights
-            if id(variable) not in of_wrappers
-        )
-        for layer in model.layers
-    }
-    return Source(config, weights)
-
-
 def of_h5(path):
-    """Reads an `.h5` file, for which neither `tf_keras` nor tfmot is needed."""
+    """The description of the model in an `.h5` file, and whether pruning wrappers are in it.
+
+    Neither `tf_keras` nor tfmot is needed.
+    """
     with h5py.File(path, "r") as file:
         if "model_config" not in file.attrs:
             raise ValueError(
                 "The file holds weights without a model. "
-                f"Received: {str(path)!r}. Save it with `model.save(path)`, not `save_weights`."
+                f"Received: {str(path)!r}. Save it with `model.save(path)`, not `save_weights`; or "
+                "build the model with `tf_keras`, load the weights into it and pass the model."
             )
         config = json.loads(file.attrs["model_config"])
+        if "layers" not in config["config"]:
+            raise ValueError(
+                "The file holds a subclassed model, of which it does not say the graph. Received: "
+                f"{str(path)!r} ({config['class_name']}). Load it with `tf_keras` and pass the "
+                "model."
+            )
         group = file["model_weights"]
-        weights = {
-            new: _weights_of(group[old])
-            for old, new in tf_keras.new_names(config).items()
-            if old in group
-        }
-    return Source(config, weights)
+        weights = {name: _weights_of(group[name]) for name in group}
+    return tf_keras.described_config(config, weights), tf_keras.is_wrapped(config)
 
 
 def _weights_of(group):
@@ -105,7 +58,7 @@ def _weights_of(group):
                 )
             masks[found[0]] = mask
     return tuple(
-        Weight(_own_name(path), np.asarray(group[path]), masks.get(path))
+        Weight(path.split(":")[0], np.asarray(group[path]), masks.get(path))
         for path in paths
         if not _is_wrapper_s(path)
     )

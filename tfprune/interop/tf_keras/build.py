@@ -1,0 +1,178 @@
+"""Builds the Keras 3 model of a description."""
+
+import itertools
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.interop.tf_keras import operations, sizes
+from tfprune.interop.tf_keras.description import Output, leaves, mapped
+from tfprune.interop.tf_keras.files import described_config
+from tfprune.interop.tf_keras.layers import LayerTranslator
+
+OPERATIONS = ("TFOpLambda", "SlicingOpLambda")
+"""Classes of layers that are a TensorFlow function."""
+
+
+class Build:
+    """Builds models; a layer that is in several places is made once.
+
+    Args:
+        custom_objects: Dict of names to classes and functions, of Keras 3.
+
+    Attributes:
+        tensors: For the outermost model, a dict from the key and place of each call to the
+            flat list of its outputs, in the order in which the calls were made.
+    """
+
+    def __init__(self, custom_objects=None):
+        self.custom_objects = custom_objects or {}
+        self.translator = LayerTranslator(self.custom_objects, self._built_model)
+        self.made = {}
+        self.tensors = {}
+
+    def model(self, description):
+        """The Keras 3 model, with weights of its own.
+
+        Raises:
+            ValueError: If a layer, one of its arguments or an operation has no equivalent.
+        """
+        if description.is_sequential:
+            return self._sequential(description)
+        model, self.tensors = self._functional(description)
+        return model
+
+    def _built_model(self, serialised):
+        return Build(self.custom_objects).model(described_config(serialised, {}))
+
+    def _layer(self, description):
+        key = description.identity
+        if key is None or key not in self.made:
+            if description.model is not None:
+                layer = Build.model(self._with_same_layers(), description.model)
+                layer.name = description.new_name
+            else:
+                layer = self.translator.layer(
+                    description.serialised, description.new_name, description.problem
+                )
+            if key is None:
+                return layer
+            self.made[key] = layer
+        return self.made[key]
+
+    def _with_same_layers(self):
+        inner = Build(self.custom_objects)
+        inner.made = self.made
+        return inner
+
+    def _sequential(self, description):
+        layers = [self._layer(each) for each in description.layers]
+        if not layers or not isinstance(layers[0], keras.layers.InputLayer):
+            shape = description.input_shape
+            if shape is None:
+                raise ValueError(
+                    "The Sequential model is not built, so its shapes are unknown. Received: "
+                    f"model={description.name!r}. Call it on data once, or `model.build(shape)`."
+                )
+            is_lookup = bool(layers) and isinstance(layers[0], keras.layers.Embedding)
+            dtype = "int32" if is_lookup else "float32"
+            layers.insert(0, keras.layers.InputLayer(batch_shape=tuple(shape), dtype=dtype))
+        return keras.Sequential(layers, name=description.name)
+
+    def _functional(self, description):
+        tensors, waiting = {}, []
+        for each in description.layers:
+            if each.class_name == "InputLayer":
+                tensors[each.key, 0] = [self._layer(each).output]
+            else:
+                is_function = each.class_name in OPERATIONS
+                waiting.append((each, None if is_function else self._layer(each), list(each.calls)))
+        anchor = next(iter(tensors.values()))[0]
+        taken = {each.new_name for each in description.layers}
+        while waiting:
+            is_stuck = True
+            for each, layer, calls in waiting:
+                while calls and _is_ready(calls[0], tensors):
+                    call, is_stuck = calls.pop(0), False
+                    args, kwargs = mapped((call.args, call.kwargs), _looked_up(tensors))
+                    if layer is None:
+                        found = self._operation(each, args, kwargs, taken)
+                    else:
+                        found = _called(layer, args, kwargs, anchor)
+                    tensors[each.key, call.index] = keras.tree.flatten(found)
+            waiting = [entry for entry in waiting if entry[2]]
+            if waiting and is_stuck:
+                raise ValueError(
+                    "The graph is not whole: calls take tensors that none gives. Received: "
+                    f"model={description.name!r}, layers={[each.name for each, *_ in waiting]}."
+                )
+        inputs, outputs = mapped((description.inputs, description.outputs), _looked_up(tensors))
+        for output, reference in zip(leaves(outputs), leaves(description.outputs), strict=True):
+            if not _keras.is_symbolic(output):
+                raise ValueError(
+                    "Cannot take over a model with an output that no input decides. "
+                    f"Received: model={description.name!r}, layer={reference.layer!r}."
+                )
+        model = keras.Model(inputs, outputs, name=description.name)
+        if not description.trainable:
+            model.trainable = False
+        return model, tensors
+
+    def _operation(self, description, args, kwargs, taken):
+        """The outputs of a TensorFlow function; the new operations are named after it."""
+        name = description.serialised["config"].get("function")
+        try:
+            found = operations.applied(name, args, kwargs, self.custom_objects)
+        except Exception as error:  # of Keras too, for arguments that it does not take
+            raise ValueError(
+                "Cannot take over an operation of TensorFlow. Received: "
+                f"layer={description.name!r} (`tf.{name}`): {str(error).rstrip('.')}. Write it with `keras.ops` as "
+                "a function of the same arguments, and pass "
+                f"`custom_objects={{{name!r}: function}}`."
+            ) from error
+        given = [leaf for leaf in leaves((args, kwargs)) if _keras.is_symbolic(leaf)]
+        made = [leaf for leaf in keras.tree.flatten(found) if _keras.is_symbolic(leaf)]
+        new = [node.operation for node in _keras.nodes_between(given, made)[0]]
+        for place, operation in enumerate(reversed(new)):
+            operation.name = description.new_name if place == 0 else _unused(description, taken)
+            taken.add(operation.name)
+        return found
+
+
+def _unused(description, taken):
+    names = (f"{description.new_name}_part_{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _is_ready(call, tensors):
+    found = leaves((call.args, call.kwargs))
+    return all((leaf.layer, leaf.call) in tensors for leaf in found if isinstance(leaf, Output))
+
+
+def _looked_up(tensors):
+    def value(leaf):
+        is_output = isinstance(leaf, Output)
+        return tensors[leaf.layer, leaf.call][leaf.index] if is_output else leaf
+
+    return value
+
+
+def _called(layer, args, kwargs, anchor):
+    """The outputs of a layer. One that is called on constants gets them as symbolic tensors."""
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    if not any(_keras.is_symbolic(leaf) for leaf in leaves((args, kwargs))):
+        args = mapped(args, lambda leaf: _symbolic(leaf, anchor))
+    is_recurrent = isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+    if is_recurrent and isinstance(args[0], (list, tuple)):
+        (first, *states), *rest = args
+        return layer(first, *rest, **kwargs, initial_state=states)
+    return layer(*args, **kwargs)
+
+
+def _symbolic(value, anchor):
+    """A constant that formally depends on a tensor, so that layers on it are in the graph."""
+    if not isinstance(value, np.ndarray):
+        return value
+    zero = sizes.zero_of(anchor)
+    return keras.ops.add(keras.ops.cast(zero, value.dtype.name), value)
