@@ -125,9 +125,10 @@ class Build:
         try:
             found = operations.applied(name, args, kwargs, self.custom_objects)
         except Exception as error:  # of Keras too, for arguments that it does not take
+            why = str(error).rstrip(".")
             raise ValueError(
                 "Cannot take over an operation of TensorFlow. Received: "
-                f"layer={description.name!r} (`tf.{name}`): {str(error).rstrip('.')}. Write it with `keras.ops` as "
+                f"layer={description.name!r} (`tf.{name}`): {why}. Write it with `keras.ops` as "
                 "a function of the same arguments, and pass "
                 f"`custom_objects={{{name!r}: function}}`."
             ) from error

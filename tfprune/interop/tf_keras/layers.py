@@ -103,17 +103,21 @@ class LayerTranslator:
         name = _RENAMED.get(serialised["class_name"], serialised["class_name"])
         found = getattr(keras.layers, name, None)
         is_stock = (serialised.get("module") or "keras.layers").startswith("keras.")
-        if is_stock and found is not None and name not in _REFUSED:
+        if is_stock and found is not None and name != "Lambda":
             return found, None
-        what = _REFUSED.get(
-            name,
+        what = (
             "Write it as a Keras 3 layer with the same weights, and pass "
-            f"`custom_objects={{{name!r}: ...}}`.",
+            f"`custom_objects={{{name!r}: ...}}`"
         )
+        if problem is None:
+            what += (
+                "; or load the file with `tf_keras`, and pass the model: what a `call` does is read "
+                "from an object only"
+            )
         why = "" if problem is None else f", {problem}"
         raise ValueError(
             "Cannot take over a layer that Keras 3 does not have. "
-            f"Received: layer={layer!r} ({serialised['class_name']}){why}. {what}"
+            f"Received: layer={layer!r} ({serialised['class_name']}){why}. {what}."
         )
 
     def _argument(self, key, value, layer):
@@ -202,11 +206,6 @@ _EDITS = {
     "ThresholdedReLU": _threshold,
 }
 _RENAMED = {"ThresholdedReLU": "ReLU"}
-_REFUSED = {
-    "Lambda": "It holds a Python function, which is read from an object only: load the file with "
-    "`tf_keras` and pass the model, or write the layer as a Keras 3 layer and pass "
-    "`custom_objects={'Lambda': ...}`.",
-}
 
 
 def _accepted(cls, arguments, layer):

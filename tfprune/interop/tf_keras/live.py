@@ -6,11 +6,13 @@ stock layers and TensorFlow operations. Their classes need no `get_config`.
 """
 
 import collections
+import inspect
 import json
 import traceback
 import warnings
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from tfprune import _keras
@@ -24,6 +26,9 @@ from tfprune.interop.tf_keras.description import (
     leaves,
     mapped,
 )
+
+_ENDS_WITH_ACTIVATION = {"Activation", "Dense", "EinsumDense", "Conv", "Conv2D"}
+"""Layers that apply `activation` last, with their subclasses."""
 
 
 class NotOpenedError(Exception):
@@ -68,10 +73,13 @@ class _Reading:
             _check_complete(model, inputs, outputs)
             return self.graph(model.name, inputs, outputs, model.trainable)
         shape, layers = _keras.legacy_build_shape(model), list(model.layers)
-        if model.inputs and not _is_a(layers[0], "InputLayer"):
+        calls = collections.defaultdict(list)
+        if model.inputs:
+            for layer, *call in _ordered_calls(model.inputs, model.outputs):
+                calls[id(layer)].append(call)
             layers.insert(0, _keras.legacy_node(model.inputs[0])[0])
-        layers = tuple(self.layer(layer) for layer in layers)
-        return ModelDescription(model.name, layers, input_shape=shape, is_sequential=True)
+        described = tuple(self.layer(layer, calls=calls[id(layer)]) for layer in layers)
+        return ModelDescription(model.name, described, input_shape=shape, is_sequential=True)
 
     def subclassed(self, model):
         """A model whose class has a `call` of its own: opened, unless the class is known."""
@@ -117,14 +125,14 @@ class _Reading:
             inner = inner.layer
         described = LayerDescription(
             name=key if key and inner is layer else inner.name,
-            serialised=_serialised(inner),
+            serialised=_serialised(inner, self.is_known(inner)),
             identity=id(inner),
             key=key or layer.name,
         )
         found = {}
         if is_graph(inner) and not self.is_known(inner):
             found["model"] = self.model(inner)
-        elif _is_stock(inner) or self.is_known(inner):
+        elif self.is_known(inner) or (_is_stock(inner) and not self.has_own_activation(inner)):
             found["weights"] = self.weights(inner)
         else:
             try:
@@ -133,6 +141,8 @@ class _Reading:
                 found |= {"weights": self.weights(inner), "problem": str(error)}
             else:
                 calls = [(place, (_tensors(a, k),), {}) for place, a, k in calls]
+        if reference is None:  # in a Sequential model
+            return LayerDescription(**{**vars(described), **found})
         try:
             found["calls"] = tuple(Call(p, *mapped((a, k), reference)) for p, a, k in calls)
         except NotOpenedError as error:
@@ -142,7 +152,7 @@ class _Reading:
     def opened(self, layer, calls):
         """The graph that stands for a layer which is called in these ways."""
         if not calls:
-            raise NotOpenedError("it is inside a layer or a Sequential model")
+            raise NotOpenedError("its model has not been called, so its inputs are unknown")
         if len({repr(mapped((a, k), _kind)) for _, a, k in calls}) > 1:
             raise NotOpenedError("it is called in several ways")
         _, args, kwargs = calls[0]
@@ -150,11 +160,38 @@ class _Reading:
             id(tensor): _like(tensor) for tensor in leaves((args, kwargs)) if _is_symbolic(tensor)
         }
         given = mapped((args, kwargs), lambda leaf: inputs.get(id(leaf), leaf))
+        if _is_stock(layer) and type(layer).__name__ != "Activation":
+            return self.split(layer, given)
         outputs = _opened(layer, *given)
         return self.graph(layer.name, _tensors(*given), outputs)
 
+    def split(self, layer, given):
+        """The graph of a layer without its activation, and of its activation, a Python function."""
+        import tf_keras
+
+        function, layer.activation = layer.activation, tf_keras.activations.linear
+        try:
+            outputs = _applied(function, layer(*given[0], **given[1]))
+            return self.graph(layer.name, _tensors(*given), outputs)
+        finally:
+            layer.activation = function
+
+    def has_own_activation(self, layer):
+        """Whether the activation that ends a layer is a Python function of the user's."""
+        function = getattr(layer, "activation", None)
+        name = getattr(function, "__name__", "")
+        ends = _ENDS_WITH_ACTIVATION & {cls.__name__ for cls in type(layer).__mro__}
+        is_own = not getattr(function, "__module__", "").startswith(("tf_keras.", "keras."))
+        is_named = getattr(function, "__module__", "").startswith("tensorflow.") and hasattr(
+            keras.activations, name
+        )
+        is_function = inspect.isfunction(function)
+        return bool(ends) and is_function and is_own and not is_named and name not in self.known
+
     def is_known(self, layer):
-        return bool(self.known & set(_class_names(type(layer))))
+        """Whether Keras 3 has a class in place of a layer's own one."""
+        names = _class_names(type(layer))
+        return any(n in self.known or keras.saving.get_registered_object(n) for n in names)
 
     def weights(self, layer):
         return tuple(
@@ -196,6 +233,16 @@ def _opened(layer, args, kwargs):
             f"what its `call` gives does not depend on its weights {', '.join(unused)}"
         )
     return outputs
+
+
+def _applied(function, tensor):
+    try:
+        found = function(tensor)
+    except Exception as error:  # whatever the user's code raises
+        raise NotOpenedError(_failure(error).replace("its `call`", "its activation")) from error
+    if not _is_symbolic(found):
+        raise NotOpenedError("its activation returns something else than a tensor of its input")
+    return found
 
 
 def _run(layer, args, kwargs):
@@ -349,7 +396,19 @@ def is_graph(layer):
 
 
 def _is_stock(layer):
-    return type(layer).__module__.startswith("tf_keras.") and type(layer).__name__ != "Lambda"
+    """Whether a layer is of Keras's own class, or computes what that computes."""
+    cls = _stock_class(type(layer))
+    return cls is not None and cls.__name__ not in ("Lambda", "Layer", "Model")
+
+
+def _stock_class(cls):
+    """The class of `tf_keras` whose objects compute what those of a class compute, or None."""
+    for each in cls.__mro__:
+        if each.__module__.startswith("tf_keras."):
+            return each
+        if {"call", "build", "__call__"} & set(vars(each)):
+            return None
+    return None
 
 
 def _class_names(cls):
@@ -358,15 +417,13 @@ def _class_names(cls):
     return cls.__name__, tf_keras.saving.get_registered_name(cls)
 
 
-def _serialised(layer):
+def _serialised(layer, is_known):
     """The layer as serialised; without a config where its class cannot say one."""
-    import tf_keras
-
-    cls = type(layer)
+    cls, stock = type(layer), None if is_known else _stock_class(type(layer))
     plain = {
-        "class_name": cls.__name__,
-        "module": "keras.layers" if _is_stock(layer) else cls.__module__,
-        "registered_name": None if _is_stock(layer) else _class_names(cls)[1],
+        "class_name": cls.__name__ if stock is None else stock.__name__,
+        "module": cls.__module__ if stock is None else "keras.layers",
+        "registered_name": _class_names(cls)[1] if stock is None else None,
         "config": {"name": layer.name},
     }
     if hasattr(layer, "symbol"):  # an operation of TensorFlow
@@ -374,8 +431,8 @@ def _serialised(layer):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = tf_keras.saving.serialize_keras_object(layer)
-            return json.loads(json.dumps({**plain, "config": found["config"]}, default=_as_json))
+            config = (stock or cls).get_config(layer)
+            return json.loads(json.dumps({**plain, "config": config}, default=_as_json))
     except (NotImplementedError, TypeError, ValueError):
         return plain
 
@@ -387,4 +444,8 @@ def _as_json(value):
         return value.as_list()
     if isinstance(value, tf.DType):
         return value.name
+    if hasattr(value, "get_config"):  # a layer, an initializer, ...
+        import tf_keras
+
+        return tf_keras.saving.serialize_keras_object(value)
     raise TypeError(f"{value!r} cannot be said in JSON")

@@ -8,6 +8,7 @@ refused. Arguments are symbolic tensors of Keras 3, constants, and `Size`s.
 import functools
 import inspect
 import math
+import reprlib
 
 import keras
 import numpy as np
@@ -66,12 +67,14 @@ def applied(name, args, kwargs, custom_objects):
     taken = inspect.signature(ours)
     unknown = {key: value for key, value in optional.items() if key not in taken.parameters}
     if unknown:
-        said = ", ".join(f"{key}={value!r}" for key, value in unknown.items())
+        said = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in unknown.items())
         raise NoEquivalentError(f"Keras 3 has no equivalent with {said}")
     try:
         taken.bind(*required, **optional)
     except TypeError as error:
-        raise NoEquivalentError(f"it is called without an argument that it needs: {error}") from error
+        raise NoEquivalentError(
+            f"it is called without an argument that it needs: {error}"
+        ) from error
     return mapped(ours(*required, **optional), sizes.settled)
 
 
@@ -740,7 +743,11 @@ for _name, _function in {"avg": ops.average_pool, "max": ops.max_pool}.items():
 
 
 def _convolution(rank):
-    def apply(input, filters=None, strides=1, padding=None, dilations=1, data_format=None):
+    # `tf.compat.v1` has two names for the filters, and requires neither.
+    def apply(
+        input, filters=None, strides=1, padding=None, dilations=1, data_format=None, filter=None
+    ):
+        filters = filter if filters is None else filters
         if data_format not in (None, "NWC", "NHWC"):
             raise NoEquivalentError(f"it has data_format={data_format!r}")
         where = {"data_format": "channels_last", "dilation_rate": _window(dilations, rank)}

@@ -3,9 +3,12 @@
 The masks pass through `prunable` in place of the weights, so that each one arrives at its weight.
 """
 
+import json
 import pathlib
 import warnings
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 
@@ -103,6 +106,7 @@ def _read(model_or_path, custom_objects):
             "Argument `model_or_path` must be a `tf_keras` model, or the path of an existing "
             f"`.h5` or `.keras` file. Received: model_or_path={str(model_or_path)!r}."
         )
+    _check_legacy(path)
     if path.suffix == ".keras":
         return _read_object(_loaded(path), custom_objects)
     try:
@@ -114,6 +118,25 @@ def _read(model_or_path, custom_objects):
     if theirs is None:
         return *sources.of_h5(path), None
     return _read_object(theirs, custom_objects)
+
+
+def _check_legacy(path):
+    """Refuses a file that Keras 3 wrote."""
+    if zipfile.is_zipfile(path):
+        version = json.loads(zipfile.ZipFile(path).read("metadata.json"))["keras_version"]
+    elif h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            version = file.attrs.get("keras_version", "")
+    else:
+        raise ValueError(
+            f"The file is neither an HDF5 nor a `.keras` file. Received: {str(path)!r}."
+        )
+    if str(version).startswith("3"):
+        raise ValueError(
+            f"Argument `model_or_path` must be a file of `tf_keras`. Received: {str(path)!r}, "
+            f"written by Keras {version}. Load it with `keras.saving.load_model`, and make it "
+            "prunable with `tfprune.prunable(model)`."
+        )
 
 
 def _read_object(model, custom_objects):
