@@ -44,10 +44,12 @@ from tfprune._keras.legacy import (
     has_legacy_graph,
     legacy_build_shape,
     legacy_calls_on,
+    legacy_children,
     legacy_node,
     legacy_own_weights,
     legacy_structures,
     legacy_takes_training,
+    legacy_weights_as,
     without_new_calls,
 )
 from tfprune._keras.optimizers import (

@@ -7,6 +7,7 @@ Private there, and why:
 * `_nested_inputs`, `_nested_outputs` and `_is_graph_network`: in which structure a model takes and
   gives tensors, and whether it has a graph;
 * `_trainable_weights` and `_non_trainable_weights`: weights of a layer itself, not of those in it;
+* `_flatten_layers`: the layers in a layer;
 * `_build_input_shape`: the shape a model was built for;
 * `_expects_training_arg`: whether a `call` takes `training`.
 
@@ -50,6 +51,45 @@ def has_legacy_graph(model):
 def legacy_own_weights(layer):
     """The weights of a `tf_keras` layer that are not those of layers inside it."""
     return list(layer._trainable_weights) + list(layer._non_trainable_weights)
+
+
+def legacy_children(layer):
+    """The layers directly inside a `tf_keras` layer."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+@contextlib.contextmanager
+def legacy_weights_as(layer, tensors):
+    """Puts tensors in place of variables in the attributes of a `tf_keras` layer.
+
+    Args:
+        layer: The layer.
+        tensors: Dict from the id of each variable to its tensor.
+    """
+
+    def replaced(value):
+        if isinstance(value, dict):
+            return {key: replaced(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)([replaced(each) for each in value])
+        return tensors.get(id(value), value)
+
+    def has_variable(value):
+        return any(id(leaf) in tensors for leaf in tf.nest.flatten(value))
+
+    attributes = vars(layer)
+    hidden = ("_trainable_weights", "_non_trainable_weights")
+    held = (tf.Variable, list, tuple, dict)
+    before = {
+        name: value
+        for name, value in attributes.items()
+        if name not in hidden and isinstance(value, held) and has_variable(value)
+    }
+    try:
+        attributes.update({name: replaced(value) for name, value in before.items()})
+        yield
+    finally:
+        attributes.update(before)
 
 
 def legacy_build_shape(model):

@@ -6,7 +6,7 @@ TensorFlow's (`operations`).
 """
 
 from tfprune.interop.tf_keras.build import OPERATIONS, Build
-from tfprune.interop.tf_keras.description import WRAPPER, LayerDescription, ModelDescription, Weight
+from tfprune.interop.tf_keras.description import OWN_WEIGHT, WRAPPER, Weight
 from tfprune.interop.tf_keras.files import described_config, is_wrapped
 from tfprune.interop.tf_keras.live import described_model
 from tfprune.interop.tf_keras.running import call_arguments, outputs_by_layer

@@ -1,13 +1,13 @@
 """Builds the Keras 3 model of a description."""
 
-import itertools
+import math
 
 import keras
 import numpy as np
 
 from tfprune import _keras
 from tfprune.interop.tf_keras import operations, sizes
-from tfprune.interop.tf_keras.description import Output, leaves, mapped
+from tfprune.interop.tf_keras.description import OWN_WEIGHT, Output, leaves, mapped
 from tfprune.interop.tf_keras.files import described_config
 from tfprune.interop.tf_keras.layers import LayerTranslator
 
@@ -81,15 +81,19 @@ class Build:
         return keras.Sequential(layers, name=description.name)
 
     def _functional(self, description):
-        tensors, waiting = {}, []
+        tensors, waiting, held = {}, [], []
         for each in description.layers:
             if each.class_name == "InputLayer":
                 tensors[each.key, 0] = [self._layer(each).output]
+            elif each.class_name == OWN_WEIGHT:
+                held.append(each)
             else:
                 is_function = each.class_name in OPERATIONS
                 waiting.append((each, None if is_function else self._layer(each), list(each.calls)))
         anchor = next(iter(tensors.values()))[0]
         taken = {each.new_name for each in description.layers}
+        for each in held:
+            tensors[each.key, 0] = [self._own_weight(each, anchor, taken)]
         while waiting:
             is_stuck = True
             for each, layer, calls in waiting:
@@ -99,7 +103,7 @@ class Build:
                     if layer is None:
                         found = self._operation(each, args, kwargs, taken)
                     else:
-                        found = _called(layer, args, kwargs, anchor)
+                        found = self._called(each, layer, args, kwargs, anchor, taken)
                     tensors[each.key, call.index] = keras.tree.flatten(found)
             waiting = [entry for entry in waiting if entry[2]]
             if waiting and is_stuck:
@@ -133,17 +137,52 @@ class Build:
                 f"`custom_objects={{{name!r}: function}}`."
             ) from error
         given = [leaf for leaf in leaves((args, kwargs)) if _keras.is_symbolic(leaf)]
-        made = [leaf for leaf in keras.tree.flatten(found) if _keras.is_symbolic(leaf)]
-        new = [node.operation for node in _keras.nodes_between(given, made)[0]]
-        for place, operation in enumerate(reversed(new)):
-            operation.name = description.new_name if place == 0 else _unused(description, taken)
-            taken.add(operation.name)
+        _name_operations(description, given, found, taken)
         return found
 
+    def _called(self, description, layer, args, kwargs, anchor, taken):
+        """The outputs of a layer. One that is called on constants gets them as symbolic tensors."""
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        if not any(_keras.is_symbolic(leaf) for leaf in leaves((args, kwargs))):
+            args = mapped(args, lambda leaf: _symbolic(leaf, anchor))
+            _name_operations(description, [anchor], args, taken, suffix="input")
+        is_recurrent = isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
+        if is_recurrent and isinstance(args[0], (list, tuple)):
+            (first, *states), *rest = args
+            return layer(first, *rest, **kwargs, initial_state=states)
+        return layer(*args, **kwargs)
 
-def _unused(description, taken):
-    names = (f"{description.new_name}_part_{number}" for number in itertools.count(1))
-    return next(name for name in names if name not in taken)
+    def _own_weight(self, description, anchor, taken):
+        """A weight as a tensor: the rows of the table of an `Embedding`, in the weight's shape."""
+        config = description.serialised["config"]
+        *rows, size = config["shape"] or (1,)
+        rows = math.prod(rows)
+        key = description.identity
+        if key not in self.made:
+            self.made[key] = keras.layers.Embedding(
+                rows, size, trainable=config["trainable"], name=description.new_name
+            )
+        places = _symbolic(np.arange(rows, dtype="int32"), anchor)
+        table = self.made[key](places)
+        tensor = keras.ops.reshape(table, config["shape"])
+        _name_operations(description, [anchor], places, taken, suffix="rows")
+        _name_operations(description, [table], tensor, taken, suffix="shape")
+        return tensor
+
+
+def _name_operations(description, given, found, taken, suffix=None):
+    """Names the operations between tensors after the layer that they stand for."""
+    made = [leaf for leaf in keras.tree.flatten(found) if _keras.is_symbolic(leaf)]
+    new = [node.operation for node in _keras.nodes_between(given, made)[0]]
+    for place, operation in enumerate(reversed(new)):
+        name = description.new_name if suffix is None else f"{description.new_name}_{suffix}"
+        operation.name = name if place == 0 and suffix is None else _unused(name, taken)
+        taken.add(operation.name)
+
+
+def _unused(name, taken):
+    names = (name, *(f"{name}_{number}" for number in range(1, len(taken) + 2)))
+    return next(each for each in names if each not in taken)
 
 
 def _is_ready(call, tensors):
@@ -157,18 +196,6 @@ def _looked_up(tensors):
         return tensors[leaf.layer, leaf.call][leaf.index] if is_output else leaf
 
     return value
-
-
-def _called(layer, args, kwargs, anchor):
-    """The outputs of a layer. One that is called on constants gets them as symbolic tensors."""
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if not any(_keras.is_symbolic(leaf) for leaf in leaves((args, kwargs))):
-        args = mapped(args, lambda leaf: _symbolic(leaf, anchor))
-    is_recurrent = isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional))
-    if is_recurrent and isinstance(args[0], (list, tuple)):
-        (first, *states), *rest = args
-        return layer(first, *rest, **kwargs, initial_state=states)
-    return layer(*args, **kwargs)
 
 
 def _symbolic(value, anchor):

@@ -8,6 +8,9 @@ import numpy as np
 WRAPPER = "PruneLowMagnitude"
 """The class of tfmot's pruning wrappers."""
 
+OWN_WEIGHT = "OwnWeight"
+"""The `class_name` of a weight that an opened layer held itself; it is described as a layer."""
+
 
 @dataclass(frozen=True)
 class Output:

@@ -22,6 +22,12 @@ _NEUTRAL = {"groups": 1}
 """Arguments that may be left out at this value, besides those that are None, False or empty."""
 
 
+def has_layer(name):
+    """Whether Keras 3 has a layer for one of `tf_keras`, or an operation."""
+    is_operation = name in ("TFOpLambda", "SlicingOpLambda")
+    return is_operation or hasattr(keras.layers, _RENAMED.get(name, name))
+
+
 class LayerTranslator:
     """Translates layers.
 
@@ -111,8 +117,8 @@ class LayerTranslator:
         )
         if problem is None:
             what += (
-                "; or load the file with `tf_keras`, and pass the model: what a `call` does is read "
-                "from an object only"
+                "; or load the file with `tf_keras`, and pass the model: what a `call` does is "
+                "read from an object only"
             )
         why = "" if problem is None else f", {problem}"
         raise ValueError(

@@ -8,15 +8,14 @@ stock layers and TensorFlow operations. Their classes need no `get_config`.
 import collections
 import inspect
 import json
-import traceback
 import warnings
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.interop.tf_keras.description import (
+    OWN_WEIGHT,
     WRAPPER,
     Call,
     LayerDescription,
@@ -26,13 +25,18 @@ from tfprune.interop.tf_keras.description import (
     leaves,
     mapped,
 )
+from tfprune.interop.tf_keras.graphs import (
+    NotOpenedError,
+    is_symbolic,
+    like,
+    ordered_calls,
+    tensors_in,
+)
+from tfprune.interop.tf_keras.layers import has_layer
+from tfprune.interop.tf_keras.opening import applied, opened
 
 _ENDS_WITH_ACTIVATION = {"Activation", "Dense", "EinsumDense", "Conv", "Conv2D"}
 """Layers that apply `activation` last, with their subclasses."""
-
-
-class NotOpenedError(Exception):
-    """Raised where the `call` of a layer cannot be run on symbolic tensors; says why."""
 
 
 def described_model(model, known=()):
@@ -71,11 +75,11 @@ class _Reading:
         if not _is_a(model, "Sequential"):
             inputs, outputs = _keras.legacy_structures(model)
             _check_complete(model, inputs, outputs)
-            return self.graph(model.name, inputs, outputs, model.trainable)
+            return self.graph(model.name, inputs, outputs, trainable=model.trainable)
         shape, layers = _keras.legacy_build_shape(model), list(model.layers)
         calls = collections.defaultdict(list)
         if model.inputs:
-            for layer, *call in _ordered_calls(model.inputs, model.outputs):
+            for layer, *call in ordered_calls(model.outputs, model.inputs):
                 calls[id(layer)].append(call)
             layers.insert(0, _keras.legacy_node(model.inputs[0])[0])
         described = tuple(self.layer(layer, calls=calls[id(layer)]) for layer in layers)
@@ -84,13 +88,12 @@ class _Reading:
     def subclassed(self, model):
         """A model whose class has a `call` of its own: opened, unless the class is known."""
         args, kwargs = symbolic_inputs(model)
-        inputs = [leaf for leaf in leaves((args, kwargs)) if _is_symbolic(leaf)]
+        inputs = [leaf for leaf in leaves((args, kwargs)) if is_symbolic(leaf)]
         inputs = inputs[0] if len(inputs) == 1 else inputs
         if self.is_known(model):
             return self.graph(model.name, inputs, model(*args, **kwargs))
         try:
-            outputs = _opened(model, args, kwargs)
-            return self.graph(model.name, inputs, outputs)
+            return self.graph(model.name, inputs, **vars(opened(model, args, kwargs)))
         except NotOpenedError as error:
             raise ValueError(
                 "Cannot take over a subclassed model. "
@@ -98,22 +101,35 @@ class _Reading:
                 + _what_to_do(model)
             ) from error
 
-    def graph(self, name, inputs, outputs, trainable=True):
-        """The calls between symbolic tensors."""
+    def graph(self, name, inputs, outputs, weights=(), trainable=True):
+        """The calls between symbolic tensors; some of these may stand for weights."""
         keys, layers, calls = {}, {}, collections.defaultdict(list)
+        own = {id(_keras.legacy_node(tensor)[0]): weight for tensor, weight in weights}
+        tensors = {id(weight): tensor for tensor, weight in weights}
 
         def reference(value):
-            found = _keras.legacy_node(value)
+            found = _keras.legacy_node(tensors.get(id(value), value))
             return _constant(value) if found is None else Output(keys[id(found[0])], *found[1:3])
 
-        for layer, place, args, kwargs in _ordered_calls(inputs, outputs):
+        def note(layer):
             if id(layer) not in keys:
-                keys[id(layer)] = _unused(layer.name, layers)
+                variable = own.get(id(layer))
+                name = layer.name if variable is None else _own_name(variable)
+                keys[id(layer)] = _unused(name, layers)
                 layers[keys[id(layer)]] = layer
+            return keys[id(layer)]
+
+        for tensor in tf.nest.flatten(inputs):
+            note(_keras.legacy_node(tensor)[0])
+        for layer, place, args, kwargs in ordered_calls(outputs, [inputs, [t for t, _ in weights]]):
+            key = note(layer)
             if args is not None:
-                calls[keys[id(layer)]].append((place, args, kwargs))
+                calls[key].append((place, args, kwargs))
         described = tuple(
-            self.layer(each, key, calls[key], reference) for key, each in layers.items()
+            self.weight(own[id(each)], key)
+            if id(each) in own
+            else self.layer(each, key, calls[key], reference)
+            for key, each in layers.items()
         )
         ends = [mapped(structure, reference) for structure in (inputs, outputs)]
         return ModelDescription(name, described, *ends, trainable=trainable)
@@ -140,7 +156,7 @@ class _Reading:
             except NotOpenedError as error:
                 found |= {"weights": self.weights(inner), "problem": str(error)}
             else:
-                calls = [(place, (_tensors(a, k),), {}) for place, a, k in calls]
+                calls = [(place, (tensors_in(a, k),), {}) for place, a, k in calls]
         if reference is None:  # in a Sequential model
             return LayerDescription(**{**vars(described), **found})
         try:
@@ -157,13 +173,12 @@ class _Reading:
             raise NotOpenedError("it is called in several ways")
         _, args, kwargs = calls[0]
         inputs = {
-            id(tensor): _like(tensor) for tensor in leaves((args, kwargs)) if _is_symbolic(tensor)
+            id(tensor): like(tensor) for tensor in leaves((args, kwargs)) if is_symbolic(tensor)
         }
         given = mapped((args, kwargs), lambda leaf: inputs.get(id(leaf), leaf))
         if _is_stock(layer) and type(layer).__name__ != "Activation":
             return self.split(layer, given)
-        outputs = _opened(layer, *given)
-        return self.graph(layer.name, _tensors(*given), outputs)
+        return self.graph(layer.name, tensors_in(*given), **vars(opened(layer, *given)))
 
     def split(self, layer, given):
         """The graph of a layer without its activation, and of its activation, a Python function."""
@@ -171,8 +186,8 @@ class _Reading:
 
         function, layer.activation = layer.activation, tf_keras.activations.linear
         try:
-            outputs = _applied(function, layer(*given[0], **given[1]))
-            return self.graph(layer.name, _tensors(*given), outputs)
+            outputs = applied(function, layer(*given[0], **given[1]))
+            return self.graph(layer.name, tensors_in(*given), outputs)
         finally:
             layer.activation = function
 
@@ -193,189 +208,29 @@ class _Reading:
         names = _class_names(type(layer))
         return any(n in self.known or keras.saving.get_registered_object(n) for n in names)
 
+    def weight(self, variable, key):
+        """A weight that an opened layer holds itself."""
+        config = {"trainable": variable.trainable, "shape": tuple(variable.shape)}
+        return LayerDescription(
+            name=key,
+            serialised={"class_name": OWN_WEIGHT, "config": config},
+            identity=id(variable),
+            weights=(self.value(variable),),
+            key=key,
+        )
+
+    def value(self, variable):
+        """A weight as it is described."""
+        path = variable.name.split(":")[0]
+        return Weight(path, variable.numpy(), self.masks.get(id(variable)))
+
     def weights(self, layer):
+        """The weights of a layer that stays one."""
         return tuple(
-            Weight(
-                variable.name.split(":")[0],
-                variable.numpy(),
-                self.masks.get(id(variable)),
-            )
+            self.value(variable)
             for variable in layer.trainable_weights + layer.non_trainable_weights
             if id(variable) not in self.of_wrappers
         )
-
-
-# Opening ------------------------------------------------------------------------------------------
-
-
-def _opened(layer, args, kwargs):
-    """What the `call` of a layer gives for symbolic tensors."""
-    own = [weight.name.split(":")[0] for weight in _keras.legacy_own_weights(layer)]
-    if own:
-        raise NotOpenedError(f"it has weights of its own, not in layers: {', '.join(own)}")
-    inputs = _tensors(args, kwargs)
-    if isinstance(inputs, list) and not inputs:
-        raise NotOpenedError("it is called on constants alone")
-    is_free = _keras.legacy_takes_training(layer) and kwargs.get("training") is None
-    outputs = _run(layer, args, {**kwargs, "training": None} if is_free else kwargs)
-    if is_free:
-        in_training = _run(layer, args, {**kwargs, "training": True})
-        if _operations(inputs, outputs) != _operations(inputs, in_training):
-            warnings.warn(
-                f"The `call` of {layer.name!r} ({type(layer).__name__}) runs other operations in "
-                "training. They are not in the new model, which does what it does in inference.",
-                stacklevel=2,
-            )
-    reached = {id(w) for each, *_ in _ordered_calls(inputs, outputs) for w in each.weights}
-    unused = [weight.name for weight in layer.weights if id(weight) not in reached]
-    if unused:
-        raise NotOpenedError(
-            f"what its `call` gives does not depend on its weights {', '.join(unused)}"
-        )
-    return outputs
-
-
-def _applied(function, tensor):
-    try:
-        found = function(tensor)
-    except Exception as error:  # whatever the user's code raises
-        raise NotOpenedError(_failure(error).replace("its `call`", "its activation")) from error
-    if not _is_symbolic(found):
-        raise NotOpenedError("its activation returns something else than a tensor of its input")
-    return found
-
-
-def _run(layer, args, kwargs):
-    anchor = tf.nest.flatten(_tensors(args, kwargs))[0]
-
-    def symbolic(constant):
-        zero = tf.reduce_sum(tf.zeros_like(anchor, dtype=tf.int32))
-        return tf.cast(zero, constant.dtype) + constant
-
-    inside = [each for each in layer.submodules if getattr(each, "weights", None)]
-    try:
-        with _keras.legacy_calls_on(inside, symbolic):
-            outputs = layer.call(*args, **kwargs)
-    except Exception as error:  # whatever the user's code raises
-        raise NotOpenedError(_failure(error)) from error
-    if not all(_is_symbolic(leaf) for leaf in leaves(outputs)):
-        raise NotOpenedError("its `call` returns something else than tensors of its inputs")
-    return outputs
-
-
-def _operations(inputs, outputs):
-    calls = _ordered_calls(inputs, outputs)
-    return collections.Counter((type(layer), getattr(layer, "symbol", "")) for layer, *_ in calls)
-
-
-def _failure(error):
-    """Where code failed, by the last line that is not in a library, and the exception's words."""
-    frames = traceback.extract_tb(error.__traceback__)
-    libraries = ("tensorflow", "tf_keras", "tfprune")
-    own = [frame for frame in frames if not set(libraries) & set(Path(frame.filename).parts)]
-    frame = (own or frames)[-1]
-    words = " ".join(str(error).split())[:240]
-    place = f"line {frame.lineno} of {Path(frame.filename).name}"
-    return f"its `call` cannot be run on symbolic tensors: {place}: {type(error).__name__}: {words}"
-
-
-def _check_complete(model, inputs, outputs):
-    reached = {id(layer) for layer, *_ in _ordered_calls(inputs, outputs)}
-    beside = [layer for layer in model.layers if id(layer) not in reached]
-    if beside:
-        raise ValueError(
-            "Cannot take over what a model computes beside its outputs (`add_loss`, `add_metric`). "
-            f"Received: model={model.name!r}, layer={beside[-1].name!r} "
-            f"({type(beside[-1]).__name__}). Pass `tf_keras.Model(model.inputs, model.outputs)` to "
-            "leave it out."
-        )
-
-
-def symbolic_inputs(model):
-    """Arguments on which a subclassed model can be called."""
-    specification = model.save_spec()
-    if specification is None:
-        raise ValueError(
-            "The model is subclassed, and not built, so the shapes of its inputs are unknown. "
-            f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once."
-        )
-    args, kwargs = specification
-    return mapped(
-        (tuple(args), kwargs), lambda leaf: _like(leaf) if hasattr(leaf, "dtype") else leaf
-    )
-
-
-def _what_to_do(layer):
-    return (
-        "Write it as a class of Keras 3 with the same weights, and pass "
-        f"`custom_objects={{{type(layer).__name__!r}: ...}}`."
-    )
-
-
-# Graphs -------------------------------------------------------------------------------------------
-
-
-def _ordered_calls(inputs, outputs):
-    """The calls between symbolic tensors in an order in which they can run, inputs among them."""
-    given = {id(tensor) for tensor in tf.nest.flatten(inputs)}
-    seen, ordered = set(), []
-    stack = [(tensor, False) for tensor in reversed(tf.nest.flatten(outputs))]
-    stack += [(tensor, False) for tensor in reversed(tf.nest.flatten(inputs))]
-    while stack:
-        tensor, is_ready = stack.pop()
-        layer, place, _, args, kwargs = _keras.legacy_node(tensor)
-        if is_ready:
-            ordered.append((layer, place, args, kwargs))
-        elif (id(layer), place) not in seen:
-            seen.add((id(layer), place))
-            stack.append((tensor, True))
-            if id(tensor) in given:
-                continue
-            if args is None:
-                raise NotOpenedError(
-                    f"it uses the tensor of {layer.name!r}, which is none of its inputs"
-                )
-            stack.extend((leaf, False) for leaf in leaves((args, kwargs)) if _is_symbolic(leaf))
-    return ordered
-
-
-def _tensors(args, kwargs):
-    """The different symbolic tensors in arguments; a single one is not in a list."""
-    tensors = {id(leaf): leaf for leaf in leaves((args, kwargs)) if _is_symbolic(leaf)}
-    return next(iter(tensors.values())) if len(tensors) == 1 else list(tensors.values())
-
-
-def _like(tensor):
-    """A new input of the shape and dtype of a tensor."""
-    import tf_keras
-
-    shape = tensor.shape
-    return tf_keras.Input(shape[1:], batch_size=shape[0], dtype=tensor.dtype)
-
-
-def _kind(leaf):
-    return (tuple(leaf.shape), leaf.dtype) if _is_symbolic(leaf) else leaf
-
-
-def _is_symbolic(value):
-    return _keras.legacy_node(value) is not None
-
-
-def _constant(value):
-    if isinstance(value, tf.Variable):
-        raise NotOpenedError(f"uses the variable {value.name!r}, which no layer holds")
-    if tf.is_tensor(value):
-        return value.numpy()
-    if isinstance(value, tf.DType):
-        return value.name
-    return value.as_list() if isinstance(value, tf.TensorShape) else value
-
-
-def _unused(name, names):
-    candidate, count = name, 1
-    while candidate in names:
-        candidate, count = f"{name}_{count}", count + 1
-    return candidate
 
 
 # Classes ------------------------------------------------------------------------------------------
@@ -396,9 +251,9 @@ def is_graph(layer):
 
 
 def _is_stock(layer):
-    """Whether a layer is of Keras's own class, or computes what that computes."""
+    """Whether a layer computes what one of Keras's own classes computes, which Keras 3 has."""
     cls = _stock_class(type(layer))
-    return cls is not None and cls.__name__ not in ("Lambda", "Layer", "Model")
+    return cls is not None and cls.__name__ != "Lambda" and has_layer(cls.__name__)
 
 
 def _stock_class(cls):
@@ -449,3 +304,66 @@ def _as_json(value):
 
         return tf_keras.saving.serialize_keras_object(value)
     raise TypeError(f"{value!r} cannot be said in JSON")
+
+
+# Helpers ------------------------------------------------------------------------------------------
+
+
+def symbolic_inputs(model):
+    """Arguments on which a subclassed model can be called."""
+    specification = model.save_spec()
+    if specification is None:
+        raise ValueError(
+            "The model is subclassed, and not built, so the shapes of its inputs are unknown. "
+            f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once."
+        )
+    args, kwargs = specification
+    return mapped(
+        (tuple(args), kwargs), lambda leaf: like(leaf) if hasattr(leaf, "dtype") else leaf
+    )
+
+
+def _what_to_do(layer):
+    return (
+        "Write it as a class of Keras 3 with the same weights, and pass "
+        f"`custom_objects={{{type(layer).__name__!r}: ...}}`."
+    )
+
+
+def _check_complete(model, inputs, outputs):
+    reached = {id(layer) for layer, *_ in ordered_calls(outputs, inputs)}
+    beside = [layer for layer in model.layers if id(layer) not in reached]
+    if beside:
+        raise ValueError(
+            "Cannot take over what a model computes beside its outputs (`add_loss`, `add_metric`). "
+            f"Received: model={model.name!r}, layer={beside[-1].name!r} "
+            f"({type(beside[-1]).__name__}). Pass `tf_keras.Model(model.inputs, model.outputs)` to "
+            "leave it out."
+        )
+
+
+def _kind(leaf):
+    return (tuple(leaf.shape), leaf.dtype) if is_symbolic(leaf) else leaf
+
+
+def _constant(value):
+    if isinstance(value, tf.Variable) and not value.dtype.is_floating:
+        return value.numpy()
+    if isinstance(value, tf.Variable):
+        raise NotOpenedError(f"uses the variable {value.name!r}, which no layer holds")
+    if tf.is_tensor(value):
+        return value.numpy()
+    if isinstance(value, tf.DType):
+        return value.name
+    return value.as_list() if isinstance(value, tf.TensorShape) else value
+
+
+def _own_name(variable):
+    return variable.name.split("/")[-1].split(":")[0]
+
+
+def _unused(name, names):
+    candidate, count = name, 1
+    while candidate in names:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate

@@ -75,7 +75,14 @@ def applied(name, args, kwargs, custom_objects):
         raise NoEquivalentError(
             f"it is called without an argument that it needs: {error}"
         ) from error
+    is_list = required and isinstance(required[0], (list, tuple)) and name not in _OF_LISTS
+    if is_list and any(_keras.is_symbolic(leaf) for leaf in required[0]):
+        required[0] = ops.stack(_of_list(required[0]))
     return mapped(ours(*required, **optional), sizes.settled)
+
+
+_OF_LISTS = ("concat", "stack", "math.add_n", "compat.v1.concat")
+"""Functions of several tensors; others take a list of tensors as one tensor."""
 
 
 _REASONS = {

@@ -15,6 +15,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.interop import tf_keras
+from tfprune.interop.tf_keras import Weight
 from tfprune.interop.tfmot import sources
 from tfprune.masks.setting import masked_layers, set_masks
 from tfprune.stripping import check
@@ -191,12 +192,22 @@ def _variable_pairs(model, description):
     for each in description.layers:
         if each.weights is None:
             yield from _variable_pairs(model.get_layer(each.new_name), each.model)
+        elif each.class_name == tf_keras.OWN_WEIGHT:
+            yield from _pairs_of_table(model.get_layer(each.new_name), each.weights[0])
         elif each.weights or each.class_name not in tf_keras.OPERATIONS:
             yield from _pairs_of_layer(_layer_named(model, each.new_name), each.weights)
 
 
 def _layer_named(model, name):
     return next((layer for layer in model.layers if layer.name == name), None)
+
+
+def _pairs_of_table(layer, weight):
+    """The pair of a weight that a layer held itself, and the table that it became."""
+    variable = layer.embeddings
+    mask = None if weight.mask is None else weight.mask.reshape(variable.shape)
+    value = Weight(weight.path, weight.value.reshape(variable.shape), mask)
+    return [(variable, value)]
 
 
 def _pairs_of_layer(layer, weights):
