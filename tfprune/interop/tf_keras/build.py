@@ -30,6 +30,7 @@ class Build:
         self.custom_objects = custom_objects or {}
         self.translator = LayerTranslator(self.custom_objects, self._built_model)
         self.made = {}
+        self.rows = {}  # for vectors among the weights, by their id, each as a row
         self.tensors = {}
 
     def model(self, description):
@@ -63,7 +64,7 @@ class Build:
 
     def _with_same_layers(self):
         inner = Build(self.custom_objects)
-        inner.made = self.made
+        inner.made, inner.rows = self.made, self.rows
         return inner
 
     def _sequential(self, description):
@@ -126,6 +127,8 @@ class Build:
     def _operation(self, description, args, kwargs, taken):
         """The outputs of a TensorFlow function; the new operations are named after it."""
         name = description.serialised["config"].get("function")
+        if operations.is_elementwise(name) and _highest_rank((args, kwargs)) > 1:
+            args, kwargs = mapped((args, kwargs), lambda leaf: self.rows.get(id(leaf), leaf))
         try:
             found = operations.applied(name, args, kwargs, self.custom_objects)
         except Exception as error:  # of Keras too, for arguments that it does not take
@@ -162,11 +165,15 @@ class Build:
             self.made[key] = keras.layers.Embedding(
                 rows, size, trainable=config["trainable"], name=description.new_name
             )
-        places = _symbolic(np.arange(rows, dtype="int32"), anchor)
-        table = self.made[key](places)
-        tensor = keras.ops.reshape(table, config["shape"])
+        # Axis 0 is that of examples, so it holds no units: a vector is a table of one row here.
+        shape = config["shape"][:-1] or (1,)
+        places = _symbolic(np.arange(rows, dtype="int32").reshape(shape), anchor)
+        tensor = table = self.made[key](places)
         _name_operations(description, [anchor], places, taken, suffix="rows")
-        _name_operations(description, [table], tensor, taken, suffix="shape")
+        if table.shape != config["shape"]:
+            tensor = keras.ops.reshape(table, config["shape"])
+            _name_operations(description, [table], tensor, taken, suffix="vector")
+            self.rows[id(tensor)] = table
         return tensor
 
 
@@ -183,6 +190,12 @@ def _name_operations(description, given, found, taken, suffix=None):
 def _unused(name, taken):
     names = (name, *(f"{name}_{number}" for number in range(1, len(taken) + 2)))
     return next(each for each in names if each not in taken)
+
+
+def _highest_rank(structure):
+    return max(
+        (len(leaf.shape) for leaf in leaves(structure) if _keras.is_symbolic(leaf)), default=0
+    )
 
 
 def _is_ready(call, tensors):

@@ -94,6 +94,11 @@ _REASONS = {
 """Why functions have no equivalent, by a part of their name."""
 
 
+def is_elementwise(name):
+    """Whether a function combines tensors element by element, with NumPy's broadcasting."""
+    return name is not None and name.removeprefix("compat.v1.") in (*_OF_TWO, "where")
+
+
 def _resolved(name):
     try:
         return functools.reduce(getattr, name.split("."), tf)
@@ -546,16 +551,20 @@ def _tile(input, multiples):
     if not any(isinstance(each, Size) for each in wanted):
         return ops.tile(input, wanted)
     is_first = isinstance(wanted[0], Size) and wanted[0].tensor is not None
-    if _keras.is_symbolic(input) or not is_first or np.shape(input)[0] != 1:
+    if not is_first or np.shape(input)[0] != 1:
         raise NoEquivalentError("how often is known only at run time")
-    return _spread(np.tile(input, [1, *_known(wanted[1:], "number of repeats")]), wanted[0])
+    others = [1, *_known(wanted[1:], "number of repeats")]
+    if _keras.is_symbolic(input):
+        repeated = input if set(others) == {1} else ops.tile(input, others)
+    else:
+        repeated = np.tile(np.asarray(tf.convert_to_tensor(input)), others)
+    return _spread(repeated, wanted[0])
 
 
-def _spread(constant, size):
-    """A constant of length 1 on its first axis, repeated to a size there."""
-    constant = np.asarray(tf.convert_to_tensor(constant))
-    zeros = ops.reshape(sizes.zeros_along(size), [-1] + [1] * (constant.ndim - 1))
-    return ops.add(ops.cast(zeros, _dtype(constant.dtype)), constant)
+def _spread(values, size):
+    """Values of length 1 on their first axis, repeated to a size there."""
+    zeros = ops.reshape(sizes.zeros_along(size), [-1] + [1] * (len(values.shape) - 1))
+    return ops.add(ops.cast(zeros, _dtype(values.dtype)), values)
 
 
 @_says("broadcast_to")
@@ -563,11 +572,12 @@ def _broadcast_to(input, shape):
     wanted = sizes.as_sizes(shape)
     if not any(isinstance(each, Size) for each in wanted):
         return ops.broadcast_to(input, wanted)
-    if _keras.is_symbolic(input) or sum(isinstance(each, Size) for each in wanted) > 1:
+    is_first = isinstance(wanted[0], Size) and wanted[0].tensor is not None
+    is_only = sum(isinstance(each, Size) for each in wanted) == 1
+    if not (is_first and is_only):
         raise NoEquivalentError("its shape is known only at run time")
-    return ops.add(
-        _filled(wanted, np.zeros((), np.asarray(tf.convert_to_tensor(input)).dtype)), input
-    )
+    values = input if _keras.is_symbolic(input) else np.asarray(tf.convert_to_tensor(input))
+    return _spread(ops.broadcast_to(values, [1, *wanted[1:]]), wanted[0])
 
 
 def _filled(wanted, value):
@@ -617,6 +627,8 @@ def _ones_like(input, dtype=None):
 
 @_says("repeat")
 def _repeat(input, repeats, axis=None):
+    if isinstance(repeats, Size) and axis == 0:
+        return _tile(input, [repeats] + [1] * (len(input.shape) - 1))
     return ops.repeat(input, int(np.asarray(repeats)), axis=_axes(axis))
 
 
@@ -658,6 +670,8 @@ def _getitem(tensor, slice_spec):
     parts = tuple(_index(part) for part in parts)
     if sizes.has_open(tensor):
         return tensor[parts]
+    if parts == (None,):
+        return ops.expand_dims(tensor, 0)
     return tensor[parts if len(parts) > 1 else parts[0]]
 
 
