@@ -71,7 +71,8 @@ def legacy_weights_as(layer, tensors):
         if isinstance(value, dict):
             return {key: replaced(each) for key, each in value.items()}
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            return type(value)([replaced(each) for each in value])
+            kind = list if isinstance(value, list) else tuple
+            return kind(replaced(each) for each in value)
         return tensors.get(id(value), value)
 
     def has_variable(value):

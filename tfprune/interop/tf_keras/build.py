@@ -79,7 +79,7 @@ class Build:
             is_lookup = bool(layers) and isinstance(layers[0], keras.layers.Embedding)
             dtype = "int32" if is_lookup else "float32"
             layers.insert(0, keras.layers.InputLayer(batch_shape=tuple(shape), dtype=dtype))
-        return keras.Sequential(layers, name=description.name)
+        return keras.Sequential(layers, name=description.name.replace("/", "_"))
 
     def _functional(self, description):
         tensors, waiting, held = {}, [], []
@@ -119,7 +119,7 @@ class Build:
                     "Cannot take over a model with an output that no input decides. "
                     f"Received: model={description.name!r}, layer={reference.layer!r}."
                 )
-        model = keras.Model(inputs, outputs, name=description.name)
+        model = keras.Model(inputs, outputs, name=description.name.replace("/", "_"))
         if not description.trainable:
             model.trainable = False
         return model, tensors

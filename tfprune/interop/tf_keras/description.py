@@ -55,6 +55,7 @@ class ModelDescription:
         input_shape: The shape a Sequential model was built for, if it has no input layer.
         trainable: Its attribute.
         is_sequential: Whether the layers are a sequence, without calls of their own.
+        is_one_layer: Whether it stands for a subclassed model, its last layer, and adds nothing.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelDescription:
     input_shape: tuple | None = None
     trainable: bool = True
     is_sequential: bool = False
+    is_one_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def mapped(structure, function, is_leaf=lambda value: False):
         return {key: mapped(value, function, is_leaf) for key, value in structure.items()}
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         return type(structure)(*(mapped(value, function, is_leaf) for value in structure))
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(mapped(value, function, is_leaf) for value in structure)
+    if isinstance(structure, (list, tuple)):  # or a wrapper that TensorFlow puts around one
+        kind = list if isinstance(structure, list) else tuple
+        return kind(mapped(value, function, is_leaf) for value in structure)
     return function(structure)
 
 

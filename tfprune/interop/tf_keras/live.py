@@ -9,6 +9,7 @@ import collections
 import inspect
 import json
 import warnings
+from dataclasses import replace
 
 import keras
 import tensorflow as tf
@@ -52,9 +53,10 @@ def described_model(model, known=()):
     layers = [each for each in model.submodules if hasattr(each, "_inbound_nodes")]
     with _keras.without_new_calls([model, *layers]):
         reading = _Reading(model, frozenset(known))
-        if is_graph(model):
-            return reading.model(model)
-        return reading.subclassed(model)
+        try:
+            return reading.model(model) if is_graph(model) else reading.subclassed(model)
+        except NotOpenedError as error:
+            raise ValueError(f"Cannot take over {model.name!r}: {error}.") from error
 
 
 class _Reading:
@@ -91,7 +93,8 @@ class _Reading:
         inputs = [leaf for leaf in leaves((args, kwargs)) if is_symbolic(leaf)]
         inputs = inputs[0] if len(inputs) == 1 else inputs
         if self.is_known(model):
-            return self.graph(model.name, inputs, model(*args, **kwargs))
+            described = self.graph(model.name, inputs, model(*args, **kwargs))
+            return replace(described, is_one_layer=True)
         try:
             return self.graph(model.name, inputs, **vars(opened(model, args, kwargs)))
         except NotOpenedError as error:

@@ -60,7 +60,7 @@ def applied(name, args, kwargs, custom_objects):
         return custom_objects[name](*required, **optional)
     if not any(_keras.is_symbolic(leaf) or sizes.has_open(leaf) for leaf in given):
         return _evaluated(function, args, kwargs)
-    ours = _table().get(id(_resolved(name.removeprefix("compat.v1."))))
+    ours = _table().get(id(_resolved(_current(name))))
     if ours is None:
         why = next((why for part, why in _REASONS.items() if part in name), None)
         raise NoEquivalentError(why or "Keras 3 has no equivalent")
@@ -96,7 +96,13 @@ _REASONS = {
 
 def is_elementwise(name):
     """Whether a function combines tensors element by element, with NumPy's broadcasting."""
-    return name is not None and name.removeprefix("compat.v1.") in (*_OF_TWO, "where")
+    return name is not None and _current(name) in (*_OF_TWO, "where")
+
+
+def _current(name):
+    """The name of a function today, for one of `tf.compat.v1`."""
+    name = name.removeprefix("compat.v1.")
+    return "math.floordiv" if name == "floor_div" else name
 
 
 def _resolved(name):
@@ -113,13 +119,16 @@ def _bound(function, args, kwargs):
     except TypeError as error:
         raise NoEquivalentError(f"it was stored without all of its arguments ({error})") from error
     required, optional = [], {}
-    for name, value in bound.arguments.items():
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL and not bound.arguments.get(parameter.name):
+            raise NoEquivalentError("it was stored without all of its arguments")
+    for place, (name, value) in enumerate(bound.arguments.items()):
         parameter = bound.signature.parameters[name]
         if parameter.kind is parameter.VAR_KEYWORD or name in _ANYTHING:
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             required.extend(value)
-        elif parameter.default is parameter.empty:
+        elif parameter.default is parameter.empty or place == 0:
             required.append(value)
         elif not _is_equal(value, parameter.default) and value is not None:
             optional[_RENAMED.get(name, name)] = value

@@ -77,6 +77,7 @@ def from_tfmot(model_or_path, *, custom_objects=None):
     build = tf_keras.Build(custom_objects)
     ours = build.model(description)
     pairs = list(_variable_pairs(ours, description))
+    ours = ours.layers[-1] if description.is_one_layer else ours
     masked = _with_masks(ours, pairs, is_wrapped)
     if theirs is None or _keras.recurrent_states(masked):
         warnings.warn(
