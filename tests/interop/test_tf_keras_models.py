@@ -540,6 +540,53 @@ def random_model(seed):
     return tf_keras.Model(image, K.Dense(3, name="out")(tf.reduce_mean(x, [1, 2])))
 
 
+def test_names_with_slashes_and_names_that_repeat():
+    class Pair(K.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.first, self.second = K.Dense(4, name="same"), K.Dense(4, name="same")
+
+        def call(self, inputs):
+            return self.second(tf.nn.relu(self.first(inputs)))
+
+    inputs = tf_keras.Input((4,), name="given")
+    x = Pair(name="block/pair")(inputs)
+    scaled = Scales(name="block/scales")(tf.expand_dims(x, 1))
+    theirs = randomised(tf_keras.Model(inputs, scaled, name="with/slash"))
+    ours = taken_over(theirs)
+    assert [layer.name for layer in ours.get_layer("block_pair").layers][1:] == ["same", "same_1"]
+    assert_same(theirs, ours)
+
+
+def test_weights_of_a_layer_that_is_in_two_models_stay_one():
+    scale = HandMadeDense(4, name="hand")
+    inside = tf_keras.Input((4,))
+    nested = tf_keras.Model(inside, scale(inside), name="nested")
+    inputs = tf_keras.Input((4,), name="given")
+    theirs = randomised(tf_keras.Model(inputs, scale(tf.nn.tanh(nested(inputs)))))
+    ours = taken_over(theirs)
+    assert len(ours.weights) == len(theirs.weights) == 2
+    assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_layers_of_other_precisions(policy):
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        inputs = tf_keras.Input((4,), name="given")
+        x = HandMadeDense(5, name="hand")(tf.nn.relu(K.Dense(4, name="first")(inputs)) * 0.5)
+        theirs = randomised(tf_keras.Model(inputs, x))
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+    ours = taken_over(theirs)
+    assert ours.get_layer("hand").get_layer("w").compute_dtype == theirs.layers[-1].compute_dtype
+    assert ours.get_layer("hand").get_layer("w").variable_dtype == theirs.layers[-1].variable_dtype
+    x = arrays(theirs)
+    atol = 0.1 if policy == "mixed_bfloat16" else 1e-10
+    old, new = (np.asarray(tf.cast(model(x), "float64")) for model in (theirs, ours))
+    np.testing.assert_allclose(old, new, atol=atol)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_models(seed):
     theirs = randomised(random_model(seed))

@@ -163,7 +163,11 @@ class Build:
         key = description.identity
         if key not in self.made:
             self.made[key] = keras.layers.Embedding(
-                rows, size, trainable=config["trainable"], name=description.new_name
+                rows,
+                size,
+                trainable=config["trainable"],
+                dtype=config["dtype"],
+                name=description.new_name,
             )
         # Axis 0 is that of examples, so it holds no units: a vector is a table of one row here.
         shape = config["shape"][:-1] or (1,)

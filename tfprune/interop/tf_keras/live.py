@@ -129,7 +129,7 @@ class _Reading:
             if args is not None:
                 calls[key].append((place, args, kwargs))
         described = tuple(
-            self.weight(own[id(each)], key)
+            self.weight(own[id(each)], key, tensors[id(own[id(each)])].dtype)
             if id(each) in own
             else self.layer(each, key, calls[key], reference)
             for key, each in layers.items()
@@ -211,9 +211,14 @@ class _Reading:
         names = _class_names(type(layer))
         return any(n in self.known or keras.saving.get_registered_object(n) for n in names)
 
-    def weight(self, variable, key):
-        """A weight that an opened layer holds itself."""
-        config = {"trainable": variable.trainable, "shape": tuple(variable.shape)}
+    def weight(self, variable, key, dtype):
+        """A weight that an opened layer holds itself, with the dtype in which it is used."""
+        is_mixed = dtype != variable.dtype
+        config = {
+            "trainable": variable.trainable,
+            "shape": tuple(variable.shape),
+            "dtype": f"mixed_{dtype.name}" if is_mixed else dtype.name,
+        }
         return LayerDescription(
             name=key,
             serialised={"class_name": OWN_WEIGHT, "config": config},
