@@ -247,7 +247,9 @@ def _check_equal(theirs, plain, ours, tensors):
     """Raises where the masked model, `ours`, computes something else than `theirs`."""
     allowed = _TWO_LIBRARIES * check.TOLERANCE[check.lowest_precision(ours)]
     inputs, _ = check.accepted_inputs(ours, trace(ours))
-    positive = [np.abs(each) if each.dtype.kind == "f" else each for each in inputs]
+    positive = [
+        np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for x in inputs
+    ]
     is_compared = False
     for given in (inputs, positive):
         before = [np.asarray(each, "float64") for each in _outputs_of(theirs, given)]
