@@ -6,7 +6,7 @@ import pytest
 
 from tests.random_models import random_inputs, random_model
 from tfprune import _keras, surgery
-from tfprune.rebuild import convert
+from tfprune.rebuild.copying import in_double_precision
 from tfprune.stripping.check import error
 from tfprune.surgery import Split, by, inputs_of
 from tfprune.surgery.edits import Resize
@@ -100,7 +100,7 @@ def run(seed):
             continue
         made += 1
         if not plan.effects:
-            doubled = [convert.in_double_precision(each) for each in (model, new)]
+            doubled = [in_double_precision(each).model for each in (model, new)]
             pairs = zip(*(outputs_of(each, x) for each in doubled), strict=True)
             worst = max(error(ours, theirs) for ours, theirs in pairs)
             assert worst < 1e-6, (seed, [e.describe() for e in plan.edits], worst)

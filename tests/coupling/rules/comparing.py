@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 import tfprune
+from tfprune.rebuild.copying import in_double_precision
 
 
 def randomised(model, seed=0):
@@ -25,7 +26,7 @@ def zero(variable, axis, indices):
 
 def assert_same(model, small, tolerance=1e-6, seed=1):
     """The models compute the same, measured by how much the output varies with the input."""
-    ours, theirs = map(tfprune.rebuild.convert.in_double_precision, (model, small))
+    ours, theirs = (in_double_precision(each).model for each in (model, small))
     draw = np.random.default_rng(seed)
     inputs = [random_input(tensor, draw) for tensor in model.inputs]
     given = inputs[0] if len(inputs) == 1 else inputs

@@ -5,6 +5,7 @@ import pytest
 import tfprune
 from tests.coupling.rules.comparing import assert_same, random_input, randomised, stripped, zero
 from tfprune import layers
+from tfprune.rebuild.copying import in_double_precision
 
 
 def parts(layer):
@@ -330,7 +331,7 @@ def test_random_zeros(seed):
                 np.moveaxis(value, axis, 0)[draw.random(value.shape[axis]) < 0.4] = 0
         weight.assign(value)
     small = tfprune.strip(model, check=False)
-    ours, theirs = map(tfprune.rebuild.convert.in_double_precision, (model, small))
+    ours, theirs = (in_double_precision(each).model for each in (model, small))
     inputs = [random_input(tensor, draw) for tensor in model.inputs]
     inputs = inputs if seed % 2 else inputs[0]
     np.testing.assert_allclose(theirs(inputs), ours(inputs), rtol=1e-5, atol=1e-5)

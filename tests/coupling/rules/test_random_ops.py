@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import tfprune
 from tests.coupling.rules.random_operations import random_graph
+from tfprune.rebuild.copying import in_double_precision
 
 SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
 
@@ -15,7 +16,7 @@ SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
 def assert_stripped_computes_the_same(model):
     small = tfprune.strip(model, check=False)
     x = np.random.default_rng(0).normal(size=(4, *model.inputs[0].shape[1:]))
-    ours, theirs = (tfprune.rebuild.convert.in_double_precision(m)(x) for m in (model, small))
+    ours, theirs = (in_double_precision(m).model(x) for m in (model, small))
     for a, b in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * max(np.abs(a).max(), 1e-9))
 
