@@ -21,7 +21,7 @@ def latency(models, batch_size=1, input_shapes=None):
     else runs on it; the ratio of two that were measured together depends on it much less.
 
     Args:
-        models: A list of Functional or built Sequential models that take the same inputs.
+        models: A list of built Keras models that take the same inputs.
         batch_size: How many samples one call takes.
         input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`.
 

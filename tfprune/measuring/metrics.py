@@ -11,7 +11,7 @@ def evaluate(model, data, metrics=None):
     """Evaluates metrics of a model on data.
 
     Args:
-        model: A Functional or built Sequential model.
+        model: Any Keras model that is built and compiled.
         data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches.
         metrics: What `compile` takes as `metrics`; by default what the model was compiled with,
             the loss included.

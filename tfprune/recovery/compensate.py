@@ -13,7 +13,7 @@ from tfprune.criteria.captured_activations import capture_over_data
 from tfprune.criteria.data_pass import accumulators
 from tfprune.layers import Masked
 from tfprune.masks.setting import set_masks
-from tfprune.recovery.copy_model import as_tuple, copy_model
+from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
 from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 
@@ -71,7 +71,8 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
 
     Args:
         model: A masked model after `tfprune.prune_units`, or what `tfprune.strip` made of it (with
-            its weights not trained since). It is not touched.
+            its weights not trained since). It is not touched. Of a subclassed model the Functional
+            model of its `call` is copied, as `strip` gives it.
         dense: The model before pruning, with layers of the same names. It is not touched.
         data: Arrays as `(x,)` or `(x, y)`, or a dataset of such batches, as `evaluate` takes it.
         batch_size: Integer, for arrays; Keras's default is 32.
@@ -100,6 +101,7 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
     >>> np.allclose(np.mean(small(x)), np.mean(dense(x)), atol=1e-5)
     True
     """
+    model = with_graph(model)
     provenance = UnitProvenance(model, dense)
     calls, skipped = _consumers(provenance)
     if not calls:

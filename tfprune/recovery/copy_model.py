@@ -1,34 +1,34 @@
-"""Copies a model with its weights, masks, compile state and optimizer slots."""
+"""Copies of a model with its weights, masks, compile state and optimizer slots."""
 
 import keras
 
 from tfprune import _keras
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copying
+from tfprune.stripping.inlining import inlined
 
 
-def copy_model(model, edit=lambda config, _: config):
+def copy_model(model, edit=None):
     """Copies a model: weights, masks, compile state, optimizer slots and seeds.
 
     Args:
-        model: A Functional or built Sequential model, masked or not.
-        edit: Function of a serialised operation and the operation, which gives the new one.
+        model: Any Keras model, masked or not.
+        edit: Function of a serialised operation and the operation, which gives the new one. Then
+            the model must have a graph.
 
     Returns:
-        The copy.
-
-    Raises:
-        ValueError: If the model has no graph.
+        The copy: of the same class, or with `edit` the model of the edited graph.
     """
-    if _keras.functional(model) is None:
-        raise ValueError(
-            "Argument `model` must be a Functional or built Sequential model, which can be copied. "
-            f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). Build it "
-            "as `keras.Model(inputs, model.call(inputs))` with `inputs = keras.Input(shape)`."
-        )
+    if edit is None:
+        return copying.copy_model(model).model
     copy = convert.rebuilt(model, edit)
     convert.copy_weights(model, copy)
     convert.copy_compile_state(model, copy)
     return copy
+
+
+def with_graph(model):
+    """Returns the Functional model of the `call` of a subclassed model; any other model itself."""
+    return inlined(model) if _keras.functional(model) is None else model
 
 
 def as_tuple(data):

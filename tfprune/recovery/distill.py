@@ -6,6 +6,7 @@ import functools
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.trace import trace
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import convert
 from tfprune.recovery.copy_model import copy_model
@@ -24,8 +25,8 @@ def distill(
     regularizers. Masks stay as they are: pruned elements stay 0 and frozen ones keep their values.
 
     Args:
-        model: A compiled Functional or Sequential model with one output, masked or stripped. It is
-            not touched.
+        model: Any compiled Keras model with one output, masked or stripped. It is not touched. Its
+            own `train_step` is not used.
         dense: The teacher, with the same inputs and outputs. It is not touched.
         data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as `fit` takes it.
         epochs: Integer, the number of passes over the data.
@@ -91,11 +92,12 @@ def _check(model):
             "Argument `model` must be compiled with a loss, an optimizer and what metrics are "
             f"wanted: it is trained as it is compiled. Received: model={model.name!r}."
         )
-    if len(model.outputs) != 1:
+    outputs = trace(model).outputs
+    if len(outputs) != 1:
         raise ValueError(
             "Argument `model` must have one output. For several, put losses together with "
             "`keras.distillation.Distiller`, which takes masked models too. "
-            f"Received: model={model.name!r} with {len(model.outputs)} outputs."
+            f"Received: model={model.name!r} with {len(outputs)} outputs."
         )
 
 

@@ -29,7 +29,7 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
     Channels of pruned units get mean 0 and variance 0, and their output stays 0.
 
     Args:
-        model: A Functional or built Sequential model, masked or not. It is not touched.
+        model: Any Keras model that is built, masked or not. It is not touched.
         data: Arrays as `(x,)` or `(x, y)`, or a dataset of such batches, as `evaluate` takes it.
             It is gone through several times, so a generator will not do.
         batch_size: Integer, for arrays; Keras's default is 32.

@@ -11,7 +11,7 @@ from tfprune import _keras
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.data_pass import DataPass, Untracked
-from tfprune.recovery.copy_model import as_tuple, copy_model
+from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
 from tfprune.recovery.unit_provenance import UnitProvenance, by_path
@@ -87,7 +87,8 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
 
     Args:
         model: A masked model after `tfprune.prune_units` or `prune_weights`, or what
-            `tfprune.strip` made of it (with its weights not trained since). It is not touched.
+            `tfprune.strip` made of it (with its weights not trained since). It is not touched. Of
+            a subclassed model the Functional model of its `call` is copied, as `strip` gives it.
         dense: The model before pruning, with layers of the same names. It is not touched.
         data: Arrays as `(x,)` or `(x, y)`, or a dataset of such batches, as `evaluate` takes it;
             a few hundred examples do. It is gone through several times.
@@ -125,7 +126,7 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
     """
     if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < np.inf:
         raise ValueError(f"Argument `ridge` must be a number above 0. Received: ridge={ridge!r}.")
-    copy = copy_model(model)
+    copy = copy_model(with_graph(model))
     provenance = UnitProvenance(copy, dense)
     tasks, skipped = _tasks(copy, provenance)
     if not tasks:

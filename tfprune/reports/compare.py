@@ -141,7 +141,7 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
     `notes` says why.
 
     Args:
-        before, after: Functional or built Sequential models that take the same inputs. Layers are
+        before, after: Keras models that are built and take the same inputs. Layers are
             matched by name.
         data: `(x, y)`, or a dataset of batches, to evaluate metrics on.
         metrics: What `compile` takes as `metrics`; by default what each model was compiled with.

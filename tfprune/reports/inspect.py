@@ -71,7 +71,7 @@ def inspect(model, input_shapes=None):
     Use it to see where the parameters and the computation of a model are.
 
     Args:
-        model: A Functional or built Sequential model; nested models are listed layer by layer.
+        model: Any Keras model that is built; nested models are listed layer by layer.
         input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`.
 
     Returns:

@@ -55,8 +55,9 @@ def fit_and_shrink(
     of the same stage. Callbacks that prune, and `BackupAndRestore`, are refused.
 
     Args:
-        model: A compiled Functional or Sequential model, of stock layers or of `tfprune.layers`.
-            It is not changed.
+        model: Any compiled Keras model that trains with Keras's own `train_step`. It is not
+            changed. In place of a subclassed model the Functional model of its `call` is trained,
+            whose layers are given by name.
         x, y: The data, as `fit` takes them: arrays, datasets, generators.
         stages: The targets of `tfprune.prune_units` over the epochs: a dict from an epoch, at whose
             beginning units go, to a target, as `{2: 0.3, 4: 0.6}`; a sequence of targets, spread

@@ -94,7 +94,7 @@ def prune(
     `tfprune.callbacks.PruneUnits` and `tfprune.fit_and_shrink`.
 
     Args:
-        model: A Functional or built Sequential model; compiled, to be trained or evaluated.
+        model: Any Keras model that is built; compiled, to be trained or evaluated.
         target: A budget of `tfprune.budgets` (`MACs(0.5)`, `Latency(2.0)`) or a float, the fraction
             of units to prune; see `tfprune.prune_units`.
         data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches, for criteria
@@ -219,6 +219,13 @@ def _check_training(model, data, epochs, recover):
             f"Received: epochs={epochs}, data of type {type(data).__name__}, model={model.name!r} "
             f"({'compiled' if model.compiled else 'not compiled'})."
         )
+    if epochs and not _keras.has_stock_train_step(model):
+        raise ValueError(
+            "The smaller model is a plain one, so a training step of the model's own would be lost "
+            f"in the training. Received: epochs={epochs}, model={model.name!r} "
+            f"({type(model).__name__}). Take epochs=0 and train what is returned, or train the "
+            "model with `tfprune.callbacks.PruneUnits` and call `tfprune.strip` at the end."
+        )
     if "distill" in recover and not epochs:
         raise ValueError(
             "The dense model can lead a training only where there is one. "
@@ -232,7 +239,7 @@ def _evaluator(model, validation_data, data):
     has_labels = not isinstance(given, (tuple, list)) or len(given) > 1
     if given is None or not has_labels or not model.compiled:
         return lambda model: None
-    return lambda model: evaluate(model, given)
+    return lambda model: evaluate(model, given) if model.compiled else None
 
 
 def _recovered(name, masked, dense, data, batch_size, verbose):

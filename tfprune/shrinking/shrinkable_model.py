@@ -22,6 +22,7 @@ from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
 from tfprune.rebuild.engine import added_constants, gathered, gathered_slot, rebuild, scale_factors
 from tfprune.stripping.check import check_equal
+from tfprune.stripping.inlining import inlined
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import Liveness
 from tfprune.units.prune_units import prune_units
@@ -43,6 +44,8 @@ class ShrinkableModel:
         self.strategy = model.distribute_strategy
         self.check = check
         with self.strategy.scope():
+            if _keras.functional(model) is None:
+                model = inlined(model)
             self.full = prunable(model)
             self._of_full = layer_filter.Counterparts(model, self.full)
         self._small = None

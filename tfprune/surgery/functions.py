@@ -23,7 +23,8 @@ def resize(
     function, as LayerNormalization counts them, `plan.effects` of `tfprune.surgery.edit` says so.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
         changes: Dict with integers as values, the new sizes, or differences from
             `tfprune.surgery.by`. The keys are layers, operations or their names, for their outputs;
             `tfprune.surgery.inputs_of(layer)`; or pairs of a layer and the name of its units where
@@ -101,7 +102,8 @@ def insert(model, after, layers, init="identity"):
     All that took the output of the layer takes that of the last inserted one.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
         after: A layer or operation, or its name.
         layers: A layer or a list of layers, one after the other, with new names. Built layers keep
             their weights.
@@ -138,7 +140,8 @@ def remove(model, layer):
     kernels that follow lose rows, or gain rows of 0.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
         layer: A layer or operation with one input and one output, or its name.
 
     Returns:
@@ -233,7 +236,8 @@ def resize_kernel(model, layer, kernel_size, padding=None):
     strides are no larger than the kernel.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
         layer: A layer with a `kernel_size`, or its name.
         kernel_size: Integer or tuple of integers.
         padding: "same", "valid" or "causal"; by default that of the layer.
@@ -263,7 +267,8 @@ def replace(model, layer, new_layer, *, keep_weights=True):
     Where the new layer has another number of output channels, coupled layers are resized.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
         layer: The layer to replace, or its name.
         new_layer: The new layer. If it is built it keeps its weights.
         keep_weights: Boolean. Whether a new layer that is not built gets the weights of the old one

@@ -16,6 +16,7 @@ from tfprune._tools.tables import Printable, table
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.units import couple, unit_name
 from tfprune.rebuild.engine import rebuild
+from tfprune.stripping.inlining import inlined
 from tfprune.surgery.edits import (
     Connect,
     Disconnect,
@@ -96,14 +97,12 @@ class Plan(Printable):
     ):
         if not time_limit > 0:
             raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
-        self._model = model
+        self._model = inlined(model) if _keras.functional(model) is None else model
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
         self._limits = {"time_limit": time_limit, "verbose": verbose}
         self._units = None
         self._new = self._solved = self._grown = None
         self.edits = ()
-        if _keras.functional(model) is None:
-            couple(model)  # says what is wrong with it
 
     # Edits --------------------------------------------------------------------------------------
 
@@ -360,7 +359,8 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
     will do, and `plan.model` is the new model. If anything fails, nothing is changed.
 
     Args:
-        model: A Functional or built Sequential model. It is not changed.
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
         criterion, relaxed, split, time_limit, verbose: As in `tfprune.surgery.resize`.
 
     Returns:

@@ -57,7 +57,7 @@ class UnitRegularizer(Configurable):
         """Adds the penalty to the loss of a model, from the next trace of its steps on.
 
         Args:
-            model: A Functional or built Sequential model, with masks or without.
+            model: Any Keras model that is built, with masks or without.
             only, exclude: Whose units are penalised; see `tfprune.prune_units`.
 
         Raises:

@@ -129,7 +129,7 @@ def sensitivity(
     is trained in between; the model given is not changed.
 
     Args:
-        model: A Functional or built Sequential model, masked or not.
+        model: Any Keras model that is built, masked or not.
         data: `(x, y)`, or a `tf.data.Dataset` or `keras.utils.PyDataset` of batches, which are
             gone through once for each set and fraction.
         metric: What `compile` takes as one of its `metrics`.
