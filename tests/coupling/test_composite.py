@@ -120,16 +120,38 @@ def test_the_line_is_one_of_the_layer_and_the_words_stand_on_one_line():
     assert "\x1b" not in str(caught.value)
 
 
+class FailsLaterWithNumbers(Composite):
+    """Needs a number as size, and then a number as a value."""
+
+    def call(self, inputs):
+        places = ops.reshape(ops.arange(0.0, ops.shape(inputs)[0]), (-1, 1))
+        x = self.narrow(self.wide(inputs))
+        return x + places if ops.sum(x) > 0 else x  # the cause
+
+
+class FailsSoonerWithNumbers(Composite):
+    def call(self, inputs):
+        if inputs.shape[0] is not None:
+            raise ValueError("not this")
+        return self.narrow(self.wide(inputs)) + None  # the cause
+
+
+@pytest.mark.parametrize("cls", [FailsLaterWithNumbers, FailsSoonerWithNumbers])
+def test_of_two_runs_the_one_that_came_further_says_why(cls):
+    with pytest.raises(NotTracedError) as caught:
+        opened(cls(name="block"))
+    assert f"line {line_of(cls, '# the cause')} of test_composite.py" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("cls", "text"),
-    [(OwnWeight, "* self.factor"), (OwnWeightComputed, "ops.exp"), (UsesAWeightOfALayer, None)],
+    [(OwnWeight, "* self.factor"), (OwnWeightComputed, "ops.exp"), (UsesAWeightOfALayer, "bias")],
 )
 def test_weights_that_are_used_outside_of_a_layer_are_named(cls, text):
     with pytest.raises(NotTracedError, match="uses the weight|takes the weight") as caught:
         opened(cls(name="block"))
-    assert ("factor" if text else "bias") in str(caught.value)
-    if text:
-        assert f"line {line_of(cls, text)} of test_composite.py" in str(caught.value)
+    assert ("bias" if text == "bias" else "factor") in str(caught.value)
+    assert f"line {line_of(cls, text)} of test_composite.py" in str(caught.value)
 
 
 def test_what_is_not_used_does_not_matter():
@@ -207,8 +229,8 @@ class Causal(Composite):
     """Adds what depends on the length."""
 
     def call(self, inputs):
-        length = ops.shape(inputs)[1]
-        return self.narrow(self.wide(inputs)) + ops.reshape(ops.arange(0.0, length), (1, -1, 1))
+        places = ops.reshape(ops.arange(0.0, ops.shape(inputs)[1]), (1, -1, 1))
+        return self.narrow(self.wide(inputs)) + places  # by length
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
@@ -269,7 +291,8 @@ def test_what_else_depends_on_a_size_is_kept_as_it_is():
     x = np.random.default_rng(0).normal(size=(5, 7, 4))
     np.testing.assert_allclose(kept(x), model(x), rtol=1e-5, atol=1e-6)
     reasons = {reason for each in tfprune.explain(model).sets for reason in each.pinned}
-    words = "could not be traced: its `Add` takes what depends on the size of an input"
+    line = f"line {line_of(Causal, '# by length')} of test_composite.py"
+    words = f"could not be traced: {line}: its `Add` takes what depends on the size of an input"
     assert any(reason.startswith(f"'causal' (Causal) {words}") for reason in reasons)
 
 
@@ -344,7 +367,9 @@ class AtRandom(Composite):
 
 @pytest.mark.parametrize("cls", [TiedByHand, AtRandom])
 def test_what_is_computed_with_weights_or_at_random_is_no_constant(cls):
-    with pytest.raises(NotTracedError, match="computes with weights, or at random"):
+    line = line_of(cls, "return")
+    words = f"line {line} of test_composite.py: it computes with weights, or at random"
+    with pytest.raises(NotTracedError, match=words):
         opened(cls(name="block"))
 
 

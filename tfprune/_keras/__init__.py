@@ -23,8 +23,10 @@ from tfprune._keras.graphs import (
     is_functional_config,
     is_saved_as_graph,
     is_symbolic,
+    line_of,
     nodes,
     nodes_between,
+    noting_lines,
     operations,
     output_structure,
 )

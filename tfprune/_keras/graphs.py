@@ -7,15 +7,20 @@ Private here, and why:
 * `_nodes_by_depth`, `_inbound_nodes` and `_keras_history`: calls of operations, in an order in
   which they can run, and the call that a symbolic tensor comes from;
 * `_keras_mask`: the mask of time steps that a tensor carries;
+* `Node`, the class of calls, to note in which line each was made;
 * `_inputs_struct` and `_outputs_struct`: in which structure a model takes and gives tensors.
 """
 
 import contextlib
 import functools
+import inspect
+import sys
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.node import Node
 
 from tfprune._keras.layers import all_layers
 
@@ -68,6 +73,34 @@ def all_operations(model):
     return found
 
 
+@contextlib.contextmanager
+def noting_lines(function):
+    """While open, calls on symbolic tensors note in which line of a Python function they are made.
+
+    See `line_of`.
+    """
+    code, stock = getattr(inspect.unwrap(function), "__code__", None), Node.__init__
+
+    def init(node, *args, **kwargs):
+        stock(node, *args, **kwargs)
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code is not code:
+            frame = frame.f_back
+        if frame is not None:
+            node.line = f"line {frame.f_lineno} of {Path(code.co_filename).name}: "
+
+    Node.__init__ = init
+    try:
+        yield
+    finally:
+        Node.__init__ = stock
+
+
+def line_of(node):
+    """The line in which a call was made, as words that begin a sentence; empty if not known."""
+    return getattr(node, "line", "")
+
+
 def nodes_between(inputs, outputs):
     """The calls between symbolic tensors, in an order in which they can run.
 
@@ -94,7 +127,9 @@ def nodes_between(inputs, outputs):
                 if isinstance(leaf, (keras.Variable, tf.Variable)):
                     name = getattr(leaf, "path", leaf.name)
                     kind = type(operation).__name__
-                    problem = f"its `{kind}` takes the weight {name!r} of a layer inside"
+                    problem = (
+                        f"{line_of(node)}its `{kind}` takes the weight {name!r} of a layer inside"
+                    )
             stack.append((tensor, True))
             stack.extend((each, False) for each in node.arguments.keras_tensors)
     calls = list(ordered.values())

@@ -65,7 +65,10 @@ def merged(first, second, inputs):
         args, kwargs = keras.tree.pack_sequence_as(
             _arguments(ours), _merged_leaves(ours, theirs, pairs, known)
         )
-        operation = _operation(ours.operation, theirs.operation, args)
+        try:
+            operation = _operation(ours.operation, theirs.operation, args)
+        except DependsOnSizeError as error:
+            raise DependsOnSizeError(f"{_keras.line_of(ours)}{error}") from None
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         pairs.update(zip(map(id, ours.outputs), map(id, theirs.outputs), strict=True))
         known.update(zip(map(id, ours.outputs), outputs, strict=True))
@@ -80,7 +83,7 @@ def _merged_leaves(ours, theirs, pairs, known):
     """The arguments of a call of unknown sizes, as a flat list."""
     leaves = [keras.tree.flatten(_arguments(node)) for node in (ours, theirs)]
     if type(ours.operation) is not type(theirs.operation) or len(leaves[0]) != len(leaves[1]):
-        raise DependsOnSizeError("it makes other calls for other sizes")
+        raise DependsOnSizeError(f"{_keras.line_of(ours)}it makes other calls for other sizes")
     found = []
     for a, b in zip(*leaves, strict=True):
         is_same = pairs.get(id(a)) == id(b) if _keras.is_symbolic(a) else is_equal(a, b)
@@ -89,8 +92,8 @@ def _merged_leaves(ours, theirs, pairs, known):
         elif _is_same_for_each_example(a, b):
             found.append(a[:1])
         else:
-            name = type(ours.operation).__name__
-            raise DependsOnSizeError(f"its `{name}` takes what depends on the size of an input")
+            name = f"{_keras.line_of(ours)}its `{type(ours.operation).__name__}`"
+            raise DependsOnSizeError(f"{name} takes what depends on the size of an input")
     return found
 
 

@@ -5,6 +5,7 @@ second time here, and the layer itself is not touched.
 """
 
 import inspect
+import math
 import textwrap
 import traceback
 from dataclasses import dataclass
@@ -80,13 +81,14 @@ def open_composite(layer, args, kwargs):
         inside = run.traced(args, kwargs)
         if any_size.is_runnable(inside.nodes):
             return inside
-        why = NotTracedError(layer, "it calls an operation with a size that is not known")
+        why = NotTracedError(layer, "it calls an operation with a size that is not known", depth=0)
     except NotTracedError as error:
         why = error
     try:
         return run.traced_with_sizes(args, kwargs)
     except NotTracedError as error:
-        raise (why if why.is_at_line else error) from None
+        is_alike = why.depth == error.depth < math.inf
+        raise (why if is_alike or why.depth > error.depth else error) from None
 
 
 class _Run:
@@ -109,8 +111,9 @@ class _Run:
             self._change_weights(unused)
             inside, others = self._traced(args, kwargs, sizes)
             if not any_size.is_equal(constants, others):
+                line = _line_where_changed(inside, constants, others)
                 why = "it computes with weights, or at random, outside of the layers inside"
-                raise NotTracedError(self.layer, why)
+                raise NotTracedError(self.layer, f"{line}{why}")
             if sizes is None:
                 self._check(inside, *self._placeholders(args, kwargs))
         return inside
@@ -174,9 +177,11 @@ class _Run:
         args, kwargs = self._placeholders(args, kwargs, sizes)
         inputs = symbolic((args, kwargs))
         try:
-            outputs = self._outputs(args, kwargs)
+            with _keras.noting_lines(self.call):
+                outputs = self._outputs(args, kwargs)
         except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
-            raise NotTracedError(self.layer, _failure(self.call, error), True) from error
+            why, depth = _failure(self.call, error)
+            raise NotTracedError(self.layer, why, depth) from error
         flat_outputs = keras.tree.flatten(outputs)
         if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
             why = "its `call` returns something else than symbolic tensors"
@@ -190,11 +195,11 @@ class NotTracedError(ValueError):
     Args:
         layer: The layer.
         why: The line that failed and the words of the exception, or what else is the reason.
-        is_at_line: Whether it is a line.
+        depth: The line of `call` up to which it ran; by default it ran to its end.
     """
 
-    def __init__(self, layer, why, is_at_line=False):
-        self.is_at_line = is_at_line
+    def __init__(self, layer, why, depth=math.inf):
+        self.depth = depth
         kind = _own_class(layer).__name__
         super().__init__(f"{layer.name!r} ({kind}) could not be traced: {why}")
 
@@ -213,7 +218,10 @@ def _for_inference(call, kwargs):
 
 
 def _failure(call, error):
-    """Where a `call` failed, by the last line of its file, and the exception's words."""
+    """Where a `call` failed, by the last line of its file, with the exception's words.
+
+    Also the line of `call` itself, which may be another: that of a call of a function in the file.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(inspect.unwrap(call), "__code__", None)
     own = [frame for frame in frames if code is None or frame.filename == code.co_filename]
@@ -221,7 +229,7 @@ def _failure(call, error):
     words = str(error)
     if not isinstance(error, _keras.UnreadableError):
         words = f"{type(error).__name__}: {_core(words)}"
-    return f"line {frame.lineno} of {Path(frame.filename).name}: {words}"
+    return f"line {frame.lineno} of {Path(frame.filename).name}: {words}", (own or frames)[0].lineno
 
 
 def _core(words):
@@ -237,6 +245,17 @@ def _check_built(layer, parts):
             raise NotTracedError(
                 layer, f"its layer {part.name!r} is not built; call the model on data once"
             )
+
+
+def _line_where_changed(inside, before, after):
+    """The line of a call that takes a constant which was another before; empty if not known."""
+    pairs = zip(before, after, strict=False)
+    changed = {id(b) for a, b in pairs if not any_size.is_equal(a, b)}
+    for node in inside.nodes:
+        leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
+        if changed.intersection(map(id, leaves)):
+            return _keras.line_of(node)
+    return ""
 
 
 def symbolic(structure):
