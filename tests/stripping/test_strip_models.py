@@ -294,6 +294,18 @@ class TestStrings:
         np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
         assert np.ptp(np.asarray(small(x)), axis=0).max() > 1e-4
 
+    def test_text_beside_numbers(self):
+        inputs = keras.Input((1,), dtype="string"), keras.Input((1,))
+        look_up = keras.layers.StringLookup(vocabulary=self.WORDS, output_mode="one_hot")
+        x = keras.layers.Concatenate()([look_up(inputs[0]), inputs[1]])
+        x = keras.layers.Dense(8, activation="relu", name="wide")(x)
+        model = keras.Model(inputs, keras.layers.Dense(2, name="last")(x))
+        masked = tfprune.prunable(model)
+        tfprune.prune_units(masked, 0.5)
+        small, report = tfprune.strip(masked, return_report=True)
+        assert report.error < 1e-5
+        assert small.get_layer("wide").units == 4
+
     def test_whole_numbers_that_are_known(self):
         inputs = keras.Input((3,), dtype="int32")
         look_up = keras.layers.IntegerLookup(vocabulary=[10, 20, 40], num_oov_indices=0)

@@ -169,6 +169,7 @@ def _random_text(trace, tensor, shape, generator):
 
 def outputs_of(model, inputs):
     """Returns the outputs of a model in inference, as a list of arrays in float64."""
+    inputs = [keras.ops.convert_to_tensor(value) for value in inputs]  # strings are tensors
     if _keras.functional(model) is None:
         args, kwargs = keras.tree.pack_sequence_as(call_arguments(model), inputs)
     else:
