@@ -100,7 +100,7 @@ FUNCTIONS = {
     "safe division": lambda x: tf.math.divide_no_nan(x, tf.nn.relu(x)),
     "sum of several": lambda x: tf.add_n([x, x * 2, x]),
     "constant": lambda x: tf.add(x, tf.constant([1.0, 2, 3, 4, 5, 6])) * np.arange(6),
-    "bias": lambda x: tf.nn.bias_add(x, np.arange(6.0, dtype="float32")),
+    "bias": lambda x: tf.nn.bias_add(x, np.arange(6.0, dtype="float32"), "NHWC"),
     "mean": lambda x: B.mean(x, axis=1, keepdims=True) + tf.reduce_mean(x, [1, 2], keepdims=True),
     "reductions": lambda x: tf.reduce_max(x, 1) - tf.reduce_min(x, axis=1) + tf.reduce_prod(x, 1),
     "deviation": lambda x: tf.math.reduce_std(x, -1) + tf.math.reduce_variance(x, -1),
@@ -191,6 +191,7 @@ def test_a_tensorflow_function_is_taken_over(name, tmp_path):
 REFUSED = {
     "rgb_to_grayscale.*no equivalent": lambda x: tf.image.rgb_to_grayscale(x[..., :3]),
     "random.normal.*draws random numbers": lambda x: x + tf.random.normal(tf.shape(x)),
+    "random.uniform.*draws random": lambda x: x + tf.random.uniform(tf.shape(x)[1:]),
     "nn.dropout.*in inference too": lambda x: tf.nn.dropout(x, 0.1),
     "boolean_mask.*depends on the values": lambda x: tf.boolean_mask(x, x > 0),
     "cumsum.*exclusive=True": lambda x: tf.cumsum(x, 1, exclusive=True),
@@ -650,6 +651,17 @@ def test_a_class_or_function_of_keras_3_takes_its_place(found):
     assert_same(theirs, ours)
 
 
+def test_a_cell_of_ones_own_is_named_with_its_layer():
+    class Cell(K.SimpleRNNCell):
+        def call(self, inputs, states, training=None):
+            return super().call(inputs, states)
+
+    inputs = tf_keras.Input((4, 6), name="given")
+    theirs = tf_keras.Model(inputs, K.RNN(Cell(3), name="over")(inputs))
+    with pytest.raises(ValueError, match=r"\(Cell\), it is inside the layer 'over'"):
+        from_tfmot(theirs)
+
+
 def test_a_class_that_computes_something_else_is_named():
     class Swapped(Conditional3):
         def call(self, inputs):
@@ -816,6 +828,9 @@ def test_h5_files_with_functions_load_with_and_without_tf_keras(tmp_path):
 def test_an_h5_file_with_a_class_of_keras_3(tmp_path):
     theirs = conditional()
     theirs.save(tmp_path / "model.h5")
+    theirs.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="cannot load the file.*pass the model"):
+        from_tfmot(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="layer='either' .*load the file with `tf_keras`"):
         from_tfmot(tmp_path / "model.h5")
     ours = from_tfmot(tmp_path / "model.h5", custom_objects={"Conditional": Conditional3})

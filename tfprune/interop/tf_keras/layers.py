@@ -89,13 +89,14 @@ class LayerTranslator:
             config["name"] = name
         return config
 
-    def inner(self, serialised):
+    def inner(self, serialised, outer):
         """A serialised layer or model inside a wrapper, as serialised in Keras 3."""
         serialised = unwrapped(serialised)
         if "layers" in serialised["config"]:
             return keras.saving.serialize_keras_object(self.built_model(serialised))
         name = serialised["config"].get("name", serialised["class_name"]).replace("/", "_")
-        cls, registered_name = self.find_class(serialised, name)
+        problem = f"it is inside the layer {outer!r}"
+        cls, registered_name = self.find_class(serialised, name, problem)
         config = self.config(serialised, name, cls, registered_name)
         return _serialised(cls, registered_name, config)
 
@@ -129,8 +130,8 @@ class LayerTranslator:
     def _argument(self, key, value, layer):
         if key in _INNER_LAYERS:
             if isinstance(value, list):
-                return [self.inner(item) for item in value]
-            return None if value is None else self.inner(value)
+                return [self.inner(item, layer) for item in value]
+            return None if value is None else self.inner(value, layer)
         if key in _FUNCTIONS:
             return self._function(value, layer)
         if key == "dtype" and isinstance(value, dict):

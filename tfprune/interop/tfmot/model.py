@@ -110,17 +110,12 @@ def _read(model_or_path, custom_objects):
             f"`.h5` or `.keras` file. Received: model_or_path={str(model_or_path)!r}."
         )
     _check_legacy(path)
-    if path.suffix == ".keras":
-        return _read_object(_loaded(path), custom_objects)
     try:
-        theirs = _loaded(path)
-    except ModuleNotFoundError:
-        theirs = None
-    except (ValueError, TypeError):  # classes of the user's, which are of Keras 3 here
-        theirs = None
-    if theirs is None:
-        return *sources.of_h5(path), None
-    return _read_object(theirs, custom_objects)
+        return _read_object(_loaded(path), custom_objects)
+    except (ModuleNotFoundError, _NotLoadedError) as error:
+        if path.suffix != ".keras":
+            return *sources.of_h5(path), None
+        raise error
 
 
 def _check_legacy(path):
@@ -147,6 +142,10 @@ def _read_object(model, custom_objects):
     return tf_keras.described_model(model, known=custom_objects), is_wrapped, model
 
 
+class _NotLoadedError(ValueError):
+    """Raised where `tf_keras` cannot load a file."""
+
+
 def _loaded(path):
     try:
         import tensorflow_model_optimization as tfmot
@@ -156,8 +155,15 @@ def _loaded(path):
             "Reading a `.keras` file of `tf_keras` needs `tf_keras` and tfmot. Install them with "
             f"`pip install 'tfprune[tfmot]'`. Received: {str(path)!r}."
         ) from error
-    with tfmot.sparsity.keras.prune_scope():
-        return tf_keras.models.load_model(path, compile=False)
+    try:
+        with tfmot.sparsity.keras.prune_scope():
+            return tf_keras.models.load_model(path, compile=False)
+    except Exception as error:  # classes of the user's above all, which may fail in any way
+        raise _NotLoadedError(
+            f"`tf_keras` cannot load the file. Received: {str(path)!r}, {error}. Load it with "
+            "`tf_keras.models.load_model(path, custom_objects=...)`, with the classes it was saved "
+            "with, and pass the model."
+        ) from error
 
 
 # Weights and masks --------------------------------------------------------------------------------

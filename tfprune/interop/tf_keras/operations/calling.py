@@ -27,6 +27,8 @@ _RENAMED = {
 }
 """Names of arguments in `tf.compat.v1`, and their names today."""
 
+_CHANNELS_LAST = (None, "NWC", "NHWC", "NDHWC")
+
 _ANYTHING = {"name", "validate_indices", "use_cudnn_on_gpu", "layout", "message"}
 """Arguments that change no result."""
 
@@ -50,12 +52,14 @@ def applied(name, args, kwargs, custom_objects):
     given = leaves((required, optional))
     if name in custom_objects:
         return custom_objects[name](*required, **optional)
+    why = next((why for part, why in _REASONS.items() if part in name), None)
+    if why is not None:
+        raise NoEquivalentError(why)
     if not any(_keras.is_symbolic(leaf) or sizes.has_open(leaf) for leaf in given):
         return _evaluated(function, args, kwargs)
     ours = _table().get(id(_resolved(_current(name))))
     if ours is None:
-        why = next((why for part, why in _REASONS.items() if part in name), None)
-        raise NoEquivalentError(why or "Keras 3 has no equivalent")
+        raise NoEquivalentError("Keras 3 has no equivalent")
     taken = inspect.signature(ours)
     unknown = {key: value for key, value in optional.items() if key not in taken.parameters}
     if unknown:
@@ -116,7 +120,8 @@ def _bound(function, args, kwargs):
             raise NoEquivalentError("it was stored without all of its arguments")
     for place, (name, value) in enumerate(bound.arguments.items()):
         parameter = bound.signature.parameters[name]
-        if parameter.kind is parameter.VAR_KEYWORD or name in _ANYTHING:
+        is_usual = name == "data_format" and value in _CHANNELS_LAST
+        if parameter.kind is parameter.VAR_KEYWORD or name in _ANYTHING or is_usual:
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             required.extend(value)

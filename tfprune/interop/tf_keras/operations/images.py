@@ -46,12 +46,8 @@ for _name, _function in {"avg": ops.average_pool, "max": ops.max_pool}.items():
 
 def _convolution(rank):
     # `tf.compat.v1` has two names for the filters, and requires neither.
-    def apply(
-        input, filters=None, strides=1, padding=None, dilations=1, data_format=None, filter=None
-    ):
+    def apply(input, filters=None, strides=1, padding=None, dilations=1, filter=None):
         filters = filter if filters is None else filters
-        if data_format not in (None, "NWC", "NHWC"):
-            raise NoEquivalentError(f"it has data_format={data_format!r}")
         where = {"data_format": "channels_last", "dilation_rate": _window(dilations, rank)}
         kernel = alike(filters, input)
         return ops.conv(input, kernel, _window(strides, rank), _padding(padding), **where)
