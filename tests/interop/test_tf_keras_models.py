@@ -44,6 +44,7 @@ def assert_same(theirs, ours):
     )
     for old, new in pairs:
         old, new = np.asarray(old), np.asarray(new)
+        assert old.dtype == new.dtype
         assert old.dtype.kind == "b" or np.ptp(old) > 1e-3
         scale = np.abs(old.astype("float64")).max()
         np.testing.assert_allclose(old, new, rtol=1e-4, atol=1e-5 * max(scale, 1e-3))
@@ -746,12 +747,54 @@ def test_a_variable_that_no_layer_holds_is_refused():
         from_tfmot(tf_keras.Model(inputs, inputs * variable))
 
 
-def test_dropout_in_an_opened_layer_still_drops_in_training():
+class Dropping(K.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.drop = K.Dense(8), K.Dropout(0.5)
+
+    def call(self, inputs, training=False):
+        return self.drop(self.dense(inputs), training=training)
+
+
+@pytest.mark.parametrize("block", [TransformerBlock(8, 2), Dropping()], ids=["None", "False"])
+def test_dropout_in_an_opened_layer_still_drops_in_training(block):
     inputs = tf_keras.Input((9,), dtype="int32", name="words")
     x = TokensAndPositions(9, 12, 8, name="lookup")(inputs)
-    ours = taken_over(randomised(tf_keras.Model(inputs, TransformerBlock(8, 2, name="block")(x))))
+    ours = taken_over(randomised(tf_keras.Model(inputs, block(x))))
     words = np.ones((2, 9), "int32")
     assert not np.allclose(ours(words, training=True), ours(words, training=False))
+
+
+def test_a_layer_inside_that_computes_nothing_is_refused():
+    class Idle(K.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense, self.idle = K.Dense(3), K.Dense(3, name="idle")
+
+        def call(self, inputs):
+            self.idle(inputs)
+            return self.dense(inputs)
+
+    inputs = tf_keras.Input((4,), name="given")
+    with pytest.raises(ValueError, match="layer='mine' .*does not depend on its weights .*idle"):
+        from_tfmot(tf_keras.Model(inputs, Idle(name="mine")(inputs)))
+
+
+def test_vectors_that_layers_hold_shrink_with_the_width():
+    class Scale(K.Layer):
+        def build(self, shape):
+            self.gamma = self.add_weight("gamma", shape=shape[-1:])
+
+        def call(self, inputs):
+            return inputs * self.gamma
+
+    inputs = tf_keras.Input((6,), name="given")
+    x = Scale(name="scale")(K.Dense(8, activation="relu", name="wide")(inputs))
+    masked = taken_over(randomised(tf_keras.Model(inputs, K.Dense(2, name="out")(x))))
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    assert small.get_layer("wide").units == 4
+    assert small.count_params() == (6 + 1) * 4 + 4 + (4 + 1) * 2
 
 
 def test_masks_of_wrapped_layers_beside_functions_and_in_own_weights():
