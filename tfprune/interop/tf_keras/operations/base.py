@@ -35,7 +35,7 @@ def alike(value, other):
     """A constant in the dtype of the symbolic tensor it meets, as TensorFlow converts it."""
     if _keras.is_symbolic(value) or not _keras.is_symbolic(other):
         return value
-    if isinstance(value, (bool, int, float)):
+    if type(value) in (bool, int, float):  # those of NumPy are subclasses, with a dtype
         return value
     return np.asarray(value, tf.as_dtype(other.dtype).as_numpy_dtype)
 
