@@ -161,16 +161,27 @@ def is_symbolic(value):
     return isinstance(value, keras.KerasTensor)
 
 
+class _Sliceable(keras.KerasTensor):
+    def __getitem__(self, key):
+        return super().__getitem__((key,) if isinstance(key, slice) else key)
+
+
+def let_slice(tensor):
+    """Lets a symbolic tensor be sliced as `tensor[:3]`, which Keras allows for arrays alone."""
+    tensor.__class__ = _Sliceable
+
+
 def graph_config(model, kept=()):
     """A model as serialised, without weights; a subclass of Functional as its plain graph.
 
     Args:
         model: The model.
-        kept: Layers that are not asked for their config: their names stand in it alone.
+        kept: Layers that are not asked for their config: in it stands their name alone, and under
+            "kept" their id.
     """
     with contextlib.ExitStack() as stack:
         for layer in {id(layer): layer for layer in kept}.values():
-            vars(layer)["get_config"] = functools.partial(dict, name=layer.name)
+            vars(layer)["get_config"] = functools.partial(dict, name=layer.name, kept=id(layer))
             stack.callback(vars(layer).pop, "get_config")
         return _graph_config(model)
 

@@ -175,7 +175,12 @@ def _arguments(layer):
         arguments = layer._inbound_nodes[0].arguments
         return list(arguments.args), dict(arguments.kwargs)
     (shape,) = layer._build_shapes_dict.values()
-    return [keras.KerasTensor(shape, layer.input_dtype)], {}
+    arguments = [keras.KerasTensor(shape, layer.input_dtype)]
+    if hasattr(layer, "state_size"):  # a recurrent cell
+        sizes = layer.state_size
+        sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
+        arguments.append([keras.KerasTensor((2, size), layer.compute_dtype) for size in sizes])
+    return arguments, {}
 
 
 def _example(tensor, scale):

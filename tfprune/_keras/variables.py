@@ -126,6 +126,33 @@ def forbid_reading(variable):
     variable.__class__ = _Unreadable
 
 
+def symbolic_weights(layer):
+    """Puts a symbolic tensor in the place of each float weight that a layer of a copy holds itself.
+
+    Those in lists and dicts among its attributes are found too.
+
+    Returns:
+        A list of pairs of the weight and the tensor.
+    """
+    found = {}
+
+    def tensor_of(weight):
+        if id(weight) not in found:
+            tensor = keras.Input(batch_shape=weight.shape, dtype=weight.dtype)
+            found[id(weight)] = weight, tensor
+        return found[id(weight)][1]
+
+    own = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+    for values, kind in [(own, dict), *((v, type(v).__mro__) for v in own.values())]:
+        kind = kind if kind is dict else next((k for k in (list, dict) if k in kind), None)
+        items = () if kind is None else values.items() if kind is dict else enumerate(values)
+        for key, value in list(items):
+            if isinstance(value, keras.Variable) and keras.backend.is_float_dtype(value.dtype):
+                target = vars(layer) if values is own else values
+                kind.__setitem__(target, key, tensor_of(value))  # past the tracker of Keras
+    return list(found.values())
+
+
 @contextlib.contextmanager
 def reading(tensors):
     """While open, `variable.value` gives `tensors[id(variable)]`, on this thread alone."""

@@ -6,16 +6,14 @@ second time here, and the layer itself is not touched.
 
 import inspect
 import math
-import textwrap
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 
 from tfprune import _keras
 from tfprune.coupling import any_size
 from tfprune.coupling.calls import Tensor
+from tfprune.coupling.failures import core, failure
 from tfprune.coupling.rules import has_rule
 
 
@@ -128,7 +126,7 @@ class _Run:
         except any_size.DependsOnSizeError as error:
             raise NotTracedError(self.layer, str(error)) from error
         except Exception as error:  # a call may fail where a size is not known
-            why = f"a size is not known: {type(error).__name__}: {_core(str(error))}"
+            why = f"a size is not known: {type(error).__name__}: {core(str(error))}"
             raise NotTracedError(self.layer, why) from error
         inside, _ = self._inside(inputs, outputs)
         self._check_problem(inside)
@@ -152,7 +150,7 @@ class _Run:
         except any_size.DependsOnSizeError as error:
             raise NotTracedError(self.layer, str(error)) from error
         except Exception as error:
-            why = f"its graph fails for other sizes: {type(error).__name__}: {_core(str(error))}"
+            why = f"its graph fails for other sizes: {type(error).__name__}: {core(str(error))}"
             raise NotTracedError(self.layer, why) from error
 
     def _change_weights(self, without):
@@ -180,7 +178,7 @@ class _Run:
             with _keras.noting_lines(self.call):
                 outputs = self._outputs(args, kwargs)
         except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
-            why, depth = _failure(self.call, error)
+            why, depth = failure(self.call, error)
             raise NotTracedError(self.layer, why, depth) from error
         flat_outputs = keras.tree.flatten(outputs)
         if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
@@ -215,28 +213,6 @@ def _for_inference(call, kwargs):
     parameter = inspect.signature(call).parameters.get("training")
     is_needed = parameter is not None and parameter.default not in (None, False)
     return {**given, "training": False} if is_needed else given
-
-
-def _failure(call, error):
-    """Where a `call` failed, by the last line of its file, with the exception's words.
-
-    Also the line of `call` itself, which may be another: that of a call of a function in the file.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    code = getattr(inspect.unwrap(call), "__code__", None)
-    own = [frame for frame in frames if code is None or frame.filename == code.co_filename]
-    frame = (own or frames)[-1]
-    words = str(error)
-    if not isinstance(error, _keras.UnreadableError):
-        words = f"{type(error).__name__}: {_core(words)}"
-    return f"line {frame.lineno} of {Path(frame.filename).name}: {words}", (own or frames)[0].lineno
-
-
-def _core(words):
-    """An exception's words on one line, without what Keras writes around them."""
-    if words.startswith("Exception encountered when calling"):
-        words = words.partition("\x1b[1m")[2].partition("\x1b[0m")[0] or words
-    return textwrap.shorten(words, 240, placeholder=" ...")
 
 
 def _check_built(layer, parts):

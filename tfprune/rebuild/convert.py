@@ -13,6 +13,7 @@ from tfprune.masks.in_place import own_config, unmask
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.dead_calls import without_dead_calls
+from tfprune.rebuild.kept_cells import KeptCells
 from tfprune.rebuild.shared_layers import SharedLayers
 
 _DROP_IN_NAMES = {
@@ -125,19 +126,21 @@ def rebuilt(
             custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
             safe_mode=False,
         )
+    rebuilding.cells.restore()
     rebuilding.tie(model, new)
     return new
 
 
 def _kept_layers(model):
-    """The layers of a model, and of the models in it, that go through no config."""
-    found = {}
+    """The layers of a model, and of the models in it, that go through no config, and the others."""
+    kept, others = {}, {}
     for operation in map(innermost, _keras.operations(model)):
         if _keras.functional(operation) is not None:
-            found.update({id(layer): layer for layer in _kept_layers(operation)})
-        elif _is_kept(operation):
-            found[id(operation)] = operation
-    return list(found.values())
+            for found, layers in zip((kept, others), _kept_layers(operation), strict=True):
+                found.update({id(layer): layer for layer in layers})
+        elif isinstance(operation, keras.layers.Layer):
+            (kept if _is_kept(operation) else others)[id(operation)] = operation
+    return list(kept.values()), list(others.values())
 
 
 def _is_kept(operation):
@@ -161,7 +164,9 @@ class _Rebuilding:
 
     def __init__(self, model, edit, dropped, restructure, keep, resize_kept):
         self.edit, self.dropped, self.restructure = edit, dropped, restructure
-        self.kept = _kept_layers(model)
+        layers, others = _kept_layers(model)
+        self.cells = KeptCells(others)
+        self.kept = [*layers, *self.cells.cells]
         self.places = {id(layer): place for place, layer in enumerate(self.kept)}
         inside = filter(None, map(at_each_step, _keras.all_layers(model)))
         self.at_each_step = [each for each in inside if _keras.functional(each) is not None]
@@ -179,7 +184,8 @@ class _Rebuilding:
             def from_config(cls, config):
                 return copies[config["place"]]
 
-        self.custom_objects = {"Kept": Kept, **self.shared.custom_objects}
+        classes = self.cells.become(copies[len(layers) :])
+        self.custom_objects = {"Kept": Kept, **classes, **self.shared.custom_objects}
 
     def tie(self, model, new):
         """Lets layers that are kept hold those of the new model where they hold some of `model`."""
@@ -222,6 +228,7 @@ class _Rebuilding:
         else:
             inner = at_each_step(operation)
             given = config if inner is None else _with_layer(config, {"config": {}})
+            given = self.cells.named(given)
             new = self.edit(self._with_functions(_without_shapes(given), operation), operation)
             if inner is not None:
                 path = (*path, operation.name)

@@ -113,13 +113,23 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     """
     folds, sizes, calls = folds or {}, Sizes(kept_units), _calls_by_operation(kept_units)
 
+    inside = {
+        key: resize
+        for call in kept_units.coupling.trace.calls
+        for key, resize in rule_of(call.operation).in_place(call).items()
+    }
+
     def resize_kept(layer, copy):
-        if id(layer) not in calls or not has_own_weights(layer):
+        is_inside = id(layer) in inside
+        if not is_inside and (id(layer) not in calls or not has_own_weights(layer)):
             return
         parts = _keras.all_layers(copy)
         masked = [part for part in parts if isinstance(part, Masked) and part.carries_masks]
         noting = [part for part in parts if isinstance(part, InPlace)]
-        rule_of(layer).resize_in_place(unmask(copy), calls[id(layer)][0], sizes)
+        if is_inside:
+            inside[id(layer)](unmask(copy), sizes)
+        else:
+            rule_of(layer).resize_in_place(unmask(copy), calls[id(layer)][0], sizes)
         for part in masked:
             mask_in_place(part)
         for part in noting:

@@ -107,6 +107,15 @@ class Rule:
             sizes: The `Sizes` after the change.
         """
 
+    def in_place(self, call):
+        """Returns the layers inside that stay the objects they are while the layer is made anew.
+
+        Returns:
+            A dict from the id of each to a function of its copy and the `Sizes` after the change,
+            which resizes the copy.
+        """
+        return {}
+
     def add_bias(self, config, call):
         """Edits the layer's config so that it has the biases that `folds` adds to."""
         config["use_bias"] = True

@@ -23,6 +23,14 @@ def flow_inside(flow, call, tensor_labels, tensor_constants, layers):
     )
 
 
+def sizes_inside(sizes, tensor_labels):
+    """The `Sizes` for tensors inside a layer, which are not in the model."""
+    labels = ChainMap(tensor_labels, sizes.coupling.tensor_labels)
+    coupling = dataclasses.replace(sizes.coupling, tensor_labels=labels)
+    kept_units = dataclasses.replace(sizes.kept_units, coupling=coupling)
+    return dataclasses.replace(sizes, kept_units=kept_units)
+
+
 class OfParts(Rule):
     """A layer that stands for calls of several layers inside it, the parts.
 
@@ -86,3 +94,16 @@ class OfParts(Rule):
         """Resizes all parts."""
         for place, (rule, part, _) in enumerate(self.parts(call)):
             rule.resize(self.config_of(config, place), part, sizes)
+
+    def in_place(self, call):
+        """Those in all parts."""
+        found, parts = {}, self.parts(call)
+        labels = {t: call.memo["labels", t] for _, part, _ in parts for t in part.outputs}
+
+        def within(resize):
+            return lambda copy, sizes: resize(copy, sizes_inside(sizes, labels))
+
+        for rule, part, _ in parts:
+            for key, resize in rule.in_place(part).items():
+                found[key] = within(resize)
+        return found

@@ -9,6 +9,7 @@ from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, pin_inputs, rule, unknown_outputs
+from tfprune.coupling.rules.own_cells import OwnCell
 from tfprune.coupling.rules.parts import OfParts
 from tfprune.layers import DROP_INS
 
@@ -210,16 +211,6 @@ class ConvLSTM(LSTM):
         config["filters"] = sizes.of_weight(call.operation.cell.recurrent_kernel)[-2]
 
 
-class _UnknownCell(Rule):
-    def label(self, call, inputs, labels):
-        layer = call.operation
-        reason = f"{layer.name!r} has a cell without a rule: {layer.cell.name!r}"
-        return pin_inputs(call, inputs, labels, reason)
-
-    def constants(self, call, inputs):
-        return unknown_outputs(call)
-
-
 class _Stacked(OfParts):
     """The cells of `StackedRNNCells`, each of which takes what the one before it gives."""
 
@@ -248,12 +239,17 @@ class _Stacked(OfParts):
             count = len(keras.tree.flatten(cell.state_size))
             inputs, given = (sequences, *given[:count]), given[count:]
             ends, made = made[:count], made[count:]
-            sequences = Tensor((*sequences.shape[:2], cell.output_size), layer.compute_dtype)
+            sequences = Tensor((*sequences.shape[:2], _output_size(cell)), layer.compute_dtype)
             part = Call(_Layer(layer, cell), inputs, kwargs, (sequences, *ends))
             yield _rule_of_cell(cell), part, f"cell_{place}"
 
     def config_of(self, config, place):
         return config["cells"][place]["config"]
+
+
+def _output_size(cell):
+    size = getattr(cell, "output_size", None)
+    return keras.tree.flatten(cell.state_size)[0] if size is None else size
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +268,7 @@ class _Layer:
         return self.layer.stateful
 
 
-_UNKNOWN_CELL = _UnknownCell()
+_OWN_CELL = OwnCell()
 _CELL_RULES = {
     keras.layers.SimpleRNNCell: SimpleRNN(),
     keras.layers.LSTMCell: LSTM(),
@@ -283,12 +279,12 @@ _CELL_RULES.update({DROP_INS[cell]: _CELL_RULES[cell] for cell in DROP_INS if ce
 
 
 def _rule_of_cell(cell):
-    return _CELL_RULES.get(type(cell), _UNKNOWN_CELL)
+    return _CELL_RULES.get(type(cell), _OWN_CELL)
 
 
 @rule(keras.layers.RNN)
 class OverCell(Rule):
-    """`RNN` of a cell: the rule of the layer with that cell, if the cell is one of Keras's own."""
+    """`RNN` of a cell: the rule of the layer with that cell, or that read off the cell."""
 
     def label(self, call, inputs, labels):
         return _rule(call).label(call, inputs, labels)
@@ -309,6 +305,10 @@ class OverCell(Rule):
     def resize(self, config, call, sizes):
         """Sets `units` of the cell, or of the cells."""
         _rule(call).resize(config["cell"]["config"], call, sizes)
+
+    def in_place(self, call):
+        """The cell, if it is of a user's class, or those of the cells that are."""
+        return _rule(call).in_place(call)
 
 
 def _rule(call):

@@ -1,8 +1,5 @@
 """Wrappers: `TimeDistributed` and `Bidirectional`."""
 
-import dataclasses
-from collections import ChainMap
-
 import keras
 import numpy as np
 
@@ -10,7 +7,7 @@ from tfprune import _keras
 from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, rule_of, unknown_outputs
-from tfprune.coupling.rules.parts import OfParts, flow_inside
+from tfprune.coupling.rules.parts import OfParts, flow_inside, sizes_inside
 
 
 def _without_time(tensor):
@@ -96,13 +93,20 @@ class TimeDistributed(Rule):
         within = self._sizes_inside(call, sizes)
         rule_of(inner.operation).resize(config["layer"]["config"], inner, within)
 
+    def in_place(self, call):
+        """Those in the layer inside."""
+        inner = self._inner(call)
+
+        def within(resize):
+            return lambda copy, sizes: resize(copy, self._sizes_inside(call, sizes))
+
+        found = rule_of(inner.operation).in_place(inner)
+        return {key: within(resize) for key, resize in found.items()}
+
     def _sizes_inside(self, call, sizes):
         inner, known = self._inner(call), sizes.coupling.tensor_labels
         pairs = zip(inner.inputs + inner.outputs, call.inputs + call.outputs, strict=True)
-        labels = ChainMap({ours: known[theirs][0] for ours, theirs in pairs}, known)
-        coupling = dataclasses.replace(sizes.coupling, tensor_labels=labels)
-        kept_units = dataclasses.replace(sizes.kept_units, coupling=coupling)
-        return dataclasses.replace(sizes, kept_units=kept_units)
+        return sizes_inside(sizes, {ours: known[theirs][0] for ours, theirs in pairs})
 
 
 _MERGES = {
