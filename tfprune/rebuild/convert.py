@@ -192,7 +192,8 @@ class _Rebuilding:
         copies, replacements = {id(old): copy for old, copy in self.copied}, []
         for ours, theirs in _keras.layer_pairs(model, new, self.places):
             pairs = [(ours, theirs), *_keras.own_variable_pairs(ours, theirs)]
-            replacements += [(copies[id(a)], b) for a, b in pairs if id(a) in copies]
+            pairs = [(copies[id(a)], b) for a, b in pairs if id(a) in copies]
+            replacements += [(a, b) for a, b in pairs if a is not b]
         if replacements:
             _keras.replace_references([copy for _, copy in self.copied], replacements)
 

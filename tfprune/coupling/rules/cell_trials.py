@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.failures import failure
 from tfprune.coupling.labels import Labels
 from tfprune.coupling.rules.cell_steps import LabelledStep, NotTracedError
 from tfprune.coupling.rules.own_weights import own_weights
@@ -109,10 +110,15 @@ class _Trials:
             before.append(value)
             after.append(smaller)
         sequence = draw.normal(size=(2, STEPS, len(self.features))).astype("float32")
-        expected, _ = self._run(before, {}, sequence)
+        larger = self._resized(before, {})
         try:
-            found, announced = self._run(after, numbers, sequence[..., kept[self.features]])
-        except Exception:  # the cell's own code may fail in any way
+            expected, _ = _run(larger, sequence)
+        except Exception as error:  # the cell's own code may fail in any way
+            raise NotTracedError(f"it fails when tried: {failure(larger.call, error)}") from error
+        smaller = self._resized(after, numbers)
+        try:
+            found, announced = _run(smaller, sequence[..., kept[self.features]])
+        except Exception:  # as above
             return False
         allowed = TOLERANCES.get(self.cell.compute_dtype, 1e-4)
         stays = [kept[units] for units in (self.output, *self.states)]
@@ -132,16 +138,21 @@ class _Trials:
                 kept[vector[0]] = True
         return kept
 
-    def _run(self, values, numbers, sequence):
-        """The outputs of a layer over the cell with these weights, and the shapes it announces."""
+    def _resized(self, values, numbers):
+        """A copy of the cell with these weights."""
         cell = unmask(_keras.copied_objects(self.cell)[0][1])
         for weight, value in zip(own_weights(cell), values, strict=True):
             _keras.resize_variable(weight, value)
         for place, (weight, axis) in numbers.items():
-            _keras.set_whole_number(cell, place, values[weight].shape[axis])
+            _keras.set_number(cell, place, values[weight].shape[axis])
         _keras.forget_input_shape(cell)
-        layer = keras.layers.RNN(cell, return_sequences=True, return_state=True, unroll=True)
-        outputs = keras.tree.flatten(layer(keras.ops.convert_to_tensor(sequence)))
-        spec = layer.compute_output_spec(keras.KerasTensor(sequence.shape))
-        shapes = [tuple(each.shape) for each in keras.tree.flatten(spec)]
-        return [np.asarray(keras.ops.cast(each, "float32")) for each in outputs], shapes
+        return cell
+
+
+def _run(cell, sequence):
+    """The outputs of a layer over a cell, and the shapes it announces."""
+    layer = keras.layers.RNN(cell, return_sequences=True, return_state=True, unroll=True)
+    outputs = keras.tree.flatten(layer(keras.ops.convert_to_tensor(sequence)))
+    spec = layer.compute_output_spec(keras.KerasTensor(sequence.shape))
+    shapes = [tuple(each.shape) for each in keras.tree.flatten(spec)]
+    return [np.asarray(keras.ops.cast(each, "float32")) for each in outputs], shapes

@@ -99,7 +99,7 @@ def _resize(call, copy, sizes):
             value = np.take(value, np.arange(size) % value.shape[axis], axis)
         _keras.resize_variable(weight, value)
     for place, (weight, axis) in call.memo["numbers"].items():
-        _keras.set_whole_number(copy, place, int(shapes[weight][axis]))
+        _keras.set_number(copy, place, int(shapes[weight][axis]))
     before, after = call.inputs[0].shape, sizes.of_tensor(call.inputs[0])
     steps = [(shape[0], *shape[2:]) for shape in (before, after)]
     _keras.forget_input_shape(copy, [steps])
