@@ -61,9 +61,8 @@ def trace_step(cell, shape, dtype):
     try:
         states = initial_states(copy, BATCH)
     except Exception as error:  # the cell's own code may fail in any way
-        raise NotTracedError(
-            failure(getattr(copy, "get_initial_state", copy.call), error)
-        ) from error
+        why, _ = failure(getattr(copy, "get_initial_state", copy.call), error)
+        raise NotTracedError(why) from error
     weights = _keras.symbolic_weights(copy)
     for _, tensor in weights:
         _keras.let_slice(tensor)
@@ -73,7 +72,8 @@ def trace_step(cell, shape, dtype):
     )
     training = {"training": False} if _takes_training(copy) else {}
     try:
-        output, new_states = copy.call(inputs, given, **training)
+        with _keras.noting_lines(copy.call):
+            output, new_states = copy.call(inputs, given, **training)
     except Exception as error:  # as above
         raise NotTracedError(failure(copy.call, error)[0]) from error
     given, new_states = keras.tree.flatten(given), keras.tree.flatten(new_states)

@@ -114,7 +114,8 @@ class _Trials:
         try:
             expected, _ = _run(larger, sequence)
         except Exception as error:  # the cell's own code may fail in any way
-            raise NotTracedError(f"it fails when tried: {failure(larger.call, error)}") from error
+            why, _ = failure(larger.call, error)
+            raise NotTracedError(f"it fails when tried: {why}") from error
         smaller = self._resized(after, numbers)
         try:
             found, announced = _run(smaller, sequence[..., kept[self.features]])
