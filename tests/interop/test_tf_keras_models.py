@@ -61,7 +61,9 @@ def taken_over(theirs, **kwargs):
     layers = [layer for layer in theirs.submodules if hasattr(layer, "_inbound_nodes")]
     before = [len(layer._inbound_nodes) for layer in layers], theirs.get_weights()
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*(without comparing|other operations).*")
+        warnings.filterwarnings(
+            "error", message=".*(without comparing|other operations|training=False).*"
+        )
         ours = from_tfmot(theirs, **kwargs)
     assert [len(layer._inbound_nodes) for layer in layers] == before[0]
     for old, new in zip(before[1], theirs.get_weights(), strict=True):
@@ -763,6 +765,16 @@ def test_dropout_in_an_opened_layer_still_drops_in_training(block):
     ours = taken_over(randomised(tf_keras.Model(inputs, block(x))))
     words = np.ones((2, 9), "int32")
     assert not np.allclose(ours(words, training=True), ours(words, training=False))
+
+
+def test_an_explicit_training_argument_is_said_or_refused():
+    inputs = tf_keras.Input((4,), name="given")
+    x = K.BatchNormalization(name="norm")(K.Dense(3, name="made")(inputs), training=False)
+    with pytest.warns(UserWarning, match=r"training=False.*\['norm'\]"):
+        from_tfmot(tf_keras.Model(inputs, x))
+    x = K.Dropout(0.5, name="always")(inputs, training=True)
+    with pytest.raises(ValueError, match="training=True.*layer='always'"):
+        from_tfmot(tf_keras.Model(inputs, x))
 
 
 def test_a_layer_inside_that_computes_nothing_is_refused():

@@ -24,12 +24,14 @@ class Build:
     Attributes:
         tensors: For the outermost model, a dict from the key and place of each call to the
             flat list of its outputs, in the order in which the calls were made.
+        in_inference: The names of the layers that are called with `training=False`.
     """
 
     def __init__(self, custom_objects=None):
         self.custom_objects = custom_objects or {}
         self.translator = LayerTranslator(self.custom_objects, self._built_model)
         self.made = {}
+        self.in_inference = []
         self.rows = {}  # for vectors among the weights, by their id, each as a row
         self.tensors = {}
 
@@ -65,6 +67,7 @@ class Build:
     def _with_same_layers(self):
         inner = Build(self.custom_objects)
         inner.made, inner.rows = self.made, self.rows
+        inner.in_inference = self.in_inference
         return inner
 
     def _sequential(self, description):
@@ -146,6 +149,14 @@ class Build:
     def _called(self, description, layer, args, kwargs, anchor, taken):
         """The outputs of a layer. One that is called on constants gets them as symbolic tensors."""
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        if kwargs.get("training"):
+            raise ValueError(
+                "Cannot take over a layer that is called with `training=True`: Keras 3 runs it as "
+                f"the model is run, in inference too. Received: layer={description.name!r} "
+                f"({description.class_name})."
+            )
+        if "training" in kwargs:
+            self.in_inference.append(description.new_name)
         if not any(_keras.is_symbolic(leaf) for leaf in leaves((args, kwargs))):
             args = mapped(args, lambda leaf: _symbolic(leaf, anchor))
             _name_operations(description, [anchor], args, taken, suffix="input")

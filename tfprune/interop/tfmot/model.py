@@ -77,6 +77,13 @@ def from_tfmot(model_or_path, *, custom_objects=None):
     description, is_wrapped, theirs = _read(model_or_path, custom_objects or {})
     build = tf_keras.Build(custom_objects)
     ours = build.model(description)
+    if build.in_inference:
+        warnings.warn(
+            "Layers that are called with `training=False` run in training mode in the `fit` of "
+            f"Keras 3. Received: layers={sorted(set(build.in_inference))}. Set their `trainable` "
+            "to False to keep the statistics of batch normalizations in them.",
+            stacklevel=2,
+        )
     pairs = list(_variable_pairs(ours, description))
     ours = ours.layers[-1] if description.is_one_layer else ours
     masked = _with_masks(ours, pairs, is_wrapped)
