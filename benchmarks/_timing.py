@@ -33,7 +33,7 @@ class Ratio:
         return f"{self.median:.2f} ({self.lower_quartile:.2f}-{self.upper_quartile:.2f})"
 
 
-def interleaved(contenders, *, rounds, repeats, warm_up=1, prepare=None):
+def interleaved(contenders, *, rounds, repeats, warm_up=1, prepare=None, clock=time.perf_counter):
     """Times functions in turn: in each round every contender runs `repeats` times in a row.
 
     Args:
@@ -44,6 +44,8 @@ def interleaved(contenders, *, rounds, repeats, warm_up=1, prepare=None):
         repeats: Calls of a function in one turn.
         warm_up: Turns that are not counted.
         prepare: Called before each turn, off the clock.
+        clock: What tells the time in seconds. `time.process_time` counts the work of all threads
+            of this process, whatever else the machine does.
 
     Returns:
         Dict from name to an array of `rounds` times, in seconds a call.
@@ -55,10 +57,10 @@ def interleaved(contenders, *, rounds, repeats, warm_up=1, prepare=None):
             run = contenders[name]
             if prepare is not None:
                 prepare()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats):
                 run()
-            elapsed = time.perf_counter() - start
+            elapsed = clock() - start
             if index >= 0:
                 times[name][index] = elapsed / repeats
     return times

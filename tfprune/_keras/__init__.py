@@ -42,6 +42,7 @@ from tfprune._keras.layers import (
     recurrent_states,
     sub_layers,
     takes_mask,
+    wrap_methods,
 )
 from tfprune._keras.legacy import (
     has_legacy_graph,
@@ -66,11 +67,14 @@ from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
 from tfprune._keras.precision import in_double_precision
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (
+    build_again,
     float_numbers,
     forget_input_shape,
     not_from_config,
     resize_variable,
+    set_input_shape,
     set_number,
+    set_path,
     whole_numbers,
 )
 from tfprune._keras.subclassed import (

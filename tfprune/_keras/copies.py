@@ -6,7 +6,7 @@ Private here, and why:
   tensors are copied with the layers, so that it need not be run again;
 * the keys of `_nodes` (the id of an operation and the place of the call) and of the slots of an
   optimizer (`_unique_id` of a `tf.Variable`), which name objects that have copies;
-* `_value` and `_initialize` of a variable, which make its counterpart directly;
+* `_value`, `_shape` and `_initialize` of a variable, which make its counterpart directly;
 * `_distribute_strategy` and the functions that `fit`, `evaluate` and `predict` compiled;
 * `_clone` of a `tf.function`, `_default_value` of a lookup table.
 """
@@ -26,7 +26,7 @@ _CALLS = ("_inbound_nodes", "_outbound_nodes")
 _COMPILED = ("train_function", "test_function", "predict_function")
 
 
-def copied_objects(model):
+def copied_objects(model, new_value=None, shared=()):
     """A model copied with all it holds.
 
     Layers, variables, models, optimizers, metrics, containers and objects of the user's classes
@@ -36,24 +36,30 @@ def copied_objects(model):
 
     Args:
         model: Any Keras model.
+        new_value: Function of a variable; returns the value of its copy, of any shape, or None for
+            the one it has.
+        shared: Objects that are not copied either.
 
     Returns:
-        The list of pairs of an object and its copy, the model first.
+        The pairs of an object and its copy, the model first.
     """
-    copy = _ModelCopy()
+    copy = _ModelCopy(new_value, shared)
     strategy = getattr(model, "_distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope(), tf.init_scope():
         copy.copy(model)
         copy.finish()
-    return list(copy.pairs())
+    return copy.pairs()
 
 
 class _ModelCopy(DeepCopy):
     """One copy of a model: layers and variables first, then the calls of its graph."""
 
-    def __init__(self):
+    def __init__(self, new_value=None, shared=()):
         super().__init__()
-        self.tensors = []  # symbolic ones, whose calls are still to be copied
+        self.new_value = new_value
+        self.copies.update({id(value): value for value in shared})
+        self.tensors = []  # symbolic ones, which came out of calls
+        self.operations, self.tf_variables, self.guarded = [], [], []
         self.ways_of_kinds = {
             keras.Variable: self._variable,
             tf.Variable: self._tf_variable,
@@ -67,27 +73,25 @@ class _ModelCopy(DeepCopy):
 
     def finish(self):
         """Copies the calls of the graph, and lets keys made of ids name the copies."""
-        while self.tensors:
-            operation, index, _ = self.tensors.pop()._keras_history
+        for tensor in self.tensors:  # grows meanwhile
+            operation, index, _ = tensor._keras_history
             self.copy(operation)
             self.copy(operation._inbound_nodes[index])
-        keys, places = {}, {}
-        for old, new in self.pairs():
-            keys[id(old)] = id(new)
-            if isinstance(old, keras.Operation):
-                places.update(self._with_calls(old, new))
-            elif isinstance(old, tf.Variable):
-                keys[old._unique_id] = new._unique_id
+        keys, places = {id(old): id(self.copies[id(old)]) for old in self.originals}, {}
+        for old in self.operations:
+            places.update(self._with_calls(old, self.copies[id(old)]))
+        for old in self.tf_variables:
+            keys[old._unique_id] = self.copies[id(old)]._unique_id
         for (operation, old), new in places.items():
             keys[f"{operation}_ib-{old}"] = f"{keys[operation]}_ib-{new}"
         self.rename(keys)
-        for old, new in self.pairs():
-            if _has_history(old):
-                operation, index, output = old._keras_history
-                history = self.copies[id(operation)], places[id(operation), index], output
-                new._keras_history = type(old._keras_history)(*history)
-            elif isinstance(old, keras.Variable) and is_guarded(old):
-                guard(new, new.kept, new.live)
+        for tensor in self.tensors:
+            operation, index, output = tensor._keras_history
+            history = self.copies[id(operation)], places[id(operation), index], output
+            self.copies[id(tensor)]._keras_history = type(tensor._keras_history)(*history)
+        for variable in self.guarded:
+            new = self.copies[id(variable)]
+            guard(new, new.kept, new.live)
 
     def _with_calls(self, old, new):
         """Lists the copied calls of an operation; pairs of the place of each, before and now."""
@@ -101,6 +105,7 @@ class _ModelCopy(DeepCopy):
         return super()._object(value, {*without, *getattr(type(value), "not_in_copies", ())})
 
     def _operation(self, operation):
+        self.operations.append(operation)
         if not isinstance(operation, keras.Model):
             return self._object(operation, _CALLS)
         new = self._object(operation, (*_CALLS, *_COMPILED))
@@ -127,14 +132,23 @@ class _ModelCopy(DeepCopy):
         new = self.enter(variable, object.__new__(type(variable)))
         vars(new)["_value"] = None
         self._copy_attributes(variable, new, {"_value"})
+        if is_guarded(variable) and new.kept is not variable.kept:
+            self.guarded.append(variable)
         if raw(variable) is not None:
-            new._initialize(tf.convert_to_tensor(raw(variable)))
+            value = None if self.new_value is None else self.new_value(variable)
+            if value is None:
+                value = raw(variable)
+            else:
+                new._shape = tuple(value.shape)
+            new._initialize(tf.convert_to_tensor(value))
+            self.tf_variables.append(raw(variable))
             self.enter(raw(variable), raw(new))
         return new
 
     def _tf_variable(self, variable):
         name, value = variable.name.split(":")[0], tf.convert_to_tensor(variable)
         new = tf.Variable(value, trainable=variable.trainable, dtype=variable.dtype, name=name)
+        self.tf_variables.append(variable)
         return self.enter(variable, new)
 
     def _tf_function(self, function):

@@ -6,6 +6,7 @@ Private here, and why:
 """
 
 import collections
+import collections.abc
 import contextlib
 import functools
 import operator
@@ -15,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune._keras.sharing import is_from, is_shared, leads_to_copies, slot_names
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class DeepCopy:
@@ -43,9 +46,11 @@ class DeepCopy:
 
     def copy(self, value):
         """The copy of a value, or the value itself if it is shared."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
         if id(value) in self.copies:
             return self.copies[id(value)]
-        kind = type(value)
         if kind not in self.ways:
             self.ways[kind] = self._way(value)
         return self.ways[kind](value)
@@ -58,7 +63,7 @@ class DeepCopy:
 
     def pairs(self):
         """The pairs of an object and its copy."""
-        return ((old, self.copies[id(old)]) for old in self.originals)
+        return Pairs(self.originals, self.copies)
 
     def rename(self, keys):
         """Replaces keys of dicts and elements of sets that name originals, as ids do.
@@ -66,9 +71,11 @@ class DeepCopy:
         Args:
             keys: Dict from a key or element to what stands for it in the copies.
         """
-        for _, new in self.pairs():
-            if isinstance(new, (dict, set)) and not keys.keys().isdisjoint(new):
-                _rename(new, keys)
+        for old in self.originals:
+            if isinstance(old, (dict, set)):
+                new = self.copies[id(old)]
+                if new and not keys.keys().isdisjoint(new):
+                    _rename(new, keys)
         for new, items in self.tracked:
             new.update({keys.get(key, key): value for key, value in items.items()})
 
@@ -88,9 +95,10 @@ class DeepCopy:
         return new
 
     def _copy_attributes(self, value, new, without=()):
-        for name, attribute in getattr(value, "__dict__", {}).items():
+        attributes, own = getattr(value, "__dict__", {}), getattr(new, "__dict__", None)
+        for name, attribute in attributes.items():
             if name not in without:
-                vars(new)[name] = self.copy(attribute)
+                own[name] = attribute if type(attribute) in _PLAIN else self.copy(attribute)
         return new
 
     def _function(self, function):
@@ -203,6 +211,20 @@ def replace_references(holders, replacements):
             _rename(holder, keys)
         attributes = getattr(holder, "__dict__", {})
         attributes.update({name: now(value) for name, value in attributes.items()})
+
+
+class Pairs(collections.abc.Sequence):
+    """The pairs of an object and its copy, made when they are asked for: there are many."""
+
+    def __init__(self, originals, copies):
+        self._originals, self._copies = originals, copies
+
+    def __len__(self):
+        return len(self._originals)
+
+    def __getitem__(self, place):
+        old = self._originals[place]
+        return old, self._copies[id(old)]
 
 
 def _itself(value):

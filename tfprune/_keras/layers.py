@@ -7,9 +7,12 @@ Private here, and why:
 * `_call_has_mask_arg`: whether wrappers hand the mask of time steps on to a layer.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
+from tfprune._keras.deep_copies import DeepCopy
 from tfprune._keras.variables import is_guarded, raw
 
 
@@ -79,6 +82,20 @@ def states(layer):
 def count_weights(model):
     """How many elements the weights of a model have."""
     return int(sum(int(tf.size(raw(weight))) for weight in model.weights))
+
+
+def wrap_methods(layer):
+    """Wraps `build` and `quantize` of a layer in the way in which Keras does when it makes one."""
+    unmade = _unmade(type(layer))
+    copy = DeepCopy()
+    copy.enter(unmade, layer)
+    for name in ("build", "quantize"):
+        vars(layer)[name] = copy.copy(vars(unmade)[name])
+
+
+@functools.cache
+def _unmade(cls):
+    return cls.__new__(cls)
 
 
 def attention_projections(layer):

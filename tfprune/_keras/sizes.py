@@ -3,6 +3,7 @@
 Private here, and why:
 
 * `_value`, `_shape` and `_initialize` of a variable, which has one shape for life;
+* `_path` of a variable, which begins with the name that its layer had when it was made;
 * `_build_shapes_dict` of a layer, the shapes it was built for, and `_auto_config`, its arguments,
   both of which a `.keras` file holds;
 * `_inbound_nodes`, the calls of a layer.
@@ -112,6 +113,28 @@ def forget_input_shape(layer, shapes=None):
             name: next((new for old, new in shapes if _is_shape(shape, old)), shape)
             for name, shape in built_for.items()
         }
+
+
+def set_input_shape(layer, shape):
+    """Lets a layer take inputs of another shape than that it was built for, and say so in files."""
+    if layer.input_spec is not None:
+        axes = {axis: shape[axis] for axis in layer.input_spec.axes or {}}
+        layer.input_spec = copy.copy(layer.input_spec)
+        layer.input_spec.axes = axes
+    vars(layer)["_build_shapes_dict"] = {"input_shape": tuple(shape)}
+
+
+def build_again(layer):
+    """Lets a layer without weights be built when it is called next, unless it needs no building."""
+    if vars(layer).get("_build_shapes_dict") is not None:
+        layer.built = False
+
+
+def set_path(layer):
+    """Lets the paths of the weights of a layer begin with its name, if it was renamed."""
+    for variable in layer.variables:
+        if layer.name not in variable.path.split("/"):
+            variable._path = f"{layer.name}/{variable.name}"
 
 
 def _is_shape(value, shape):

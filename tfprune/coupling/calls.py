@@ -1,5 +1,6 @@
 """Calls of operations and the tensors between them: what the trace of a model consists of."""
 
+import functools
 from dataclasses import dataclass, field
 
 import keras
@@ -49,18 +50,18 @@ class Call:
         """The names of the nested models around the operation, then its own."""
         return tuple(part.name for part in (*self.parents, self.operation))
 
-    @property
+    @functools.cached_property
     def masks(self):
         """The tensors that mask time steps."""
         leaves = keras.tree.flatten(self.kwargs.get("mask"))
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
-    @property
+    @functools.cached_property
     def data_kwargs(self):
         """The keyword arguments without `mask`, which is not data."""
         return {name: value for name, value in self.kwargs.items() if name != "mask"}
 
-    @property
+    @functools.cached_property
     def inputs(self):
         """The tensors among the arguments, in order, but for masks."""
         leaves = keras.tree.flatten([list(self.args), self.data_kwargs])

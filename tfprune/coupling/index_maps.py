@@ -8,8 +8,9 @@ make them (`matched_index_maps`); where operations are inserted, removed or conn
 
 import numpy as np
 
-from tfprune.coupling.kept_units import NEW, unique_in_order
+from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.labels import FIXED, placed
+from tfprune.coupling.units import unique_in_order
 
 
 def kept_index_maps(kept_units):

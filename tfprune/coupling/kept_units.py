@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune.coupling.labels import FIXED
-from tfprune.coupling.units import Coupling, unit_name
+from tfprune.coupling.units import Coupling, unique_in_order, unit_name
 
 NEW = -1
 """Stands in lists of indices for a unit that the model does not have yet."""
@@ -117,11 +117,6 @@ def made_units(coupling, layer, family=None):
         f"Received: layer={getattr(layer, 'name', layer)!r}, units={family!r}. "
         f"It makes: {families or 'none'}."
     )
-
-
-def unique_in_order(units):
-    """The distinct units in the order in which they first occur; gates repeat them."""
-    return units[np.sort(np.unique(units, return_index=True)[1])]
 
 
 def _checked(given, size, name):

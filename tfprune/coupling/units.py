@@ -164,27 +164,44 @@ def _tie_repeated_calls(traced, tensor_labels, labels):
 
 def _sets(labels, roots, pins, names):
     """The sets of units with the same makers, in the order of the model."""
-    makers = {}
+    # Each combination of makers has a number; unit by unit this takes longer than all the rest.
+    combinations, numbers = [()], np.zeros(int(roots.max()) + 1, int)
+    places, layers, in_order = {(): 0}, {}, [np.empty(0, int)]
     for piece in labels.slices:
-        if piece.makes:
-            for unit in np.unique(roots[piece.labels]).tolist():
-                key = (id(piece.layer), piece.family)
-                makers.setdefault(unit, {})[key] = piece.layer
-    makers.pop(FIXED, None)
-    members = {}
-    for unit, layers in makers.items():
-        members.setdefault(tuple(layers), (tuple(layers.values()), []))[1].append(unit)
+        if not piece.makes:
+            continue
+        key = id(piece.layer), piece.family
+        layers[key] = piece.layer
+        units = np.unique(roots[piece.labels])
+        units = units[units != FIXED]
+        before = numbers[units]
+        in_order.append(units[before == 0])
+        for number in np.unique(before).tolist():
+            makers = combinations[number]
+            if key not in makers:
+                makers = (*makers, key)
+                place = places.setdefault(makers, len(combinations))
+                combinations += [makers] if place == len(combinations) else []
+                numbers[units[before == number]] = place
+    in_order = np.concatenate(in_order)
+    of_units = numbers[in_order]
+    sets = [(number, in_order[of_units == number]) for number in unique_in_order(of_units).tolist()]
     return tuple(
         UnitSet(
-            layers=layers,
-            units=np.array(units),
-            pinned=tuple(pins.get(unit) for unit in units),
+            layers=tuple(layers[key] for key in combinations[number]),
+            units=units,
+            pinned=tuple(pins.get(unit) for unit in units.tolist()),
             groups=_groups(labels, roots, units),
-            families=tuple(family for _, family in keys),
+            families=tuple(family for _, family in combinations[number]),
             names=names,
         )
-        for keys, (layers, units) in members.items()
+        for number, units in sets
     )
+
+
+def unique_in_order(units):
+    """The distinct units in the order in which they first occur; gates repeat them."""
+    return units[np.sort(np.unique(units, return_index=True)[1])]
 
 
 def _groups(labels, roots, units):

@@ -103,21 +103,31 @@ def unmask(layer):
         The layer.
     """
     for part in _keras.all_layers(layer):
-        if isinstance(part, Masked):
-            for mask in part.masks_by_name.values():
-                _keras.unguard(mask.weight)
-                if isinstance(mask.weight.regularizer, MaskedRegularizer):
-                    mask.weight.regularizer = mask.weight.regularizer.regularizer
-            if "_weight_masks" in vars(part):
-                del part._weight_masks
-        if isinstance(part, Masked | InPlace):
-            part.__class__ = _class_without_masks(type(part))
-        for name in ("build", "load_own_variables"):
-            vars(part).pop(name, None)
-        for name in ("quantize", "enable_lora"):
-            if isinstance(vars(part).get(name), functools.partial):
-                del vars(part)[name]
+        masks = part.masks_by_name.values() if isinstance(part, Masked) else ()
+        take_masks_off(part, [mask.weight for mask in masks])
     return layer
+
+
+def take_masks_off(layer, weights):
+    """Gives a layer, but not the layers in it, and some of its weights their own classes again.
+
+    The objects that are its masks are left as they are: another layer may have them too.
+    """
+    for weight in weights:
+        _keras.unguard(weight)
+        if isinstance(weight.regularizer, MaskedRegularizer):
+            weight.regularizer = weight.regularizer.regularizer
+    if "_weight_masks" in vars(layer):
+        del layer._weight_masks
+    if isinstance(layer, Masked | InPlace):
+        layer.__class__ = _class_without_masks(type(layer))
+    for name in ("build", "load_own_variables"):
+        vars(layer).pop(name, None)
+    for name in ("quantize", "enable_lora"):
+        if isinstance(vars(layer).get(name), functools.partial):
+            del vars(layer)[name]
+    if _keras.is_stock(type(layer)):
+        _keras.wrap_methods(layer)
 
 
 def _class_without_masks(cls):

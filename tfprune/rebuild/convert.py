@@ -94,6 +94,7 @@ def rebuilt(
     keep=_itself,
     resize_kept=None,
     *,
+    resized=None,
     initialize=False,
 ):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
@@ -110,15 +111,17 @@ def rebuilt(
         keep: Function of the copy of a layer without a rule, which is copied as an object and needs
             no config; returns what the new model has of it.
         resize_kept: Function of such a layer and its copy, which changes the copy's sizes in place.
+        resized: A `ResizedCopies`: which other layers are copied, and the values of their weights.
         initialize: Whether weights get what their initializers make. That takes longer than all the
             rest, and is only needed where `copy_weights` does not overwrite all elements.
 
     Returns:
         The new model; its weights are 0 unless `initialize`.
     """
-    rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep, resize_kept)
+    rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep, resize_kept, resized)
     config = rebuilding.edited(model)
-    operations = [*_keras.all_operations(model), *added]
+    configured = [o for o in _keras.all_operations(model) if id(o) not in rebuilding.places]
+    operations = [*configured, *added]
     initial_values = contextlib.nullcontext() if initialize else _keras.zeros_as_initial_values()
     with initial_values:
         new = keras.saving.deserialize_keras_object(
@@ -131,15 +134,22 @@ def rebuilt(
     return new
 
 
-def _kept_layers(model):
-    """The layers of a model, and of the models in it, that go through no config, and the others."""
-    kept, others = {}, {}
+def graph_operations(model):
+    """The operations of a model and of the models in it, with a config of their own in its."""
     for operation in map(innermost, _keras.operations(model)):
         if _keras.functional(operation) is not None:
-            for found, layers in zip((kept, others), _kept_layers(operation), strict=True):
-                found.update({id(layer): layer for layer in layers})
-        elif isinstance(operation, keras.layers.Layer):
-            (kept if _is_kept(operation) else others)[id(operation)] = operation
+            yield from graph_operations(operation)
+        else:
+            yield operation
+
+
+def _kept_layers(model, resized):
+    """The layers of a model, and of the models in it, that go through no config, and the others."""
+    kept, others = {}, {}
+    for operation in graph_operations(model):
+        if isinstance(operation, keras.layers.Layer):
+            is_kept = (resized is not None and resized.takes(operation)) or _is_kept(operation)
+            (kept if is_kept else others)[id(operation)] = operation
     return list(kept.values()), list(others.values())
 
 
@@ -162,17 +172,21 @@ def _has_config(layer):
 class _Rebuilding:
     """The config of a model, edited, in which some layers stand as the objects they are."""
 
-    def __init__(self, model, edit, dropped, restructure, keep, resize_kept):
+    def __init__(self, model, edit, dropped, restructure, keep, resize_kept, resized):
         self.edit, self.dropped, self.restructure = edit, dropped, restructure
-        layers, others = _kept_layers(model)
+        layers, others = _kept_layers(model, resized)
         self.cells = KeptCells(others)
         self.kept = [*layers, *self.cells.cells]
         self.places = {id(layer): place for place, layer in enumerate(self.kept)}
         inside = filter(None, map(at_each_step, _keras.all_layers(model)))
         self.at_each_step = [each for each in inside if _keras.functional(each) is not None]
         self.shared = SharedLayers(model)
-        self.copied = _keras.copied_objects(self.kept)
-        copies = [keep(copy) for copy in self.copied[0][1]]
+        how = () if resized is None else (resized.new_value, resized.masks)
+        self.copied = _keras.copied_objects(self.kept, *how)
+        copies = self.copied[0][1]
+        for place, layer in enumerate(self.kept):
+            if resized is None or not resized.takes(layer):
+                copies[place] = keep(copies[place])
         if resize_kept is not None:
             for layer, copy in zip(self.kept, copies, strict=True):
                 resize_kept(layer, copy)

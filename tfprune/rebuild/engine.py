@@ -20,6 +20,7 @@ from tfprune.coupling.units import couple
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
 from tfprune.rebuild import convert
+from tfprune.rebuild.resized_copies import ResizedCopies
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,27 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     TensorShape([3, 3])
     """
     folds, sizes, calls = folds or {}, Sizes(kept_units), _calls_by_operation(kept_units)
+    added, factors = added_constants(folds), scale_factors(kept_units, masked=not stock)
+    indices = {} if kept_units.grown else kept_index_maps(kept_units)
+
+    def changed(variable, value):
+        new = value
+        if id(variable) in added:
+            new = new + added[id(variable)]
+        if id(variable) in factors:
+            factor, summand = factors[id(variable)]
+            new = new * factor + summand
+        return new.astype(value.dtype, copy=False)
+
+    def kept_value(variable):
+        value = _keras.values(variable)
+        new = gathered(changed(variable, value), indices.get(id(variable), {}), None)
+        return None if new is value else new
+
+    resized = None
+    if stock and growth is None and not kept_units.grown:
+        operations = list(convert.graph_operations(model))
+        resized = ResizedCopies(model, operations, calls, sizes, kept_value, folds)
 
     inside = {
         key: resize
@@ -120,6 +142,9 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     }
 
     def resize_kept(layer, copy):
+        if resized is not None and resized.takes(layer):
+            resized.resize(layer, copy)
+            return
         is_inside = id(layer) in inside
         if not is_inside and (id(layer) not in calls or not has_own_weights(layer)):
             return
@@ -142,27 +167,23 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         ),
         {_key(call): positions for call, positions in (dropped or {}).items()},
         resize_kept=resize_kept,
+        resized=resized,
         initialize=kept_units.grown,
         **({"keep": unmask} if stock else {}),
     )
     if stock:
         convert.unmask_inside(new)
-    indices = _indices(kept_units, model, new)
-    added = added_constants(folds)
-    factors = scale_factors(kept_units, masked=not stock)
+    pairs = list(_keras.variable_pairs(model, new))
+    if kept_units.grown:
+        indices = matched_index_maps(kept_units, couple(new), pairs)
 
     def take(variable, value, counterpart):
-        changed, chosen = value, indices.get(id(variable), {})
-        if id(variable) in added:
-            changed = changed + added[id(variable)]
-        if id(variable) in factors:
-            factor, summand = factors[id(variable)]
-            changed = changed * factor + summand
+        new_value, chosen = changed(variable, value), indices.get(id(variable), {})
         if growth is not None:
-            taken = growth.new_value(variable, changed, chosen, counterpart)
+            new_value = growth.new_value(variable, new_value, chosen, counterpart)
         else:
-            taken = gathered(changed.astype(value.dtype, copy=False), chosen, counterpart)
-        return _checked(variable, taken.astype(value.dtype, copy=False), counterpart)
+            new_value = gathered(new_value, chosen, counterpart)
+        return _checked(variable, new_value.astype(value.dtype, copy=False), counterpart)
 
     def take_mask(variable, value, counterpart):
         return gathered(value, indices.get(id(variable), {}), counterpart)
@@ -171,9 +192,10 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         chosen = indices.get(id(variable), {})
         return gathered_slot(variable, value, chosen, counterpart, name)
 
-    convert.copy_weights(model, new, take, take_mask)
+    missing = [pair for pair in pairs if resized is None or not resized.is_done(pair[1])]
+    convert.copy_weights(model, new, take, take_mask, missing)
     _fill_new_biases(model, new, kept_units, folds)
-    convert.copy_compile_state(model, new, take_slot)
+    convert.copy_compile_state(model, new, take_slot, pairs)
     return new
 
 
@@ -204,13 +226,6 @@ def _resized(config, operation, calls, sizes, folds):
     for index, call in by_node.items() if "inbound_nodes" in config else ():
         rule.rewrite(config["inbound_nodes"][index], call, sizes)
     return config
-
-
-def _indices(kept_units, model, new):
-    """The index maps of the weights: for each variable, by id, old indices by axis."""
-    if not kept_units.grown:
-        return kept_index_maps(kept_units)
-    return matched_index_maps(kept_units, couple(new), _keras.variable_pairs(model, new))
 
 
 def added_constants(folds):

@@ -19,11 +19,12 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.groups import equalize_groups
-from tfprune.coupling.kept_units import keeping, unique_in_order
+from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import unknown
-from tfprune.coupling.units import couple, unit_name
+from tfprune.coupling.rules.linear import forget_connected
+from tfprune.coupling.units import couple, unique_in_order, unit_name
 from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import inlined
@@ -162,6 +163,7 @@ class Liveness:
         self._flow = flow
         self.kept_units = keeping(self.coupling, flow.needed)
         self.folds = _folds(self._flow)
+        forget_connected(self.coupling.trace.calls)
 
     @property
     def calls(self):

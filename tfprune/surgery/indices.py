@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tfprune.coupling.kept_units import NEW, KeptUnits, made_units, unique_in_order
+from tfprune.coupling.kept_units import NEW, KeptUnits, made_units
+from tfprune.coupling.units import unique_in_order
 from tfprune.surgery.lookup import find_operation
 
 

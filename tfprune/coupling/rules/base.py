@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import FIXED
 
 _RULES = {}
@@ -280,6 +281,11 @@ def _has_own_call(cls, bases):
 def has_rule(operation):
     """Whether a rule is registered for an operation, so that none is inferred."""
     return rule_of(operation) is not _RULES[keras.Operation]
+
+
+def values_of(weight):
+    """Returns the values of a weight, as an array that may share its memory and stays as it is."""
+    return _keras.values(weight) if isinstance(weight, keras.Variable) else np.asarray(weight)
 
 
 def fixed(tensor):

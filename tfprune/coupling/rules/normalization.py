@@ -5,14 +5,14 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.labels import along, placed
-from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
+from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown, values_of
 from tfprune.coupling.rules.blocks import groups_left, operation_axes
 from tfprune.coupling.rules.linear import pin_reason
 from tfprune.layers import Masked
 
 
 def _float(variable, default):
-    return default if variable is None else np.asarray(variable, "float64")
+    return default if variable is None else values_of(variable).astype("float64")
 
 
 @rule(keras.layers.BatchNormalization)
@@ -25,7 +25,7 @@ class BatchNormalization(Rule):
         if channels is None:
             labels.pin(array, pin_reason(layer, channels))
             return [fixed(call.outputs[0])]
-        for variable in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance):
+        for variable in layer.weights:  # with `renorm=True` there are more than four
             labels.slice(layer, variable, 0, channels)
         return [placed(np.broadcast_to(channels, self._size(call)), self._axis(call), array.ndim)]
 
