@@ -333,7 +333,7 @@ class Outcome:
         words: What was said, or what is wrong.
         story: What the model is made of.
         ratio: How many parameters are left, as a share.
-        pinned: The reasons why units stay.
+        pinned: The reasons why units stay, if they were asked for.
     """
 
     seed: int
@@ -347,7 +347,7 @@ class Outcome:
         return f"seed {self.seed}: {self.kind}, x{self.ratio:.2f}; {self.story} {self.words}"
 
 
-def outcome(seed):
+def outcome(seed, with_reasons=False):
     """Prunes half of the units of the model of a seed and strips it; compares at each step."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
@@ -356,7 +356,7 @@ def outcome(seed):
     except Exception:
         return Outcome(seed, "not built", traceback.format_exc(limit=-6))
     try:
-        return _outcome(seed, drawn)
+        return _outcome(seed, drawn, with_reasons)
     except (ValueError, RuntimeError) as error:
         kind = "refused" if is_named(error, drawn.model) else "bare error"
         kind = "wrong" if "does not compute" in str(error) else kind
@@ -366,7 +366,7 @@ def outcome(seed):
         return Outcome(seed, "bare error", traceback.format_exc(limit=-6), drawn.story)
 
 
-def _outcome(seed, drawn):
+def _outcome(seed, drawn, with_reasons):
     model, (first, second) = drawn.model, drawn.inputs
     before = [np.array(weight) for weight in model.weights]
     masked = tfprune.prunable(model)
@@ -387,9 +387,10 @@ def _outcome(seed, drawn):
         return Outcome(seed, "wrong", f"strip differs by {difference:.2g}", drawn.story)
     if not all(np.array_equal(a, b) for a, b in zip(before, model.weights, strict=True)):
         return Outcome(seed, "wrong", "the model given was changed", drawn.story)
-    reasons = tuple(dict.fromkeys(r for s in tfprune.explain(masked).sets for r in s.pinned))
+    sets = tfprune.explain(masked).sets if with_reasons else ()
+    pinned = tuple(dict.fromkeys(reason for each in sets for reason in each.pinned))
     ratio = small.count_params() / masked.count_params()
-    return Outcome(seed, "exact", "", drawn.story, ratio, reasons)
+    return Outcome(seed, "exact", "", drawn.story, ratio, pinned)
 
 
 def _train(model, inputs):
@@ -448,6 +449,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=40, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seconds", type=float, default=np.inf, help="when to stop")
+    parser.add_argument("--reasons", action="store_true", help="list why units stay")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     found, start = [], time.monotonic()
@@ -455,7 +457,7 @@ def main():
         if time.monotonic() - start > args.seconds:
             break
         began = time.monotonic()
-        found.append(outcome(seed))
+        found.append(outcome(seed, args.reasons))
         print(f"{time.monotonic() - began:5.1f} s {found[-1]}", flush=True)
     print(table(found))
 
