@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfprune
 from tfprune.coupling.composite import NotTracedError, open_composite
@@ -380,6 +381,53 @@ def test_the_layer_given_keeps_its_weights():
     open_composite(block, [keras.KerasTensor((None, 6, 4))], {})
     for a, b in zip(before, block.weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Branches(Composite):
+    """Gives functions that call its layers to an operation."""
+
+    def call(self, inputs):
+        hidden = self.wide(inputs)
+        return ops.cond(
+            ops.sum(inputs) > 1e6, lambda: self.narrow(hidden), lambda: 2.0 * self.narrow(hidden)
+        )
+
+
+class Compiled(Composite):
+    @tf.function
+    def call(self, inputs):
+        return self.narrow(self.wide(inputs))
+
+
+def test_a_call_that_is_a_function_of_tensorflow_is_opened():
+    model = tfprune.prunable(model_with(Compiled(name="block")))
+    tfprune.prune_units(model, 0.5)
+    small = tfprune.strip(model)
+    assert small.get_layer("block_wide").units == 4
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+class WithoutBranches(Composite):
+    """Gives an operation functions that use no layers."""
+
+    def call(self, inputs):
+        x = self.narrow(self.wide(inputs))
+        return ops.cond(ops.sum(inputs) > 1e6, lambda: x, lambda: 2.0 * x)
+
+
+@pytest.mark.parametrize("cls", [Branches, WithoutBranches])
+def test_functions_that_operations_call(cls):
+    model = tfprune.prunable(model_with(cls(name="block")))
+    found = tfprune.explain(model).sets
+    if cls is Branches:
+        with pytest.raises(NotTracedError, match="its `Cond` calls functions that use layers"):
+            opened(cls(name="block"))
+    small = tfprune.strip(model)
+    assert isinstance(small.get_layer("block"), cls)
+    assert len(found) > 0
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 # What could not be traced is said everywhere -----------------------------------------------------

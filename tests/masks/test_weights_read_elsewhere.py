@@ -140,3 +140,47 @@ def test_pruned_stay_zero_and_frozen_bit_for_bit(name):
         assert not after[pruned].any()
         np.testing.assert_array_equal(after[frozen], start[frozen])
         assert (after != start)[~(pruned | frozen)].all()
+
+
+class Compiled(layers.Layer):
+    """Has a `call` that TensorFlow traces once, for all graphs and for none."""
+
+    def __init__(self):
+        super().__init__(name="compiled")
+        self.dense = layers.Dense(3, name="inner")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.own = self.add_weight(shape=(3, 3), name="own")
+
+    @tf.function
+    def call(self, x):
+        for _ in tf.range(2):
+            x = tf.concat([tf.tanh(self.dense(x) @ self.own), x[:, :1]], axis=1)
+        return x
+
+
+def test_a_call_that_is_a_function_of_tensorflow():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, name="last")(Compiled()(inputs)))
+    masked = tfprune.prunable(model)
+    own = masked.get_layer("compiled")
+    masked(X)  # traced where there is no graph
+    kept = np.arange(9).reshape(3, 3) % 2 > 0
+    tfprune.set_masks(masked, own, "own", trainable=kept)
+    tfprune.set_masks(masked, own.dense, "kernel", trainable=np.arange(12).reshape(4, 3) > 5)
+    masked.compile("sgd", "mse")
+    masked.fit(X, Y, verbose=0)
+    masked.fit(X, Y, verbose=0)
+    masked.predict(X, verbose=0)
+    weights = [own.dense.kernel, own.dense.bias, own.own, *masked.layers[-1].weights]
+    kernel, bias, w, last, offset = map(np.asarray, weights)
+    assert not w[~kept].any() and not kernel[:2].any() and kernel[2:].all()
+    x = X
+    for _ in range(2):
+        x = np.concatenate([np.tanh((x @ kernel + bias) @ w), x[:, :1]], axis=1)
+    np.testing.assert_allclose(masked(X), x @ last + offset, rtol=1e-4, atol=1e-5)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(masked(X))
+    gradient = np.asarray(tape.gradient(loss, own.own))
+    assert not gradient[~kept].any() and gradient[kept].all()

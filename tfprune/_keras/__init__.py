@@ -15,6 +15,7 @@ from tfprune._keras.copies import copied_objects
 from tfprune._keras.deep_copies import replace_references
 from tfprune._keras.graphs import (
     all_operations,
+    calls_functions_of_layers,
     carries_mask,
     functional,
     graph_config,

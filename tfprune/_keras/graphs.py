@@ -23,6 +23,7 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.node import Node
 
 from tfprune._keras.layers import all_layers
+from tfprune._keras.sharing import leads_to_copies
 
 
 def functional(model):
@@ -139,6 +140,14 @@ def nodes_between(inputs, outputs):
 
 def _leaves(node):
     return keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
+
+
+def calls_functions_of_layers(node):
+    """Whether a raw operation is given Python functions that use layers, as `ops.cond` may be."""
+    values = [leaf for leaf in _leaves(node) if callable(leaf)]
+    values += [value for value in vars(node.operation).values() if inspect.isfunction(value)]
+    is_layer = isinstance(node.operation, keras.layers.Layer)
+    return not is_layer and any(leads_to_copies(value) for value in values)
 
 
 def input_layers(graph):

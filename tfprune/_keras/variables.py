@@ -6,6 +6,7 @@ Private here, and why:
   `_maybe_autocast` and `AutocastScope`, to read as a layer does and without its casts;
   `_deferred_initialize`, since a variable may be made after its layer is built;
   `_restore_from_tensors`, since TensorFlow restores weights and masks in any order;
+* `ControlFlowFuncGraph`, the graph of a branch or a loop, which may use tensors from outside;
 * `Adafactor.assign`, which divides 0 by 0 where masks are.
 """
 
@@ -17,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
+from tensorflow.python.ops.control_flow_v2_func_graphs import ControlFlowFuncGraph
 
 _thread = threading.local()
 
@@ -34,7 +36,10 @@ class MaskedVariable(keras.Variable):
     @property
     def value(self):
         read = getattr(_thread, "reads", {}).get(id(self))
-        return super().value if read is None else self._maybe_autocast(read)
+        if read is None:
+            return super().value
+        # A `call` that is a `tf.function` is traced once and used in several graphs.
+        return self._maybe_autocast(read if _is_readable_here(read) else self.masks.read())
 
     def __tf_tensor__(self, dtype=None, name=None):
         with self._masked_outside_of_calls():
@@ -64,6 +69,16 @@ class MaskedVariable(keras.Variable):
     def zero_pruned(self, value):
         """Assigns `value` with zeros where the mask prunes."""
         self.assign(tf.where(self.kept, value, _zero(value)))
+
+
+def _is_readable_here(tensor):
+    """Whether a tensor is one of the function that is being traced, or of a loop around it."""
+    if not tf.is_symbolic_tensor(tensor):
+        return tf.executing_eagerly()  # a function that is traced would keep its value for good
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not tensor.graph and isinstance(graph, ControlFlowFuncGraph):
+        graph = graph.outer_graph
+    return graph is tensor.graph
 
 
 def _masked_operator(name):

@@ -94,7 +94,9 @@ class _Run:
 
     def __init__(self, layer, copy, originals):
         self.layer, self.copy, self.originals = layer, copy, originals
-        self.call = _own_class(copy).call.__get__(copy)
+        call = inspect.getattr_static(_own_class(copy), "call")
+        call = getattr(call, "python_function", call)  # that of a `tf.function`
+        self.call = call.__get__(copy, type(copy))
 
     def traced(self, args, kwargs, sizes=None):
         """The `Inside` for symbolic arguments, with `sizes` in place of None in their shapes."""
@@ -142,6 +144,10 @@ class _Run:
     def _check_problem(self, inside):
         if inside.problem is not None:
             raise NotTracedError(self.layer, inside.problem)
+        for node in inside.nodes:
+            if _keras.calls_functions_of_layers(node):
+                why = f"its `{type(node.operation).__name__}` calls functions that use layers"
+                raise NotTracedError(self.layer, why)
 
     def _check(self, inside, args, kwargs):
         """Checks by running it that what was read off the sizes is right for others."""
