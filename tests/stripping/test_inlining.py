@@ -153,12 +153,18 @@ def test_a_model_without_composite_layers_comes_back_itself():
     assert inlined(model) is model
 
 
-@pytest.mark.parametrize("make, is_free", [(Scale, True), (ReadsTheBatch, False)])
-def test_what_cannot_be_opened_stays_and_pins_unless_it_is_proven(make, is_free):
+@pytest.mark.parametrize("make", [Scale, ReadsTheBatch])
+def test_what_cannot_be_inlined_stays_and_is_resized(make):
     model = model_of(make(name="mine"))
     assert inlined(model) is model
     (unit_set,) = [s for s in tfprune.coupling.couple(model).sets if s.name == "first"]
-    assert unit_set.pinned[0] is None if is_free else "'mine'" in unit_set.pinned[0]
+    assert unit_set.removable
+    masked = tfprune.prunable(model)
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    assert type(small.get_layer("mine")) is make
+    assert small.get_layer("first").units == 2
+    np.testing.assert_allclose(small(data()), masked(data()), rtol=1e-4, atol=1e-5)
 
 
 def test_prunable_prunes_inside_and_strip_gives_stock_layers(tmp_path):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.coupling.units import couple
+from tfprune.coupling.analysis import couple
 from tfprune.surgery.size_solver import solve
 from tfprune.surgery.sizes import by, equal_counts, size_constraint
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from tfprune.coupling.units import couple
+from tfprune.coupling.analysis import couple
 from tfprune.units.incidence import incidence, row_hashes
 
 

@@ -11,7 +11,8 @@ from tfprune._keras.classes import (
     raw_operation,
     raw_operations,
 )
-from tfprune._keras.copies import copied_objects
+from tfprune._keras.configs import custom_objects_of, in_nested, with_functions, without_shapes
+from tfprune._keras.copies import call_directly, copied_objects
 from tfprune._keras.deep_copies import replace_references
 from tfprune._keras.graphs import (
     all_operations,
@@ -26,6 +27,7 @@ from tfprune._keras.graphs import (
     is_symbolic,
     let_slice,
     line_of,
+    mask_of,
     nodes,
     nodes_between,
     noting_lines,
@@ -68,7 +70,9 @@ from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
 from tfprune._keras.precision import in_double_precision
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (
+    become,
     build_again,
+    config_fits,
     float_numbers,
     forget_input_shape,
     not_from_config,

@@ -166,3 +166,12 @@ class _ModelCopy(DeepCopy):
 def _has_history(value):
     """Whether a value is a symbolic tensor that came out of a call."""
     return is_symbolic(value) and getattr(value, "_keras_history", (None,))[0] is not None
+
+
+def call_directly(layer, function):
+    """Lets calls of a layer of a copy be calls of a function, of which Keras notes nothing."""
+    layer.__class__ = type(
+        type(layer).__name__,
+        (type(layer),),
+        {"__call__": lambda _, *args, **kwargs: function(*args, **kwargs)},
+    )

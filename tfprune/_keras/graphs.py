@@ -56,6 +56,11 @@ def carries_mask(keras_tensor):
     return getattr(keras_tensor, "_keras_mask", None) is not None
 
 
+def mask_of(value):
+    """The mask of time steps that a symbolic tensor carries, or None."""
+    return getattr(value, "_keras_mask", None)
+
+
 def operations(model):
     """The operations of a Functional or Sequential model, layers and others, not of inner ones."""
     return list(functional(model).operations)
@@ -102,8 +107,12 @@ def line_of(node):
     return getattr(node, "line", "")
 
 
-def nodes_between(inputs, outputs):
+def nodes_between(inputs, outputs, with_variables=False):
     """The calls between symbolic tensors, in an order in which they can run.
+
+    Args:
+        inputs, outputs: The tensors.
+        with_variables: Whether calls may take variables.
 
     Returns:
         A list of nodes, see `nodes`; a list of the constant tensors that they take; and None, or,
@@ -125,7 +134,7 @@ def nodes_between(inputs, outputs):
                 continue
             node = operation._inbound_nodes[index]
             for leaf in _leaves(node):
-                if isinstance(leaf, (keras.Variable, tf.Variable)):
+                if isinstance(leaf, (keras.Variable, tf.Variable)) and not with_variables:
                     name = getattr(leaf, "path", leaf.name)
                     kind = type(operation).__name__
                     problem = (

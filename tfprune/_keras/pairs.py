@@ -62,4 +62,5 @@ def own_variable_pairs(layer, counterpart):
 
 
 def _own_variables(layer):
+    """The variables that a layer holds itself, without those of the layers inside."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]

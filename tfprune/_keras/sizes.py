@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune._keras.classes import is_stock
-from tfprune._keras.graphs import all_operations, functional
+from tfprune._keras.graphs import functional
 from tfprune._keras.layers import all_layers
 from tfprune._keras.variables import raw
 
@@ -34,6 +34,19 @@ def resize_variable(variable, value):
         variable._value = None
         variable._shape = tuple(value.shape)
         variable._initialize(value)
+
+
+def become(layer, other):
+    """Makes a layer of a copy what another one is, for all that refer to it.
+
+    Args:
+        layer: The layer. It keeps its calls.
+        other: A built layer, not to be used any more.
+    """
+    kept = {name: vars(layer)[name] for name in ("_inbound_nodes", "_outbound_nodes")}
+    layer.__class__ = type(other)
+    vars(layer).clear()
+    vars(layer).update({**vars(other), **kept})
 
 
 def whole_numbers(layer):
@@ -147,44 +160,59 @@ def not_from_config(model):
     Or other numbers as attributes, with which they compute something else. Such a layer was resized
     in place, and a `.keras` file does not hold it as it is.
     """
-    if functional(model) is None:  # a file holds the config of the model itself
+    graph = functional(model)
+    if graph is None:  # a file holds the config of the model itself
         return []
-    layers = [o for o in all_operations(model) if isinstance(o, keras.layers.Layer)]
-    return [layer for layer in layers if not is_stock(type(layer)) and not _config_fits(layer)]
+    found = []
+    for layer in graph.operations:
+        if functional(layer) is not None:
+            found += not_from_config(layer)
+        elif isinstance(layer, keras.layers.Layer):
+            is_wrapper = is_stock(type(layer))
+            parts = all_layers(layer)[1:] if is_wrapper else [layer]
+            found += [p for p in parts if not (is_stock(type(p)) or config_fits(p, _arguments(p)))]
+    return found
 
 
-def _config_fits(layer):
+def config_fits(layer, arguments):
+    """Whether the config of a layer makes one that computes the same with the same weights.
+
+    Args:
+        layer: The layer.
+        arguments: Arguments to call it on, positional ones and those by keyword.
+
+    Returns:
+        A boolean; True too if the layer has no config, of which Keras tells the user itself.
+    """
     if isinstance(layer, keras.Model) or not layer.weights:
         return True
     try:
         serialised = keras.saving.serialize_keras_object(layer)
         new = type(layer).from_config(serialised["config"])
-    except Exception:  # the layer has no config, of which Keras tells the user itself
+    except Exception:  # the layer's own code may fail in any way
         return True
     try:
         if not new.built and serialised.get("build_config"):
             new.build_from_config(serialised["build_config"])
         if not new.built:
-            return True
+            new(*arguments[0], **arguments[1])
         for ours, theirs in zip(layer.weights, new.weights, strict=True):
             if tuple(ours.shape) != tuple(theirs.shape):
                 return False
             theirs.assign(raw(ours))
-        if not _same_outputs(layer, new):
+        if not _same_outputs(layer, new, arguments):
             return False
         # The epsilon of a norm shows where inputs are small.
         is_told = float_numbers(layer) == float_numbers(new)
-        return is_told or all(_same_outputs(layer, new, s, 1e-5) for s in (1.0, 1e-3, 1e-6))
+        scales = () if is_told else (1.0, 1e-3, 1e-6)
+        return all(_same_outputs(layer, new, arguments, s, 1e-5) for s in scales)
     except Exception:  # the layer's own code may fail in any way
         return False
 
 
-def _same_outputs(layer, other, scale=1.0, tolerance=1e-3):
-    """Whether two layers give the same on random numbers, called as the first is in its model."""
-    args, kwargs = keras.tree.map_structure(
-        lambda leaf: _example(leaf, scale) if isinstance(leaf, keras.KerasTensor) else leaf,
-        _arguments(layer),
-    )
+def _same_outputs(layer, other, arguments, scale=1.0, tolerance=1e-3):
+    """Whether two layers give the same, called on the arguments times a number."""
+    args, kwargs = keras.tree.map_structure(lambda leaf: _scaled(leaf, scale), arguments)
     ours, theirs = (keras.tree.flatten(each(*args, **kwargs)) for each in (layer, other))
     return all(
         np.allclose(a, b, rtol=tolerance, atol=0.01 * tolerance * np.max(np.abs(a), initial=0))
@@ -193,20 +221,29 @@ def _same_outputs(layer, other, scale=1.0, tolerance=1e-3):
 
 
 def _arguments(layer):
-    """The arguments of a call of a layer; one in a wrapper has no calls of its own."""
+    """Arguments for a call of a layer; one in a wrapper has no calls of its own."""
     if layer._inbound_nodes:
-        arguments = layer._inbound_nodes[0].arguments
-        return list(arguments.args), dict(arguments.kwargs)
-    (shape,) = layer._build_shapes_dict.values()
-    arguments = [keras.KerasTensor(shape, layer.input_dtype)]
-    if hasattr(layer, "state_size"):  # a recurrent cell
-        sizes = layer.state_size
-        sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
-        arguments.append([keras.KerasTensor((2, size), layer.compute_dtype) for size in sizes])
-    return arguments, {}
+        given = layer._inbound_nodes[0].arguments
+        given = list(given.args), dict(given.kwargs)
+    else:
+        shape, *_ = (layer._build_shapes_dict or {"": (None, 1)}).values()
+        given = [keras.KerasTensor(shape, layer.input_dtype)], {}
+        if hasattr(layer, "state_size"):  # a recurrent cell
+            sizes = layer.state_size
+            sizes = list(sizes) if isinstance(sizes, (tuple, list)) else [sizes]
+            states = [keras.KerasTensor((2, size), layer.compute_dtype) for size in sizes]
+            given[0].append(states)
+    return keras.tree.map_structure(_example, given)
 
 
-def _example(tensor, scale):
-    shape = [2 if size is None else size for size in tensor.shape]
-    values = scale * np.random.default_rng(0).uniform(size=shape)
-    return keras.ops.cast(keras.ops.convert_to_tensor(values), tensor.dtype)
+def _scaled(leaf, scale):
+    is_float = keras.ops.is_tensor(leaf) and keras.backend.is_float_dtype(leaf.dtype)
+    return leaf * keras.ops.cast(scale, leaf.dtype) if is_float else leaf
+
+
+def _example(leaf):
+    if not isinstance(leaf, keras.KerasTensor):
+        return leaf
+    shape = [2 if size is None else size for size in leaf.shape]
+    values = np.random.default_rng(0).uniform(size=shape)
+    return keras.ops.cast(keras.ops.convert_to_tensor(values), leaf.dtype)

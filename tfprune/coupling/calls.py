@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass, field
 
 import keras
+import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Call:
         parents: The nested models around the call, outermost first.
         node_index: Which of the `inbound_nodes` in the operation's config it is.
         not_traced: For a composite layer that could not be opened, the reason.
+        in_place: Whether it stands in a layer that stays what it is, so that arrays and numbers
+            among its arguments come from the layer's code and cannot be changed.
         memo: A cache for rules, for the duration of one analysis.
     """
 
@@ -43,6 +46,7 @@ class Call:
     parents: tuple = ()
     node_index: int = 0
     not_traced: str | None = None
+    in_place: bool = False
     memo: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -67,6 +71,12 @@ class Call:
         leaves = keras.tree.flatten([list(self.args), self.data_kwargs])
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
+    @property
+    def arrays(self):
+        """The arrays among the arguments, in order: constants, and weights of a user's layer."""
+        leaves = keras.tree.flatten([list(self.args), self.data_kwargs])
+        return tuple(leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.ndim)
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -81,6 +91,9 @@ class Trace:
         names: For layers inside composite layers, by id, names that tell where they are:
             `"block_dense"` for `dense` in `block`.
         output_structure: The outputs in the structure in which the model gives them.
+        in_place: For composite layers that stay what they are, by id, the first call; not for
+            those inside others.
+        weight_axes: The axes of the weights that are tensors in the calls.
     """
 
     inputs: tuple
@@ -90,3 +103,13 @@ class Trace:
     siblings: tuple = field(repr=False)
     names: dict = field(default_factory=dict, repr=False)
     output_structure: object = field(default=None, repr=False)
+    in_place: dict = field(default_factory=dict, repr=False)
+    weight_axes: object = field(default=None, repr=False)
+
+    @functools.cached_property
+    def calls_of(self):
+        """The calls of each operation, by its id."""
+        found = {}
+        for call in self.calls:
+            found.setdefault(id(call.operation), []).append(call)
+        return found

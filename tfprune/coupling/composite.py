@@ -4,6 +4,7 @@ The `call` of a copy of the layer is run on symbolic tensors, so no layer's comp
 second time here, and the layer itself is not touched.
 """
 
+import functools
 import inspect
 import math
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tfprune.coupling import any_size
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.failures import core, failure
 from tfprune.coupling.rules import has_rule
+from tfprune.coupling.weight_values import WeightArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +27,11 @@ class Inside:
         inputs: The symbolic tensors that stand for those among the arguments, in order.
         outputs: What `call` returned: a structure of symbolic tensors.
         nodes: The calls inside, in an order in which they can run.
-        originals: For each operation inside that is a layer of the copy, by id, the layer.
+        originals: For each object of the copy, such as a layer or variable, by id, the original.
         problem: Why the nodes are no graph by themselves, or None.
+        weights: Pairs of a symbolic tensor and the weight of the layer for which it stands.
+        in_place: Whether the graph holds for sizes of the inputs which are numbers, or takes the
+            layer's own weights, so that it cannot replace the layer.
     """
 
     inputs: list
@@ -34,6 +39,8 @@ class Inside:
     nodes: list
     originals: dict
     problem: str | None = None
+    weights: tuple = ()
+    in_place: bool = False
 
 
 def filled(node, known):
@@ -58,23 +65,37 @@ def is_composite(operation):
     return not _keras.is_stock(type(operation))
 
 
-def open_composite(layer, args, kwargs):
+def is_opened(operation):
+    """Whether an operation is a layer of a user's class whose `call` is looked into.
+
+    Those are composite layers, and layers with weights of their own.
+    """
+    if is_composite(operation):
+        return True
+    is_own = isinstance(operation, keras.layers.Layer) and not _keras.is_stock(type(operation))
+    return is_own and bool(operation.weights) and not has_rule(operation)
+
+
+def open_composite(layer, args, kwargs, in_place=False):
     """Runs the `call` of a copy of a composite layer on symbolic tensors.
 
     Args:
         layer: The layer, or a subclassed model. It is not changed.
         args, kwargs: The arguments of the call, with symbolic tensors, or a `Tensor` in place of
             each.
+        in_place: Whether the layer stands inside one that stays what it is.
 
     Returns:
         An `Inside`.
 
     Raises:
-        NotTracedError: If the call fails on symbolic tensors, or uses weights other than those of
-            the layers inside.
+        NotTracedError: If the call fails on symbolic tensors.
     """
-    copies = _keras.copied_objects(layer)
-    run = _Run(layer, copies[0][1], {id(copy): original for original, copy in copies})
+    if in_place:
+        return _run(layer).traced_in_place(args, kwargs)
+    if not is_composite(layer):
+        return _run(layer).traced_in_place(args, kwargs)
+    run = _run(layer)
     try:
         inside = run.traced(args, kwargs)
         if any_size.is_runnable(inside.nodes):
@@ -86,7 +107,18 @@ def open_composite(layer, args, kwargs):
         return run.traced_with_sizes(args, kwargs)
     except NotTracedError as error:
         is_alike = why.depth == error.depth < math.inf
-        raise (why if is_alike or why.depth > error.depth else error) from None
+        why = why if is_alike or why.depth > error.depth else error
+    if isinstance(layer, keras.Model):
+        raise why
+    try:
+        return _run(layer).traced_in_place(args, kwargs)
+    except NotTracedError as error:
+        raise (why if why.depth >= error.depth else error) from None
+
+
+def _run(layer):
+    copies = _keras.copied_objects(layer)
+    return _Run(layer, copies[0][1], {id(copy): original for original, copy in copies})
 
 
 class _Run:
@@ -135,11 +167,56 @@ class _Run:
         self._check(inside, args, kwargs)
         return inside
 
-    def _inside(self, inputs, outputs):
+    def traced_in_place(self, args, kwargs):
+        """The `Inside` for one set of sizes, in which own weights are tensors too.
+
+        The calls of layers of users' classes inside are part of it, not only those of the layer.
+        """
+        for part in _keras.all_layers(self.copy)[1:]:
+            if self._is_inlined(part):
+                _keras.call_directly(part, functools.partial(self._called, part))
+        weights = tuple(
+            (tensor, self.originals[id(variable)])
+            for part in _keras.all_layers(self.copy)
+            if part is self.copy or self._is_inlined(part)
+            for variable, tensor in _keras.symbolic_weights(part)
+        )
+        inside, constants = self._traced(args, kwargs, any_size.SIZES[0], weights)
+        self._check_problem(inside)
+        if constants:
+            self._change_weights(())
+            _, others = self._traced(args, kwargs, any_size.SIZES[0], weights)
+            if not any_size.is_equal(constants, others):
+                why = "it computes with values of weights, or at random, outside of its graph"
+                raise NotTracedError(self.layer, why)
+        return inside
+
+    def _is_inlined(self, part):
+        original = self.originals[id(part)]
+        return not isinstance(original, keras.Model) and is_composite(original)
+
+    def _called(self, part, *args, **kwargs):
+        """Calls a layer inside as Keras does, but for the node that Keras would make."""
+        call = _own_class(part).call.__get__(part)
+        args, kwargs = keras.tree.map_structure(lambda leaf: _cast(leaf, part), (args, kwargs))
+        first = next(iter([*args, *kwargs.values()]), None)
+        mask = _keras.mask_of(first)
+        if mask is not None and "mask" in inspect.signature(call).parameters:
+            kwargs.setdefault("mask", mask)
+        return call(*args, **_for_inference(call, kwargs))
+
+    def _inside(self, inputs, outputs, weights=None):
         """The `Inside` of a run, and the constant tensors that its calls take."""
-        nodes, constants, problem = _keras.nodes_between(inputs, keras.tree.flatten(outputs))
+        nodes, constants, problem = _keras.nodes_between(
+            [*inputs, *(tensor for tensor, _ in weights or ())],
+            [leaf for leaf in keras.tree.flatten(outputs) if _keras.is_symbolic(leaf)],
+            with_variables=weights is not None,
+        )
         _check_built(self.layer, [self.originals.get(id(node.operation)) for node in nodes])
-        return Inside(inputs, outputs, nodes, self.originals, problem), constants
+        inside = Inside(
+            inputs, outputs, nodes, self.originals, problem, weights or (), weights is not None
+        )
+        return inside, constants
 
     def _check_problem(self, inside):
         if inside.problem is not None:
@@ -177,7 +254,7 @@ class _Run:
         args, kwargs = keras.tree.map_structure(lambda leaf: _cast(leaf, self.layer), structure)
         return self.call(*args, **_for_inference(self.call, kwargs))
 
-    def _traced(self, args, kwargs, sizes):
+    def _traced(self, args, kwargs, sizes, weights=None):
         args, kwargs = self._placeholders(args, kwargs, sizes)
         inputs = symbolic((args, kwargs))
         try:
@@ -190,7 +267,7 @@ class _Run:
         if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
             why = "its `call` returns something else than symbolic tensors"
             raise NotTracedError(self.layer, why)
-        return self._inside(inputs, outputs)
+        return self._inside(inputs, outputs, weights)
 
 
 class NotTracedError(ValueError):
@@ -246,6 +323,8 @@ def symbolic(structure):
 
 
 def _placeholder(leaf, sizes):
+    if isinstance(leaf, WeightArray):
+        return keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype.name)
     if not (_keras.is_symbolic(leaf) or isinstance(leaf, Tensor)):
         return leaf
     leaf = leaf if sizes is None else any_size.with_size(leaf, sizes)

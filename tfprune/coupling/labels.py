@@ -67,6 +67,11 @@ class Labels:
     """Creates labels and records how operations tie, pin and use them.
 
     Rules get one in `Rule.label`.
+
+    Attributes:
+        of_numbers: The label of each number along the axes of weights, see `WeightAxes`.
+        made_by_weights, used_by_weights: Label arrays of the units that weights which are tensors
+            make, and that they join.
     """
 
     def __init__(self):
@@ -74,6 +79,8 @@ class Labels:
         self.slices = []
         self.groupings = []
         self.pins = []
+        self.of_numbers = np.zeros(1, int)
+        self.made_by_weights, self.used_by_weights = [], []
         self._edges = []
         self._placed = {}
         self._owners = []
@@ -83,6 +90,22 @@ class Labels:
         labels = np.arange(self.count, self.count + size)
         self.count += size
         return labels
+
+    def along_axes(self, array):
+        """The labels along each axis of an array among the arguments of a call.
+
+        Args:
+            array: A constant, whose positions are fixed, or a `WeightArray`.
+
+        Returns:
+            A list of arrays, or None for axes of size 1.
+        """
+        numbers = getattr(array, "axes", None) or [None] * array.ndim
+        fixed = [np.full(size, FIXED) if size > 1 else None for size in array.shape]
+        return [
+            found if along is None else self.of_numbers[along]
+            for along, found in zip(numbers, fixed, strict=True)
+        ]
 
     def unite(self, a, b, reason):
         """Makes the labels of two arrays, broadcast against each other, equal in pairs.

@@ -4,18 +4,29 @@ import contextlib
 import dataclasses
 
 import keras
+import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling import any_size
 from tfprune.coupling.calls import Call, Tensor, Trace
-from tfprune.coupling.composite import NotTracedError, filled, is_composite, open_composite
-from tfprune.coupling.rules import rule_of
+from tfprune.coupling.composite import (
+    NotTracedError,
+    filled,
+    is_composite,
+    is_opened,
+    open_composite,
+)
+from tfprune.coupling.labels import FIXED, Labels, placed
+from tfprune.coupling.rules import label, rule_of
+from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.rules.embedding import Embedding
 from tfprune.coupling.time_steps import at_each_step, folded, hides_mask, unfolded
+from tfprune.coupling.weight_values import Spread, WeightArray, WeightAxes, gets_batch
 
 _OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
 
 
-def trace(model):
+def trace(model, closed=()):
     """Returns the calls of a model in topological order.
 
     Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
@@ -24,6 +35,7 @@ def trace(model):
 
     Args:
         model: Any Keras model that is built. It is not changed.
+        closed: Dict from the id of a layer that is not opened to the reason.
 
     Returns:
         A `Trace`.
@@ -41,7 +53,7 @@ def trace(model):
     if graph is None:
         return _trace_call(model, *call_arguments(model))
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    tracer = _Tracer()
+    tracer = _Tracer(closed)
     calls = list(tracer.calls(graph, known, ()))
     return tracer.trace(calls, graph.inputs, _keras.output_structure(model), known)
 
@@ -160,10 +172,13 @@ def _no_graph(model, error=None):
 class _Tracer:
     """Walks the graphs of a model, of the models in it and of its composite layers."""
 
-    def __init__(self):
+    def __init__(self, closed=()):
+        self.closed = closed
         self.entries = {}
         self.siblings = []
         self.names = {}
+        self.in_place = {}
+        self.weight_axes = WeightAxes()
 
     def trace(self, calls, inputs, outputs, known):
         """The `Trace` of these calls; `known` has the `Tensor` of each symbolic one, by id."""
@@ -176,19 +191,21 @@ class _Tracer:
             siblings=tuple(self.siblings),
             names=self.names,
             output_structure=outputs,
+            in_place=self.in_place,
+            weight_axes=self.weight_axes,
         )
 
     def calls(self, graph, known, parents):
         """The calls of a functional graph; `known` has the `Tensor` of each symbolic one, by id."""
         for node, index in _keras.nodes(graph):
-            yield from self._calls_of(node, node.operation, known, parents, index)
+            args, kwargs = filled(node, known)
+            outputs = yield from self._calls_of(node, node.operation, args, kwargs, parents, index)
+            known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
 
-    def _calls_of(self, node, operation, known, parents, index):
-        args, kwargs = filled(node, known)
+    def _calls_of(self, node, operation, args, kwargs, parents, index, in_place=False):
         outputs = tuple(_tensor(tensor) for tensor in node.outputs)
-        call = Call(operation, tuple(args), kwargs, outputs, parents, index)
-        outputs = yield from self._opened(call)
-        known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+        call = Call(operation, tuple(args), kwargs, outputs, parents, index, in_place=in_place)
+        return (yield from self._opened(call))
 
     def _opened(self, call):
         """The calls that a call stands for; returns the tensors that they make."""
@@ -198,13 +215,17 @@ class _Tracer:
             return (yield from self._model(operation, inner, call.args, call.parents))
         if at_each_step(operation) is not None and not hides_mask(call):
             return (yield from self._at_each_step(call))
-        if is_composite(operation):
+        if id(operation) in self.closed:
+            call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
+        elif is_opened(operation):
             try:
-                inside = open_composite(operation, *arguments)
+                inside = open_composite(operation, *arguments, call.in_place)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
             else:
-                return (yield from self._composite(operation, inside, arguments, call.parents))
+                opened = self._in_place if inside.in_place else self._composite
+                if is_composite(operation) or _passes_units(call, inside):
+                    return (yield from opened(call, inside))
         yield call
         return call.outputs
 
@@ -231,19 +252,109 @@ class _Tracer:
             self.siblings.append(outputs)
         return outputs
 
-    def _composite(self, layer, inside, arguments, parents):
+    def _composite(self, call, inside):
+        layer, arguments = call.operation, (list(call.args), call.kwargs)
         known = dict(zip(map(id, inside.inputs), _tensors(arguments), strict=True))
         prefix = self.names.get(id(layer), layer.name)
-        parents = (*parents, layer)
+        parents = (*call.parents, layer)
         yield from self.calls_inside(inside, known, parents, lambda part: f"{prefix}_{part.name}")
         return tuple(known[id(tensor)] for tensor in keras.tree.flatten(inside.outputs))
+
+    def _in_place(self, call, inside):
+        """The calls in a layer that stays what it is, in which sizes are numbers."""
+        layer, known = call.operation, {}
+        if not call.in_place:
+            self.in_place.setdefault(id(layer), call)
+        parents, prefix = (*call.parents, layer), self.names.get(id(layer), layer.name)
+
+        def passed(given, tensor):
+            name = f"{prefix}_passes"
+            return Call(keras.layers.Identity(name=name), (given,), {}, (tensor,), parents)
+
+        arguments = keras.tree.flatten([list(call.args), call.kwargs])
+        given_tensors = [leaf for leaf in arguments if isinstance(leaf, (Tensor, WeightArray))]
+        for tensor, given in zip(inside.inputs, given_tensors, strict=True):
+            known[id(tensor)] = given
+            if isinstance(given, Tensor) and given.shape != tensor.shape:
+                known[id(tensor)] = _tensor(tensor)
+                yield passed(given, known[id(tensor)])
+        known.update(self._weights(layer, inside))
+        names = {id(part): name for part, name in _keras.named_layers(layer)}
+
+        def name_of(operation):
+            if id(operation) not in names:
+                return operation.name
+            return prefix + names[id(operation)].removeprefix(layer.name)
+
+        yield from self.calls_inside(inside, known, parents, name_of)
+        for tensor, output in zip(keras.tree.flatten(inside.outputs), call.outputs, strict=True):
+            yield passed(known[id(tensor)], output)
+        return call.outputs
+
+    def _weights(self, layer, inside):
+        """The arrays of the weights that the calls in a layer take, by the ids of what they are."""
+        owners = {id(weight): part for part in _keras.all_layers(layer) for weight in part.weights}
+        taken = {
+            id(leaf): inside.originals[id(leaf)]
+            for node in inside.nodes
+            for leaf in keras.tree.flatten(filled(node, {}))
+            if isinstance(leaf, keras.Variable)
+        }
+        taken.update({id(tensor): weight for tensor, weight in inside.weights})
+        return {
+            key: self.weight_axes.of(owners[id(weight)], weight) for key, weight in taken.items()
+        }
 
     def calls_inside(self, inside, known, parents, name_of):
         """The calls in a composite layer; `name_of` names an operation after where it is."""
         for index, node in enumerate(inside.nodes):
             operation = inside.originals.get(id(node.operation), node.operation)
             self.names.setdefault(id(operation), name_of(operation))
-            yield from self._calls_of(node, operation, known, parents, index)
+            args, kwargs = filled(node, known)
+            leaves = keras.tree.flatten((args, kwargs))
+            if any(isinstance(leaf, Tensor) for leaf in leaves):
+                outputs = yield from self._calls_of(
+                    node, operation, args, kwargs, parents, index, inside.in_place
+                )
+            else:
+                outputs = yield from self._of_weights(node, operation, args, kwargs, parents)
+            known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+
+    def _of_weights(self, node, operation, args, kwargs, parents):
+        """The outputs of an operation on weights alone: arrays, or tensors if it repeats them."""
+        leaves, outputs = keras.tree.flatten((args, kwargs)), []
+        for tensor, array in zip(
+            node.outputs, self.weight_axes.applied(operation, args, kwargs), strict=True
+        ):
+            if gets_batch(operation, leaves, array, any_size.SIZES[0][0]):
+                outputs.append(_tensor(tensor))
+                spread = Spread(array, operation.name)
+                yield Call(spread, (), {}, outputs[-1:], parents, in_place=True)
+            else:
+                outputs.append(array)
+        return outputs
+
+
+def _passes_units(call, inside):
+    """Whether units along the last axes pass through a layer that is opened, and none are pinned.
+
+    A layer without others inside may also have a rule as a whole, which is inferred by running it.
+    """
+    tracer, labels = _Tracer(), Labels()
+    calls = list(tracer._in_place(call, inside))
+    tracer.weight_axes.record(labels, calls)
+    known = {}
+    for tensor in call.inputs:
+        known[tensor] = fixed(tensor)
+        if len(tensor.shape) > 1 and tensor.shape[-1] and "float" in tensor.dtype:
+            known[tensor] = placed(labels.fresh(tensor.shape[-1]), -1, len(tensor.shape) - 1)
+    given = np.concatenate([known[tensor].reshape(-1) for tensor in call.inputs])
+    label(calls, known, labels)
+    made = np.concatenate([known[tensor].reshape(-1) for tensor in call.outputs])
+    roots = labels.roots()
+    pinned = roots[np.concatenate([[FIXED], *(units for units, _ in labels.pins)])]
+    is_pinned = np.isin(roots[[*given[given != FIXED], *made]], pinned)
+    return not is_pinned.any()
 
 
 def _tensors(structure):

@@ -1,7 +1,6 @@
 """Conversion of a model by its config, to stock layers or other sizes."""
 
 import contextlib
-import inspect
 
 import keras
 
@@ -31,23 +30,7 @@ def to_stock(config):
     if str(config.get("registered_name")).startswith("tfprune>"):
         name = _STOCK_NAMES[config["class_name"]]
         config = {**config, "module": "keras.layers", "class_name": name, "registered_name": None}
-    return _in_nested(config, to_stock)
-
-
-def _in_nested(config, convert):
-    """Applies `convert` to the serialised layers among the arguments of a layer."""
-    arguments = config.get("config")
-    if not isinstance(arguments, dict):
-        return config
-
-    def visit(value):
-        if isinstance(value, dict) and "class_name" in value and "config" in value:
-            return convert(value)
-        if isinstance(value, (list, tuple)):
-            return [visit(item) for item in value]
-        return value
-
-    return {**config, "config": {name: visit(value) for name, value in arguments.items()}}
+    return _keras.in_nested(config, to_stock)
 
 
 def without_masks(model):
@@ -126,7 +109,7 @@ def rebuilt(
     with initial_values:
         new = keras.saving.deserialize_keras_object(
             config,
-            custom_objects={**_custom_objects(operations), **rebuilding.custom_objects},
+            custom_objects={**_keras.custom_objects_of(operations), **rebuilding.custom_objects},
             safe_mode=False,
         )
     rebuilding.cells.restore()
@@ -228,7 +211,7 @@ class _Rebuilding:
     def _operation(self, config, operations, path):
         operation = operations.get(config["config"]["name"])
         if operation is None:  # the input layer of a Sequential model
-            return _without_shapes(config)
+            return _keras.without_shapes(config)
         return self._edited(config, operation, path)
 
     def _edited(self, config, operation, path):
@@ -243,27 +226,13 @@ class _Rebuilding:
         else:
             inner = at_each_step(operation)
             given = config if inner is None else _with_layer(config, {"config": {}})
-            given = self.cells.named(given)
-            new = self.edit(self._with_functions(_without_shapes(given), operation), operation)
+            given = _keras.without_shapes(self.cells.named(given))
+            given = _keras.with_functions(given, operation, self.custom_objects)
+            new = self.edit(given, operation)
             if inner is not None:
                 path = (*path, operation.name)
                 new = _with_layer(new, self._edited(config["config"]["layer"], inner, path))
         return self.shared.wrapped(new, operation)
-
-    def _with_functions(self, config, operation):
-        """Lets a config name Python functions, such as activations, in a way that is found again.
-
-        Keras writes their names, which may be those of others, or code without its globals.
-        """
-        arguments = dict(config["config"])
-        for name, value in vars(operation).items():
-            is_own = inspect.isfunction(value) and not str(value.__module__).startswith("keras.")
-            if is_own and name in arguments:
-                key = f"function_{id(value)}"
-                self.custom_objects[key] = value
-                names = {"module": "builtins", "registered_name": key}
-                arguments[name] = {"class_name": "function", "config": key, **names}
-        return {**config, "config": arguments}
 
 
 def _with_name(config):
@@ -275,27 +244,6 @@ def _with_name(config):
 def _with_layer(config, layer):
     """A serialised wrapper of another serialised layer."""
     return {**config, "config": {**config["config"], "layer": layer}}
-
-
-def _without_shapes(config):
-    """Removes the shapes for which layers were built: the new ones may differ."""
-    config = {key: value for key, value in config.items() if key != "build_config"}
-    return _in_nested(config, _without_shapes)
-
-
-def _custom_objects(operations):
-    """Classes and functions of operations that are not registered with Keras."""
-    found = {}
-    for operation in operations:
-        for value in [operation, *vars(operation).values()]:
-            named = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
-            named = getattr(named, "own_class", None) or named  # that of a layer with masks
-            module = getattr(named, "__module__", "")
-            is_known = module.startswith(("keras.", "tensorflow.", "builtins", "numpy"))
-            name = getattr(named, "__name__", "")
-            if not is_known and keras.saving.get_registered_name(named) == name:
-                found[name] = named
-    return found
 
 
 # What moves from the old model to the new one ---------------------------------------------------

@@ -4,78 +4,22 @@ The sizes are edited in the model's config, and Keras deserializes it. So names,
 nested models stay as they are, and the given model is not changed.
 """
 
-import functools
-from dataclasses import dataclass
-
 import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.index_maps import equal_count, kept_index_maps, matched_index_maps
-from tfprune.coupling.kept_units import NEW, KeptUnits
+from tfprune.coupling.analysis import couple
+from tfprune.coupling.index_maps import kept_index_maps, matched_index_maps
+from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.labels import placed
+from tfprune.coupling.resizing import resize_in_place, settle_numbers
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.own_weights import has_own_weights
-from tfprune.coupling.units import couple
+from tfprune.coupling.sizes import Sizes, scale_factors
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
 from tfprune.rebuild import convert
 from tfprune.rebuild.resized_copies import ResizedCopies
-
-
-@dataclass(frozen=True, eq=False)
-class Sizes:
-    """The sizes of weights and tensors after units are removed or added.
-
-    Attributes:
-        kept_units: The units of the new model.
-    """
-
-    kept_units: KeptUnits
-
-    @property
-    def coupling(self):
-        """The coupled units of the old model."""
-        return self.kept_units.coupling
-
-    def counts(self, labels):
-        """Returns for each label how many positions of the new model take the place of its own."""
-        return self.kept_units.counts[self.coupling.roots[labels]]
-
-    def of_weight(self, variable):
-        """Returns the new shape of a variable."""
-        pieces = self._pieces.get(id(variable), [])
-        along = {p.axis: self.counts(p.labels) for p in pieces if np.ndim(p.labels) == 1}
-        shape = [int(along[a].sum()) if a in along else n for a, n in enumerate(variable.shape)]
-        for piece in pieces:
-            if piece.axis not in along:  # its units differ along other axes too
-                counts = self.counts(piece.labels)
-                for axis, stays in along.items():
-                    if counts.shape[axis] != 1:
-                        counts = np.compress(stays > 0, counts, axis)
-                shape[piece.axis] = equal_count(counts, piece)
-        return tuple(shape)
-
-    @functools.cached_property
-    def _pieces(self):
-        pieces = {}
-        for piece in self.coupling.slices:
-            pieces.setdefault(id(piece.variable), []).append(piece)
-        return pieces
-
-    def of_tensor(self, tensor):
-        """Returns the new shape of a tensor, with the batch axis; None stays None."""
-        shape = list(tensor.shape)
-        for axis, size in enumerate(self.coupling.tensor_labels[tensor].shape):
-            if size != 1:
-                shape[axis + 1] = int(self.counts_along(tensor, axis).sum())
-        return tuple(shape)
-
-    def counts_along(self, tensor, axis):
-        """Returns for each position along an axis of a tensor how many take its place."""
-        labels = np.moveaxis(self.coupling.tensor_labels[tensor], axis, 0)
-        labels = labels.reshape(len(labels), -1)[:, 0]
-        return np.broadcast_to(self.counts(labels), (tensor.shape[axis + 1],))
 
 
 def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=True):
@@ -112,9 +56,12 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     >>> rebuild(model, kept_units).get_layer("hidden").kernel.shape  # one new unit
     TensorShape([3, 3])
     """
-    folds, sizes, calls = folds or {}, Sizes(kept_units), _calls_by_operation(kept_units)
-    added, factors = added_constants(folds), scale_factors(kept_units, masked=not stock)
+    folds, sizes, calls = folds or {}, Sizes(kept_units), kept_units.coupling.trace.calls_of
+    added, factors, known = added_constants(folds), scale_factors(kept_units), {}
     indices = {} if kept_units.grown else kept_index_maps(kept_units)
+    opened = kept_units.coupling.trace.in_place
+    if not stock:
+        _refuse_summands(kept_units)
 
     def changed(variable, value):
         new = value
@@ -130,11 +77,32 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         new = gathered(changed(variable, value), indices.get(id(variable), {}), None)
         return None if new is value else new
 
+    def take(variable, value, counterpart):
+        new_value, chosen = changed(variable, value), indices.get(id(variable), {})
+        if growth is not None:
+            new_value = growth.new_value(variable, new_value, chosen, counterpart)
+        else:
+            new_value = gathered(new_value, chosen, counterpart)
+        return _checked(variable, new_value.astype(value.dtype, copy=False), counterpart)
+
+    def edited(config, operation):
+        config = convert.to_stock(config) if stock else config
+        return _resized(config, operation, calls, sizes, folds)
+
+    def resize_opened(layer, copy):
+        resize_in_place(
+            layer, copy, edited, lambda part: convert.rebuilt(part, edited), calls, sizes
+        )
+        if not kept_units.grown:
+            for ours, theirs in _keras.variable_pairs(layer, copy):
+                theirs.assign(take(ours, _keras.values(ours), theirs))
+            _fill_new_biases(layer, copy, kept_units, folds)
+        settle_numbers(opened[id(layer)], layer, copy, sizes, known)
+
     resized = None
     if stock and growth is None and not kept_units.grown:
         operations = list(convert.graph_operations(model))
         resized = ResizedCopies(model, operations, calls, sizes, kept_value, folds)
-
     inside = {
         key: resize
         for call in kept_units.coupling.trace.calls
@@ -145,13 +113,16 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         if resized is not None and resized.takes(layer):
             resized.resize(layer, copy)
             return
-        is_inside = id(layer) in inside
-        if not is_inside and (id(layer) not in calls or not has_own_weights(layer)):
+        is_opened, is_inside = id(layer) in opened, id(layer) in inside
+        is_kept = id(layer) in calls and has_own_weights(layer)
+        if not (is_opened or is_inside or is_kept):
             return
         parts = _keras.all_layers(copy)
         masked = [part for part in parts if isinstance(part, Masked) and part.carries_masks]
         noting = [part for part in parts if isinstance(part, InPlace)]
-        if is_inside:
+        if is_opened:
+            resize_opened(layer, unmask(copy))
+        elif is_inside:
             inside[id(layer)](unmask(copy), sizes)
         else:
             rule_of(layer).resize_in_place(unmask(copy), calls[id(layer)][0], sizes)
@@ -162,9 +133,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
 
     new = convert.rebuilt(
         model,
-        lambda config, operation: _resized(
-            convert.to_stock(config) if stock else config, operation, calls, sizes, folds
-        ),
+        edited,
         {_key(call): positions for call, positions in (dropped or {}).items()},
         resize_kept=resize_kept,
         resized=resized,
@@ -175,15 +144,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         convert.unmask_inside(new)
     pairs = list(_keras.variable_pairs(model, new))
     if kept_units.grown:
-        indices = matched_index_maps(kept_units, couple(new), pairs)
-
-    def take(variable, value, counterpart):
-        new_value, chosen = changed(variable, value), indices.get(id(variable), {})
-        if growth is not None:
-            new_value = growth.new_value(variable, new_value, chosen, counterpart)
-        else:
-            new_value = gathered(new_value, chosen, counterpart)
-        return _checked(variable, new_value.astype(value.dtype, copy=False), counterpart)
+        indices.update(matched_index_maps(kept_units, couple(new), pairs))
 
     def take_mask(variable, value, counterpart):
         return gathered(value, indices.get(id(variable), {}), counterpart)
@@ -197,13 +158,6 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     _fill_new_biases(model, new, kept_units, folds)
     convert.copy_compile_state(model, new, take_slot, pairs)
     return new
-
-
-def _calls_by_operation(kept_units):
-    calls = {}
-    for call in kept_units.coupling.trace.calls:
-        calls.setdefault(id(call.operation), []).append(call)
-    return calls
 
 
 def _resized(config, operation, calls, sizes, folds):
@@ -233,28 +187,12 @@ def added_constants(folds):
     return {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
 
 
-def scale_factors(kept_units, masked=False):
-    """The changes to weights of operations that scale by their own size.
-
-    Args:
-        kept_units: The units of the new model.
-        masked: Whether the masks stay.
-
-    Returns:
-        A dict from the id of each variable to what its value is multiplied by, and what is added
-        then.
-
-    Raises:
-        ValueError: If the masks stay and hold an element at 0 that something is added to.
-    """
-    calls, sizes = _calls_by_operation(kept_units), Sizes(kept_units)
-    found = {}
-    for each in calls.values():
-        for variable, factor, *summand in rule_of(each[0].operation).factors(each[0], sizes):
-            found[id(variable)] = factor, *(summand or [0])
-            if masked and any(summand):
-                _refuse_pruned(variable, each[0].operation, kept_units)
-    return found
+def _refuse_summands(kept_units):
+    """Refuses to keep masks that hold elements at 0 which a smaller operation adds something to."""
+    for call in kept_units.coupling.trace.calls:
+        for variable, _, *summand in rule_of(call.operation).factors(call, Sizes(kept_units)):
+            if any(summand):
+                _refuse_pruned(variable, call.operation, kept_units)
 
 
 def _refuse_pruned(variable, layer, kept_units):

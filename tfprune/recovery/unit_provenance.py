@@ -12,8 +12,8 @@ import functools
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.analysis import couple
 from tfprune.coupling.labels import FIXED
-from tfprune.coupling.units import couple
 from tfprune.stripping.inlining import inlined
 
 UNKNOWN, REMOVED, KEPT = -1, 0, 1

@@ -8,9 +8,9 @@ import numpy as np
 from tfprune import _keras
 from tfprune._tools.plots import Plottable
 from tfprune._tools.tables import NOTHING, Printable, count, table
+from tfprune.coupling.analysis import couple
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
-from tfprune.coupling.units import couple
 from tfprune.reports import explain_plot
 from tfprune.stripping.inlining import inlined
 from tfprune.units.cost_model import removal_savings, removals_by_set

@@ -175,6 +175,8 @@ class _Inliner:
             inside = open_composite(layer, args, kwargs)
         except NotTracedError:
             return None
+        if inside.in_place:
+            return None
         if id(layer) not in self.renamed:
             self.renamed.add(id(layer))
             self._rename_inside(inside, f"{layer.name}_")

@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.analysis import couple
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import unknown
 from tfprune.coupling.rules.linear import forget_connected
-from tfprune.coupling.units import couple, unique_in_order, unit_name
+from tfprune.coupling.units import unique_in_order, unit_name
 from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import inlined

@@ -13,8 +13,9 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune._tools.tables import Printable, table
+from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
-from tfprune.coupling.units import couple, unit_name
+from tfprune.coupling.units import unit_name
 from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.inlining import inlined
 from tfprune.surgery.edits import (

@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.coupling.analysis import couple
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.index_maps import carried_index_maps
 from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.trace import trace
-from tfprune.coupling.units import couple
 from tfprune.rebuild import convert
 from tfprune.rebuild.engine import gathered, gathered_slot
 from tfprune.surgery.edits.base import Draft, operation_at

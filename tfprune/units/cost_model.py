@@ -17,7 +17,7 @@ from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.shapes import shapes_of, sized_inputs
-from tfprune.rebuild.engine import Sizes
+from tfprune.coupling.sizes import Sizes
 from tfprune.units.incidence import incidence, row_hashes, tied_by_columns
 
 

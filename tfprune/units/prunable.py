@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.coupling.units import couple
+from tfprune.coupling.analysis import couple
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers, set_masks

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.units import couple
+from tfprune.coupling.analysis import couple
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
 

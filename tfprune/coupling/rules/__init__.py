@@ -14,6 +14,7 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     linear,
     movement,
     normalization,
+    own_tensors,
     products,
     recurrent,
     reductions,
@@ -24,6 +25,6 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     updates,
     wrappers,
 )
-from tfprune.coupling.rules.base import Flow, Rule, has_rule, rule, rule_of
+from tfprune.coupling.rules.base import Flow, Rule, has_rule, label, rule, rule_of
 
-__all__ = ["Flow", "Rule", "has_rule", "rule", "rule_of"]
+__all__ = ["Flow", "Rule", "has_rule", "label", "rule", "rule_of"]

@@ -40,6 +40,17 @@ class Elementwise(Rule):
         call.memo["shape"] = joined.shape
         return [joined]
 
+    def label_arrays(self, call, inputs, outputs, labels):
+        (output,), (result,) = call.outputs, outputs
+        rank, reason = len(output.shape), f"{call.operation.name!r} joins it with fixed channels"
+        for array in call.arrays:
+            for axis, vector in enumerate(labels.along_axes(array), rank - array.ndim):
+                if vector is None:
+                    continue
+                is_along = axis > 0 and result.shape[axis - 1] != 1
+                labels.unite(vector, result.reshape(-1) if is_along else FIXED, reason)
+        return outputs
+
     def pin_reason(self, call):
         """Returns why all units are pinned, or None."""
 
@@ -180,6 +191,13 @@ class Product(Elementwise):
 @rule(*_keras.operation_classes("Divide", "TrueDivide", "DivideNoNan"))
 class Quotient(Elementwise):
     """A quotient: 0 wherever the numerator is; what is divided by is taken not to be 0."""
+
+    def label_arrays(self, call, inputs, outputs, labels):
+        if getattr(call.args[-1], "axes", None):
+            vectors = [v for v in labels.along_axes(call.args[-1]) if v is not None]
+            reason = f"{call.operation.name!r} divides by a weight, which then cannot be 0"
+            return pin_inputs(call, [*outputs, *vectors], labels, reason)
+        return super().label_arrays(call, inputs, outputs, labels)
 
     def combine(self, call, arrays, operands):
         is_zero = (operands[0] == 0) & (operands[1] != 0)

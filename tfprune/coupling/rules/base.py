@@ -44,6 +44,29 @@ class Rule:
         """
         return [inputs[0]]
 
+    def label_arrays(self, call, inputs, outputs, labels):
+        """The labels of the outputs of a call in a layer that is resized in place, with arrays.
+
+        Arrays among the arguments that are weights have units, see `WeightArray`; others are
+        constants in the code of the layer, which stay as they are. By default, units are pinned
+        where a weight is taken, and else arrays taken to be indices.
+
+        Args:
+            call: The `Call`, with `arrays`.
+            inputs: The label array of each input tensor.
+            outputs: The label arrays that `label` returned.
+            labels: The `Labels` to record in.
+
+        Returns:
+            A label array for each output.
+        """
+        weights = [array for array in call.arrays if getattr(array, "axes", None)]
+        if not weights:
+            return outputs
+        reason = f"{call.operation.name!r} takes a weight in a way that has no rule"
+        vectors = [v for array in weights for v in labels.along_axes(array) if v is not None]
+        return pin_inputs(call, [*inputs, *outputs, *vectors], labels, reason)
+
     def constants(self, call, inputs):
         """Returns the outputs where they are the same for every input of the model, else NaN.
 
@@ -186,8 +209,9 @@ class Flow:
 
     @functools.cached_property
     def operations(self):
-        """The ids of the operations that `calls` call."""
-        return frozenset(id(call.operation) for call in self.calls)
+        """The ids of the operations that `calls` call, and of the layers and models around them."""
+        called = frozenset(id(call.operation) for call in self.calls)
+        return called.union(id(parent) for call in self.calls for parent in call.parents)
 
     def labels(self, tensor):
         """The label array of a tensor."""
@@ -276,6 +300,26 @@ def _has_own_call(cls, bases):
     inherited = next((vars(base)["call"] for base in bases if "call" in vars(base)), None)
     call = vars(cls).get("call", inherited)
     return inspect.unwrap(call) is not inspect.unwrap(inherited)
+
+
+def label(calls, known, labels, instead=None):
+    """Labels the tensors that calls make, in their order, by the rules of their operations.
+
+    Args:
+        calls: The calls.
+        known: Dict from a tensor to its label array, which is added to.
+        labels: The `Labels` to record in.
+        instead: Dict from the id of an operation to a function of a call of it and the labels. It
+            returns the label array of its output in place of that of the rule.
+    """
+    for call in calls:
+        inputs = [known[tensor] for tensor in call.inputs]
+        outputs = rule_of(call.operation).label(call, inputs, labels)
+        if call.in_place and call.arrays:
+            outputs = rule_of(call.operation).label_arrays(call, inputs, outputs, labels)
+        if instead and id(call.operation) in instead:
+            outputs = [instead[id(call.operation)](call, labels)]
+        known.update(zip(call.outputs, outputs, strict=True))
 
 
 def has_rule(operation):

@@ -17,8 +17,8 @@ class _Equation:
     Attributes:
         inputs, kernel, outputs: The letters of each; an ellipsis is left out.
         is_left: Whether they follow an ellipsis, so that they are counted from the end.
-        contracted: The last letter of the inputs that is summed over with the kernel, or None.
-        made: The last letter of the outputs that only the kernel has, or None.
+        contracted: The letter of the inputs that is summed over with the kernel, or None.
+        made: The letter of the outputs that only the kernel has, or None.
         is_plain: Whether the kernel is a matrix of these two, and nothing else is summed over.
     """
 
@@ -31,22 +31,27 @@ class _Equation:
     is_plain: bool
 
     @classmethod
-    def of(cls, equation):
+    def of(cls, layer):
         """Reads `...ab,bc->...ac`."""
-        left, outputs = equation.replace(" ", "").split("->")
+        left, outputs = layer.equation.replace(" ", "").split("->")
         inputs, kernel = left.split(",")
         is_left = inputs.startswith("...")
         inputs, outputs = inputs.replace("...", ""), outputs.replace("...", "")
         contracted = [a for a in inputs if a in kernel and a not in outputs]
         made = [a for a in outputs if a in kernel and a not in inputs]
+        sizes = dict(zip(kernel, layer.kernel.shape, strict=True)) if layer.built else {}
+        contracted, made = (
+            _unit_letter(each, letters, sizes)
+            for each, letters in ((contracted, inputs), (made, outputs))
+        )
         is_summed = any(a not in kernel and a not in outputs for a in inputs)
         return cls(
             inputs=inputs,
             kernel=kernel,
             outputs=outputs,
             is_left=is_left,
-            contracted=contracted[-1] if contracted else None,
-            made=made[-1] if made else None,
+            contracted=contracted,
+            made=made,
             is_plain=len(kernel) == 2 and not is_summed,
         )
 
@@ -56,28 +61,40 @@ class _Equation:
         return place - len(letters) + rank - 1 if self.is_left else place - 1
 
 
+def _unit_letter(found, letters, sizes):
+    """Which of several letters units are along: heads rather than what each has, else the last.
+
+    Heads are an axis after positions: the first of the letters, if it is not the first after the
+    batch.
+    """
+    heads = [a for a in found[:1] if len(found) > 1 and letters.index(a) > 1 and sizes.get(a) != 1]
+    return (heads or found[-1:] or [None])[0]
+
+
 @rule(keras.layers.EinsumDense)
 class EinsumDense(Linear):
-    """Units are those of the last axis that the kernel makes; the last contracted axis uses units.
+    """Units are those of an axis that the kernel makes; one that it contracts uses units.
+
+    Of an attention that is written with these layers, whole heads are the units.
 
     Where the kernel has other axes too, the other indices along them are parts of a unit.
     """
 
     def applies(self, layer):
         """Whether the equation sums over an axis of the inputs and makes one of the outputs."""
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         return super().applies(layer) and equation.contracted and equation.made
 
     def pin_reason(self, layer, incoming):
         """Why the units are pinned."""
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         if equation.contracted and equation.made:
             return super().pin_reason(layer, incoming)
         return f"the equation of {layer.name!r} does not make units out of others"
 
     def axes(self, call):
         """The axes of the contracted and of the made letter."""
-        equation = _Equation.of(call.operation.equation)
+        equation = _Equation.of(call.operation)
         pairs = (
             (equation.inputs, equation.contracted, call.inputs[0]),
             (equation.outputs, equation.made, call.outputs[0]),
@@ -89,20 +106,20 @@ class EinsumDense(Linear):
 
     def is_padded(self, layer):
         """Whether the kernel has other axes, or the bias lacks the units'."""
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         has_bias_axis = layer.bias is None or equation.made in layer.bias_axes
         return not (equation.is_plain and has_bias_axis)
 
     def taps(self, layer):
         """One for each index along the other axes of the kernel."""
-        equation, kernel = _Equation.of(layer.equation), np.asarray(layer.kernel)
+        equation, kernel = _Equation.of(layer), np.asarray(layer.kernel)
         axes = [equation.kernel.index(a) for a in (equation.contracted, equation.made)]
         kernel = np.moveaxis(kernel, axes, (-2, -1))
         return kernel.reshape(-1, *kernel.shape[-2:])
 
     def bias(self, layer):
         """The bias of each unit where it is one number."""
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         size = layer.kernel.shape[equation.kernel.index(equation.made)]
         if layer.bias is None:
             return np.zeros(size)
@@ -115,7 +132,7 @@ class EinsumDense(Linear):
 
     def slices(self, layer, inputs, outputs, labels):
         """One axis of the kernel for each, and that of the bias if it has it."""
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         used = equation.kernel.index(equation.contracted)
         labels.slice(layer, layer.kernel, used, inputs, uses=True)
         made = equation.kernel.index(equation.made)
@@ -141,12 +158,12 @@ class EinsumDense(Linear):
 
     def add_bias(self, config, call):
         """Sets `bias_axes`."""
-        config["bias_axes"] = _Equation.of(call.operation.equation).made
+        config["bias_axes"] = _Equation.of(call.operation).made
 
     def resize(self, config, call, sizes):
         """Sets the size in `output_shape`, which leaves the batch axis or an ellipsis out."""
         layer = call.operation
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         if not equation.made:
             return
         place = equation.outputs.index(equation.made) - (not equation.is_left)
@@ -158,6 +175,6 @@ class EinsumDense(Linear):
 
     def _bias_axis(self, layer):
         """The axis of the units in the bias, whose axes begin with the first of `bias_axes`."""
-        equation = _Equation.of(layer.equation)
+        equation = _Equation.of(layer)
         first = min(equation.outputs.index(letter) for letter in layer.bias_axes)
         return equation.outputs.index(equation.made) - first

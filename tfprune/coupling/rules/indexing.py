@@ -136,6 +136,21 @@ class Take(DataMovement):
             return f"{name!r} takes places of all axes at once"
         return None
 
+    def label_arrays(self, call, inputs, outputs, labels):
+        table, (output,) = call.args[0], call.outputs
+        if not isinstance(table, np.ndarray) or call.operation.axis != 0 or not inputs:
+            return super().label_arrays(call, inputs, outputs, labels)
+        rows, *vectors = labels.along_axes(table)
+        if rows is not None:
+            labels.pin(rows, f"{call.operation.name!r} looks it up")
+        offset = len(output.shape) - len(vectors)
+        places = [place for place, vector in enumerate(vectors) if vector is not None]
+        for place in places[:-1]:
+            labels.pin(vectors[place], f"{call.operation.name!r} looks up units on several axes")
+        if not places:
+            return outputs
+        return [placed(vectors[places[-1]], places[-1] + offset - 1, len(output.shape) - 1)]
+
     def tie(self, call, arrays, labels):
         axis, indices = self._of(call)
         if indices.ndim == 0 and arrays[0].shape[axis] != 1:

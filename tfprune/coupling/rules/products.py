@@ -13,7 +13,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
-from tfprune.coupling.labels import placed
+from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Need, Rule, fixed, pin_inputs, rule, unknown_outputs
 from tfprune.coupling.rules.blocks import (
@@ -37,7 +37,7 @@ class Contraction(Rule):
         if terms is None or any(len(set(term)) != len(term) for term in (*terms[0], terms[1])):
             reason = f"{name!r} multiplies it in a way that has no rule"
             return pin_inputs(call, inputs, labels, reason)
-        units, fixed_letters = _units(call, inputs, terms[0])
+        units, fixed_letters = _units(call, inputs, terms[0], labels)
         for letter, vectors in units.items():
             for vector in vectors[1:]:
                 labels.unite(vectors[0], vector, f"{name!r} multiplies it with fixed channels")
@@ -47,19 +47,43 @@ class Contraction(Rule):
             if unit_axis(array) is None:
                 labels.pin(array, f"{name!r} uses it as a whole")
         call.memo["units"] = {letter: vectors[0] for letter, vectors in units.items()}
+        if call.in_place:
+            self._mark_weights(call, terms, labels)
         passed = [letter for letter in terms[1] if letter in units]
-        for letter in passed[:-1]:
+        kept = passed[:1] if call.in_place else passed[-1:]  # heads, in an attention by hand
+        for letter in (letter for letter in passed if letter not in kept):
             labels.pin(units[letter][0], f"units stand on several axes of the output of {name!r}")
         call.memo["shape"] = fixed(output).shape
         if not passed:
             return [fixed(output)]
-        axis = terms[1].index(passed[-1])
+        axis = terms[1].index(kept[0])
         if axis == 0:
-            labels.pin(units[passed[-1]][0], f"{name!r} moves its units to the batch axis")
+            labels.pin(units[kept[0]][0], f"{name!r} moves its units to the batch axis")
             return [fixed(output)]
-        result = placed(units[passed[-1]][0], axis - 1, len(output.shape) - 1)
+        result = placed(units[kept[0]][0], axis - 1, len(output.shape) - 1)
         call.memo["shape"] = result.shape
         return [result]
+
+    def label_arrays(self, call, inputs, outputs, labels):
+        return outputs
+
+    def _mark_weights(self, call, terms, labels):
+        """Notes which units the weights among the operands make, and which they use."""
+        of_tensors = "".join(
+            term
+            for operand, term in zip(operands(call), terms[0], strict=True)
+            if isinstance(operand, Tensor)
+        )
+        call.memo["vectors"] = {}
+        for operand, term in zip(operands(call), terms[0], strict=True):
+            if getattr(operand, "axes", None):
+                vectors = labels.along_axes(operand)
+                call.memo["vectors"][id(operand)] = vectors
+                for letter, vector in zip(term, vectors, strict=True):
+                    if vector is not None and letter not in terms[1]:
+                        labels.used_by_weights.append(vector)
+                    elif vector is not None and letter not in of_tensors:
+                        labels.made_by_weights.append(vector)
 
     def constants(self, call, inputs):
         (output,) = call.outputs
@@ -95,7 +119,8 @@ class Contraction(Rule):
             used = np.ones(labels.shape, bool)
             for operand, term in zip(operands(call), terms[0], strict=True):
                 if letter in term:
-                    used &= _is_used(operand, term.index(letter), flow)
+                    vectors = call.memo.get("vectors", {}).get(id(operand))
+                    used &= _is_used(operand, term.index(letter), flow, vectors)
             needs.append(Need(labels, used, f"{call.operation.name!r} sums over it"))
         return needs
 
@@ -131,11 +156,19 @@ def operands(call):
     ]
 
 
-def _units(call, inputs, terms):
-    """For each letter the label vectors of the operands, and the letters that are fixed in any."""
+def _units(call, inputs, terms, labels):
+    """For each letter the label vectors of the operands, and the letters that are fixed in any.
+
+    Arrays have letters too where they cannot be resized with the tensors.
+    """
     arrays, units, fixed_letters = iter(inputs), {}, set()
     for operand, term in zip(operands(call), terms, strict=True):
         if not isinstance(operand, Tensor):
+            for letter, vector in zip(term, labels.along_axes(operand), strict=True):
+                if call.in_place and vector is not None and (vector != FIXED).any():
+                    units.setdefault(letter, []).append(vector)
+                elif call.in_place and vector is not None:
+                    fixed_letters.add(letter)
             continue
         array = with_batch_axis(operand, next(arrays))
         for axis, letter in enumerate(term):
@@ -146,12 +179,22 @@ def _units(call, inputs, terms):
     return units, fixed_letters
 
 
-def _is_used(operand, axis, flow):
-    """For each position along an axis of an operand, whether it is not a constant 0."""
+def _is_used(operand, axis, flow, vectors=None):
+    """For each position along an axis of an operand, whether it is not a constant 0.
+
+    Args:
+        operand: A tensor or array.
+        axis: The axis.
+        flow: The `Flow`.
+        vectors: For a weight its labels along each axis: only what makes needed units counts.
+    """
     if isinstance(operand, Tensor):
         array = with_batch_axis(operand, flow.constants(operand)) != 0
     else:
         array = np.asarray(operand) != 0
+        for other, vector in enumerate(vectors or ()):
+            if other != axis and vector is not None:
+                array = array & placed(flow.is_needed(vector), other, array.ndim)
     return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).any(axis=1)
 
 

@@ -26,7 +26,9 @@ class AlongAxis(Rule):
         return operation_axes(call)
 
     def label(self, call, inputs, labels):
-        (array,) = with_batch_axes(call, inputs)
+        array, *masks = with_batch_axes(call, inputs)
+        for mask in masks:
+            labels.pin(mask, f"{call.operation.name!r} takes it as a mask")
         is_moved = len(call.outputs[0].shape) != array.ndim
         if self._is_over_units(call, inputs[0]) or is_moved:
             return pin_inputs(call, inputs, labels, self.pin_reason(call))

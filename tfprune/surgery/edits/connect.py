@@ -10,10 +10,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
-from tfprune.coupling.units import couple
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit, model_at
 from tfprune.surgery.edits.remove import Remove

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfprune.coupling.costs import costs as costs_of_calls
 from tfprune.coupling.kept_units import keeping
-from tfprune.rebuild.engine import Sizes
+from tfprune.coupling.sizes import Sizes
 from tfprune.units.budgets import Bytes, MACs, Parameters, Units
 from tfprune.units.cost_model import CallMACs
 from tfprune.units.selection.axis_lengths import AxisLengths

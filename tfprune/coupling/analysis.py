@@ -1,0 +1,139 @@
+"""The analysis of a model: its trace, labels by rules, and the coupled units that result."""
+
+import numpy as np
+
+from tfprune.coupling.labels import FIXED, Labels, placed
+from tfprune.coupling.resized_proofs import not_resizable
+from tfprune.coupling.rules import label, rule_of
+from tfprune.coupling.rules.base import fixed
+from tfprune.coupling.trace import trace
+from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
+
+
+def couple(model, apart=()):
+    """Returns the coupled units of a model: those that can only be removed together.
+
+    Units are coupled where tensors are added or multiplied, through normalisations and depthwise
+    convolutions, between gates, and wherever else one index belongs to several weights.
+
+    Args:
+        model: Any Keras model that is built, masked or not.
+        apart: Concatenating operations that count as makers of their outputs, which are then not
+            coupled with their inputs.
+
+    Returns:
+        A `Coupling`.
+
+    Raises:
+        ValueError: If the model is not built, or is subclassed and its `call` cannot be traced.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([
+    ...     keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
+    >>> coupling = couple(model)
+    >>> [(unit_set.name, len(unit_set.units)) for unit_set in coupling.sets if unit_set.removable]
+    [('hidden', 4)]
+    """
+    coupling = _coupled(trace(model), apart)
+    closed = not_resizable(coupling)
+    return _coupled(trace(model, closed), apart) if closed else coupling
+
+
+def _coupled(traced, apart):
+    """The `Coupling` of a trace."""
+    labels = Labels()
+    tensor_labels = {tensor: fixed(tensor) for tensor in traced.inputs}
+    traced.weight_axes.record(labels, traced.calls)
+    made_anew = {id(operation): _made_anew for operation in apart}
+    label(traced.calls, tensor_labels, labels, made_anew)
+    traced.weight_axes.record_slices(labels)
+    _tie_repeated_calls(traced, tensor_labels, labels)
+    for tensor in traced.outputs:
+        labels.pin(tensor_labels[tensor], "it is an output of the model")
+    roots = labels.roots()
+    pins = {}
+    for pinned, reason in labels.pins:
+        for unit in np.unique(roots[pinned]).tolist():
+            pins.setdefault(unit, reason)
+    return Coupling(
+        trace=traced,
+        tensor_labels=tensor_labels,
+        slices=tuple(labels.slices),
+        groupings=tuple(labels.groupings),
+        roots=roots,
+        pins=pins,
+        sets=_sets(labels, roots, pins, traced.names),
+    )
+
+
+def _made_anew(call, labels):
+    """New labels along the axis along which a call concatenates its inputs."""
+    (output,) = call.outputs
+    rank = len(output.shape)
+    axis = call.operation.axis % rank
+    return placed(labels.fresh(output.shape[axis]), axis - 1, rank - 1)
+
+
+def _tie_repeated_calls(traced, tensor_labels, labels):
+    """Unites the units of all calls of an operation with sizes in its config."""
+    for tensors in traced.entries.values():
+        for tensor in tensors[1:]:
+            ours, theirs = tensor_labels[tensors[0]], tensor_labels[tensor]
+            labels.unite(ours, theirs, "a shared model is also called on fixed channels")
+    first = {}
+    for call in traced.calls:
+        if not rule_of(call.operation).has_sizes:
+            continue
+        known = first.setdefault(id(call.operation), call)
+        reason = f"{call.operation.name!r} is also called on fixed channels"
+        for ours, theirs in zip(known.inputs, call.inputs, strict=True):
+            labels.unite(tensor_labels[ours], tensor_labels[theirs], reason)
+
+
+def _sets(labels, roots, pins, names):
+    """The sets of units with the same makers, in the order of the model."""
+    # Each combination of makers has a number; unit by unit this takes longer than all the rest.
+    combinations, numbers = [()], np.zeros(int(roots.max()) + 1, int)
+    places, layers, in_order = {(): 0}, {}, [np.empty(0, int)]
+    for piece in labels.slices:
+        if not piece.makes:
+            continue
+        key = id(piece.layer), piece.family
+        layers[key] = piece.layer
+        units = np.unique(roots[piece.labels])
+        units = units[units != FIXED]
+        before = numbers[units]
+        in_order.append(units[before == 0])
+        for number in np.unique(before).tolist():
+            makers = combinations[number]
+            if key not in makers:
+                makers = (*makers, key)
+                place = places.setdefault(makers, len(combinations))
+                combinations += [makers] if place == len(combinations) else []
+                numbers[units[before == number]] = place
+    in_order = np.concatenate(in_order)
+    of_units = numbers[in_order]
+    sets = [(number, in_order[of_units == number]) for number in unique_in_order(of_units).tolist()]
+    return tuple(
+        UnitSet(
+            layers=tuple(layers[key] for key in combinations[number]),
+            units=units,
+            pinned=tuple(pins.get(unit) for unit in units.tolist()),
+            groups=_groups(labels, roots, units),
+            families=tuple(family for _, family in combinations[number]),
+            names=names,
+        )
+        for number, units in sets
+    )
+
+
+def _groups(labels, roots, units):
+    for grouping in labels.groupings:
+        for side in grouping.sides:
+            grouped = roots[side]
+            is_alone = grouped.shape[1] == 1  # a group of one unit is removed whole
+            if not is_alone and np.isin(grouped, units).all() and grouped.size == len(units):
+                return grouped
+    return None

@@ -1,0 +1,138 @@
+"""Proofs that layers which stay what they are can be resized in place.
+
+Half of the units that may go are removed from a copy of the layer, and another copy in which they
+are masked must compute the same. Where the code of a layer has a size in it as a number, for
+instance, that fails.
+"""
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling.groups import equalize_groups
+from tfprune.coupling.index_maps import kept_index_maps
+from tfprune.coupling.kept_units import keeping
+from tfprune.coupling.resizing import resize_in_place, settle_numbers
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.sizes import Sizes, scale_factors
+from tfprune.masks.in_place import mask_in_place, unmask
+
+_MOST = 256
+_proven = {}
+
+
+def not_resizable(coupling):
+    """The layers that were opened to be resized in place, and cannot be.
+
+    Args:
+        coupling: A `Coupling`.
+
+    Returns:
+        A dict from the id of a layer to the reason.
+    """
+    opened = coupling.trace.in_place
+    if not opened:
+        return {}
+    sizes = Sizes(keeping(coupling, _half(coupling)))
+    maps, found = kept_index_maps(sizes.kept_units), {}
+    for call in opened.values():
+        key = _key(call, sizes)
+        if key not in _proven:
+            if len(_proven) >= _MOST:
+                _proven.pop(next(iter(_proven)))
+            _proven[key] = _failure(call, sizes, maps)
+        if _proven[key] is not None:
+            name, kind = call.operation.name, _class_of(call.operation).__name__
+            found[id(call.operation)] = f"{name!r} ({kind}) {_proven[key]}"
+    return found
+
+
+def _half(coupling):
+    """Units to keep: at least every second one of each set, and as many as groups need."""
+    needed = np.ones(coupling.size, bool)
+    for unit_set in coupling.sets:
+        free = [
+            unit
+            for unit, reason in zip(unit_set.units.tolist(), unit_set.pinned, strict=True)
+            if reason is None
+        ]
+        needed[free[1::2]] = False
+    while equalize_groups(coupling.groupings, coupling.roots, needed, last=()):
+        pass
+    return needed
+
+
+def _key(call, sizes):
+    """What decides whether a layer can be resized: its class, functions, numbers and shapes."""
+    layer = call.operation
+    parts = _keras.all_layers(layer)
+    functions = [
+        getattr(value, "__code__", value)
+        for part in parts
+        for name, value in sorted(vars(part).items())
+        if callable(value) and not isinstance(value, keras.Variable) and not name.startswith("_")
+    ]
+    return (
+        tuple(map(_class_of, parts)),
+        tuple(map(id, functions)),
+        tuple(_keras.whole_numbers(layer).items()),
+        tuple((tuple(w.shape), sizes.of_weight(w)) for w in layer.weights),
+        tuple((tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs),
+    )
+
+
+def _class_of(layer):
+    return getattr(layer, "own_class", None) or type(layer)
+
+
+def _failure(call, sizes, maps):
+    """Why a layer cannot be resized in place, or None."""
+    layer, calls = call.operation, sizes.coupling.trace.calls_of
+    masked, copy = (unmask(_keras.copied_objects(layer)[0][1]) for _ in range(2))
+    for part in _keras.all_layers(masked):
+        mask_in_place(part)
+    _prune(layer, masked, sizes)
+    parts = dict(
+        zip(map(id, _keras.all_layers(layer)), _keras.all_layers(unmask(copy)), strict=True)
+    )
+    factors = scale_factors(sizes.kept_units)
+
+    def edited(_, part):
+        config = keras.saving.serialize_keras_object(parts[id(part)])
+        config = _keras.with_functions(_keras.without_shapes(config), part, {})
+        arguments = dict(config["config"])
+        rule_of(part).resize(arguments, calls[id(part)][0], sizes)
+        return {**config, "config": arguments}
+
+    try:
+        resize_in_place(layer, copy, edited, None, calls, sizes)
+        values = [_keras.values(variable) for _, variable in _keras.variable_pairs(layer, masked)]
+        for value, (ours, new) in zip(values, _keras.variable_pairs(layer, copy), strict=True):
+            factor, summand = factors.get(id(ours), (1, 0))
+            value = value * factor + summand
+            for axis, indices in maps.get(id(ours), {}).items():
+                take = np.take_along_axis if indices.ndim > 1 else np.take
+                value = take(value, indices, axis)
+            new.assign(value)
+        if settle_numbers(call, masked, copy, sizes, {}):
+            return None
+    except Exception as error:  # the layer's own code may fail in any way
+        return f"cannot be resized in place: {type(error).__name__}: {str(error)[:200]}"
+    return "computes something else when it is resized in place"
+
+
+def _prune(layer, masked, sizes):
+    """Masks the units that are removed in a copy of a layer."""
+    masks = {
+        id(mask.weight): mask
+        for part in _keras.all_layers(masked)
+        for mask in (getattr(part, "masks_by_name", None) or {}).values()
+    }
+    for ours, weight in _keras.variable_pairs(layer, masked):
+        kept = np.ones(ours.shape, bool)
+        for piece in sizes.coupling.slices:
+            if piece.variable is ours:
+                kept &= piece.broadcast(sizes.counts(piece.labels)) > 0
+        if id(weight) in masks and not kept.all():
+            mask = masks[id(weight)]
+            mask.set(kept & np.asarray(mask.trainable), np.asarray(mask.frozen))

@@ -1,0 +1,30 @@
+"""Weights of a user's layer that become tensors: repeated for each example, or looked up."""
+
+import numpy as np
+
+from tfprune.coupling.labels import placed
+from tfprune.coupling.rules.base import Rule, fixed, rule
+from tfprune.coupling.rules.blocks import fit_output
+from tfprune.coupling.weight_values import Spread
+
+
+@rule(Spread)
+class SpreadRule(Rule):
+    """The units of an expression of weights, such as a class token, in every example."""
+
+    def label(self, call, inputs, labels):
+        (output,), name = call.outputs, call.operation.name
+        vectors = labels.along_axes(call.operation.array)
+        axes = [axis for axis, vector in enumerate(vectors) if vector is not None]
+        for axis in axes[:-1]:
+            labels.pin(vectors[axis], f"units stand on several axes of the output of {name!r}")
+        result = fixed(output)
+        if axes and axes[-1] > 0:
+            result = placed(vectors[axes[-1]], axes[-1] - 1, len(output.shape) - 1)
+        call.memo["shape"] = result.shape
+        return [result]
+
+    def constants(self, call, inputs):
+        (output,) = call.outputs
+        values = np.asarray(call.operation.array[:1], "float64")
+        return [fit_output(output, values, call.memo["shape"])]
