@@ -113,9 +113,7 @@ def settle_numbers(opened, before, new, sizes, known):
         for array, counts in zip(expected, map(_unit_counts(sizes), opened.outputs), strict=True)
     ]
     key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
-    choices = itertools.product(*(values for _, values in options.values()))
-    choices = itertools.islice(choices, MOST_CHOICES)
-    choices = [dict(zip(options, choice, strict=True)) for choice in choices]
+    choices = itertools.islice(_choices(options), MOST_CHOICES)
     right = running = None
     for choice in [*known.get(key, []), *choices]:
         _set(new, choice)
@@ -147,17 +145,51 @@ def _options(layer, new, sizes):
         A dict from a place, see `_keras.whole_numbers`, to the number before and a list of numbers,
         the new sizes first.
     """
-    changed = {}
-    for weight in layer.weights:
+    parts = list(zip(_keras.all_layers(layer), _keras.all_layers(new), strict=True))
+    of_tensors = _changed_in_calls(layer, sizes)
+    changed = [{**of_tensors, **_changed(ours, sizes)} for ours, _ in parts]
+    return {
+        place: (number, [*changed[place[0]][number], number])
+        for place, number in _keras.whole_numbers(new).items()
+        if number in changed[place[0]] and not _keras.is_stock(type(parts[place[0]][1]))
+    }
+
+
+def _changed(part, sizes):
+    """The sizes of the weights in a layer that change, each with what becomes of it."""
+    found = {}
+    for weight in part.weights:
         for old, size in zip(weight.shape, sizes.of_weight(weight), strict=True):
             if old != size:
-                changed.setdefault(old, {})[size] = None
-    parts = _keras.all_layers(new)
-    return {
-        place: (number, [*changed[number], number])
-        for place, number in _keras.whole_numbers(new).items()
-        if number in changed and not _keras.is_stock(type(parts[place[0]]))
-    }
+                found.setdefault(old, {})[size] = None
+    return found
+
+
+def _changed_in_calls(layer, sizes):
+    """The sizes of tensors inside a layer that change, such as a number of heads."""
+    found = {}
+    for call in sizes.coupling.trace.calls:
+        if any(parent is layer for parent in call.parents):
+            for tensor in call.outputs:
+                for old, size in zip(tensor.shape, sizes.of_tensor(tensor), strict=True):
+                    if old != size:
+                        found.setdefault(old, {})[size] = None
+    return found
+
+
+def _choices(options):
+    """Choices of a number for each place: all new, all as before, then those that differ little."""
+    new = {place: values[0] for place, (_, values) in options.items()}
+    old = {place: number for place, (number, _) in options.items()}
+    seen = []
+    for count in range(len(options) + 1):
+        for start in (new, old):
+            for places in itertools.combinations(options, count):
+                for values in itertools.product(*(options[place][1] for place in places)):
+                    choice = {**start, **dict(zip(places, values, strict=True))}
+                    if choice not in seen:
+                        seen.append(choice)
+                        yield choice
 
 
 def _unit_counts(sizes):

@@ -34,7 +34,7 @@ def shrunk(array):
     return array
 
 
-def block(labels, array, reason, concatenation_axis=None):
+def block(labels, array, reason, concatenation_axis=None, first=False):
     """Unites labels until they vary along one axis: the last that is not concatenated along.
 
     Args:
@@ -42,6 +42,7 @@ def block(labels, array, reason, concatenation_axis=None):
         array: The label array of an output.
         reason: Why units that are united with a fixed position are pinned.
         concatenation_axis: The axis along which inputs are concatenated, if any.
+        first: Whether to take the first axis instead: of an attention by hand the heads.
 
     Returns:
         The label array with size 1 along the other axes.
@@ -50,7 +51,7 @@ def block(labels, array, reason, concatenation_axis=None):
     varying = [axis for axis, size in enumerate(array.shape) if size != 1]
     if len(varying) < 2:
         return array
-    kept = [axis for axis in varying if axis != concatenation_axis][-1]
+    kept = [axis for axis in varying if axis != concatenation_axis][0 if first else -1]
     first = array[tuple(slice(None) if a == kept else slice(1) for a in range(array.ndim))]
     labels.unite(array, first, reason)
     return first

@@ -42,7 +42,7 @@ class DataMovement(Rule):
             self.tie(call, arrays, labels)
             reason = f"{name!r} moves it among fixed channels"
             outputs = [
-                block(labels, array, reason, self.concatenation_axis(call))
+                block(labels, array, reason, self.concatenation_axis(call), call.in_place)
                 for array in self.moved(call, arrays, lambda number: FIXED)
             ]
             outputs = list(map(without_batch_axis, call.outputs, outputs))

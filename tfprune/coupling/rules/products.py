@@ -50,7 +50,9 @@ class Contraction(Rule):
         if call.in_place:
             self._mark_weights(call, terms, labels)
         passed = [letter for letter in terms[1] if letter in units]
-        kept = passed[:1] if call.in_place else passed[-1:]  # heads, in an attention by hand
+        kept = passed[-1:]
+        if call.in_place:  # of an attention by hand, heads rather than what each has
+            kept = [letter for letter in passed if terms[1].index(letter)][:1] or kept
         for letter in (letter for letter in passed if letter not in kept):
             labels.pin(units[letter][0], f"units stand on several axes of the output of {name!r}")
         call.memo["shape"] = fixed(output).shape
