@@ -91,10 +91,8 @@ def open_composite(layer, args, kwargs, in_place=False):
     Raises:
         NotTracedError: If the call fails on symbolic tensors.
     """
-    if in_place:
-        return _run(layer).traced_in_place(args, kwargs)
-    if not is_composite(layer):
-        return _run(layer).traced_in_place(args, kwargs)
+    if in_place or not is_composite(layer):
+        return _traced_in_place(layer, args, kwargs)
     run = _run(layer)
     try:
         inside = run.traced(args, kwargs)
@@ -111,9 +109,23 @@ def open_composite(layer, args, kwargs, in_place=False):
     if isinstance(layer, keras.Model):
         raise why
     try:
-        return _run(layer).traced_in_place(args, kwargs)
+        return _traced_in_place(layer, args, kwargs)
     except NotTracedError as error:
         raise (why if why.depth >= error.depth else error) from None
+
+
+def _traced_in_place(layer, args, kwargs):
+    """The `Inside` of a layer that stays what it is.
+
+    If the layers inside that hold no others cannot be called on symbolic tensors, as when they say
+    a wrong output shape, their calls are looked into as well.
+    """
+    try:
+        return _run(layer).traced_in_place(args, kwargs)
+    except NotTracedError:
+        if not any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:]):
+            raise
+        return _run(layer).traced_in_place(args, kwargs, deeply=True)
 
 
 def _run(layer):
@@ -167,18 +179,20 @@ class _Run:
         self._check(inside, args, kwargs)
         return inside
 
-    def traced_in_place(self, args, kwargs):
+    def traced_in_place(self, args, kwargs, deeply=False):
         """The `Inside` for one set of sizes, in which own weights are tensors too.
 
-        The calls of layers of users' classes inside are part of it, not only those of the layer.
+        The calls of composite layers inside are part of it, not only those of the layer; with
+        `deeply`, those of all layers of users' classes.
         """
-        for part in _keras.all_layers(self.copy)[1:]:
-            if self._is_inlined(part):
-                _keras.call_directly(part, functools.partial(self._called, part))
+        inlined = [
+            part for part in _keras.all_layers(self.copy)[1:] if self._is_inlined(part, deeply)
+        ]
+        for part in inlined:
+            _keras.call_directly(part, functools.partial(self._called, part))
         weights = tuple(
             (tensor, self.originals[id(variable)])
-            for part in _keras.all_layers(self.copy)
-            if part is self.copy or self._is_inlined(part)
+            for part in [self.copy, *inlined]
             for variable, tensor in _keras.symbolic_weights(part)
         )
         inside, constants = self._traced(args, kwargs, any_size.SIZES[0], weights)
@@ -191,9 +205,11 @@ class _Run:
                 raise NotTracedError(self.layer, why)
         return inside
 
-    def _is_inlined(self, part):
+    def _is_inlined(self, part, deeply):
         original = self.originals[id(part)]
-        return not isinstance(original, keras.Model) and is_composite(original)
+        if isinstance(original, keras.Model) or _keras.is_stock(type(original)):
+            return False
+        return is_composite(original) or (deeply and not has_rule(original))
 
     def _called(self, part, *args, **kwargs):
         """Calls a layer inside as Keras does, but for the node that Keras would make."""
@@ -212,7 +228,7 @@ class _Run:
             [leaf for leaf in keras.tree.flatten(outputs) if _keras.is_symbolic(leaf)],
             with_variables=weights is not None,
         )
-        _check_built(self.layer, [self.originals.get(id(node.operation)) for node in nodes])
+        _check_built(self.layer, [node.operation for node in nodes], self.originals)
         inside = Inside(
             inputs, outputs, nodes, self.originals, problem, weights or (), weights is not None
         )
@@ -298,9 +314,11 @@ def _for_inference(call, kwargs):
     return {**given, "training": False} if is_needed else given
 
 
-def _check_built(layer, parts):
+def _check_built(layer, parts, originals):
     for part in parts:
-        if isinstance(part, keras.layers.Layer) and not part.built:
+        original = originals.get(id(part))
+        is_layer = isinstance(original, keras.layers.Layer)
+        if is_layer and not original.built and part.weights:
             raise NotTracedError(
                 layer, f"its layer {part.name!r} is not built; call the model on data once"
             )
