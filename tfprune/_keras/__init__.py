@@ -85,8 +85,10 @@ from tfprune._keras.sizes import (
 from tfprune._keras.subclassed import (
     built_inputs,
     called_on,
+    has_stock_compile,
     has_stock_train_step,
     note_call,
+    renew_optimizers,
     required_arguments,
 )
 from tfprune._keras.training import Relay

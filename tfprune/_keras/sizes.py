@@ -161,8 +161,8 @@ def not_from_config(model):
     in place, and a `.keras` file does not hold it as it is.
     """
     graph = functional(model)
-    if graph is None:  # a file holds the config of the model itself
-        return []
+    if graph is None:
+        return [] if _config_makes_sizes(model) else [model]
     found = []
     for layer in graph.operations:
         if functional(layer) is not None:
@@ -172,6 +172,16 @@ def not_from_config(model):
             parts = all_layers(layer)[1:] if is_wrapper else [layer]
             found += [p for p in parts if not (is_stock(type(p)) or config_fits(p, _arguments(p)))]
     return found
+
+
+def _config_makes_sizes(model):
+    """Whether the config of a subclassed model makes weights of the same shapes."""
+    try:
+        new = type(model).from_config(model.get_config())
+        new.build_from_config(model.get_build_config())
+        return [tuple(w.shape) for w in new.weights] == [tuple(w.shape) for w in model.weights]
+    except Exception:  # the model has no config, of which Keras tells the user itself
+        return True
 
 
 def config_fits(layer, arguments):

@@ -117,3 +117,15 @@ def has_stock_train_step(model):
     """Whether a model trains with the `compile` and the `train_step` of Keras."""
     names = ("compile", "train_step", "compute_loss", "compute_metrics")
     return all(getattr(type(model), name) is getattr(keras.Model, name) for name in names)
+
+
+def has_stock_compile(model):
+    """Whether a model is compiled by the `compile` of Keras, not by one of its own."""
+    return type(model).compile is keras.Model.compile
+
+
+def renew_optimizers(model):
+    """Gives a copy of a model that was resized optimizers without slots, as its own are set up."""
+    for name, value in list(vars(model).items()):
+        if isinstance(value, keras.optimizers.Optimizer):
+            setattr(model, name, type(value).from_config(value.get_config()))

@@ -10,7 +10,7 @@ from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
 
 
-def couple(model, apart=()):
+def couple(model, apart=(), keep=False):
     """Returns the coupled units of a model: those that can only be removed together.
 
     Units are coupled where tensors are added or multiplied, through normalisations and depthwise
@@ -20,6 +20,7 @@ def couple(model, apart=()):
         model: Any Keras model that is built, masked or not.
         apart: Concatenating operations that count as makers of their outputs, which are then not
             coupled with their inputs.
+        keep: Whether all composite layers stay what they are, see `tfprune.strip`.
 
     Returns:
         A `Coupling`.
@@ -36,9 +37,9 @@ def couple(model, apart=()):
     >>> [(unit_set.name, len(unit_set.units)) for unit_set in coupling.sets if unit_set.removable]
     [('hidden', 4)]
     """
-    coupling = _coupled(trace(model), apart)
+    coupling = _coupled(trace(model, keep=keep), apart)
     closed = not_resizable(coupling)
-    return _coupled(trace(model, closed), apart) if closed else coupling
+    return _coupled(trace(model, closed, keep), apart) if closed else coupling
 
 
 def _coupled(traced, apart):

@@ -106,8 +106,6 @@ def open_composite(layer, args, kwargs, in_place=False):
     except NotTracedError as error:
         is_alike = why.depth == error.depth < math.inf
         why = why if is_alike or why.depth > error.depth else error
-    if isinstance(layer, keras.Model):
-        raise why
     try:
         return _traced_in_place(layer, args, kwargs)
     except NotTracedError as error:

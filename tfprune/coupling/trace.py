@@ -15,6 +15,7 @@ from tfprune.coupling.composite import (
     is_composite,
     is_opened,
     open_composite,
+    symbolic,
 )
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.rules import label, rule_of
@@ -26,7 +27,7 @@ from tfprune.coupling.weight_values import Spread, WeightArray, WeightAxes, gets
 _OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
 
 
-def trace(model, closed=()):
+def trace(model, closed=(), keep=False):
     """Returns the calls of a model in topological order.
 
     Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
@@ -36,6 +37,7 @@ def trace(model, closed=()):
     Args:
         model: Any Keras model that is built. It is not changed.
         closed: Dict from the id of a layer that is not opened to the reason.
+        keep: Whether all composite layers stay what they are, and are resized in place.
 
     Returns:
         A `Trace`.
@@ -51,9 +53,9 @@ def trace(model, closed=()):
     """
     graph = _keras.functional(model)
     if graph is None:
-        return _trace_call(model, *call_arguments(model))
+        return _trace_call(model, *call_arguments(model), closed, keep)
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    tracer = _Tracer(closed)
+    tracer = _Tracer(closed, keep)
     calls = list(tracer.calls(graph, known, ()))
     return tracer.trace(calls, graph.inputs, _keras.output_structure(model), known)
 
@@ -124,16 +126,36 @@ def _looked_up_dtype(tensor, traced):
     return "string" if any(isinstance(user, _OF_TEXT) for user in users) else None
 
 
-def _trace_call(model, args, kwargs):
+def _trace_call(model, args, kwargs, closed=(), keep=False):
     """The trace of a subclassed model, of its `call` on symbolic tensors."""
     try:
-        inside = open_composite(model, args, kwargs)
+        if id(model) in closed:
+            raise NotTracedError(model, closed[id(model)])
+        inside = open_composite(model, args, kwargs, keep)
     except NotTracedError as error:
         raise ValueError(_no_graph(model, error)) from error
+    tracer = _Tracer(closed, keep)
+    if inside.in_place:
+        return _trace_in_place(model, args, kwargs, inside, tracer)
     known = {id(tensor): _tensor(tensor) for tensor in inside.inputs}
-    tracer = _Tracer()
     calls = list(tracer.calls_inside(inside, known, (), lambda operation: operation.name))
     return tracer.trace(calls, inside.inputs, inside.outputs, known)
+
+
+def _trace_in_place(model, args, kwargs, inside, tracer):
+    """The trace of a subclassed model that stays what it is, with sizes that are numbers."""
+    given = symbolic((args, kwargs))
+    known = {id(tensor): _tensor(tensor) for tensor in given}
+    args, kwargs = keras.tree.map_structure(
+        lambda leaf: known.get(id(leaf), leaf), (list(args), dict(kwargs))
+    )
+    made = keras.tree.flatten(inside.outputs)
+    outputs = tuple(
+        Tensor((None, *tensor.shape[1:]) if tensor.shape else (), tensor.dtype) for tensor in made
+    )
+    known.update({id(tensor): output for tensor, output in zip(made, outputs, strict=True)})
+    calls = list(tracer._in_place(Call(model, tuple(args), kwargs, outputs), inside))
+    return tracer.trace(calls, given, inside.outputs, known)
 
 
 def _not_recorded(model):
@@ -172,8 +194,8 @@ def _no_graph(model, error=None):
 class _Tracer:
     """Walks the graphs of a model, of the models in it and of its composite layers."""
 
-    def __init__(self, closed=()):
-        self.closed = closed
+    def __init__(self, closed=(), keep=False):
+        self.closed, self.keep = closed, keep
         self.entries = {}
         self.siblings = []
         self.names = {}
@@ -219,7 +241,7 @@ class _Tracer:
             call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
         elif is_opened(operation):
             try:
-                inside = open_composite(operation, *arguments, call.in_place)
+                inside = open_composite(operation, *arguments, call.in_place or self.keep)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
             else:
@@ -282,7 +304,7 @@ class _Tracer:
         names = {id(part): name for part, name in _keras.named_layers(layer)}
 
         def name_of(operation):
-            if id(operation) not in names:
+            if id(operation) not in names or isinstance(layer, keras.Model):
                 return operation.name
             return prefix + names[id(operation)].removeprefix(layer.name)
 

@@ -19,6 +19,7 @@ from tfprune.coupling.sizes import Sizes, scale_factors
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
 from tfprune.rebuild import convert
+from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.resized_copies import ResizedCopies
 
 
@@ -100,7 +101,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         settle_numbers(opened[id(layer)], layer, copy, sizes, known)
 
     resized = None
-    if stock and growth is None and not kept_units.grown:
+    if id(model) not in opened and stock and growth is None and not kept_units.grown:
         operations = list(convert.graph_operations(model))
         resized = ResizedCopies(model, operations, calls, sizes, kept_value, folds)
     inside = {
@@ -131,17 +132,21 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         for part in noting:
             note_masks_inside(part)
 
-    new = convert.rebuilt(
-        model,
-        edited,
-        {_key(call): positions for call, positions in (dropped or {}).items()},
-        resize_kept=resize_kept,
-        resized=resized,
-        initialize=kept_units.grown,
-        **({"keep": unmask} if stock else {}),
-    )
-    if stock:
-        convert.unmask_inside(new)
+    if id(model) in opened:
+        new = copy_model(model).model
+        resize_kept(model, unmask(new) if stock else new)
+    else:
+        new = convert.rebuilt(
+            model,
+            edited,
+            {_key(call): positions for call, positions in (dropped or {}).items()},
+            resize_kept=resize_kept,
+            resized=resized,
+            initialize=kept_units.grown,
+            **({"keep": unmask} if stock else {}),
+        )
+        if stock:
+            convert.unmask_inside(new)
     pairs = list(_keras.variable_pairs(model, new))
     if kept_units.grown:
         indices.update(matched_index_maps(kept_units, couple(new), pairs))
@@ -156,7 +161,10 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     missing = [pair for pair in pairs if resized is None or not resized.is_done(pair[1])]
     convert.copy_weights(model, new, take, take_mask, missing)
     _fill_new_biases(model, new, kept_units, folds)
-    convert.copy_compile_state(model, new, take_slot, pairs)
+    if id(model) in opened and not _keras.has_stock_compile(model):
+        _keras.renew_optimizers(new)
+    else:
+        convert.copy_compile_state(model, new, take_slot, pairs)
     return new
 
 

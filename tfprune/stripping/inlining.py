@@ -15,11 +15,11 @@ from tfprune.coupling.composite import (
     symbolic,
 )
 from tfprune.coupling.time_steps import at_each_step, innermost
-from tfprune.coupling.trace import call_arguments
+from tfprune.coupling.trace import call_arguments, trace
 from tfprune.rebuild.copying import copy_model
 
 
-def inlined(model):
+def inlined(model, wholly=False):
     """Returns the model with its composite layers inlined: replaced by the layers inside them.
 
     A composite layer is one without a rule that has layers inside, such as a transformer block
@@ -34,13 +34,15 @@ def inlined(model):
 
     Args:
         model: Any Keras model that is built. It is not changed.
+        wholly: Whether a composite layer that cannot be inlined is refused.
 
     Returns:
         A new Functional model with the same weights, compile state and slots; `model` itself if
         nothing in it can be inlined.
 
     Raises:
-        ValueError: If the model is subclassed and its `call` cannot be traced.
+        ValueError: If the model is subclassed and its `call` cannot be traced, or, with `wholly`,
+            if something cannot be inlined.
 
     Example:
 
@@ -59,9 +61,13 @@ def inlined(model):
     ['block_wide', 'block_narrow']
     """
     has_graph = _keras.functional(model) is not None
+    if wholly:
+        _refuse_what_stays(model)
     if has_graph and not any(map(is_composite, _graph_operations(model))):
         return model
     arguments = None if has_graph else call_arguments(model)
+    if not has_graph and id(model) in trace(model).in_place:
+        return model  # it can only stay what it is
     copy = copy_model(model).model
     inliner = _Inliner(copy)
     flat = inliner.run() if has_graph else inliner.run_call(*arguments)
@@ -70,6 +76,16 @@ def inlined(model):
     if copy.compiled and (has_graph or _keras.has_stock_train_step(copy)):
         flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
     return flat
+
+
+def _refuse_what_stays(model):
+    for call in trace(model).in_place.values():
+        raise ValueError(
+            "A layer cannot be inlined: its `call` uses weights of its own, or what it computes "
+            "depends on the size of an input. "
+            f"Received: layer={call.operation.name!r} ({type(call.operation).__name__}), "
+            'custom_layers="inline". Use `custom_layers=None`, with which it is resized in place.'
+        )
 
 
 def _graph_operations(model):

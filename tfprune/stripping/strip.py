@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import one_of
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.kept_units import keeping
@@ -87,22 +88,28 @@ class StripReport:
         return "\n".join([*lines, f"parameters: {before:,} -> {after:,}"])
 
 
-def strip(model, *, check=True, return_report=False):
+def strip(model, *, custom_layers=None, check=True, return_report=False):
     """Returns a smaller model of stock Keras layers, without the units that have no effect.
 
     Use it after training with masks, before export. A unit is removed if masks, zeros and constants
     prove that it has no effect: its value reaches no output of the model, or it is a constant that
     can be folded into the biases of its consumers. It does not matter where the zeros come from;
     the model need not carry masks at all. Composite layers are inlined
-    (`tfprune.stripping.inlining`). Other layers of your own classes stay what they are, and are
-    resized in place where that is proven to be right.
+    (`tfprune.stripping.inlining`), if their `call` can be traced for any size and uses no weights
+    but those of its layers. Other layers of your own classes stay what they are, and are resized in
+    place where that is proven to be right.
 
     Of a subclassed model, the Functional model of its `call` in inference mode is returned. It is
     compiled as the model is if that trains with Keras's own `train_step`, and else not compiled.
+    One that cannot be inlined stays a model of its class, with its own `train_step`.
 
     Args:
         model: Any Keras model that is built, of `tfprune.layers` or of stock layers, masked or not.
             It is not changed.
+        custom_layers: What becomes of composite layers and subclassed models: `"keep"`, they stay
+            objects of their classes, resized in place, and a subclassed model trains on with its
+            own `train_step`; `"inline"`, they are inlined or refused; by default they are inlined
+            where that is possible.
         check: Whether to run both models on random inputs and compare their outputs.
         return_report: Whether to return a `StripReport` as well.
 
@@ -129,7 +136,8 @@ def strip(model, *, check=True, return_report=False):
     logits: 2 -> 2 units
     parameters: 26 -> 14
     """
-    liveness = Liveness(model)
+    one_of("custom_layers", custom_layers, (None, "keep", "inline"))
+    liveness = Liveness(model, custom_layers=custom_layers)
     small = rebuild(liveness.model, liveness.kept_units, liveness.folds, liveness.dropped)
     error = check_equal(model, small, liveness.coupling.trace) if check else None
     return (small, liveness.report(small, error)) if return_report else small
@@ -142,6 +150,7 @@ class Liveness:
         model: See `strip`.
         hidden: Function of a model that returns a context manager. Within it, values that will not
             stay 0 are shown to the analysis as something else.
+        custom_layers: See `strip`.
 
     Attributes:
         model: The model with its composite layers inlined.
@@ -152,10 +161,10 @@ class Liveness:
         ValueError: See `strip`.
     """
 
-    def __init__(self, model, hidden=None):
+    def __init__(self, model, hidden=None, custom_layers=None):
         self.given = model
-        self.model = inlined(model)
-        self.coupling = couple(self.model)
+        self.model = model if custom_layers == "keep" else inlined(model, custom_layers == "inline")
+        self.coupling = couple(self.model, keep=custom_layers == "keep")
         with contextlib.nullcontext() if hidden is None else hidden(self.model):
             flow, self._retained, self.dropped = _live_units(self.coupling)
             _refuse_conflicts(flow)
