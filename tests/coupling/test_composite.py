@@ -565,3 +565,18 @@ def test_a_model_without_a_call_says_so():
 
     with pytest.raises(ValueError, match="no graph"):
         trace(OnlyTrains())
+
+
+class AddsWhereItCan(Composite):
+    """Adds its input if the sizes are the same and known, as they are on data."""
+
+    def call(self, inputs):
+        x = self.narrow(self.wide(inputs))
+        return inputs + x if x.shape[1:] == inputs.shape[1:] and None not in x.shape else x
+
+
+def test_a_branch_by_what_is_known_of_a_size_is_the_one_taken_on_data():
+    model = model_with(AddsWhereItCan(name="block"), (None, 4))
+    small = tfprune.strip(model)
+    x = np.random.default_rng(0).normal(size=(5, 7, 4))
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)

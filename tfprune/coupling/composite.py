@@ -156,8 +156,8 @@ class _Run:
                 line = _line_where_changed(inside, constants, others)
                 why = "it computes with weights, or at random, outside of the layers inside"
                 raise NotTracedError(self.layer, f"{line}{why}")
-            if sizes is None:
-                self._check(inside, *self._placeholders(args, kwargs))
+        if sizes is None and (constants or _are_open(inside.inputs)):
+            self._check(inside, *self._placeholders(args, kwargs))
         return inside
 
     def traced_with_sizes(self, args, kwargs):
@@ -320,6 +320,11 @@ def _check_built(layer, parts, originals):
             raise NotTracedError(
                 layer, f"its layer {part.name!r} is not built; call the model on data once"
             )
+
+
+def _are_open(tensors):
+    """Whether any has an axis of unknown size after that of the batch, which `call` may ask for."""
+    return any(None in tensor.shape[1:] for tensor in tensors)
 
 
 def _line_where_changed(inside, before, after):
