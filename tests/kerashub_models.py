@@ -413,6 +413,29 @@ def randomise(model):
     return model
 
 
+def headed(model):
+    """The backbone with a dense layer on each of its outputs, so that their width is none of them.
+
+    Tasks are made so, such as a classifier.
+    """
+    outputs = [
+        keras.layers.Dense(3, name=f"head_{number}")(tensor)
+        for number, tensor in enumerate(keras.tree.flatten(model.outputs))
+        if len(tensor.shape) > 1
+    ]
+    return keras.Model(model.input, outputs)
+
+
+def count_beside_vocabulary(model):
+    """The number of parameters without the embeddings of tokens."""
+    tables = ("token_embedding", "word_embedding", "embeddings/")
+    return sum(
+        int(np.prod(weight.shape))
+        for weight in model.weights
+        if "float" in weight.dtype and not any(name in weight.path for name in tables)
+    )
+
+
 def inputs_of(model, length=8, batch=2):
     """Two examples for a backbone: tokens, images, all of every sequence to be seen."""
     if type(model).__name__ == "SAMBackbone":
