@@ -5,6 +5,8 @@ are masked must compute the same. Where the code of a layer has a size in it as 
 instance, that fails.
 """
 
+import inspect
+
 import keras
 import numpy as np
 
@@ -67,14 +69,14 @@ def _key(call, sizes):
     layer = call.operation
     parts = _keras.all_layers(layer)
     functions = [
-        getattr(value, "__code__", value)
+        value.__code__
         for part in parts
-        for name, value in sorted(vars(part).items())
-        if callable(value) and not isinstance(value, keras.Variable) and not name.startswith("_")
+        for _, value in sorted(vars(part).items())
+        if inspect.isfunction(value)
     ]
     return (
         tuple(map(_class_of, parts)),
-        tuple(map(id, functions)),
+        tuple(functions),
         tuple(_keras.whole_numbers(layer).items()),
         tuple((tuple(w.shape), sizes.of_weight(w)) for w in layer.weights),
         tuple((tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs),

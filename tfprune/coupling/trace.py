@@ -200,6 +200,7 @@ class _Tracer:
         self.siblings = []
         self.names = {}
         self.in_place = {}
+        self.classes_in_place = set()
         self.weight_axes = WeightAxes()
 
     def trace(self, calls, inputs, outputs, known):
@@ -241,10 +242,13 @@ class _Tracer:
             call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
         elif is_opened(operation):
             try:
-                inside = open_composite(operation, *arguments, call.in_place or self.keep)
+                stays = call.in_place or self.keep or type(operation) in self.classes_in_place
+                inside = open_composite(operation, *arguments, stays)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
             else:
+                if inside.in_place:  # to try others of the class in other ways takes long
+                    self.classes_in_place.add(type(operation))
                 opened = self._in_place if inside.in_place else self._composite
                 if is_composite(operation) or _passes_units(call, inside):
                     return (yield from opened(call, inside))
