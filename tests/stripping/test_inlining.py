@@ -173,7 +173,7 @@ def test_prunable_prunes_inside_and_strip_gives_stock_layers(tmp_path):
     assert isinstance(masked.get_layer("a").up, Masked)
     counts = tfprune.prune_units(masked, 0.5)
     assert [count.name for count in counts if "up" in count.name] == ["a_up", "b_up"]
-    small = tfprune.strip(masked)
+    small = tfprune.strip(masked, custom_layers="inline")
     assert small.get_layer("a_up").units == 4
     np.testing.assert_allclose(small(data()), masked(data()), rtol=1e-4, atol=1e-5)
     small.save(tmp_path / "small.keras")
@@ -187,5 +187,5 @@ def test_strip_opens_a_stock_model_with_zeros_in_it():
     kernel = np.array(model.get_layer("a").down.kernel)
     kernel[:3] = 0
     model.get_layer("a").down.kernel.assign(kernel)
-    small = tfprune.strip(model)
+    small = tfprune.strip(model, custom_layers="inline")
     assert small.get_layer("a_up").units == 5

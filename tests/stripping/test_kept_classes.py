@@ -228,3 +228,37 @@ def test_a_subclassed_model_stays_one_of_its_class_and_trains_on(custom_layers):
     assert small.steps > steps
     assert (np.array(small.gain) != before).any()
     assert model.hidden.kernel.shape == (3, 8)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Sized(Composite):
+    """A block whose config has its sizes."""
+
+    def __init__(self, dim, wide, **kwargs):
+        super().__init__(wide, **kwargs)
+        self.dim = dim
+        self.down = layers.Dense(dim, name="down")
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim, "wide": self.wide}
+
+
+class Unsized(Composite):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_a_class_stays_where_its_config_can_say_the_size_and_else_is_inlined(tmp_path):
+    inputs = keras.Input((3,))
+    x = Sized(4, 8, name="sized")(layers.Dense(4, name="before")(inputs))
+    x = Unsized(name="unsized")(x)
+    masked = pruned(randomised(keras.Model(inputs, layers.Dense(2, name="after")(x))))
+    small = tfprune.strip(masked)
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    assert_same(small, masked, x)
+    names = [layer.name for layer in small.layers]
+    assert "sized" in names and "unsized_up" in names
+    assert (small.get_layer("sized").dim, small.get_layer("sized").wide) == (2, 4)
+    small.save(tmp_path / "small.keras")
+    again = keras.saving.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(again(x), small(x), rtol=1e-6, atol=1e-6)

@@ -11,7 +11,13 @@ from tfprune._keras.classes import (
     raw_operation,
     raw_operations,
 )
-from tfprune._keras.configs import custom_objects_of, in_nested, with_functions, without_shapes
+from tfprune._keras.configs import (
+    custom_objects_of,
+    has_numbers,
+    in_nested,
+    with_functions,
+    without_shapes,
+)
 from tfprune._keras.copies import call_directly, copied_objects
 from tfprune._keras.deep_copies import replace_references
 from tfprune._keras.graphs import (

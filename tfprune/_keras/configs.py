@@ -61,3 +61,13 @@ def custom_objects_of(operations):
             if not is_known and keras.saving.get_registered_name(named) == name:
                 found[name] = named
     return found
+
+
+def has_numbers(layer):
+    """Whether there are whole numbers among the arguments in the config of a layer."""
+    try:
+        config = layer.get_config()
+    except Exception:  # the user's own code may fail in any way
+        return False
+    values = keras.tree.flatten([v for k, v in config.items() if k not in ("trainable", "name")])
+    return any(isinstance(value, int) and not isinstance(value, bool) for value in values)

@@ -10,7 +10,7 @@ from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
 
 
-def couple(model, apart=(), keep=False):
+def couple(model, apart=(), keep=()):
     """Returns the coupled units of a model: those that can only be removed together.
 
     Units are coupled where tensors are added or multiplied, through normalisations and depthwise
@@ -20,7 +20,8 @@ def couple(model, apart=(), keep=False):
         model: Any Keras model that is built, masked or not.
         apart: Concatenating operations that count as makers of their outputs, which are then not
             coupled with their inputs.
-        keep: Whether all composite layers stay what they are, see `tfprune.strip`.
+        keep: The names of the composite layers that stay what they are, see `tfprune.strip`; or
+            True for all.
 
     Returns:
         A `Coupling`.

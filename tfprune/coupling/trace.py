@@ -27,7 +27,7 @@ from tfprune.coupling.weight_values import Spread, WeightArray, WeightAxes, gets
 _OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
 
 
-def trace(model, closed=(), keep=False):
+def trace(model, closed=(), keep=()):
     """Returns the calls of a model in topological order.
 
     Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
@@ -37,7 +37,8 @@ def trace(model, closed=(), keep=False):
     Args:
         model: Any Keras model that is built. It is not changed.
         closed: Dict from the id of a layer that is not opened to the reason.
-        keep: Whether all composite layers stay what they are, and are resized in place.
+        keep: The names of the composite layers that stay what they are, and are resized in place;
+            or True for all.
 
     Returns:
         A `Trace`.
@@ -126,12 +127,12 @@ def _looked_up_dtype(tensor, traced):
     return "string" if any(isinstance(user, _OF_TEXT) for user in users) else None
 
 
-def _trace_call(model, args, kwargs, closed=(), keep=False):
+def _trace_call(model, args, kwargs, closed=(), keep=()):
     """The trace of a subclassed model, of its `call` on symbolic tensors."""
     try:
         if id(model) in closed:
             raise NotTracedError(model, closed[id(model)])
-        inside = open_composite(model, args, kwargs, keep)
+        inside = open_composite(model, args, kwargs, keep is True)
     except NotTracedError as error:
         raise ValueError(_no_graph(model, error)) from error
     tracer = _Tracer(closed, keep)
@@ -194,7 +195,7 @@ def _no_graph(model, error=None):
 class _Tracer:
     """Walks the graphs of a model, of the models in it and of its composite layers."""
 
-    def __init__(self, closed=(), keep=False):
+    def __init__(self, closed=(), keep=()):
         self.closed, self.keep = closed, keep
         self.entries = {}
         self.siblings = []
@@ -242,7 +243,7 @@ class _Tracer:
             call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
         elif is_opened(operation):
             try:
-                stays = call.in_place or self.keep or type(operation) in self.classes_in_place
+                stays = call.in_place or self._stays(operation)
                 inside = open_composite(operation, *arguments, stays)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
@@ -254,6 +255,11 @@ class _Tracer:
                     return (yield from opened(call, inside))
         yield call
         return call.outputs
+
+    def _stays(self, layer):
+        """Whether a composite layer is to stay what it is, as others of its class do."""
+        is_kept = self.keep is True or layer.name in self.keep
+        return is_kept or type(layer) in self.classes_in_place
 
     def _at_each_step(self, call):
         """The calls of what is in a `TimeDistributed`, for one of its calls."""

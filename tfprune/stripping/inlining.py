@@ -16,10 +16,11 @@ from tfprune.coupling.composite import (
 )
 from tfprune.coupling.time_steps import at_each_step, innermost
 from tfprune.coupling.trace import call_arguments, trace
+from tfprune.rebuild.convert import graph_operations
 from tfprune.rebuild.copying import copy_model
 
 
-def inlined(model, wholly=False):
+def inlined(model, wholly=False, keep=()):
     """Returns the model with its composite layers inlined: replaced by the layers inside them.
 
     A composite layer is one without a rule that has layers inside, such as a transformer block
@@ -35,6 +36,7 @@ def inlined(model, wholly=False):
     Args:
         model: Any Keras model that is built. It is not changed.
         wholly: Whether a composite layer that cannot be inlined is refused.
+        keep: The names of composite layers that stay what they are.
 
     Returns:
         A new Functional model with the same weights, compile state and slots; `model` itself if
@@ -63,13 +65,15 @@ def inlined(model, wholly=False):
     has_graph = _keras.functional(model) is not None
     if wholly:
         _refuse_what_stays(model)
-    if has_graph and not any(map(is_composite, _graph_operations(model))):
+    if has_graph and not any(
+        is_composite(o) and o.name not in keep for o in graph_operations(model)
+    ):
         return model
     arguments = None if has_graph else call_arguments(model)
     if not has_graph and id(model) in trace(model).in_place:
         return model  # it can only stay what it is
     copy = copy_model(model).model
-    inliner = _Inliner(copy)
+    inliner = _Inliner(copy, keep)
     flat = inliner.run() if has_graph else inliner.run_call(*arguments)
     if has_graph and not inliner.renamed:
         return model
@@ -88,19 +92,19 @@ def _refuse_what_stays(model):
         )
 
 
-def _graph_operations(model):
-    for operation in map(innermost, _keras.operations(model)):
-        if _keras.functional(operation) is not None:
-            yield from _graph_operations(operation)
-        else:
-            yield operation
+def sized_by_config(model):
+    """Whether a composite layer of a model, or the model itself, has sizes in its config."""
+    if _keras.functional(model) is None:
+        return _keras.has_numbers(model)
+    composite = filter(is_composite, graph_operations(model))
+    return any(map(_keras.has_numbers, composite))
 
 
 class _Inliner:
     """Calls the operations of a model again, and in place of composite layers those inside them."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, keep):
+        self.model, self.keep = model, keep
         self.graph = _keras.functional(model)
         operations = [] if self.graph is None else self.graph.operations
         self.owners = {operation.name: id(operation) for operation in operations}
@@ -160,21 +164,22 @@ class _Inliner:
 
     def _call(self, operation, args, kwargs):
         inner = _keras.functional(operation)
-        if inner is not None and any(map(is_composite, _graph_operations(operation))):
-            for each in _graph_operations(operation):
+        if inner is not None and any(map(is_composite, graph_operations(operation))):
+            for each in graph_operations(operation):
                 if self.owners.setdefault(each.name, id(each)) != id(each):
                     self._rename(each, f"{operation.name}_{each.name}")
             return self._through(inner, symbolic(args))
         if at_each_step(operation) is not None:
             operation = self._at_each_step(operation, args[0])
-        outputs = self._inline(operation, args, kwargs) if is_composite(operation) else None
+        is_inlined = is_composite(operation) and operation.name not in self.keep
+        outputs = self._inline(operation, args, kwargs) if is_inlined else None
         return operation(*args, **kwargs) if outputs is None else outputs
 
     def _at_each_step(self, operation, sequence):
         """A `TimeDistributed` whose layer is inlined, as a model, if it has composite layers."""
         inner = innermost(operation)
         graph = _keras.functional(inner)
-        if not any(map(is_composite, [inner] if graph is None else _graph_operations(inner))):
+        if not any(map(is_composite, [inner] if graph is None else graph_operations(inner))):
             return operation
         if id(operation) not in self.wrappers:
             step = keras.Input(batch_shape=(None, *sequence.shape[2:]), dtype=sequence.dtype)

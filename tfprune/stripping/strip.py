@@ -29,7 +29,7 @@ from tfprune.coupling.rules.linear import forget_connected
 from tfprune.coupling.units import unique_in_order, unit_name
 from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
-from tfprune.stripping.inlining import inlined
+from tfprune.stripping.inlining import inlined, sized_by_config
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,25 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
     Use it after training with masks, before export. A unit is removed if masks, zeros and constants
     prove that it has no effect: its value reaches no output of the model, or it is a constant that
     can be folded into the biases of its consumers. It does not matter where the zeros come from;
-    the model need not carry masks at all. Composite layers are inlined
+    the model need not carry masks at all. Composite layers whose
+    configs can say their new sizes stay layers of their classes. Others are inlined
     (`tfprune.stripping.inlining`), if their `call` can be traced for any size and uses no weights
     but those of its layers. Other layers of your own classes stay what they are, and are resized in
     place where that is proven to be right.
 
-    Of a subclassed model, the Functional model of its `call` in inference mode is returned. It is
-    compiled as the model is if that trains with Keras's own `train_step`, and else not compiled.
-    One that cannot be inlined stays a model of its class, with its own `train_step`.
+    Of a subclassed model whose config cannot say the new sizes, the Functional model of its `call`
+    in inference mode is returned. It is compiled as the model is if that trains with Keras's own
+    `train_step`, and else not compiled. One that cannot be inlined stays a model of its class, with
+    its own `train_step`.
 
     Args:
         model: Any Keras model that is built, of `tfprune.layers` or of stock layers, masked or not.
             It is not changed.
         custom_layers: What becomes of composite layers and subclassed models: `"keep"`, they stay
             objects of their classes, resized in place, and a subclassed model trains on with its
-            own `train_step`; `"inline"`, they are inlined or refused; by default they are inlined
-            where that is possible.
+            own `train_step`; `"inline"`, they are inlined or refused. By default they stay where
+            their own configs can make them so small; else they are inlined where that is possible,
+            and else resized in place.
         check: Whether to run both models on random inputs and compare their outputs.
         return_report: Whether to return a `StripReport` as well.
 
@@ -137,10 +140,29 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
     parameters: 26 -> 14
     """
     one_of("custom_layers", custom_layers, (None, "keep", "inline"))
-    liveness = Liveness(model, custom_layers=custom_layers)
+    keep = True if custom_layers == "keep" else ()
+    if custom_layers is None and sized_by_config(model):
+        keep = _from_config(model)
+    liveness = Liveness(model, keep=keep, wholly=custom_layers == "inline")
     small = rebuild(liveness.model, liveness.kept_units, liveness.folds, liveness.dropped)
     error = check_equal(model, small, liveness.coupling.trace) if check else None
     return (small, liveness.report(small, error)) if return_report else small
+
+
+def _from_config(model):
+    """The composite layers of a model whose configs can make them as small as they become.
+
+    Returns:
+        Their names; True if that is all of them.
+    """
+    try:
+        liveness = Liveness(model, keep=True)
+        small = rebuild(liveness.model, liveness.kept_units, liveness.folds)
+    except ValueError:  # then it is inlined, or says why that fails
+        return ()
+    others = {layer.name for layer in _keras.not_from_config(small)}
+    names = {call.operation.name for call in liveness.coupling.trace.in_place.values()} - others
+    return True if _keras.functional(model) is None and names else tuple(sorted(names))
 
 
 class Liveness:
@@ -150,7 +172,9 @@ class Liveness:
         model: See `strip`.
         hidden: Function of a model that returns a context manager. Within it, values that will not
             stay 0 are shown to the analysis as something else.
-        custom_layers: See `strip`.
+        keep: The names of composite layers that stay what they are; or True for all, and for the
+            model if it is subclassed.
+        wholly: Whether what cannot be inlined is refused.
 
     Attributes:
         model: The model with its composite layers inlined.
@@ -161,10 +185,10 @@ class Liveness:
         ValueError: See `strip`.
     """
 
-    def __init__(self, model, hidden=None, custom_layers=None):
+    def __init__(self, model, hidden=None, keep=(), wholly=False):
         self.given = model
-        self.model = model if custom_layers == "keep" else inlined(model, custom_layers == "inline")
-        self.coupling = couple(self.model, keep=custom_layers == "keep")
+        self.model = model if keep is True else inlined(model, wholly, keep)
+        self.coupling = couple(self.model, keep=keep)
         with contextlib.nullcontext() if hidden is None else hidden(self.model):
             flow, self._retained, self.dropped = _live_units(self.coupling)
             _refuse_conflicts(flow)
