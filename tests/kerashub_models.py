@@ -419,9 +419,10 @@ def headed(model):
     Tasks are made so, such as a classifier.
     """
     outputs = [
-        keras.layers.Dense(3, name=f"head_{number}")(tensor)
+        tensor
+        if len(tensor.shape) < 2 or tensor.shape[-1] is None
+        else keras.layers.Dense(3, name=f"head_{number}")(tensor)
         for number, tensor in enumerate(keras.tree.flatten(model.outputs))
-        if len(tensor.shape) > 1
     ]
     return keras.Model(model.input, outputs)
 

@@ -16,6 +16,9 @@ from tfprune import _keras
 SIZES = (2, 12), (3, 20)
 """The sizes that are traced with: of the batch, and of any other dynamic axis."""
 
+STATIC_SIZES = (2, 12), (2, 4)
+"""The sizes that a layer which stays what it is is traced with: fewer where it takes no more."""
+
 _CHECKED = (5, 16)
 
 

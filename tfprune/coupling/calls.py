@@ -78,6 +78,22 @@ class Call:
         return tuple(leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.ndim)
 
 
+class Passed(keras.Operation):
+    """A tensor that enters or leaves a layer which is traced for one set of sizes.
+
+    Attributes:
+        layer: The layer that it leaves, or None.
+    """
+
+    def __init__(self, name, layer=None):
+        super().__init__(name=name)
+        self.layer = layer
+
+    def call(self, inputs):
+        """The tensor."""
+        return inputs
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """The calls of a model in topological order.

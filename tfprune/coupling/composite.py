@@ -118,12 +118,15 @@ def _traced_in_place(layer, args, kwargs):
     If the layers inside that hold no others cannot be called on symbolic tensors, as when they say
     a wrong output shape, their calls are looked into as well.
     """
-    try:
-        return _run(layer).traced_in_place(args, kwargs)
-    except NotTracedError:
-        if not any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:]):
-            raise
-        return _run(layer).traced_in_place(args, kwargs, deeply=True)
+    has_own = any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:])
+    first = None
+    for deeply in (False, True)[: 1 + has_own]:
+        for sizes in any_size.STATIC_SIZES:
+            try:
+                return _run(layer).traced_in_place(args, kwargs, sizes, deeply)
+            except NotTracedError as error:
+                first = first or error
+    raise first
 
 
 def _run(layer):
@@ -177,7 +180,7 @@ class _Run:
         self._check(inside, args, kwargs)
         return inside
 
-    def traced_in_place(self, args, kwargs, deeply=False):
+    def traced_in_place(self, args, kwargs, sizes, deeply=False):
         """The `Inside` for one set of sizes, in which own weights are tensors too.
 
         The calls of composite layers inside are part of it, not only those of the layer; with
@@ -193,15 +196,35 @@ class _Run:
             for part in [self.copy, *inlined]
             for variable, tensor in _keras.symbolic_weights(part)
         )
-        inside, constants = self._traced(args, kwargs, any_size.SIZES[0], weights)
+        inside, constants = self._traced(args, kwargs, sizes, weights)
         self._check_problem(inside)
+        self._run_on_weights(inside)
         if constants:
             self._change_weights(())
-            _, others = self._traced(args, kwargs, any_size.SIZES[0], weights)
+            _, others = self._traced(args, kwargs, sizes, weights)
             if not any_size.is_equal(constants, others):
                 why = "it computes with values of weights, or at random, outside of its graph"
                 raise NotTracedError(self.layer, why)
         return inside
+
+    def _run_on_weights(self, inside):
+        """Runs what is computed of weights alone, which fails if they are too short."""
+        values = {id(tensor): _keras.raw(weight) for tensor, weight in inside.weights}
+        for node in inside.nodes:
+            arguments = list(node.arguments.args), dict(node.arguments.kwargs)
+            leaves = keras.tree.flatten(arguments)
+            taken = [leaf for leaf in leaves if _keras.is_symbolic(leaf)]
+            if not taken or not all(id(leaf) in values for leaf in taken):
+                continue
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: values.get(id(leaf), leaf), arguments
+            )
+            try:
+                found = keras.tree.flatten(node.operation(*args, **kwargs))
+            except Exception as error:  # such as a slice that is longer than a weight
+                why = f"{_keras.line_of(node)}{type(error).__name__}: {core(str(error))}"
+                raise NotTracedError(self.layer, why) from error
+            values.update(zip(map(id, node.outputs), found, strict=True))
 
     def _is_inlined(self, part, deeply):
         original = self.originals[id(part)]

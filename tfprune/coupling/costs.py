@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 import keras
 
+from tfprune.coupling.calls import Passed
 from tfprune.coupling.macs import UncountedError, count, macs_of
 from tfprune.coupling.shapes import sized_inputs, walk
 from tfprune.coupling.trace import trace
+from tfprune.coupling.weight_values import Spread
 
 __all__ = ["CallCost", "costs", "macs_of"]
 
@@ -87,7 +89,10 @@ def costs(model, input_shapes=None):
      macs=216, reason=None),)
     """
     seen, found = set(), []
-    for call, known, batch in sized_calls(model, input_shapes):
+    for call, known, batch in sized_calls(trace(model, whole=True), model, input_shapes):
+        if isinstance(call.operation, (Passed, Spread)):
+            found += _own_parameters(call, seen)
+            continue
         macs, reason = macs_of_call(call.operation, known, batch)
         found.append(
             CallCost(
@@ -114,13 +119,35 @@ def total_macs(model, input_shapes=None):
     return None if None in macs else sum(macs)
 
 
-def sized_calls(model, input_shapes=None):
-    """Yields each call of a model, its `Shapes` and the batch size that these are for."""
+def sized_calls(traced, model, input_shapes=None):
+    """Yields each call of the trace of a model, its `Shapes` and the batch size they are for."""
     shapes = sized_inputs(model, input_shapes)
-    batches = [tensor.shape[0] or 1 for tensor in trace(model).inputs]
+    batches = [tensor.shape[0] or 1 for tensor in traced.inputs]
     inputs = [(batch, *shape) for batch, shape in zip(batches, shapes, strict=True)]
-    for call, known in walk(model, inputs):
+    for call, known in walk(traced, inputs):
         yield call, known, batches[0]
+
+
+def _own_parameters(call, seen):
+    """A row for the weights that a layer holds itself, whose call is listed by what it calls."""
+    layer = getattr(call.operation, "layer", None)
+    weights = () if layer is None else layer.weights
+    fresh = {id(weight): weight for weight in weights if id(weight) not in seen}
+    seen.update(fresh)
+    if not fresh:
+        return []
+    return [
+        CallCost(
+            name="/".join(part.name for part in call.parents),
+            type=type(layer).__name__,
+            output_shape=call.outputs[0].shape,
+            units=None,
+            parameters=sum(math.prod(weight.shape) for weight in fresh.values()),
+            macs=0,
+            reason=None,
+            operation=layer,
+        )
+    ]
 
 
 def macs_of_call(operation, shapes, batch):

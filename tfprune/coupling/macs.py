@@ -13,6 +13,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.coupling.shapes import Shapes, walk
+from tfprune.coupling.trace import trace
 
 _RULES = {}
 
@@ -63,7 +64,9 @@ def count(operation, shapes):
         UncountedError: If no rule knows the operation, or a size it needs is not known.
     """
     if _keras.functional(operation) is not None:
-        return sum(count(call.operation, inner) for call, inner in walk(operation, shapes.inputs))
+        return sum(
+            count(call.operation, inner) for call, inner in walk(trace(operation), shapes.inputs)
+        )
     for cls in operation.__class__.__mro__:  # not `type`: a stand-in has the class of its layer
         if cls in _RULES:
             return _RULES[cls](operation, shapes)

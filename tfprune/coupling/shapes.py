@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.calls import Tensor
+from tfprune.coupling.calls import Passed, Tensor
 from tfprune.coupling.trace import input_structure, trace
 
 
@@ -120,32 +120,64 @@ def random_inputs(model, sizes, batch_size=1):
     return keras.tree.pack_sequence_as(structure, list(tensors))
 
 
-def walk(model, input_shapes):
-    """Yields the calls of a model with their shapes, for given shapes of its inputs.
+def walk(traced, input_shapes):
+    """Yields the calls of a trace with their shapes, for given shapes of its inputs.
 
     Shapes are derived anew rather than taken from the model, because in one that folds time into
-    the batch axis (`reshape(x, (-1, width))`) the number of rows is not that of samples.
+    the batch axis (`reshape(x, (-1, width))`) the number of rows is not that of samples. In a layer
+    that was traced for one set of sizes, they are not known.
 
     Args:
-        model: Any Keras model that is built.
+        traced: A `Trace`.
         input_shapes: A shape with the batch axis for each input, None = not known.
 
     Yields:
         A `Call` and its `Shapes`.
     """
-    traced = trace(model)
     known = {
         tensor: keras.KerasTensor(shape, dtype=tensor.dtype)
         for tensor, shape in zip(traced.inputs, input_shapes, strict=True)
     }
+    sizes = {}
     for call in traced.calls:
-        args, kwargs = keras.tree.map_structure(
-            lambda leaf: known.get(leaf, leaf) if _is_tensor(leaf) else leaf,
-            (list(call.args), call.kwargs),
-        )
-        outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+        if call.in_place:
+            outputs = [_unknown(tensor) for tensor in call.outputs]
+        elif isinstance(call.operation, Passed):
+            ((given,), (made,)) = call.inputs, call.outputs
+            outputs = [_passed(call.operation, given, made, known, sizes)]
+        else:
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: known.get(leaf, leaf) if _is_tensor(leaf) else leaf,
+                (list(call.args), call.kwargs),
+            )
+            outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
         known.update(zip(call.outputs, outputs, strict=True))
         yield call, shapes_of(call, lambda tensor: tuple(known[tensor].shape))
+
+
+def _unknown(tensor):
+    return keras.KerasTensor((None,) * len(tensor.shape), tensor.dtype)
+
+
+def _passed(operation, given, made, known, sizes):
+    """What enters a layer that was traced for one set of sizes, or leaves it.
+
+    Args:
+        operation: The `Passed`.
+        given, made: Its input and output.
+        known: The symbolic tensors that are known.
+        sizes: Dict from the sizes that were traced with to those that there are, added to.
+    """
+    if operation.layer is None:
+        shape = known[given].shape
+        pairs = zip(given.shape, made.shape, shape, strict=True)
+        sizes.update({traced: size for size_given, traced, size in pairs if size_given is None})
+        return _unknown(made)
+    shape = [
+        sizes.get(traced) if size is None else size
+        for size, traced in zip(made.shape, given.shape, strict=True)
+    ]
+    return keras.KerasTensor(tuple(shape), made.dtype)
 
 
 def shapes_of(call, size):

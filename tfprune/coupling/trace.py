@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling import any_size
-from tfprune.coupling.calls import Call, Tensor, Trace
+from tfprune.coupling.calls import Call, Passed, Tensor, Trace
 from tfprune.coupling.composite import (
     NotTracedError,
     filled,
@@ -27,7 +27,7 @@ from tfprune.coupling.weight_values import Spread, WeightArray, WeightAxes, gets
 _OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
 
 
-def trace(model, closed=(), keep=()):
+def trace(model, closed=(), keep=(), whole=False):
     """Returns the calls of a model in topological order.
 
     Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
@@ -39,6 +39,7 @@ def trace(model, closed=(), keep=()):
         closed: Dict from the id of a layer that is not opened to the reason.
         keep: The names of the composite layers that stay what they are, and are resized in place;
             or True for all.
+        whole: Whether layers that hold no others are left whole, though they hold weights.
 
     Returns:
         A `Trace`.
@@ -54,9 +55,9 @@ def trace(model, closed=(), keep=()):
     """
     graph = _keras.functional(model)
     if graph is None:
-        return _trace_call(model, *call_arguments(model), closed, keep)
+        return _trace_call(model, *call_arguments(model), closed, keep, whole)
     known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    tracer = _Tracer(closed, keep)
+    tracer = _Tracer(closed, keep, whole)
     calls = list(tracer.calls(graph, known, ()))
     return tracer.trace(calls, graph.inputs, _keras.output_structure(model), known)
 
@@ -127,7 +128,7 @@ def _looked_up_dtype(tensor, traced):
     return "string" if any(isinstance(user, _OF_TEXT) for user in users) else None
 
 
-def _trace_call(model, args, kwargs, closed=(), keep=()):
+def _trace_call(model, args, kwargs, closed=(), keep=(), whole=False):
     """The trace of a subclassed model, of its `call` on symbolic tensors."""
     try:
         if id(model) in closed:
@@ -135,7 +136,7 @@ def _trace_call(model, args, kwargs, closed=(), keep=()):
         inside = open_composite(model, args, kwargs, keep is True)
     except NotTracedError as error:
         raise ValueError(_no_graph(model, error)) from error
-    tracer = _Tracer(closed, keep)
+    tracer = _Tracer(closed, keep, whole)
     if inside.in_place:
         return _trace_in_place(model, args, kwargs, inside, tracer)
     known = {id(tensor): _tensor(tensor) for tensor in inside.inputs}
@@ -195,8 +196,8 @@ def _no_graph(model, error=None):
 class _Tracer:
     """Walks the graphs of a model, of the models in it and of its composite layers."""
 
-    def __init__(self, closed=(), keep=()):
-        self.closed, self.keep = closed, keep
+    def __init__(self, closed=(), keep=(), whole=False):
+        self.closed, self.keep, self.whole = closed, keep, whole
         self.entries = {}
         self.siblings = []
         self.names = {}
@@ -241,7 +242,7 @@ class _Tracer:
             return (yield from self._at_each_step(call))
         if id(operation) in self.closed:
             call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
-        elif is_opened(operation):
+        elif is_composite(operation) or (not self.whole and is_opened(operation)):
             try:
                 stays = call.in_place or self._stays(operation)
                 inside = open_composite(operation, *arguments, stays)
@@ -299,9 +300,9 @@ class _Tracer:
             self.in_place.setdefault(id(layer), call)
         parents, prefix = (*call.parents, layer), self.names.get(id(layer), layer.name)
 
-        def passed(given, tensor):
-            name = f"{prefix}_passes"
-            return Call(keras.layers.Identity(name=name), (given,), {}, (tensor,), parents)
+        def passed(given, tensor, leaves=None):
+            operation = Passed(f"{prefix}_passes", leaves)
+            return Call(operation, (given,), {}, (tensor,), parents)
 
         arguments = keras.tree.flatten([list(call.args), call.kwargs])
         given_tensors = [leaf for leaf in arguments if isinstance(leaf, (Tensor, WeightArray))]
@@ -320,7 +321,7 @@ class _Tracer:
 
         yield from self.calls_inside(inside, known, parents, name_of)
         for tensor, output in zip(keras.tree.flatten(inside.outputs), call.outputs, strict=True):
-            yield passed(known[id(tensor)], output)
+            yield passed(known[id(tensor)], output, layer)
         return call.outputs
 
     def _weights(self, layer, inside):
@@ -358,7 +359,7 @@ class _Tracer:
         for tensor, array in zip(
             node.outputs, self.weight_axes.applied(operation, args, kwargs), strict=True
         ):
-            if gets_batch(operation, leaves, array, any_size.SIZES[0][0]):
+            if gets_batch(operation, leaves, array, any_size.STATIC_SIZES[0][0]):
                 outputs.append(_tensor(tensor))
                 spread = Spread(array, operation.name)
                 yield Call(spread, (), {}, outputs[-1:], parents, in_place=True)

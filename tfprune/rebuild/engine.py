@@ -62,7 +62,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     indices = {} if kept_units.grown else kept_index_maps(kept_units)
     opened = kept_units.coupling.trace.in_place
     if not stock:
-        _refuse_summands(kept_units)
+        refuse_summands(kept_units)
 
     def changed(variable, value):
         new = value
@@ -195,7 +195,7 @@ def added_constants(folds):
     return {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
 
 
-def _refuse_summands(kept_units):
+def refuse_summands(kept_units):
     """Refuses to keep masks that hold elements at 0 which a smaller operation adds something to."""
     for call in kept_units.coupling.trace.calls:
         for variable, _, *summand in rule_of(call.operation).factors(call, Sizes(kept_units)):

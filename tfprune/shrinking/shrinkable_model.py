@@ -17,10 +17,17 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.index_maps import kept_index_maps
+from tfprune.coupling.sizes import scale_factors
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
-from tfprune.rebuild.engine import added_constants, gathered, gathered_slot, rebuild, scale_factors
+from tfprune.rebuild.engine import (
+    added_constants,
+    gathered,
+    gathered_slot,
+    rebuild,
+    refuse_summands,
+)
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import inlined
 from tfprune.stripping.prunable import prunable
@@ -123,7 +130,8 @@ class _Extraction:
         self._check_biases()
         self._index_maps = kept_index_maps(self.kept_units)
         self._added = added_constants(self.liveness.folds)
-        self._factors = scale_factors(self.kept_units, masked=True)
+        refuse_summands(self.kept_units)
+        self._factors = scale_factors(self.kept_units)
 
     def _check_biases(self):
         for folds in self.liveness.folds.values():

@@ -134,7 +134,7 @@ class CallMACs:
                 coupling.trace.inputs, sized_inputs(model, input_shapes), strict=True
             )
         }
-        walked = sized_calls(model, input_shapes)
+        walked = sized_calls(coupling.trace, model, input_shapes)
         for call, (_, shapes, self._batch) in zip(coupling.trace.calls, walked, strict=True):
             self._known.update(zip(call.outputs, shapes.outputs, strict=True))
             macs, _ = macs_of_call(call.operation, shapes, self._batch)

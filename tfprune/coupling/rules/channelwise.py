@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Passed
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown
@@ -25,6 +26,7 @@ def _layers(*names):
     keras.layers.GaussianNoise,
     keras.layers.ActivityRegularization,
     keras.layers.Identity,
+    Passed,
     *_layers(
         *"RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast".split(),
         *"RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur".split(),

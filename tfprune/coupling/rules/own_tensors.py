@@ -1,4 +1,4 @@
-"""Weights of a user's layer that become tensors: repeated for each example, or looked up."""
+"""Weights of a user's layer that become tensors: an expression of them for each example."""
 
 import numpy as np
 
