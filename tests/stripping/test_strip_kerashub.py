@@ -19,7 +19,7 @@ from tests.kerashub_models import (
 pytest.importorskip("keras_hub", reason="KerasHub is an extra of the tests")
 
 QUICK = {"Bert", "Electra", "ViT", "VGG", "Llama", "CLIP"}
-REFUSED = {"GptOss", "XLNet", "DeiT"}
+REFUSED = {"GptOss", "XLNet", "DeiT", "MiT"}
 """Of which all units may stay."""
 
 TRANSFORMERS = {

@@ -154,45 +154,56 @@ def _is_shape(value, shape):
     return isinstance(value, tuple | list) and tuple(value)[1:] == tuple(shape)[1:]
 
 
-def not_from_config(model):
+def not_from_config(model, strictly=False):
     """The layers of users' classes in a graph whose configs make weights of other shapes.
 
     Or other numbers as attributes, with which they compute something else. Such a layer was resized
     in place, and a `.keras` file does not hold it as it is.
+
+    Args:
+        model: The model.
+        strictly: Whether layers count that have no config at all.
     """
     graph = functional(model)
     if graph is None:
-        return [] if _config_makes_sizes(model) else [model]
+        return [] if _config_makes_sizes(model, not strictly) else [model]
     found = []
     for layer in graph.operations:
         if functional(layer) is not None:
-            found += not_from_config(layer)
+            found += not_from_config(layer, strictly)
         elif isinstance(layer, keras.layers.Layer):
             is_wrapper = is_stock(type(layer))
             parts = all_layers(layer)[1:] if is_wrapper else [layer]
-            found += [p for p in parts if not (is_stock(type(p)) or config_fits(p, _arguments(p)))]
+            own = [part for part in parts if not is_stock(type(part))]
+            found += [p for p in own if not config_fits(p, _arguments(p), not strictly)]
     return found
 
 
-def _config_makes_sizes(model):
-    """Whether the config of a subclassed model makes weights of the same shapes."""
+def _config_makes_sizes(model, without_config):
+    """Whether the config of a subclassed model makes weights of the same shapes.
+
+    Args:
+        model: The model.
+        without_config: What to return where there is no config, of which Keras tells the user.
+    """
     try:
         new = type(model).from_config(model.get_config())
         new.build_from_config(model.get_build_config())
         return [tuple(w.shape) for w in new.weights] == [tuple(w.shape) for w in model.weights]
-    except Exception:  # the model has no config, of which Keras tells the user itself
-        return True
+    except Exception:  # the user's own code may fail in any way
+        return without_config
 
 
-def config_fits(layer, arguments):
+def config_fits(layer, arguments, without_config=True):
     """Whether the config of a layer makes one that computes the same with the same weights.
 
     Args:
         layer: The layer.
         arguments: Arguments to call it on, positional ones and those by keyword.
+        without_config: What to return where there is no config, of which Keras tells the user.
 
     Returns:
-        A boolean; True too if the layer has no config, of which Keras tells the user itself.
+        A boolean.
     """
     if isinstance(layer, keras.Model) or not layer.weights:
         return True
@@ -200,7 +211,7 @@ def config_fits(layer, arguments):
         serialised = keras.saving.serialize_keras_object(layer)
         new = type(layer).from_config(serialised["config"])
     except Exception:  # the layer's own code may fail in any way
-        return True
+        return without_config
     try:
         if not new.built and serialised.get("build_config"):
             new.build_from_config(serialised["build_config"])

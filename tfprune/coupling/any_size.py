@@ -19,6 +19,9 @@ SIZES = (2, 12), (3, 20)
 STATIC_SIZES = (2, 12), (2, 4)
 """The sizes that a layer which stays what it is is traced with: fewer where it takes no more."""
 
+OTHER_SIZES = (3, 6)
+"""Sizes that such a layer is run with too, when it has become smaller."""
+
 _CHECKED = (5, 16)
 
 

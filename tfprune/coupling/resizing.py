@@ -106,29 +106,33 @@ def settle_numbers(opened, before, new, sizes, known):
         Whether any choice is right.
     """
     options = _options(opened.operation, new, sizes)
-    for static_sizes in any_size.STATIC_SIZES:
+    tried = []
+    for static_sizes in (*any_size.STATIC_SIZES, any_size.OTHER_SIZES):
         inputs, kept = _examples(opened, sizes, static_sizes)
         expected = _outputs_or_none(before, opened, inputs)
         if expected is not None:
-            break
-    else:
+            wanted = [
+                array if counts is None else np.compress(counts[1] > 0, array, counts[0])
+                for array, counts in zip(
+                    expected, map(_unit_counts(sizes), opened.outputs), strict=True
+                )
+            ]
+            tried.append((kept, wanted))
+    if not tried:
         return False
-    wanted = [
-        array if counts is None else np.compress(counts[1] > 0, array, counts[0])
-        for array, counts in zip(expected, map(_unit_counts(sizes), opened.outputs), strict=True)
-    ]
     key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
     choices = itertools.islice(_choices(options), MOST_CHOICES)
     right = running = None
     for choice in [*known.get(key, []), *choices]:
         _set(new, choice)
-        found = _outputs_or_none(new, opened, kept)
-        if found is None or [a.shape for a in found] != [a.shape for a in wanted]:
+        results = [(_outputs_or_none(new, opened, kept), wanted) for kept, wanted in tried]
+        if any(found is None or _shapes(found) != _shapes(wanted) for found, wanted in results):
             continue
         running = choice if running is None else running
-        if all(np.allclose(*pair, 1e-3, 1e-5) for pair in zip(found, wanted, strict=True)):
+        pairs = [pair for result in results for pair in zip(*result, strict=True)]
+        if all(np.allclose(*pair, 1e-3, 1e-5) for pair in pairs):
             right = choice if right is None else right
-            if _keras.config_fits(new, _arguments(opened, kept)):
+            if _keras.config_fits(new, _arguments(opened, tried[0][0])):
                 right = choice
                 break
     chosen = running if right is None else right
@@ -136,6 +140,10 @@ def settle_numbers(opened, before, new, sizes, known):
         known.setdefault(key, []).append(chosen)
         _set(new, chosen)
     return right is not None
+
+
+def _shapes(arrays):
+    return [array.shape for array in arrays]
 
 
 def _set(layer, numbers):

@@ -158,9 +158,10 @@ def _from_config(model):
     try:
         liveness = Liveness(model, keep=True)
         small = rebuild(liveness.model, liveness.kept_units, liveness.folds)
-    except ValueError:  # then it is inlined, or says why that fails
+        check_equal(model, small, liveness.coupling.trace)
+    except Exception:  # the user's own code may fail in any way; then it is inlined, if it can be
         return ()
-    others = {layer.name for layer in _keras.not_from_config(small)}
+    others = {layer.name for layer in _keras.not_from_config(small, strictly=True)}
     names = {call.operation.name for call in liveness.coupling.trace.in_place.values()} - others
     return True if _keras.functional(model) is None and names else tuple(sorted(names))
 
@@ -219,7 +220,8 @@ class Liveness:
             zeros = _zero_units(coupling, piece.layer, piece.family) if after else ()
             for index, unit in enumerate(units.tolist()):
                 if unit in zeros and needed[unit]:
-                    kept.append(KeptUnit(name, index, "; ".join(reasons[unit])))
+                    why = reasons.get(unit, ["what uses it is 0 now, but is trained"])
+                    kept.append(KeptUnit(name, index, "; ".join(why)))
         return StripReport(
             layers=tuple(layers.values()),
             kept=tuple(kept),
