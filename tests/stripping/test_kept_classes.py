@@ -6,6 +6,7 @@ import pytest
 
 import tfprune
 from tests.coupling.rules.comparing import randomised
+from tfprune.coupling import couple
 
 layers, ops = keras.layers, keras.ops
 
@@ -262,3 +263,28 @@ def test_a_class_stays_where_its_config_can_say_the_size_and_else_is_inlined(tmp
     small.save(tmp_path / "small.keras")
     again = keras.saving.load_model(tmp_path / "small.keras")
     np.testing.assert_allclose(again(x), small(x), rtol=1e-6, atol=1e-6)
+
+
+class Split(layers.Layer):
+    """Multiplies groups of units by weights; the number in a group is in the code or not."""
+
+    def __init__(self, fixed, **kwargs):
+        super().__init__(**kwargs)
+        self.fixed = fixed
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], initializer="ones", name="scale")
+
+    def call(self, x):
+        scaled = x * self.scale
+        return ops.reshape(ops.reshape(scaled, (-1, 4, 2)), (-1, 8)) if self.fixed else scaled
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_what_is_shown_of_a_layer_is_not_taken_for_others_of_its_class(order):
+    for fixed in order:
+        inputs = keras.Input((3,))
+        x = Split(fixed, name="split")(layers.Dense(8, name="before")(inputs))
+        model = randomised(keras.Model(inputs, layers.Dense(2, name="after")(x)))
+        (found,) = [s for s in couple(model).sets if s.name == "before"]
+        assert found.removable != fixed

@@ -179,16 +179,6 @@ def is_symbolic(value):
     return isinstance(value, keras.KerasTensor)
 
 
-class _Sliceable(keras.KerasTensor):
-    def __getitem__(self, key):
-        return super().__getitem__((key,) if isinstance(key, slice) else key)
-
-
-def let_slice(tensor):
-    """Lets a symbolic tensor be sliced as `tensor[:3]`, which Keras allows for arrays alone."""
-    tensor.__class__ = _Sliceable
-
-
 def graph_config(model, kept=()):
     """A model as serialised, without weights; a subclass of Functional as its plain graph.
 

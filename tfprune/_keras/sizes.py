@@ -64,6 +64,22 @@ def float_numbers(layer):
     return {place: float(number) for place, number in _numbers(layer, float | np.floating)}
 
 
+def plain_attributes(layer):
+    """The numbers, strings and booleans among the attributes of a layer and of the layers inside.
+
+    Returns:
+        A dict from the number of the layer and the name of the attribute to the value, without the
+        attributes that every layer of Keras has, such as its name.
+    """
+    of_all = vars(keras.layers.Layer())
+    return {
+        (number, name): value
+        for number, part in enumerate(all_layers(layer))
+        for name, value in sorted(vars(part).items())
+        if name not in of_all and isinstance(value, (bool, int, float, str, type(None)))
+    }
+
+
 def _numbers(layer, kinds):
     for number, part in enumerate(all_layers(layer)):
         for name, value in vars(part).items():

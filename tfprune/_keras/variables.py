@@ -141,6 +141,16 @@ def forbid_reading(variable):
     variable.__class__ = _Unreadable
 
 
+class _Sliceable(keras.KerasTensor):
+    def __getitem__(self, key):
+        return super().__getitem__((key,) if isinstance(key, slice) else key)
+
+
+def _let_slice(tensor):
+    """Lets a symbolic tensor be sliced as `tensor[:3]`, which Keras allows for arrays alone."""
+    tensor.__class__ = _Sliceable
+
+
 def symbolic_weights(layer):
     """Puts a symbolic tensor in the place of each float weight that a layer of a copy holds itself.
 
@@ -154,6 +164,7 @@ def symbolic_weights(layer):
     def tensor_of(weight):
         if id(weight) not in found:
             tensor = keras.Input(batch_shape=weight.shape, dtype=weight.dtype)
+            _let_slice(tensor)
             found[id(weight)] = weight, tensor
         return found[id(weight)][1]
 

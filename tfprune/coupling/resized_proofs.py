@@ -65,18 +65,19 @@ def _half(coupling):
 
 
 def _key(call, sizes):
-    """What decides whether a layer can be resized: its class, functions, numbers and shapes."""
+    """What decides whether a layer can be resized: classes, functions, attributes and shapes."""
     layer = call.operation
     parts = _keras.all_layers(layer)
     functions = [
-        value.__code__
+        value if value.__closure__ or value.__defaults__ else value.__code__
         for part in parts
         for _, value in sorted(vars(part).items())
         if inspect.isfunction(value)
     ]
     return (
-        tuple(map(_class_of, parts)),
+        tuple((_class_of(part), part.compute_dtype) for part in parts),
         tuple(functions),
+        tuple(_keras.plain_attributes(layer).items()),
         tuple(_keras.whole_numbers(layer).items()),
         tuple((tuple(w.shape), sizes.of_weight(w)) for w in layer.weights),
         tuple((tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs),
@@ -94,9 +95,7 @@ def _failure(call, sizes, maps):
     for part in _keras.all_layers(masked):
         mask_in_place(part)
     _prune(layer, masked, sizes)
-    parts = dict(
-        zip(map(id, _keras.all_layers(layer)), _keras.all_layers(unmask(copy)), strict=True)
-    )
+    parts = dict(zip(map(id, _keras.all_layers(layer)), _keras.all_layers(copy), strict=True))
     factors = scale_factors(sizes.kept_units)
 
     def edited(_, part):

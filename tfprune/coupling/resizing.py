@@ -104,6 +104,9 @@ def settle_numbers(opened, before, new, sizes, known):
 
     Returns:
         Whether any choice is right.
+
+    Raises:
+        ValueError: If the layer runs with none.
     """
     options = _options(opened.operation, new, sizes)
     tried = []
@@ -135,10 +138,15 @@ def settle_numbers(opened, before, new, sizes, known):
             if _keras.config_fits(new, _arguments(opened, tried[0][0])):
                 right = choice
                 break
+    if running is None:
+        raise ValueError(
+            "A layer cannot be resized: with none of the sizes that were tried for its attributes "
+            f"does it run. Received: layer={opened.operation.name!r} "
+            f"({type(opened.operation).__name__}). Leave its units as they are, with `exclude`."
+        )
     chosen = running if right is None else right
-    if chosen is not None:
-        known.setdefault(key, []).append(chosen)
-        _set(new, chosen)
+    known.setdefault(key, []).append(chosen)
+    _set(new, chosen)
     return right is not None
 
 

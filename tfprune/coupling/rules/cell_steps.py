@@ -64,8 +64,6 @@ def trace_step(cell, shape, dtype):
         why, _ = failure(getattr(copy, "get_initial_state", copy.call), error)
         raise NotTracedError(why) from error
     weights = _keras.symbolic_weights(copy)
-    for _, tensor in weights:
-        _keras.let_slice(tensor)
     inputs = keras.Input(batch_shape=(BATCH, *shape), dtype=dtype)
     given = keras.tree.map_structure(
         lambda state: keras.Input(batch_shape=state.shape, dtype=dtype), states
