@@ -66,13 +66,13 @@ def _half(coupling):
 
 def _key(call, sizes):
     """What decides whether a layer can be resized: classes, functions, attributes and shapes."""
-    layer = call.operation
+    layer, of_all = call.operation, vars(keras.layers.Layer())  # these wrap `build` on each object
     parts = _keras.all_layers(layer)
     functions = [
         value if value.__closure__ or value.__defaults__ else value.__code__
         for part in parts
-        for _, value in sorted(vars(part).items())
-        if inspect.isfunction(value)
+        for name, value in sorted(vars(part).items())
+        if inspect.isfunction(value) and name not in of_all
     ]
     return (
         tuple((_class_of(part), part.compute_dtype) for part in parts),
