@@ -139,7 +139,7 @@ class _Run:
 
     def __init__(self, layer, copy, originals):
         self.layer, self.copy, self.originals = layer, copy, originals
-        call = inspect.getattr_static(_own_class(copy), "call")
+        call = inspect.getattr_static(own_class(copy), "call")
         call = getattr(call, "python_function", call)  # that of a `tf.function`
         self.call = call.__get__(copy, type(copy))
 
@@ -234,7 +234,7 @@ class _Run:
 
     def _called(self, part, *args, **kwargs):
         """Calls a layer inside as Keras does, but for the node that Keras would make."""
-        call = _own_class(part).call.__get__(part)
+        call = own_class(part).call.__get__(part)
         args, kwargs = keras.tree.map_structure(lambda leaf: _cast(leaf, part), (args, kwargs))
         first = next(iter([*args, *kwargs.values()]), None)
         mask = _keras.mask_of(first)
@@ -318,11 +318,11 @@ class NotTracedError(ValueError):
 
     def __init__(self, layer, why, depth=math.inf):
         self.depth = depth
-        kind = _own_class(layer).__name__
+        kind = own_class(layer).__name__
         super().__init__(f"{layer.name!r} ({kind}) could not be traced: {why}")
 
 
-def _own_class(layer):
+def own_class(layer):
     """The class of a layer before it was given masks."""
     return getattr(layer, "own_class", None) or type(layer)
 

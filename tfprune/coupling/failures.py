@@ -1,9 +1,11 @@
-"""What is said of a `call` of a user's class that fails on symbolic tensors."""
+"""What is said of models that cannot be traced, and of a `call` that fails on symbolic tensors."""
 
 import inspect
 import textwrap
 import traceback
 from pathlib import Path
+
+import keras
 
 from tfprune import _keras
 
@@ -28,3 +30,38 @@ def core(words):
     if words.startswith("Exception encountered when calling"):
         words = words.partition("\x1b[1m")[2].partition("\x1b[0m")[0] or words
     return textwrap.shorten(words, 240, placeholder=" ...")
+
+
+def not_recorded(model):
+    """Why a subclassed model has no trace whose arguments have no known shapes."""
+    needed = _keras.required_arguments(model)
+    return (
+        "The shapes of the arguments of the model are not known: of a model without a `build` of "
+        "its own, Keras keeps that of the first argument alone. "
+        f"Received: model={model.name!r} ({type(model).__name__}) with the arguments {needed}. "
+        f"Call it on symbolic inputs once, `model({', '.join(['keras.Input(...)'] * len(needed))})`"
+        f", or give it a method `build(self, {', '.join(f'{name}_shape' for name in needed)})`."
+    )
+
+
+def no_graph(model, error=None):
+    """Why a model has no trace, with the `NotTracedError` if its `call` was tried."""
+    if isinstance(model, keras.Sequential):
+        return (
+            "The Sequential model is not built or has no layers, so there is no graph to follow. "
+            f"Received: model={model.name!r}. Add `keras.Input(shape)` first and add layers, "
+            "or call the model on data once."
+        )
+    if error is not None:
+        return (
+            "The model has no graph of layers that can be read: it must be Functional or "
+            "Sequential, or have a `call` that runs on symbolic tensors. "
+            f"Received: model={model.name!r}. {error}."
+        )
+    return (
+        "The model has no graph of layers that can be read: it must be Functional or Sequential, "
+        "or called on data once. "
+        f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). "
+        "Call it on data, or build it as `keras.Model(inputs, model.call(inputs))` with "
+        "`inputs = keras.Input(...)`, or give the models inside it one by one."
+    )

@@ -6,8 +6,10 @@ make them (`matched_index_maps`); where operations are inserted, removed or conn
 (`carried_index_maps`). So no operation that moves data has to be inverted.
 """
 
+import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.units import unique_in_order
@@ -219,3 +221,32 @@ def _other_coupling(layer):
         f"Received: layer={layer.name!r}. Choose indices with which shuffles, slices and groups "
         "keep their pattern, as the same for each group."
     )
+
+
+def gathered(value, indices_by_axis, counterpart):
+    """Returns an array gathered by its index maps, with new positions from its counterpart.
+
+    Args:
+        value: The array.
+        indices_by_axis: Dict from each axis that changes to the old indices, `NEW` for new ones;
+            those that differ along other axes too come last.
+        counterpart: The variable of the new model, or an array.
+    """
+    is_new = np.zeros((1,) * value.ndim, bool)
+    for axis, indices in indices_by_axis.items():
+        if indices.ndim > 1:
+            value = np.take_along_axis(value, indices, axis)
+        else:
+            value = np.take(value, indices, axis)
+        is_new = is_new | new_positions(indices, axis, value.ndim)
+    if is_new.any():
+        if isinstance(counterpart, keras.Variable):
+            counterpart = keras.ops.convert_to_numpy(_keras.raw(counterpart))
+        value = np.where(is_new, counterpart, value)
+    return value
+
+
+def new_positions(indices, axis, rank):
+    """Returns where the indices along an axis are `NEW`, as a boolean array of a rank."""
+    is_new = indices == NEW
+    return is_new if indices.ndim > 1 else placed(is_new, axis, rank)

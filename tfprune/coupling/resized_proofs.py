@@ -11,8 +11,9 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.composite import own_class
 from tfprune.coupling.groups import equalize_groups
-from tfprune.coupling.index_maps import kept_index_maps
+from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.resizing import resize_in_place, settle_numbers
 from tfprune.coupling.rules import rule_of
@@ -44,7 +45,7 @@ def not_resizable(coupling):
                 _proven.pop(next(iter(_proven)))
             _proven[key] = _failure(call, sizes, maps)
         if _proven[key] is not None:
-            name, kind = call.operation.name, _class_of(call.operation).__name__
+            name, kind = call.operation.name, own_class(call.operation).__name__
             found[id(call.operation)] = f"{name!r} ({kind}) {_proven[key]}"
     return found
 
@@ -75,17 +76,13 @@ def _key(call, sizes):
         if inspect.isfunction(value) and name not in of_all
     ]
     return (
-        tuple((_class_of(part), part.compute_dtype) for part in parts),
+        tuple((own_class(part), part.compute_dtype) for part in parts),
         tuple(functions),
         tuple(_keras.plain_attributes(layer).items()),
         tuple(_keras.whole_numbers(layer).items()),
         tuple((tuple(w.shape), sizes.of_weight(w)) for w in layer.weights),
         tuple((tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs),
     )
-
-
-def _class_of(layer):
-    return getattr(layer, "own_class", None) or type(layer)
 
 
 def _failure(call, sizes, maps):
@@ -110,16 +107,13 @@ def _failure(call, sizes, maps):
         values = [_keras.values(variable) for _, variable in _keras.variable_pairs(layer, masked)]
         for value, (ours, new) in zip(values, _keras.variable_pairs(layer, copy), strict=True):
             factor, summand = factors.get(id(ours), (1, 0))
-            value = value * factor + summand
-            for axis, indices in maps.get(id(ours), {}).items():
-                take = np.take_along_axis if indices.ndim > 1 else np.take
-                value = take(value, indices, axis)
-            new.assign(value)
-        if settle_numbers(call, masked, copy, sizes, {}):
-            return None
+            new.assign(gathered(value * factor + summand, maps.get(id(ours), {}), None))
+        is_right = settle_numbers(call, masked, copy, sizes, {})
     except Exception as error:  # the layer's own code may fail in any way
         return f"cannot be resized in place: {type(error).__name__}: {str(error)[:200]}"
-    return "computes something else when it is resized in place"
+    if is_right is None:
+        return "does not run with other sizes, whichever of its attributes follow"
+    return None if is_right else "computes something else when it is resized in place"
 
 
 def _prune(layer, masked, sizes):

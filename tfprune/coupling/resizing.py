@@ -103,10 +103,7 @@ def settle_numbers(opened, before, new, sizes, known):
         known: Choices that were right for layers of the same classes, by their keys, added to.
 
     Returns:
-        Whether any choice is right.
-
-    Raises:
-        ValueError: If the layer runs with none.
+        Whether any choice is right; None if the layer runs with none.
     """
     options = _options(opened.operation, new, sizes)
     tried = []
@@ -115,14 +112,14 @@ def settle_numbers(opened, before, new, sizes, known):
         expected = _outputs_or_none(before, opened, inputs)
         if expected is not None:
             wanted = [
-                array if counts is None else np.compress(counts[1] > 0, array, counts[0])
+                array if counts is None else np.repeat(array, counts[1], counts[0])
                 for array, counts in zip(
                     expected, map(_unit_counts(sizes), opened.outputs), strict=True
                 )
             ]
             tried.append((kept, wanted))
     if not tried:
-        return False
+        return None
     key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
     choices = itertools.islice(_choices(options), MOST_CHOICES)
     right = running = None
@@ -139,11 +136,7 @@ def settle_numbers(opened, before, new, sizes, known):
                 right = choice
                 break
     if running is None:
-        raise ValueError(
-            "A layer cannot be resized: with none of the sizes that were tried for its attributes "
-            f"does it run. Received: layer={opened.operation.name!r} "
-            f"({type(opened.operation).__name__}). Leave its units as they are, with `exclude`."
-        )
+        return None
     chosen = running if right is None else right
     known.setdefault(key, []).append(chosen)
     _set(new, chosen)
@@ -238,7 +231,7 @@ def _examples(opened, sizes, static_sizes):
         if counts is not None:
             axis, counts = counts
             before[tensor] = value * placed(counts > 0, axis, value.ndim)
-            after[tensor] = np.compress(counts > 0, value, axis)
+            after[tensor] = np.repeat(value, counts, axis)
     return before, after
 
 

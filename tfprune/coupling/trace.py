@@ -17,6 +17,7 @@ from tfprune.coupling.composite import (
     open_composite,
     symbolic,
 )
+from tfprune.coupling.failures import no_graph, not_recorded
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.rules import label, rule_of
 from tfprune.coupling.rules.base import fixed
@@ -82,12 +83,12 @@ def call_arguments(model):
     inputs = _keras.built_inputs(model) if isinstance(model, keras.Model) else {}
     given = _keras.called_on(model) if isinstance(model, keras.Model) else {}
     if not (inputs or given) or isinstance(model, keras.Sequential):
-        raise ValueError(_no_graph(model))
+        raise ValueError(no_graph(model))
     if len(given) > len(inputs):
         is_first_alone = list(given) == _keras.required_arguments(model)[:1]
         return (tuple(given.values()), {}) if is_first_alone else ((), given)
     if len(inputs) < len(_keras.required_arguments(model)):
-        raise ValueError(_not_recorded(model))
+        raise ValueError(not_recorded(model))
     if len(inputs) == 1:
         arguments = tuple(inputs.values()), {}
     else:
@@ -135,7 +136,7 @@ def _trace_call(model, args, kwargs, closed=(), keep=(), whole=False):
             raise NotTracedError(model, closed[id(model)])
         inside = open_composite(model, args, kwargs, keep is True)
     except NotTracedError as error:
-        raise ValueError(_no_graph(model, error)) from error
+        raise ValueError(no_graph(model, error)) from error
     tracer = _Tracer(closed, keep, whole)
     if inside.in_place:
         return _trace_in_place(model, args, kwargs, inside, tracer)
@@ -158,39 +159,6 @@ def _trace_in_place(model, args, kwargs, inside, tracer):
     known.update({id(tensor): output for tensor, output in zip(made, outputs, strict=True)})
     calls = list(tracer._in_place(Call(model, tuple(args), kwargs, outputs), inside))
     return tracer.trace(calls, given, inside.outputs, known)
-
-
-def _not_recorded(model):
-    needed = _keras.required_arguments(model)
-    return (
-        "The shapes of the arguments of the model are not known: of a model without a `build` of "
-        "its own, Keras keeps that of the first argument alone. "
-        f"Received: model={model.name!r} ({type(model).__name__}) with the arguments {needed}. "
-        f"Call it on symbolic inputs once, `model({', '.join(['keras.Input(...)'] * len(needed))})`"
-        f", or give it a method `build(self, {', '.join(f'{name}_shape' for name in needed)})`."
-    )
-
-
-def _no_graph(model, error=None):
-    if isinstance(model, keras.Sequential):
-        return (
-            "The Sequential model is not built or has no layers, so there is no graph to follow. "
-            f"Received: model={model.name!r}. Add `keras.Input(shape)` first and add layers, "
-            "or call the model on data once."
-        )
-    if error is not None:
-        return (
-            "The model has no graph of layers that can be read: it must be Functional or "
-            "Sequential, or have a `call` that runs on symbolic tensors. "
-            f"Received: model={model.name!r}. {error}."
-        )
-    return (
-        "The model has no graph of layers that can be read: it must be Functional or Sequential, "
-        "or called on data once. "
-        f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). "
-        "Call it on data, or build it as `keras.Model(inputs, model.call(inputs))` with "
-        "`inputs = keras.Input(...)`, or give the models inside it one by one."
-    )
 
 
 class _Tracer:

@@ -4,22 +4,19 @@ The sizes are edited in the model's config, and Keras deserializes it. So names,
 nested models stay as they are, and the given model is not changed.
 """
 
-import keras
 import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.analysis import couple
-from tfprune.coupling.index_maps import kept_index_maps, matched_index_maps
-from tfprune.coupling.kept_units import NEW
-from tfprune.coupling.labels import placed
 from tfprune.coupling.resizing import resize_in_place, settle_numbers
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.own_weights import has_own_weights
-from tfprune.coupling.sizes import Sizes, scale_factors
+from tfprune.coupling.sizes import Sizes
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
 from tfprune.rebuild import convert
 from tfprune.rebuild.copying import copy_model
+from tfprune.rebuild.new_values import NewValues, refuse_summands
 from tfprune.rebuild.resized_copies import ResizedCopies
 
 
@@ -57,91 +54,21 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     >>> rebuild(model, kept_units).get_layer("hidden").kernel.shape  # one new unit
     TensorShape([3, 3])
     """
-    folds, sizes, calls = folds or {}, Sizes(kept_units), kept_units.coupling.trace.calls_of
-    added, factors, known = added_constants(folds), scale_factors(kept_units), {}
-    indices = {} if kept_units.grown else kept_index_maps(kept_units)
-    opened = kept_units.coupling.trace.in_place
+    folds = folds or {}
+    values, sizes = NewValues(kept_units, folds, growth), Sizes(kept_units)
     if not stock:
         refuse_summands(kept_units)
-
-    def changed(variable, value):
-        new = value
-        if id(variable) in added:
-            new = new + added[id(variable)]
-        if id(variable) in factors:
-            factor, summand = factors[id(variable)]
-            new = new * factor + summand
-        return new.astype(value.dtype, copy=False)
-
-    def kept_value(variable):
-        value = _keras.values(variable)
-        new = gathered(changed(variable, value), indices.get(id(variable), {}), None)
-        return None if new is value else new
-
-    def take(variable, value, counterpart):
-        new_value, chosen = changed(variable, value), indices.get(id(variable), {})
-        if growth is not None:
-            new_value = growth.new_value(variable, new_value, chosen, counterpart)
-        else:
-            new_value = gathered(new_value, chosen, counterpart)
-        return _checked(variable, new_value.astype(value.dtype, copy=False), counterpart)
-
-    def edited(config, operation):
-        config = convert.to_stock(config) if stock else config
-        return _resized(config, operation, calls, sizes, folds)
-
-    def resize_opened(layer, copy):
-        resize_in_place(
-            layer, copy, edited, lambda part: convert.rebuilt(part, edited), calls, sizes
-        )
-        if not kept_units.grown:
-            for ours, theirs in _keras.variable_pairs(layer, copy):
-                theirs.assign(take(ours, _keras.values(ours), theirs))
-            _fill_new_biases(layer, copy, kept_units, folds)
-        settle_numbers(opened[id(layer)], layer, copy, sizes, known)
-
-    resized = None
-    if id(model) not in opened and stock and growth is None and not kept_units.grown:
-        operations = list(convert.graph_operations(model))
-        resized = ResizedCopies(model, operations, calls, sizes, kept_value, folds)
-    inside = {
-        key: resize
-        for call in kept_units.coupling.trace.calls
-        for key, resize in rule_of(call.operation).in_place(call).items()
-    }
-
-    def resize_kept(layer, copy):
-        if resized is not None and resized.takes(layer):
-            resized.resize(layer, copy)
-            return
-        is_opened, is_inside = id(layer) in opened, id(layer) in inside
-        is_kept = id(layer) in calls and has_own_weights(layer)
-        if not (is_opened or is_inside or is_kept):
-            return
-        parts = _keras.all_layers(copy)
-        masked = [part for part in parts if isinstance(part, Masked) and part.carries_masks]
-        noting = [part for part in parts if isinstance(part, InPlace)]
-        if is_opened:
-            resize_opened(layer, unmask(copy))
-        elif is_inside:
-            inside[id(layer)](unmask(copy), sizes)
-        else:
-            rule_of(layer).resize_in_place(unmask(copy), calls[id(layer)][0], sizes)
-        for part in masked:
-            mask_in_place(part)
-        for part in noting:
-            note_masks_inside(part)
-
-    if id(model) in opened:
+    resizing = _Resizing(model, values, sizes, folds, stock)
+    if id(model) in sizes.coupling.trace.in_place:
         new = copy_model(model).model
-        resize_kept(model, unmask(new) if stock else new)
+        resizing.resize(model, unmask(new) if stock else new)
     else:
         new = convert.rebuilt(
             model,
-            edited,
+            resizing.edited,
             {_key(call): positions for call, positions in (dropped or {}).items()},
-            resize_kept=resize_kept,
-            resized=resized,
+            resize_kept=resizing.resize,
+            resized=resizing.copies,
             initialize=kept_units.grown,
             **({"keep": unmask} if stock else {}),
         )
@@ -149,23 +76,89 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
             convert.unmask_inside(new)
     pairs = list(_keras.variable_pairs(model, new))
     if kept_units.grown:
-        indices.update(matched_index_maps(kept_units, couple(new), pairs))
-
-    def take_mask(variable, value, counterpart):
-        return gathered(value, indices.get(id(variable), {}), counterpart)
-
-    def take_slot(variable, value, counterpart, name):
-        chosen = indices.get(id(variable), {})
-        return gathered_slot(variable, value, chosen, counterpart, name)
-
-    missing = [pair for pair in pairs if resized is None or not resized.is_done(pair[1])]
-    convert.copy_weights(model, new, take, take_mask, missing)
+        values.match(couple(new), pairs)
+    missing = [pair for pair in pairs if not resizing.is_done(pair[1])]
+    convert.copy_weights(model, new, values.weight, values.mask, missing)
     _fill_new_biases(model, new, kept_units, folds)
-    if id(model) in opened and not _keras.has_stock_compile(model):
+    if _keras.functional(model) is None and not _keras.has_stock_compile(model):
         _keras.renew_optimizers(new)
     else:
-        convert.copy_compile_state(model, new, take_slot, pairs)
+        convert.copy_compile_state(model, new, values.slot, pairs)
     return new
+
+
+class _Resizing:
+    """Gives layers their new sizes: in their configs, or in place on their copies."""
+
+    def __init__(self, model, values, sizes, folds, stock):
+        self.values, self.sizes, self.folds, self.stock = values, sizes, folds, stock
+        trace = sizes.coupling.trace
+        self.calls, self.opened, self.known = trace.calls_of, trace.in_place, {}
+        self.inside = {
+            key: resize
+            for call in trace.calls
+            for key, resize in rule_of(call.operation).in_place(call).items()
+        }
+        self.copies = None
+        is_only_removed = values.growth is None and not sizes.kept_units.grown
+        if stock and is_only_removed and id(model) not in self.opened:
+            operations = list(convert.graph_operations(model))
+            self.copies = ResizedCopies(model, operations, self.calls, sizes, values.kept, folds)
+
+    def is_done(self, variable):
+        """Whether a variable of the new model has its value."""
+        return self.copies is not None and self.copies.is_done(variable)
+
+    def edited(self, config, operation):
+        """A serialised operation with the new sizes."""
+        config = convert.to_stock(config) if self.stock else config
+        return _resized(config, operation, self.calls, self.sizes, self.folds)
+
+    def resize(self, layer, copy):
+        """Resizes the copy of a layer that is no new object."""
+        if self.copies is not None and self.copies.takes(layer):
+            self.copies.resize(layer, copy)
+            return
+        if id(layer) in self.opened:
+            resize = self._resize_opened
+        elif id(layer) in self.inside:
+            resize = self._resize_inside
+        elif id(layer) in self.calls and has_own_weights(layer):
+            resize = self._resize_by_rule
+        else:
+            return
+        parts = _keras.all_layers(copy)
+        masked = [part for part in parts if isinstance(part, Masked) and part.carries_masks]
+        noting = [part for part in parts if isinstance(part, InPlace)]
+        resize(layer, unmask(copy))
+        for part in masked:
+            mask_in_place(part)
+        for part in noting:
+            note_masks_inside(part)
+
+    def _resize_inside(self, layer, copy):
+        self.inside[id(layer)](copy, self.sizes)
+
+    def _resize_by_rule(self, layer, copy):
+        rule_of(layer).resize_in_place(copy, self.calls[id(layer)][0], self.sizes)
+
+    def _resize_opened(self, layer, copy):
+        resize_in_place(layer, copy, self.edited, self._rebuilt, self.calls, self.sizes)
+        kept_units = self.sizes.kept_units
+        if not kept_units.grown:
+            for ours, theirs in _keras.variable_pairs(layer, copy):
+                theirs.assign(self.values.weight(ours, _keras.values(ours), theirs))
+            _fill_new_biases(layer, copy, kept_units, self.folds)
+        opened = self.opened[id(layer)]
+        if settle_numbers(opened, layer, copy, self.sizes, self.known) is None:
+            raise ValueError(
+                "A layer cannot be resized, because it does not run with other sizes, whichever of "
+                f"its attributes follow. Received: layer={layer.name!r} ({type(layer).__name__}). "
+                "Leave its units as they are, with `exclude`."
+            )
+
+    def _rebuilt(self, model):
+        return convert.rebuilt(model, self.edited)
 
 
 def _resized(config, operation, calls, sizes, folds):
@@ -190,108 +183,8 @@ def _resized(config, operation, calls, sizes, folds):
     return config
 
 
-def added_constants(folds):
-    """Returns for biases, by id, the folded constants; under `id(None)` those of missing biases."""
-    return {id(fold.layer.bias): fold.values for each in folds.values() for fold in each}
-
-
-def refuse_summands(kept_units):
-    """Refuses to keep masks that hold elements at 0 which a smaller operation adds something to."""
-    for call in kept_units.coupling.trace.calls:
-        for variable, _, *summand in rule_of(call.operation).factors(call, Sizes(kept_units)):
-            if any(summand):
-                _refuse_pruned(variable, call.operation, kept_units)
-
-
-def _refuse_pruned(variable, layer, kept_units):
-    is_pruned = ~_keras.live_elements(variable).numpy() & (_keras.values(variable) == 0)
-    indices = kept_index_maps(kept_units).get(id(variable), {})
-    if gathered(is_pruned, indices, None).any():
-        raise ValueError(
-            "Cannot resize a layer with its masks, because elements that are 0 would have another "
-            "value in the smaller layer. "
-            f"Received: layer={layer.name!r}, weight={variable.path!r}. Set the masks of this "
-            "weight with `tfprune.set_masks(model, layer, weight, trainable=True)`, or use "
-            "`tfprune.strip`, which leaves no masks."
-        )
-
-
 def _key(call):
     return (*(parent.name for parent in call.parents), call.operation.name, call.node_index)
-
-
-def gathered(value, indices_by_axis, counterpart):
-    """Returns an array gathered by its index maps, with new positions from its counterpart.
-
-    Args:
-        value: The array.
-        indices_by_axis: Dict from each axis that changes to the old indices, `NEW` for new ones;
-            those that differ along other axes too come last.
-        counterpart: The variable of the new model, or an array.
-    """
-    is_new = np.zeros((1,) * value.ndim, bool)
-    for axis, indices in indices_by_axis.items():
-        if indices.ndim > 1:
-            value = np.take_along_axis(value, indices, axis)
-        else:
-            value = np.take(value, indices, axis)
-        is_new = is_new | new_positions(indices, axis, value.ndim)
-    if is_new.any():
-        if isinstance(counterpart, keras.Variable):
-            counterpart = keras.ops.convert_to_numpy(_keras.raw(counterpart))
-        value = np.where(is_new, counterpart, value)
-    return value
-
-
-def _checked(variable, value, counterpart):
-    if tuple(value.shape) != tuple(counterpart.shape):
-        raise ValueError(
-            "A weight does not fit the new model, because its layer does not tell which units "
-            f"stand where in it. Received: weight={variable.path!r}, shape={tuple(value.shape)}, "
-            f"where {tuple(counterpart.shape)} is needed. Leave the units before it as they are."
-        )
-    return value
-
-
-def gathered_slot(variable, value, indices_by_axis, counterpart, name):
-    """Returns an optimizer slot gathered by its weight's index maps; it may lack some axes.
-
-    Args:
-        variable: The old weight.
-        value, counterpart: The slot's, as in `gathered`.
-        indices_by_axis: Those of the weight.
-        name: The name of the slot's list in the optimizer.
-    """
-    axes = _slot_axes(name, len(variable.shape), value.ndim)
-    chosen = {
-        axes.index(a): _without_axes(axes, i) for a, i in indices_by_axis.items() if a in axes
-    }
-    return gathered(value, chosen, counterpart)
-
-
-def new_positions(indices, axis, rank):
-    """Returns where the indices along an axis are `NEW`, as a boolean array of a rank."""
-    is_new = indices == NEW
-    return is_new if indices.ndim > 1 else placed(is_new, axis, rank)
-
-
-def _without_axes(axes, indices):
-    """Indices for a slot that lacks axes of its weight: those at the first index of these axes."""
-    if indices.ndim == 1:
-        return indices
-    lacking = tuple(axis for axis in range(indices.ndim) if axis not in axes)
-    return np.take(indices, 0, axis=lacking[0]) if lacking else indices
-
-
-def _slot_axes(name, weight_rank, slot_rank):
-    """The axes of the weight that a slot has; Adafactor's factors `r` and `c` lack one each."""
-    axes = list(range(weight_rank))
-    if slot_rank == weight_rank:
-        return axes
-    if 0 < slot_rank == weight_rank - 1:
-        axes.pop(-1 if name == "_r" else -2)
-        return axes
-    return []
 
 
 def _fill_new_biases(model, new, kept_units, folds):

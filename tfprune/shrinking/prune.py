@@ -14,7 +14,8 @@ from tfprune.masks import layer_filter
 from tfprune.measuring.metrics import evaluate, fit_arguments
 from tfprune.recovery import distill, recalibrate, reconstruct
 from tfprune.stripping.prunable import prunable
-from tfprune.stripping.strip import StripReport, strip
+from tfprune.stripping.strip import strip
+from tfprune.stripping.strip_report import StripReport
 from tfprune.units.prune_units import prune_units
 from tfprune.units.selection import selection as selections
 

@@ -16,22 +16,17 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.index_maps import kept_index_maps
+from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.sizes import scale_factors
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
-from tfprune.rebuild.engine import (
-    added_constants,
-    gathered,
-    gathered_slot,
-    rebuild,
-    refuse_summands,
-)
+from tfprune.rebuild.engine import rebuild
+from tfprune.rebuild.new_values import added_constants, gathered_slot, refuse_summands
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import inlined
+from tfprune.stripping.liveness import Liveness
 from tfprune.stripping.prunable import prunable
-from tfprune.stripping.strip import Liveness
 from tfprune.units.prune_units import prune_units
 from tfprune.units.selection import selection as selections
 

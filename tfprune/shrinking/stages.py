@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune._tools.checks import check_integer, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
-from tfprune.stripping.strip import StripReport
+from tfprune.stripping.strip_report import StripReport
 
 STEPS = 4
 """The number of steps to a single fraction."""
@@ -107,7 +107,7 @@ class Stage:
         epoch_seconds: How long each epoch took, its validation included. The first has the
             tracing in it.
         report: What the model has of the units of the model given, and the reason for every unit
-            that is masked and had to stay: a `tfprune.stripping.strip.StripReport`.
+            that is masked and had to stay: a `tfprune.stripping.strip_report.StripReport`.
     """
 
     epoch: int

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.index_maps import gathered, new_positions
 from tfprune.coupling.kept_units import NEW, KeptUnits
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules import Flow, rule_of
-from tfprune.rebuild.engine import gathered, new_positions
 
 _NORMS = (
     keras.layers.BatchNormalization,

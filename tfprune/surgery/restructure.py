@@ -9,11 +9,11 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.calls import Tensor
-from tfprune.coupling.index_maps import carried_index_maps
+from tfprune.coupling.index_maps import carried_index_maps, gathered
 from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.trace import trace
 from tfprune.rebuild import convert
-from tfprune.rebuild.engine import gathered, gathered_slot
+from tfprune.rebuild.new_values import gathered_slot
 from tfprune.surgery.edits.base import Draft, operation_at
 from tfprune.surgery.growth import Growth
 from tfprune.surgery.lookup import calls_of, units_along

@@ -154,7 +154,7 @@ PINNED = {
     "a fixed size": (
         lambda s, x, w: ops.reshape(x, (-1, 6, 8)) * w,
         [(8,)],
-        "'own' (Own) computes something else when it is resized in place",
+        "'own' (Own) does not run with other sizes, whichever of its attributes follow",
     ),
     "a division by weights": (
         lambda s, x, w: x / w,

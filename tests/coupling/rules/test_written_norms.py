@@ -221,7 +221,7 @@ def of_groups(self, x):
     )
 
 
-NOT_RESIZED = "cannot be resized in place"
+NOT_RESIZED = "does not run with other sizes, whichever of its attributes follow"
 JOINED, EPSILON = "joins its units", "adds no attribute to the mean square of its units"
 PINNED = {
     "the largest": (

@@ -1,0 +1,59 @@
+"""What `strip` removed, and what it had to keep."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class KeptUnit:
+    """A unit whose kernel slices are all 0 and which could not be removed, with the reason."""
+
+    layer: str
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class StrippedLayer:
+    """How many units a layer had before `strip`, and has after it."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class StripReport:
+    """The units that `strip` removed, and the zero units that it had to keep. It prints as text.
+
+    Attributes:
+        layers: A `StrippedLayer` for each layer that makes units.
+        kept: A `KeptUnit` for each unit that is masked or zero and could not be removed.
+        parameters: The number of parameters before and after.
+        error: The largest difference between the outputs of the two models, divided by the largest
+            output; None if they were not compared, or differ from call to call.
+        not_from_config: The names of layers that were shrunk in place and whose configs make the
+            sizes, or the epsilon, that they had. A `.keras` file does not hold them; `.weights.h5`
+            files, SavedModel, LiteRT and ONNX files do.
+    """
+
+    layers: tuple
+    kept: tuple
+    parameters: tuple
+    error: float | None = field(default=None)
+    not_from_config: tuple = ()
+
+    @property
+    def removed_units(self):
+        """How many units were removed."""
+        return sum(layer.before - layer.after for layer in self.layers)
+
+    def __str__(self):
+        lines = [f"{layer.name}: {layer.before} -> {layer.after} units" for layer in self.layers]
+        lines += [f"{u.layer}[{u.index}] stays: {u.reason}" for u in self.kept]
+        lines += [
+            f"{name} was shrunk in place, and its config makes what it was before: a `.keras` file "
+            "does not hold it"
+            for name in self.not_from_config
+        ]
+        before, after = self.parameters
+        return "\n".join([*lines, f"parameters: {before:,} -> {after:,}"])
