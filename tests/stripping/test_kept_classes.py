@@ -294,3 +294,49 @@ def test_what_is_shown_of_a_layer_is_not_taken_for_others_of_its_class(order):
         model = randomised(keras.Model(inputs, layers.Dense(2, name="after")(x)))
         removable = [s.name for s in couple(model).sets if s.removable]
         assert removable == ([] if fixed else ["split_inner"])
+
+
+class Fused(layers.Layer):
+    """Two kernels and their biases, concatenated and applied in one product."""
+
+    def build(self, shape):
+        self.left = self.add_weight(shape=(shape[-1], 4), name="left")
+        self.right = self.add_weight(shape=(shape[-1], 6), name="right")
+        self.shifts = [self.add_weight(shape=(size,), name=f"shift_{size}") for size in (4, 6)]
+
+    def call(self, x):
+        product = ops.matmul(x, ops.concatenate([self.left, self.right], axis=-1))
+        return ops.relu(product + ops.concatenate(self.shifts, axis=0))
+
+
+class NumberTokens(layers.Layer):
+    """A vector for each number: a weight is multiplied with what has no units."""
+
+    def build(self, shape):
+        self.factors = self.add_weight(shape=(1, shape[-1], 8), name="factors")
+        self.shifts = self.add_weight(shape=(shape[-1], 8), name="shifts")
+
+    def call(self, x):
+        return x[..., None] * self.factors + self.shifts
+
+
+@pytest.mark.parametrize(
+    ("make", "smaller"),
+    [
+        (Fused, {"left": (3, 2), "right": (3, 3), "shift_4": (2,), "shift_6": (3,)}),
+        (NumberTokens, {"factors": (1, 5, 4), "shifts": (5, 4)}),
+    ],
+)
+def test_weights_that_make_units(make, smaller):
+    inputs = keras.Input((5,))
+    x = layers.Dense(6, name="before")(inputs) if make is Fused else inputs
+    x = layers.Dense(6, activation="relu", name="after")(make(name="own")(x))
+    x = layers.Flatten()(x) if make is NumberTokens else x
+    model = randomised(keras.Model(inputs, layers.Dense(2, name="logits")(x)))
+    masked = tfprune.prunable(model)
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    own = small.get_layer("own")
+    assert {weight.name: tuple(weight.shape) for weight in own.weights} == smaller
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-5)

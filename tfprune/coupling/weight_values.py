@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.labels import FIXED
 
 
 class WeightArray(np.ndarray):
@@ -31,6 +30,7 @@ class WeightAxes:
     """The numbers of the positions along the axes of weights, and what expressions say of them.
 
     Attributes:
+        first: The smallest number. Those below it belong to other weights.
         starts: For each axis of a weight, as the ids of the layer and weight and the axis, the
             layer, the weight, the axis and the number of the first position.
         count: One more than the largest number; 0 stands for what is fixed.
@@ -38,10 +38,14 @@ class WeightAxes:
         pins: Arrays of numbers that cannot be removed, each with the reason.
     """
 
+    first: int = 1
     starts: dict = field(default_factory=dict)
-    count: int = 1
+    count: int = field(init=False)
     ties: list = field(default_factory=list)
     pins: list = field(default_factory=list)
+
+    def __post_init__(self):
+        self.count = self.first
 
     def of(self, layer, weight):
         """The `WeightArray` of a weight of a layer."""
@@ -68,6 +72,8 @@ class WeightAxes:
             moved = self._moved(operation, structure, weights[0], found)
             if moved is not None:
                 return moved
+        if type(operation).__name__ == "Concatenate" and len(others) == len(leaves):
+            return [self._concatenated(operation, others, found[0])]
         zeros = {id(weight): np.zeros_like(_plain(weight)) for weight in weights}
         without = _called(operation, structure, zeros)
         is_finite = without is not None and all(np.isfinite(each).all() for each in without)
@@ -120,6 +126,18 @@ class WeightAxes:
                 axes[axis] = first
         return axes
 
+    def _concatenated(self, operation, arrays, value):
+        """Arrays one after the other, such as kernels that are applied in one product."""
+        along, axes = operation.axis % value.ndim, []
+        for axis in range(value.ndim):
+            parts = [_numbers(array, axis) for array in arrays]
+            axes.append(np.concatenate(parts) if axis == along else parts[0])
+            if axis != along:
+                for part in parts[1:]:
+                    reason = f"{operation.name!r} puts it beside what is fixed"
+                    self.ties.append((parts[0], part, reason))
+        return weight_array(value, axes)
+
     def _joined(self, operation, arrays, value):
         """The output of an element-wise operation."""
         axes = [None] * value.ndim
@@ -141,27 +159,33 @@ class WeightAxes:
         """Makes a label for each number, and records the ties and pins.
 
         Args:
-            labels: The `Labels` to record in. Its `of_numbers` is set.
+            labels: The `Labels` to record in. Its `of_numbers` is added to.
             calls: The calls of the trace. What none of them takes, such as the embeddings of
                 positions after those of the sizes that were traced, is pinned.
         """
-        labels.of_numbers = table = np.append(FIXED, labels.fresh(self.count - 1))
-        is_unused = np.ones(self.count, bool)
+        fresh = labels.fresh(self.count - self.first)
+        labels.of_numbers = table = np.append(labels.of_numbers, fresh)
+        is_unused = np.arange(self.count) >= self.first
         for call in calls:
             spread = getattr(call.operation, "array", None)
             for array in call.arrays if spread is None else [spread]:
                 for numbers in filter(_has_numbers, getattr(array, "axes", None) or ()):
                     is_unused[numbers] = False
+        for ours, theirs, _ in reversed(self.ties):  # of these, `ours` stand in what is made later
+            is_unused[theirs] &= is_unused[ours]
         labels.pin(table[is_unused], "the layer does not use this part of a weight for all sizes")
         for numbers, reason in self.pins:
             labels.pin(table[numbers], reason)
         for ours, theirs, reason in self.ties:
             labels.unite(table[ours], table[theirs], reason)
 
-    def record_slices(self, labels):
+    def record_slices(self, labels, families=None):
         """Records the slices of the weights, once it is known which make and which use units.
 
-        Units that a layer makes before others, and uses itself, are called hidden.
+        Args:
+            labels: The `Labels` to record in.
+            families: The names of the units that weights make, by their ids. By default, units that
+                a layer makes before others, and uses itself, are called hidden.
         """
         marked = [
             np.concatenate([np.empty(0, int), *arrays])
@@ -177,7 +201,9 @@ class WeightAxes:
         for layer, weight, axis, units, makes, uses in found:
             *hidden, last = made_by.get(id(layer), {None: None})
             unit, family = roots[units[0]], None
-            if makes and unit != last:
+            if families is not None:
+                family = families.get(id(weight))
+            elif makes and unit != last:
                 number = hidden.index(unit)
                 family = f"hidden_{number}" if number else "hidden"
             labels.slice(layer, weight, axis, units, makes=makes, family=family, uses=uses)
@@ -213,6 +239,12 @@ def gets_batch(operation, leaves, array, batch):
         return False
     weights = [leaf for leaf in leaves if isinstance(leaf, WeightArray)]
     return all(weight.ndim < array.ndim or weight.shape[0] == 1 for weight in weights)
+
+
+def _numbers(array, axis):
+    """The numbers along an axis of an array, 0 where there are none."""
+    found = (getattr(array, "axes", None) or [None] * array.ndim)[axis]
+    return np.zeros(array.shape[axis], int) if found is None else found
 
 
 def _plain(leaf):

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
-from tfprune.coupling.labels import FIXED
+from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, unknown_outputs
 from tfprune.coupling.rules.blocks import (
     block,
@@ -181,7 +181,23 @@ class Continuous(Elementwise):
 
 @rule(keras.layers.Multiply, *_keras.operation_classes("Multiply"))
 class Product(Elementwise):
-    """A product: 0 wherever any factor is."""
+    """A product: 0 wherever any factor is.
+
+    A weight that is multiplied with numbers makes units, as of `x[..., None] * weight`.
+    """
+
+    def label_arrays(self, call, inputs, outputs, labels):
+        (output,), (result,) = call.outputs, outputs
+        rank = len(output.shape)
+        shapes = [left_padded(tensor.shape, rank) for tensor in call.inputs]
+        for array in call.arrays:
+            for axis, vector in enumerate(labels.along_axes(array), rank - array.ndim):
+                is_new = axis > 0 and vector is not None and (vector != FIXED).any()
+                if is_new and result.size == 1 and {shape[axis] for shape in shapes} == {1}:
+                    labels.made_by_weights.append(vector)
+                    result = placed(vector, axis - 1, rank - 1)
+                    call.memo["shape"] = result.shape
+        return super().label_arrays(call, inputs, [result], labels)
 
     def combine(self, call, arrays, operands):
         is_zero = np.logical_or.reduce(np.broadcast_arrays(*[o == 0 for o in operands]))

@@ -6,7 +6,6 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import (
-    Need,
     Rule,
     pin_inputs,
     rule_of,
@@ -76,11 +75,7 @@ class OwnCell(Rule):
             return []
         constants = {tensor: unknown(tensor) for tensor in step.tensor_labels}
         within = flow_inside(flow, call, step.tensor_labels, constants, ())
-        reason = f"{call.operation.name!r} uses it"
-        needs = [Need(*used, reason) for used in step.weights.uses(within)]
-        for each in step.calls:
-            needs += rule_of(each.operation).needs(each, within)
-        return needs
+        return [need for each in step.calls for need in rule_of(each.operation).needs(each, within)]
 
     def in_place(self, call):
         def resize(copy, sizes):
