@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from tfprune_cli import native_log
+from tfprune_cli import interrupts, native_log
 
 
 def main(argv=None):
@@ -21,14 +21,35 @@ def main(argv=None):
         argv: The arguments, by default those of the process.
 
     Returns:
-        The exit code: 0, 1 if the work failed, 2 for bad input.
+        The exit code: 0, 1 if the work failed, 2 for bad input, 130 after Ctrl-C.
     """
     arguments = parse(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_log.held_back():
-        from tfprune.cli import commands
+    with interrupts.raised_once(last=argv is None) as came:
+        try:
+            with native_log.held_back():
+                from tfprune.cli import commands
 
-    return commands.run(arguments)
+            code = commands.run(arguments)
+            sys.stdout.flush()
+        except BaseException as error:
+            if not came and not isinstance(error, OSError):
+                raise
+            code = _stopped(arguments, came, error)
+    return 130 if came and code else code
+
+
+def _stopped(arguments, came, error):
+    """What is said, and the exit code, after Ctrl-C or where nobody takes what is printed."""
+    if came:
+        print(f"tfprune {arguments.command}: interrupted.", file=sys.stderr)
+        return 130
+    if sys.stdout is sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails at its end
+    if isinstance(error, BrokenPipeError):
+        return 128 + 13  # as if the signal had ended it
+    print(f"tfprune {arguments.command}: {error}", file=sys.stderr)
+    return 2
 
 
 def parse(argv=None):
@@ -93,6 +114,7 @@ def _add_explain(commands):
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="also draw the graph, as .png, .svg or .pdf"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _add_inspect(commands):
@@ -152,7 +174,7 @@ def _add_prune(commands):
         "--distill", action="store_true", help="let the dense model lead the training"
     )
     parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model")
 
 
 def _add_strip(commands):
@@ -174,7 +196,7 @@ def _add_strip(commands):
         metavar="N",
         help="fix the batch size; litert needs it for recurrent layers",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model")
 
 
 def _add_model(parser):

@@ -19,8 +19,8 @@ def held_back(shown_on_failure=True):
         os.dup2(log.fileno(), 2)
         try:
             yield
-        except BaseException:
-            if shown_on_failure:
+        except BaseException as error:
+            if shown_on_failure and not isinstance(error, KeyboardInterrupt):
                 log.seek(0)
                 os.write(terminal, log.read())
             raise

@@ -80,7 +80,13 @@ REFUSED = {
         r"\['keras', 'litert', 'onnx', 'saved_model'\]",
     ),
     "no suffix": (sequential, {"format": "keras"}, "must end in `.keras`"),
-    "suffix of a file": (sequential, {"path": "m.keras"}, "must be a directory"),
+    "suffix of a file": (
+        sequential,
+        {"path": "m.keras", "format": "saved_model"},
+        "must be a directory",
+    ),
+    "suffix of no format": (sequential, {"path": "m.h5"}, "must end in `.keras`"),
+    "another suffix": (sequential, {"path": "m.keras", "format": "tflite"}, "end in `.tflite`"),
     "remote": (sequential, {"path": "gs://bucket/m"}, "local file system"),
     "subclassed": (subclassed, {}, "Functional or built Sequential"),
     "not built": (
@@ -110,6 +116,16 @@ def test_refused_and_nothing_is_written(tmp_path, monkeypatch, case):
     with pytest.raises(ValueError, match=message):
         export(make(), **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ending_of_the_path_says_the_format(tmp_path):
+    for name in ("m.keras", "m.tflite", "m"):
+        assert export(sequential(), tmp_path / name) == tmp_path / name
+    assert keras.models.load_model(tmp_path / "m.keras").output_shape == (None, 2)
+    assert (tmp_path / "m.tflite").read_bytes()[4:8] == b"TFL3"
+    assert (tmp_path / "m/saved_model.pb").is_file()
+    alias = export(sequential(), tmp_path / "alias.tflite", format="tflite", quantize="float16")
+    assert alias.stat().st_size > 0
 
 
 def test_what_is_there_is_not_overwritten_unless_told(tmp_path):

@@ -36,10 +36,19 @@ def figure(name, **kwargs):
     Raises:
         ImportError: If matplotlib is not installed.
     """
+    return require(name)(**kwargs)
+
+
+def require(name):
+    """The class of figures.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             f"`{name}` needs matplotlib. Install it with `pip install 'tfprune[demo]'`."
         ) from error
-    return Figure(**kwargs)
+    return Figure

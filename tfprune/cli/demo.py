@@ -5,7 +5,6 @@ ends with exit code 1.
 """
 
 import importlib.util
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tfprune._tools.files import written_whole
 from tfprune.callbacks import PruneUnits
 from tfprune.cli import demo_plot
-from tfprune.exporting.export import export
+from tfprune.exporting.export import exporting
 from tfprune.exporting.loading import load
 from tfprune.measuring.file_size import file_size
 from tfprune.reports.compare import compare
@@ -25,6 +25,7 @@ from tfprune.schedules import PolynomialDecay
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip
 
+_ENDS = (".keras", "_saved_model")
 _BATCH = 32
 _DENSE_EPOCHS = 12
 _PRUNED_EPOCHS = 18
@@ -122,7 +123,7 @@ def run(out="tfprune-demo", *, target=0.5, seed=0, console=None):
 
     Args:
         out: The directory for `dense` and `small`, each as SavedModel and `.keras`, and
-            `plot.png`. Only these are overwritten in it.
+            `plot.png`. Only these are overwritten in it, if they are models.
         target: The fraction of the units of each layer to remove.
         seed: Of the split of the data, the weights and the order of the data.
         console: A `rich.console.Console` to print on.
@@ -133,33 +134,29 @@ def run(out="tfprune-demo", *, target=0.5, seed=0, console=None):
     Raises:
         ImportError: If scikit-learn or matplotlib is missing.
         OSError: If `out` cannot be written to; this is found before the training.
+        ValueError: If a file that is no model has the name of one; before the training, too.
     """
     started = time.perf_counter()
     require_extras()
-    out = _writable_directory(Path(out))
+    out = Path(out)
     console = console or Console()
-    keras.utils.set_random_seed(seed)
-    train, test = _digits(seed)
-    with _progress(console) as progress:
-        dense, dense_curve = _train_dense(train, test, progress)
-        masked, masked_curve = _train_pruned(dense, train, test, target, progress)
-    small = strip(masked)
-    _save(dense, out, "dense")
-    _save(small, out, "small")
-    result = _measure(dense, masked, small, test, out, target, started)
-    demo_plot.save(out / "plot.png", dense_curve, masked_curve, result.widths)
-    console.print(compare(dense, small, data=test, metrics=["accuracy"]))
+    paths = [out / f"{name}{end}" for name in ("dense", "small") for end in _ENDS]
+    picture = out / "plot.png"
+    with exporting(paths, overwrite=True) as write, written_whole(picture.resolve()) as place:
+        keras.utils.set_random_seed(seed)
+        train, test = _digits(seed)
+        with _progress(console) as progress:
+            dense, dense_curve = _train_dense(train, test, progress)
+            masked, masked_curve = _train_pruned(dense, train, test, target, progress)
+        small = strip(masked)
+        places = [write(m, p) for m, p in zip((dense, dense, small, small), paths, strict=True)]
+        result = _measure(dense, masked, small, test, out, places[1::2], target, started)
+        demo_plot.save(place, dense_curve, masked_curve, result.widths)
+        console.print(compare(dense, small, data=test, metrics=["accuracy"]))
     console.print(f"Models and plot.png are in {out} ({result.seconds:.0f} s).", highlight=False)
     for claim in result.claims:
         console.print(str(claim), style="green" if claim.holds else "bold red", highlight=False)
     return result
-
-
-def _writable_directory(out):
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise PermissionError(f"the directory is not writable: {out}")
-    return out
 
 
 # Data and model ---------------------------------------------------------------------------------
@@ -276,18 +273,10 @@ def _progress(console):
 # Measuring --------------------------------------------------------------------------------------
 
 
-def _save(model, out, name):
-    export(model, out / f"{name}.keras", format="keras", overwrite=True)
-    export(model, out / f"{name}_saved_model", format="saved_model", overwrite=True)
-
-
-def _measure(dense, masked, small, test, out, target, started):
+def _measure(dense, masked, small, test, out, saved, target, started):
     images, labels = test
     outputs_masked = masked.predict(images, verbose=0)
-    outputs_dense, outputs_small = (
-        load(out / f"{name}_saved_model").run({"image": images})["digit"]
-        for name in ("dense", "small")
-    )
+    outputs_dense, outputs_small = (load(place).run({"image": images})["digit"] for place in saved)
     difference = np.abs(outputs_masked - outputs_small).max()
     return DemoResult(
         out=out,
@@ -298,8 +287,8 @@ def _measure(dense, masked, small, test, out, target, started):
         accuracy_small=_accuracy(outputs_small, labels),
         parameters_dense=dense.count_params(),
         parameters_small=small.count_params(),
-        bytes_dense=file_size(out / "dense_saved_model").bytes,
-        bytes_small=file_size(out / "small_saved_model").bytes,
+        bytes_dense=file_size(saved[0]).bytes,
+        bytes_small=file_size(saved[1]).bytes,
         error=float(difference / np.abs(outputs_masked).max()),
         seconds=time.perf_counter() - started,
     )

@@ -1,12 +1,10 @@
 """The picture of the demonstration: accuracy and sparsity over the steps, widths of the layers."""
 
-from tfprune._tools.files import written_whole
-
 _BEFORE, _AFTER, _PRUNED = "#b8c4d0", "#1f6feb", "#d1495b"
 
 
 def save(path, dense, pruned, widths):
-    """Draws and writes the picture; a file that was there is replaced at once.
+    """Draws and writes the picture.
 
     Args:
         path: A `pathlib.Path` that ends with .png.
@@ -22,8 +20,7 @@ def save(path, dense, pruned, widths):
     _draw_accuracy(top, dense, pruned)
     _draw_sparsity(bottom, dense, pruned)
     _draw_widths(right.subplots(), widths)
-    with written_whole(path) as place:
-        figure.savefig(place)
+    figure.savefig(path)
 
 
 def _draw_accuracy(axes, dense, pruned):

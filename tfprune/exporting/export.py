@@ -1,38 +1,31 @@
 """A finished model to disk, for inference: SavedModel, `.keras`, LiteRT or ONNX."""
 
-import inspect
+import contextlib
 import pathlib
 
-from tfprune._tools.files import written_whole
-from tfprune.exporting import keras_file, litert, onnx_file, saved_model
+import tensorflow as tf
+
+from tfprune._tools.files import all_written_whole
+from tfprune.exporting.targets import Target, named_errors
 from tfprune.masks.setting import masked_layers
 
-_FORMATS = {
-    "keras": keras_file,
-    "litert": litert,
-    "onnx": onnx_file,
-    "saved_model": saved_model,
-}
-SUFFIXES = {name: module.SUFFIX for name, module in _FORMATS.items()}
-"""The file suffix of each format, empty for a directory."""
 
-
-def export(model, path, *, format="saved_model", overwrite=False, **options):
+def export(model, path, *, format=None, overwrite=False, **options):
     """Exports a model for inference as SavedModel, `.keras`, LiteRT or ONNX file.
 
     The files do not need tfprune.
 
-    * `"saved_model"`: a directory for `tf.saved_model.load`, TensorFlow Serving and converters.
-      Only weights that inference reads are stored, each once: no optimizer, metrics or seeds. The
-      signature `serving_default` takes the model's inputs as keywords by name and returns a dict
-      by output name (repeated output names get the suffix `_1`, `_2`); the function `serve` takes
-      and returns tensors in the structure of the model's own inputs and outputs. Dynamic
-      dimensions stay dynamic. Layers run in inference mode. Look-up tables are stored too.
+    * `"saved_model"`, the default: a directory for `tf.saved_model.load`, TensorFlow Serving and
+      converters. Only weights that inference reads are stored, each once: no optimizer, metrics or
+      seeds. The signature `serving_default` takes the model's inputs as keywords by name and
+      returns a dict by output name (repeated output names get the suffix `_1`, `_2`); the function
+      `serve` takes and returns tensors in the structure of the model's own inputs and outputs.
+      Dynamic dimensions stay dynamic. Layers run in inference mode. Look-up tables are stored too.
     * `"keras"`: a `.keras` file without optimizer and compile state. To go on with training
       later, save with `model.save` instead.
-    * `"litert"`: a `.tflite` file for LiteRT (TensorFlow Lite), with the same names in its
-      signature. Weights are float32, or smaller with `quantize`; zeros in whole blocks are left
-      out with `sparse`. Inputs and outputs keep their types.
+    * `"litert"` or `"tflite"`: a `.tflite` file for LiteRT (TensorFlow Lite), with the same names
+      in its signature. Weights are float32, or smaller with `quantize`; zeros in whole blocks are
+      left out with `sparse`. Inputs and outputs keep their types.
     * `"onnx"`: an `.onnx` file, again with the same names. Needs `pip install 'tfprune[onnx]'`.
 
     The files are read back and checked. A SavedModel: every stored value against the model's,
@@ -46,9 +39,10 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
             built model.
         path: Where to write, on a local file system: a directory, or a file that ends in `.keras`,
             `.tflite` or `.onnx`.
-        format: `"saved_model"`, `"keras"`, `"litert"` or `"onnx"`.
-        overwrite: Whether to replace an existing model at `path`. It stays until the new one is
-            complete.
+        format: `"saved_model"`, `"keras"`, `"litert"` or `"onnx"`; by default that of the ending
+            of `path`.
+        overwrite: Whether to replace an existing model of that format at `path`. It stays until
+            the new one is complete. What is no model is never replaced.
         **options: Options of the format. `"onnx"` takes `representative_data`, `"litert"` all:
 
             * `representative_data`: Typical inputs, in the structure in which the model takes
@@ -75,6 +69,8 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
             if the path is taken or does not fit the format. Nothing is written then.
         ImportError: If the format is `"onnx"` and its packages are not installed.
         RuntimeError: If the written model differs from the model. It is removed then.
+        OSError: If the path cannot be written, because the disk is full, say, or the directory
+            closed (`PermissionError`). The path is as it was then.
 
     Example:
 
@@ -91,63 +87,61 @@ def export(model, path, *, format="saved_model", overwrite=False, **options):
     >>> export(model, path.with_suffix(".tflite"), format="litert", quantize="float16").name
     'small.tflite'
     """
-    if format not in _FORMATS:
-        raise ValueError(
-            f"Argument `format` must be one of {sorted(_FORMATS)}. Received: format={format!r}."
-        )
-    path = pathlib.Path(path)
-    write = _FORMATS[format].write
-    _check_options(write, format, options)
-    _check_path(path, format, overwrite)
+    with exporting([path], format, overwrite, **options) as write:
+        write(model)
+    return pathlib.Path(path)
+
+
+@contextlib.contextmanager
+def exporting(paths, format=None, overwrite=False, **options):
+    """A context in which models are exported to several paths: to all of them, or to none.
+
+    Paths and options are checked when it is entered, before any work: whether each can be written
+    too, for which hidden directories are made beside them. The models take their paths when it is
+    left without an error.
+
+    Args:
+        paths: A list of paths.
+        format: As in `export`, for all.
+        overwrite, **options: As in `export`.
+
+    Yields:
+        A function `write(model, path=None)`, which writes a model for one of the paths or for all,
+        and returns the temporary place of the last.
+
+    Raises:
+        ValueError, OSError: As `export` does.
+    """
+    targets = [Target(path, format, overwrite, options) for path in paths]
+    resolved = [target.path.resolve() for target in targets]
+    for index, target in enumerate(targets):
+        if resolved[index] in resolved[:index]:
+            raise ValueError(
+                f"Argument `path` must be another for each file. Received: {target.received} twice."
+            )
+    with named_errors(targets), all_written_whole(resolved) as places:
+
+        def write(model, path=None):
+            _check_model(model)
+            for target, place in zip(targets, places, strict=True):
+                if path is None or pathlib.Path(path) == target.path:
+                    with named_errors([target]):
+                        target.module.write(model, place, **options)
+                    written = place
+            return written
+
+        try:
+            yield write
+        except (OSError, tf.errors.OpError) as error:
+            error.is_named = True  # it is of other work
+            raise
+
+
+def _check_model(model):
     _check_no_masks(model)
     if not model.built:
         raise ValueError(
             f"Argument `model` must be built. Received: model={model.name!r}. Call it on data once."
-        )
-    with written_whole(path.resolve()) as place:
-        write(model, place, **options)
-    return path
-
-
-def _check_options(write, format, options):
-    parameters = inspect.signature(write).parameters.values()
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        takes = f"takes {known} beside `overwrite`" if known else "takes `overwrite` alone"
-        raise ValueError(
-            f"Arguments of `export` must be those of the format. Received: {unknown} with "
-            f"format={format!r}, which {takes}."
-        )
-
-
-def _check_path(path, format, overwrite):
-    received = f"Received: path={str(path)!r}, format={format!r}"
-    if ":/" in str(path):
-        raise ValueError(
-            f"Argument `path` must be on a local file system. {received}. Export to a local "
-            "directory and copy it."
-        )
-    suffix = SUFFIXES[format]
-    if suffix and path.suffix != suffix:
-        raise ValueError(f"Argument `path` must end in `{suffix}`. {received}.")
-    if not suffix and path.suffix in filter(None, SUFFIXES.values()):
-        raise ValueError(
-            f"Argument `path` must be a directory, not a `{path.suffix}` file. {received}."
-        )
-    if not path.exists():
-        return
-    if not overwrite:
-        raise ValueError(
-            f"Argument `path` must be free. {received}. Pass `overwrite=True` to replace what is "
-            "there."
-        )
-    is_model = path.is_file() if suffix else (path / "saved_model.pb").is_file()
-    is_empty = path.is_dir() and not any(path.iterdir())
-    if not is_model and not (is_empty and not suffix):
-        raise ValueError(
-            "Cannot overwrite what is at the path, because it is no model of that format. "
-            f"{received}. Remove it first."
         )
 
 

@@ -7,6 +7,14 @@ from tfprune import _keras
 SUFFIX = ".keras"
 
 
+def is_model(path):
+    """Whether there is a `.keras` file at a path."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"config.json", "metadata.json"} <= set(archive.namelist())
+
+
 def write(model, place):
     """Writes the file and reads it back; see `export`."""
     resized = _keras.not_from_config(model)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.checks import check_integer
 from tfprune.exporting import loading
 from tfprune.exporting.checks import batches_of, check_outputs, check_repeatable, samples
 from tfprune.exporting.graph import module_of, operation_types, save, traced
@@ -19,6 +20,14 @@ BREAK_EVEN = 0.8
 single samples: `benchmarks/sparse_litert.py`."""
 
 _TOLERANCES = {None: 1e-4, "float16": 3e-2, "dynamic": 0.2, "int8": 0.3}
+
+
+def is_model(path):
+    """Whether there is a LiteRT file at a path."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"TFL3"
 
 
 def write(
@@ -32,7 +41,6 @@ def write(
     tolerance=None,
 ):
     """Converts, writes the file and compares its outputs with the model's; see `export`."""
-    _check_arguments(quantize, representative_data, sparse, tolerance)
     _check_not_quantized(model)
     function = traced(model, _checked_batch(model, batch_size))
     check_repeatable(model, function, "litert")
@@ -58,7 +66,8 @@ def write(
 # Arguments ---------------------------------------------------------------------------------------
 
 
-def _check_arguments(quantize, representative_data, sparse, tolerance):
+def check(quantize=None, representative_data=None, sparse=False, batch_size=None, tolerance=None):
+    """Refuses options that do not fit, before any work; see `export`."""
     if quantize not in _TOLERANCES:
         raise ValueError(
             "Argument `quantize` must be None, 'float16', 'dynamic' or 'int8'. "
@@ -89,6 +98,8 @@ def _check_arguments(quantize, representative_data, sparse, tolerance):
         )
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"Argument `tolerance` must be above 0. Received: tolerance={tolerance}.")
+    if batch_size is not None:
+        check_integer("batch_size", batch_size)
 
 
 def _check_not_quantized(model):
@@ -106,12 +117,6 @@ def _check_not_quantized(model):
 def _checked_batch(model, batch_size):
     if batch_size is None:
         return None
-    is_count = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
-    if not is_count or batch_size < 1:
-        raise ValueError(
-            "Argument `batch_size` must be None or an integer of at least 1. "
-            f"Received: batch_size={batch_size!r}."
-        )
     graph = _keras.functional(model)
     fixed = {tensor.shape[0] for tensor in graph.inputs} if graph is not None else set()
     if fixed - {None, batch_size}:

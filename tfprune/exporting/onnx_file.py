@@ -18,9 +18,21 @@ _HALF_TOLERANCE = 2e-2  # where the model itself computes in half precision
 _MOST_BYTES = 2**31 - 1  # of a protocol buffer
 
 
+def is_model(path):
+    """Whether there is an ONNX file at a path."""
+    import onnx
+
+    if not path.is_file():
+        return False
+    try:
+        found = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's own, of a private module
+        return False
+    return bool(found.ir_version and found.graph.output)
+
+
 def write(model, place, *, representative_data=None):
     """Converts, writes the file and compares its outputs with the model's; see `export`."""
-    _require_extra()
     function = traced(model)
     check_repeatable(model, function, "onnx")
     _check_names(model, function)
@@ -38,7 +50,8 @@ def write(model, place, *, representative_data=None):
     check_outputs(model, _loaded(content, model), arrays, limit, "Export a SavedModel instead.")
 
 
-def _require_extra():
+def check(representative_data=None):
+    """Refuses to begin where packages are missing; see `export`."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

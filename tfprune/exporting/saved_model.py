@@ -10,6 +10,21 @@ from tfprune.exporting.graph import changing_operations, module_of, output_names
 
 SUFFIX = ""
 
+_PARTS = {
+    "assets",
+    "assets.extra",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "saved_model.pb",
+    "variables",
+}
+
+
+def is_model(path):
+    """Whether there is a SavedModel at a path, and nothing else."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    return "saved_model.pb" in names and names <= _PARTS
+
 
 def write(model, place):
     """Writes the directory, loads it and compares; see `export`."""
