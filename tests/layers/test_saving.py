@@ -72,9 +72,12 @@ def assert_masks_hold(model):
         assert not live.any() or (value[live] != old[live]).any()
 
 
+KINDS = ["keras", "weights", "checkpoint", "h5", "h5 by name"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("masked_before", [False, True], ids=["fresh", "masked"])
-@pytest.mark.parametrize("kind", ["keras", "weights", "checkpoint"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_restored_holds_in_further_training(kind, masked_before, tmp_path):
     model, other = make(), make()
     mask_some(model)
@@ -87,11 +90,47 @@ def test_what_is_restored_holds_in_further_training(kind, masked_before, tmp_pat
     elif kind == "weights":
         model.save_weights(tmp_path / "m.weights.h5")
         other.load_weights(tmp_path / "m.weights.h5")
+    elif kind == "h5":
+        model.save(tmp_path / "m.h5")
+        other = keras.saving.load_model(tmp_path / "m.h5", compile=False)
+        other.compile("adam", "mse", jit_compile=False)
+    elif kind != "checkpoint":
+        model.save(tmp_path / "m.h5")
+        other.load_weights(tmp_path / "m.h5", by_name=kind.endswith("name") or None)
     else:
         path = tf.train.Checkpoint(model=model).save(tmp_path / "m")
         tf.train.Checkpoint(model=other).restore(path)
     assert_same(model, other)
     assert_masks_hold(other)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.weights.h5"])
+def test_model_checkpoint_keeps_the_masks(name, tmp_path):
+    model, other = make(), make()
+    mask_some(model)
+    only_weights = name.endswith("weights.h5")
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / name, save_weights_only=only_weights)
+    train(model, callbacks=[checkpoint])
+    if only_weights:
+        other.load_weights(tmp_path / name)
+    else:
+        other = keras.saving.load_model(tmp_path / name, compile=False)
+    assert_same(model, other)
+
+
+def test_h5_file_that_does_not_fit_leaves_masks_in_force(tmp_path):
+    model, wider = (
+        keras.Sequential([keras.Input((3,)), layers.Dense(n, name="wide")]) for n in (4, 5)
+    )
+    mask_some(model)
+    mask_some(wider)
+    wider.save(tmp_path / "wider.h5")
+    before = masks_of(model)
+    with pytest.raises(ValueError, match="mismatch"):
+        model.load_weights(tmp_path / "wider.h5")
+    np.testing.assert_equal(masks_of(model), before)
+    kept = np.asarray(model.layers[0].trainable_masks["kernel"])
+    assert not np.asarray(model.layers[0].kernel)[~kept].any()
 
 
 def test_plain_checkpoint_leaves_masks_standing_and_pruned_elements_zero(tmp_path):

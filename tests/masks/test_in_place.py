@@ -175,6 +175,10 @@ def masked(make):
     return model, copy.model
 
 
+def masked_twin(model):
+    return copy_model(model, exchange=mask_in_place).model
+
+
 def masks_of(model):
     """The value and the masks of every weight that has masks, in the order of the weights."""
     found = {}
@@ -280,6 +284,30 @@ def test_weights_files_keep_the_masks(make, tmp_path):
     np.testing.assert_equal(masks_of(other), masks_of(new))
     model.load_weights(tmp_path / "w.weights.h5")  # the model without masks reads the values
     np.testing.assert_array_equal(model(X), new(X))
+
+
+# Keras loads no subclassed model from `.h5` files.
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "subclassed"])
+def test_h5_files_keep_the_masks(name, tmp_path):
+    model, new = masked(MODELS[name])
+    prune_some(new, new)
+    model.save(tmp_path / "model.h5")
+    new.save(tmp_path / "new.h5")
+    _, other = masked(MODELS[name])
+    prune_some(other, other)
+    before = masks_of(other)
+    other.load_weights(tmp_path / "model.h5")  # which says nothing of masks
+    for (value, *masks), (_, *old), truth in zip(
+        masks_of(other), before, masks_of(masked_twin(model)), strict=True
+    ):
+        np.testing.assert_equal(masks, old)
+        np.testing.assert_array_equal(value, np.where(masks[0], truth[0], 0))
+    other.load_weights(tmp_path / "new.h5")
+    np.testing.assert_equal(masks_of(other), masks_of(new))
+    model.load_weights(tmp_path / "new.h5")
+    np.testing.assert_array_equal(model(X), new(X))
+    loaded = keras.saving.load_model(tmp_path / "new.h5", CUSTOM)
+    np.testing.assert_equal(masks_of(loaded), masks_of(new))
 
 
 @by_model

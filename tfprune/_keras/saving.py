@@ -10,12 +10,18 @@ Private here, and why:
 import tensorflow as tf
 from keras.src.saving.keras_saveable import KerasSaveable
 
+from tfprune._keras.h5_files import keep_in_h5_files
+
 
 class SavedState(tf.__internal__.tracking.AutoTrackable, KerasSaveable):
-    """State which `.keras`, `.weights.h5` and TensorFlow checkpoints keep beside a layer's weights.
+    """State which files and TensorFlow checkpoints keep beside the weights of a layer.
 
     It is not a layer, so `layer.weights`, `get_weights()` and parameter counts do not see it.
     """
+
+    def __init__(self):
+        super().__init__()
+        keep_in_h5_files(SavedState)
 
     def _obj_type(self):
         return "Operation"

@@ -198,7 +198,7 @@ class MaskedRegularizer:
 
 
 class LayerMasks(_keras.SavedState):
-    """All masks of one layer, as Keras and TensorFlow save them: bits packed, eight to a byte."""
+    """All masks of one layer, as they are in files and checkpoints: bits packed, eight a byte."""
 
     def __init__(self):
         super().__init__()

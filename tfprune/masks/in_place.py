@@ -33,8 +33,8 @@ def mask_in_place(layer):
     built gets its masks when it is built. A train step that was compiled before does not know the
     masks: call `model.make_train_function(force=True)`.
 
-    `.weights.h5` files and checkpoints keep the masks. `.keras` files keep them where Keras can
-    save and load the layer's own class, given `custom_objects` if it is not registered.
+    `.weights.h5` files and checkpoints keep the masks. `.keras` and `.h5` files keep them where
+    Keras can save and load the layer's own class, given `custom_objects` if it is not registered.
 
     Args:
         layer: A Keras layer or model. It is changed.
