@@ -201,10 +201,6 @@ def recurrent():
     return chain(keras.Input((4, 3)), L.GRU(4))
 
 
-def mixed():
-    return chain(keras.Input((3,)), L.Dense(2, dtype="mixed_float16", name="half"))
-
-
 def stateful():
     return chain(keras.Input(batch_shape=(1, 4, 3)), L.GRU(4, stateful=True))
 
@@ -258,7 +254,6 @@ REFUSED = {
     ),
     "no batch": (sequential, {"batch_size": 0}, "at least 1"),
     "quantized by Keras": (quantized, {}, "`model.quantize`.*layer='dense"),
-    "mixed precision": (mixed, {}, "BiasAdd, MatMul.*'float32'"),
     "state": (stateful, {}, "stateful=False"),
     "tolerance": (sequential, {"tolerance": -1}, "must be above 0"),
     "option of no format": (sequential, {"opset": 3}, r"\['opset'\] with format='litert'"),

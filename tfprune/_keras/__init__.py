@@ -72,7 +72,7 @@ from tfprune._keras.optimizers import (
     variable_index,
 )
 from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
-from tfprune._keras.precision import in_double_precision
+from tfprune._keras.precision import half_precision, in_precision
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (
     become,

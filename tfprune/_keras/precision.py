@@ -11,20 +11,38 @@ import tensorflow as tf
 
 from tfprune._keras.copies import copied_objects
 from tfprune._keras.graphs import is_symbolic
+from tfprune._keras.layers import all_layers
 from tfprune._keras.variables import guard, is_guarded, raw
 
 
-def in_double_precision(model):
-    """A copy of a model in float64, layers, weights and graph, and pairs of an object and its copy.
+def in_precision(model, precision):
+    """A copy of a model in a precision, layers, weights and graph.
 
     What is not a number of any float dtype stays what it is.
+
+    Args:
+        model: Any Keras model.
+        precision: "float64" or "float32".
+
+    Returns:
+        The copy, and pairs of an object and its copy.
     """
     pairs = copied_objects(model)
     for _, part in pairs:
         dtype = part.compute_dtype if isinstance(part, keras.layers.Layer) else _dtype(part)
         if dtype is not None and keras.backend.is_float_dtype(dtype):
-            _to_double(part)
+            _convert(part, precision)
     return pairs[0][1], pairs
+
+
+def half_precision(model):
+    """The float dtype of fewer bits than float32 in which a layer or tensor of a model computes.
+
+    None if there is none.
+    """
+    found = {layer.compute_dtype for layer in all_layers(model)}
+    found |= {_dtype(weight) for weight in model.weights}
+    return next((dtype for dtype in ("bfloat16", "float16") if dtype in found), None)
 
 
 def _dtype(part):
@@ -32,13 +50,13 @@ def _dtype(part):
     return keras.backend.standardize_dtype(part.dtype) if has_dtype else None
 
 
-def _to_double(part):
+def _convert(part, precision):
     if isinstance(part, keras.layers.Layer):
-        part.dtype_policy = "float64"
+        part.dtype_policy = precision
     if not isinstance(part, keras.layers.Layer) or isinstance(part, keras.layers.InputLayer):
-        part._dtype = "float64"
+        part._dtype = precision
     if isinstance(part, keras.Variable) and raw(part) is not None:
-        value = tf.cast(tf.convert_to_tensor(raw(part)), "float64")
+        value = tf.cast(tf.convert_to_tensor(raw(part)), precision)
         with tf.init_scope():
             part._value = None
             part._initialize(value)

@@ -92,11 +92,10 @@ class Untracked:
 
 
 def _counter(name):
-    return keras.Variable(0.0, trainable=False, dtype="float32", name=name)
+    return keras.Variable(0.0, trainable=False, autocast=False, dtype="float32", name=name)
 
 
 def accumulators(shapes, name, dtype="float32"):
     """Variables of some shapes that begin with 0, kept from Keras."""
-    return Untracked(
-        keras.Variable(np.zeros(shape), trainable=False, dtype=dtype, name=name) for shape in shapes
-    )
+    options = {"trainable": False, "autocast": False, "dtype": dtype, "name": name}
+    return Untracked(keras.Variable(np.zeros(shape), **options) for shape in shapes)

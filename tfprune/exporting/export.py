@@ -25,8 +25,10 @@ def export(model, path, *, format=None, overwrite=False, **options):
       later, save with `model.save` instead.
     * `"litert"` or `"tflite"`: a `.tflite` file for LiteRT (TensorFlow Lite), with the same names
       in its signature. Weights are float32, or smaller with `quantize`; zeros in whole blocks are
-      left out with `sparse`. Inputs and outputs keep their types.
-    * `"onnx"`: an `.onnx` file, again with the same names. Needs `pip install 'tfprune[onnx]'`.
+      left out with `sparse`. Inputs and outputs keep their types, but for those in half precision:
+      a model that computes in it, as with the policy "mixed_float16", is converted in float32.
+    * `"onnx"`: an `.onnx` file, again with the same names, in float32 where the model computes in
+      bfloat16. Needs `pip install 'tfprune[onnx]'`.
 
     The files are read back and checked. A SavedModel: every stored value against the model's,
     and, if no input has a dynamic size but the batch and no random numbers are drawn and no state

@@ -20,6 +20,7 @@ BREAK_EVEN = 0.8
 single samples: `benchmarks/sparse_litert.py`."""
 
 _TOLERANCES = {None: 1e-4, "float16": 3e-2, "dynamic": 0.2, "int8": 0.3}
+_TOLERANCES_OF_MODELS = {"float16": 2e-2, "bfloat16": 1e-1}  # that compute in half precision
 
 
 def is_model(path):
@@ -42,6 +43,9 @@ def write(
 ):
     """Converts, writes the file and compares its outputs with the model's; see `export`."""
     _check_not_quantized(model)
+    given, half = model, _keras.half_precision(model)
+    if half:  # LiteRT has next to no operations in it
+        model, _ = _keras.in_precision(model, "float32")
     function = traced(model, _checked_batch(model, batch_size))
     check_repeatable(model, function, "litert")
     if quantize == "int8":
@@ -61,6 +65,8 @@ def write(
     pathlib.Path(place).write_bytes(content)
     limit = _TOLERANCES[quantize] if tolerance is None else tolerance
     _check(model, content, arrays, limit, quantize)
+    if half:
+        _check(given, content, arrays, max(limit, _TOLERANCES_OF_MODELS[half]), quantize)
 
 
 # Arguments ---------------------------------------------------------------------------------------

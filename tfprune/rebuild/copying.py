@@ -71,7 +71,7 @@ def in_double_precision(model):
     >>> double(keras.ops.ones((1, 3))).dtype, double.weights[0].dtype
     (tf.float64, 'float64')
     """
-    return _as_copy(model, *_keras.in_double_precision(model))
+    return _as_copy(model, *_keras.in_precision(model, "float64"))
 
 
 def _as_copy(model, new, pairs):
