@@ -64,6 +64,11 @@ class Liveness:
         forget_connected(self.coupling.trace.calls)
 
     @property
+    def needed(self):
+        """Boolean array over units: which stay."""
+        return self._flow.needed
+
+    @property
     def calls(self):
         """The calls that an output of the model needs."""
         return self._flow.calls
@@ -72,6 +77,12 @@ class Liveness:
         """The `StripReport` for the model that was rebuilt."""
         coupling, needed, reasons = self.coupling, self._flow.needed, self._reasons()
         layers, kept = {}, []
+        together = {
+            unit: f"units of {unit_set.name!r} go together"
+            for unit_set in coupling.sets
+            if len(unit_set.layers) > 1
+            for unit in unit_set.units.tolist()
+        }
         for piece in coupling.slices:
             name = unit_name(piece.layer, piece.family)
             if not piece.makes or name in layers:
@@ -84,6 +95,7 @@ class Liveness:
             for index, unit in enumerate(units.tolist()):
                 if unit in zeros and needed[unit]:
                     why = reasons.get(unit, ["what uses it is 0 now, but is trained"])
+                    why = [together[unit], *why] if unit in together else why
                     kept.append(KeptUnit(name, index, "; ".join(why)))
         return StripReport(
             layers=tuple(layers.values()),

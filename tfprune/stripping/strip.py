@@ -6,6 +6,7 @@ from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import sized_by_config
 from tfprune.stripping.liveness import Liveness
+from tfprune.stripping.partly_masked import warn_of_partly_masked
 
 
 def strip(model, *, custom_layers=None, check=True, return_report=False):
@@ -14,11 +15,13 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
     Use it after training with masks, before export. A unit is removed if masks, zeros and constants
     prove that it has no effect: its value reaches no output of the model, or it is a constant that
     can be folded into the biases of its consumers. It does not matter where the zeros come from;
-    the model need not carry masks at all. Composite layers whose
-    configs can say their new sizes stay layers of their classes. Others are inlined
-    (`tfprune.stripping.inlining`), if their `call` can be traced for any size and uses no weights
-    but those of its layers. Other layers of your own classes stay what they are, and are resized in
-    place where that is proven to be right.
+    the model need not carry masks at all. Units that are masked in one layer, and cannot go because
+    they are coupled with units of others that are not, are named in a warning.
+
+    Composite layers whose configs can say their new sizes stay layers of their classes. Others are
+    inlined (`tfprune.stripping.inlining`), if their `call` can be traced for any size and uses no
+    weights but those of its layers. Other layers of your own classes stay what they are, and are
+    resized in place where that is proven to be right.
 
     Of a subclassed model whose config cannot say the new sizes, the Functional model of its `call`
     in inference mode is returned. It is compiled as the model is if that trains with Keras's own
@@ -66,6 +69,7 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
     liveness = Liveness(model, keep=keep, wholly=custom_layers == "inline")
     small = rebuild(liveness.model, liveness.kept_units, liveness.folds, liveness.dropped)
     error = check_equal(model, small, liveness.coupling.trace) if check else None
+    warn_of_partly_masked(liveness.coupling, liveness.needed)
     return (small, liveness.report(small, error)) if return_report else small
 
 

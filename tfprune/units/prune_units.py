@@ -1,5 +1,7 @@
 """Prunes coupled units in one step."""
 
+from tfprune.masks.skipping import warn_of_skipped
+from tfprune.units.by_index import layers_of, select_by_index
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
 from tfprune.units.selection import selection as selections
@@ -8,9 +10,10 @@ from tfprune.units.selection.select_units import select_units
 
 def prune_units(
     model,
-    target,
+    target=None,
     criterion="magnitude",
     *,
+    units=None,
     selection="uniform",
     data=None,
     only=None,
@@ -35,6 +38,9 @@ def prune_units(
         target: Float from 0 to 1, the fraction of units to prune (the unit sparsity), of each layer
             or, with another selection than "uniform", of all together; or a budget of
             `tfprune.budgets`, for what may remain.
+        units: Instead of a target, which units to prune: a dict from layers or their names to what
+            indexes an array of their units, as `{"conv": [1, 5]}`. Each goes with its whole group:
+            with the units of other layers that it is coupled with (`tfprune.explain` lists them).
         criterion: The name of a criterion ("magnitude", "l1", "taylor", ...), a
             `tfprune.criteria.Criterion` with its arguments, or a callable; see
             `tfprune.criteria.units`.
@@ -53,9 +59,9 @@ def prune_units(
         A tuple of `UnitCount`, one for each set of coupled units.
 
     Raises:
-        ValueError: If no units can be pruned, an argument is out of its range, scores are not
-            finite, data or a loss is missing, or a budget cannot be met (the error says what can).
-            Nothing is changed then.
+        ValueError: If no units can be pruned, one in `units` cannot, an argument is out of its
+            range, scores are not finite, data or a loss is missing, or a budget cannot be met (the
+            error says what can). Nothing is changed then.
 
     Example:
 
@@ -76,6 +82,16 @@ def prune_units(
     """
     selection = selections.get(selection)
     scoring = UnitScores(criterion, data=data, verbose=verbose)
-    units = PrunableUnits(model, only=only, exclude=exclude, min_units=selection.min_units)
-    units.mask(select_units(units, target, scoring, selection))
-    return units.counts()
+    if units is not None:
+        if not (target is None and only is None and exclude is None):
+            raise ValueError(
+                "Argument `units` says which units to prune, so `target`, `only` and `exclude` "
+                f"must be None. Received: target={target!r}, only={only!r}, exclude={exclude!r}."
+            )
+        found = PrunableUnits(model, only=layers_of(model, units))
+        found.mask(select_by_index(found, units))
+        return found.counts()
+    found = PrunableUnits(model, only=only, exclude=exclude, min_units=selection.min_units)
+    found.mask(select_units(found, target, scoring, selection))
+    warn_of_skipped(found.skipped)
+    return found.counts()
