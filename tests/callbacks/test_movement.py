@@ -82,7 +82,7 @@ def test_with_data_it_is_measured_there():
     assert pruned(model) == lowest(kernel, 1, 12)
 
 
-def test_files_have_the_sums_while_training_runs_and_not_after(tmp_path):
+def test_files_have_the_sums_while_training_runs(tmp_path):
     model = linear()
     callback = PruneWeights(OneShot(0.4, 4), "movement")
     save = keras.callbacks.ModelCheckpoint(
@@ -97,3 +97,45 @@ def test_files_have_the_sums_while_training_runs_and_not_after(tmp_path):
     fit(resumed, PruneWeights(OneShot(0.4, 1), "movement"), load, epochs=1)
     assert pruned(resumed) == lowest(kernel, 4, 12)
     assert resumed.get_layer("d").masks_by_name["kernel"].observer is None
+
+
+@pytest.mark.parametrize(("name", "times"), [("m.keras", 2), ("m.h5", 1), ("m.weights.h5", 1)])
+def test_the_sum_goes_on_in_a_model_that_is_loaded(name, times, tmp_path):
+    model = linear()
+    kernel = np.array(model.get_layer("d").kernel)
+    fit(model, PruneWeights(OneShot(0.4, 4), "movement"), epochs=2)
+    for _ in range(times):
+        if name.endswith("weights.h5"):
+            model.save_weights(tmp_path / name)
+            model = linear()
+            model.load_weights(tmp_path / name)
+            model.optimizer.iterations.assign(2)
+        else:
+            model.save(tmp_path / name)
+            model = keras.saving.load_model(tmp_path / name, compile=False)
+            model.compile(keras.optimizers.SGD(1.0), "mse")
+            model.optimizer.iterations.assign(2)
+    fit(model, PruneWeights(OneShot(0.4, 4), "movement"), epochs=2)
+    assert pruned(model) == lowest(kernel, 4, 12) != lowest(kernel, 2, 12)
+
+
+def test_backup_restored_before_the_callback_begins_has_the_sums_too(tmp_path):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    model, again = linear(), linear()
+    kernel = np.array(model.get_layer("d").kernel)
+    prune, backup = PruneWeights(OneShot(0.4, 4), "movement"), keras.callbacks.BackupAndRestore
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, backup(tmp_path / "b"), prune, Killed())
+    fit(again, backup(tmp_path / "b"), PruneWeights(OneShot(0.4, 4), "movement"), epochs=4)
+    assert pruned(again) == lowest(kernel, 4, 12) != lowest(kernel, 2, 12)
+
+
+def test_when_the_schedule_has_ended_the_sums_are_gone(tmp_path):
+    model = linear()
+    fit(model, PruneWeights(OneShot(0.4, 4), "movement"), epochs=4)
+    mask = model.get_layer("d").masks_by_name["kernel"]
+    assert mask.sums is None and mask.observer is None

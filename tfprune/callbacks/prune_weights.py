@@ -23,8 +23,9 @@ class PruneWeights(ScheduledWeights):
     callback has no state to save: training continues after `BackupAndRestore`, or with a loaded
     model, with the same masks as without the interruption (a random criterion needs a seed for
     that: `tfprune.criteria.Random(seed=0)`). The sums of "movement" are written with the masks into
-    `.weights.h5` and `.keras` files while training runs; list the callback before
-    `BackupAndRestore` to restore them. TensorFlow checkpoints do not have them.
+    `.weights.h5`, `.keras` and `.h5` files until the schedule ends, and go on in a model that is
+    loaded from one; list the callback before `BackupAndRestore` to restore them. TensorFlow
+    checkpoints do not have them.
 
     Two of them in one `fit` must choose different weights. Beside `PruneUnits` it may prune the
     weights of the same layers: both only prune, and elements pruned by the other count.
@@ -126,9 +127,10 @@ class PruneWeights(ScheduledWeights):
         super().on_train_begin(logs)
 
     def on_train_end(self, logs=None):
-        """Stops the accumulation; it continues if the same model is trained further."""
+        """Stops the accumulation; it continues if the model, or a saved one, is trained further."""
         if self._accumulator is not None:
-            self._accumulator.detach()
+            is_over = self._last_update == self._schedule_in_steps().end_step
+            self._accumulator.detach(keep=not is_over)
         super().on_train_end(logs)
 
     def get_config(self):

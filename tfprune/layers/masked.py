@@ -125,6 +125,10 @@ class WeightMask:
     transform = None
     """A function that the weight's tensor passes through at each read, set by a callback."""
 
+    sums = None
+    """What was summed of the weight in training that is to go on, an array; see
+    `tfprune.masks.gradient_accumulation`. It is saved with the masks."""
+
     def __init__(self, weight, name):
         self.weight = weight
         self.trainable = _boolean(weight, name, "trainable_mask", "ones")
@@ -220,8 +224,11 @@ class LayerMasks(_keras.SavedState):
                 store[f"shape_{index}"] = np.array(trainable.shape, "int32")
                 store[f"pruned_{index}"] = np.packbits(~trainable)
                 store[f"frozen_{index}"] = np.packbits(frozen)
-            for key, variable in _state(mask, index):
-                store[key] = np.asarray(variable)
+            if int(np.asarray(mask.rewired)) >= 0:
+                store[f"rewired_{index}"] = np.asarray(mask.rewired)
+            summed = _summed(mask)
+            if summed is not None:
+                store[f"observed_{index}"] = np.asarray(summed)
 
     def load_own_variables(self, store):
         """Reads and applies masks; a file of plain Keras weights leaves them as they are."""
@@ -234,18 +241,20 @@ class LayerMasks(_keras.SavedState):
             for mask, state in zip(masks, states, strict=True):
                 mask.set(*state)
         for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
-            mask.rewired.assign(-1)
-            for key, variable in _state(mask, index, fresh=True):
-                if key in store.keys():  # noqa: SIM118
-                    variable.assign(np.asarray(store[key]))
+            stored = {kind: f"{kind}_{index}" for kind in ("rewired", "observed")}
+            found = {k: np.asarray(store[n]) for k, n in stored.items() if n in store.keys()}  # noqa: SIM118
+            mask.rewired.assign(found.get("rewired", -1))
+            summed = _summed(mask)
+            if not isinstance(summed, keras.Variable):
+                mask.sums = found.get("observed")
+            elif "observed" in found:
+                summed.assign(found["observed"])
 
 
-def _state(mask, index, fresh=False):
-    """The variables saved with a mask by key; initial ones only if `fresh`."""
-    if fresh or int(np.asarray(mask.rewired)) >= 0:
-        yield f"rewired_{index}", mask.rewired
-    if mask.observer is not None and mask.observer.saved is not None:
-        yield f"observed_{index}", mask.observer.saved
+def _summed(mask):
+    """What has been summed of a weight: a variable while training runs, else an array or `None`."""
+    saved = None if mask.observer is None else mask.observer.saved
+    return mask.sums if saved is None else saved
 
 
 def _read_mask(store, index, mask):

@@ -27,7 +27,8 @@ class GradientAccumulator:
         weights: `PrunableWeight`s of it.
         optimizer: The optimizer that scales the loss; by default `model.optimizer`.
         times_weight: Whether to sum -w dL/dw instead of dL/dw, with w as it is at that step. These
-            totals are saved with the masks, in every file of the model.
+            totals are saved with the masks, in every file of the model, and go on from there: in
+            another accumulator of the model, and in one of a model that was loaded.
 
     Raises:
         ValueError: If a weight belongs to a cell in a `keras.layers.RNN` that is not unrolled.
@@ -72,17 +73,24 @@ class GradientAccumulator:
             mask.observer = observer
         self._trace_again()
 
-    def detach(self):
-        """Takes it out of the reads of the weights; the totals stay."""
+    def detach(self, keep=False):
+        """Takes it out of the reads of the weights; the totals stay.
+
+        Args:
+            keep: Whether the totals stay with the masks too, to go on in another accumulator.
+        """
         for mask, observer in zip(self.masks, self._observers, strict=True):
             if mask.observer is observer:
                 mask.observer = None
+                mask.sums = ops.convert_to_numpy(observer.total) if keep else None
         self._trace_again()
 
     def start(self):
-        """Sets the totals to 0 and starts to accumulate."""
-        for variable in [self._count, *(observer.total for observer in self._observers)]:
-            variable.assign(np.zeros(variable.shape, "float32"))
+        """Sets the totals to 0, or to those that go on, and starts to accumulate."""
+        self._count.assign(0.0)
+        for mask, observer in zip(self.masks, self._observers, strict=True):
+            goes_on = observer.saved is not None and mask.sums is not None
+            observer.total.assign(mask.sums if goes_on else np.zeros(mask.weight.shape, "float32"))
         self.resume()
 
     def resume(self):
