@@ -202,3 +202,35 @@ def test_a_block_is_excluded_with_all_that_is_in_it(by):
     assert [layer.units for layer in small.layers[1:]] == [4, 6, 2]
     masked = tfprune.prunable(model, exclude=exclude[by])
     assert {layer.name for layer in masked_layers(masked)} == {"first", "last"}
+
+
+def test_zeros_of_a_stock_model_stay_where_that_is_asked_for():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6, name="wide"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(2, name="last"),
+        ]
+    )
+    model.compile("adam", "mse", jit_compile=False)
+    x, y = data(), np.ones((8, 2))
+    model.fit(x, y, epochs=2, verbose=0)  # slots with momentum
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        if len(weight.shape) == 2:
+            weight.assign(np.where(rng.uniform(size=weight.shape) < 2 / 3, 0, weight))
+    biases = [weight for weight in model.trainable_variables if len(weight.shape) == 1]
+    biases[-1].assign(np.zeros(2))
+    zeros = [np.asarray(weight) == 0 for weight in model.trainable_variables]
+    masked = tfprune.prunable(model, keep_zeros=True)
+    np.testing.assert_array_equal(masked(x), model(x))
+    masked.fit(x, y, epochs=2, verbose=0)
+    for weight, is_zero in zip(masked.trainable_variables, zeros, strict=True):
+        if len(weight.shape) == 2:
+            assert is_zero.any() and not np.asarray(weight)[is_zero].any()
+            assert np.asarray(weight)[~is_zero].all()
+    assert np.asarray(masked.get_layer("last").bias).all()  # biases that are 0 are trained
+    plain = tfprune.prunable(model)
+    plain.fit(x, y, verbose=0)
+    assert np.asarray(plain.get_layer("last").kernel).all()

@@ -9,6 +9,7 @@ from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.callbacks.step import current_step
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
+from tfprune.masks.skipping import warn_of_skipped
 from tfprune.schedules import checks
 from tfprune.units import budgets
 from tfprune.units import regularizers as unit_regularizers
@@ -232,6 +233,7 @@ class PruneUnits(ScheduledCallback):
         units = self._prunable_units(model)
         check_target(units, self.target, self.selection)
         self._units = units
+        warn_of_skipped(units.skipped)
         if isinstance(self.criterion, ActivationContribution):
             for layer, units, axis in self._units.layers():
                 self.criterion.attach(layer, units, axis)

@@ -95,6 +95,7 @@ class Rewire(ScheduledWeights):
     """
 
     _not_global = "each weight is rewired on its own"
+    _only_trained = True
 
     def __init__(
         self,

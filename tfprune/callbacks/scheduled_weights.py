@@ -1,8 +1,9 @@
 """Base class of callbacks that update the masks of single weights on a schedule."""
 
 from tfprune.callbacks.scheduled import ScheduledCallback
+from tfprune.masks.skipping import warn_of_skipped
 from tfprune.weights import distributions
-from tfprune.weights.prunable import PREDICATE, conflict_keys, select_weights
+from tfprune.weights.prunable import PREDICATE, conflict_keys, select_weights, skipped_weights
 
 
 class ScheduledWeights(ScheduledCallback):
@@ -20,6 +21,9 @@ class ScheduledWeights(ScheduledCallback):
     _not_global = None
     """Why the weights cannot be ranked together, where they cannot."""
 
+    _only_trained = False
+    """Whether weights of layers with `trainable=False` are left out even if `only` names them."""
+
     def __init__(self, target, *, distribution="uniform", only=None, exclude=None, verbose=0):
         super().__init__(target, only=only, exclude=exclude, verbose=verbose)
         self.distribution = distributions.get(distribution)
@@ -32,7 +36,14 @@ class ScheduledWeights(ScheduledCallback):
 
     def selected(self, model):
         """The `PrunableWeight`s of a model that the callback works on."""
-        return select_weights(model, self.only, self.exclude, action=self._action)
+        return select_weights(
+            model, self.only, self.exclude, action=self._action, trained=self._only_trained
+        )
+
+    def on_train_begin(self, logs=None):
+        """Makes the update of step 0, or of the step at which training goes on."""
+        super().on_train_begin(logs)
+        warn_of_skipped(skipped_weights(self.model, self.only, self.exclude))
 
     def conflict_keys(self, model):
         """The weights that the callback works on."""

@@ -79,6 +79,20 @@ def predicate(given, model, argument, *, default=True, parts=_keras.all_layers):
     return lambda layer, *more: id(layer) in chosen
 
 
+def naming(only, model):
+    """A predicate over layers: whether `only` names the layer, or one that it is in.
+
+    A predicate as `only` names none.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.layers.Dense(2, name="a"), keras.layers.Dense(1)])
+    >>> [naming("a", model)(layer) for layer in model.layers]
+    [True, False]
+    """
+    return predicate(None if _is_predicate(only) else only, model, "only", default=False)
+
+
 def serialize(only, exclude):
     """Both filters for a config: layers by their names, a predicate as Keras serializes it.
 

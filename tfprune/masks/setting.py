@@ -188,6 +188,44 @@ def _as_mask(given, before, argument, layer, weight):
     return mask
 
 
+_NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
+"""The names of biases, of the scales and shifts of norms, and of the slopes of PReLU."""
+
+
+def is_kernel(name, shape):
+    """Whether a weight is a kernel or an embedding: of two axes at least, no bias and no scale.
+
+    Example:
+
+    >>> is_kernel("kernel", (3, 2)), is_kernel("bias", (2,))
+    (True, False)
+    """
+    return len(shape) >= 2 and not name.endswith(_NOT_KERNELS)
+
+
+def mask_zeros(model):
+    """Prunes the elements of kernels and embeddings that are exactly 0, in place, so they stay 0.
+
+    Args:
+        model: A model of which layers carry masks.
+
+    Example:
+
+    >>> import tfprune
+    >>> dense = tfprune.layers.Dense(2, kernel_initializer="identity", name="d")
+    >>> model = keras.Sequential([keras.Input((2,)), dense])
+    >>> mask_zeros(model)
+    >>> dense.trainable_masks["kernel"].numpy().tolist()
+    [[True, False], [False, True]]
+    """
+    for layer in masked_layers(model):
+        for name, mask in layer.masks_by_name.items():
+            value = _keras.values(mask.weight)
+            if is_kernel(name, value.shape):
+                kept = _keras.values(mask.trainable) & (value != 0)
+                assign_masks(mask, trainable=kept, optimizer=getattr(model, "optimizer", None))
+
+
 @dataclass(frozen=True)
 class MaskCounts:
     """Number of elements in the masked weights of a model, and of those pruned and frozen."""

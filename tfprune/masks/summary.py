@@ -6,6 +6,7 @@ import numpy as np
 
 from tfprune._tools.tables import Printable, share, table
 from tfprune.masks.setting import count_masks, masked_layers
+from tfprune.masks.skipping import skipped_layers
 from tfprune.patterns import matrix_axes, pattern_of
 
 
@@ -40,7 +41,7 @@ class Summary(Printable):
         elements: How many elements they have together.
         sparsity: The fraction of these that are pruned.
         frozen: The fraction of these that are frozen.
-        notes: What could not be told, and why.
+        notes: The layers whose weights are skipped where weights or units are pruned, and why.
     """
 
     name: str
@@ -84,14 +85,13 @@ def summary(model):
     """
     counts = count_masks(model)
     layers = masked_layers(model)
-    notes = () if counts.elements else ("No weight carries masks: see `tfprune.prunable`.",)
     return Summary(
         name=model.name,
         weights=tuple(_of_weight(layer, name) for layer in layers for name in layer.masks_by_name),
         elements=counts.elements,
         sparsity=counts.sparsity,
         frozen=counts.frozen / counts.elements if counts.elements else 0.0,
-        notes=notes,
+        notes=tuple(f"{', '.join(names)}: {why}" for why, names in skipped_layers(model).items()),
     )
 
 

@@ -11,9 +11,11 @@ from tfprune._tools.tables import NOTHING, Printable, count, table
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
+from tfprune.masks.skipping import NO_MASKS
 from tfprune.reports import explain_plot
 from tfprune.stripping.inlining import inlined
 from tfprune.units.cost_model import removal_savings, removals_by_set
+from tfprune.units.prunable import set_skip_reasons
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,13 @@ class CoupledUnits:
         layers: The same, as a tuple.
         slices: A `WeightSlice` for each weight and axis that the units index.
         units: The number of units.
-        removable: How many of them can be removed.
+        removable: How many of them `prune_units` can remove.
         at_once: How many one removal takes: 1, or more where groups must keep equal counts.
         parameters: The parameters that one removal saves, a `Range`; None if none can be removed.
         macs: The multiply-accumulates for one sample that it saves; None also if unknown.
         constraint: A further constraint, None if each unit can be removed by itself.
-        pinned: A dict from each reason why units cannot be removed to their number.
+        pinned: A dict from each reason why units stay to their number: they cannot be removed, or
+            `prune_units` skips them.
     """
 
     name: str
@@ -182,6 +185,9 @@ def explain(model, input_shapes=None):
     it, and with the rows of all kernels that read them. `prune_units`, `PruneUnits` and `strip`
     work on these sets.
 
+    Where layers of a model carry masks, what `prune_units` skips stays too: units of layers that
+    carry none. Units of layers with `trainable=False` stay unless `only` names the layer.
+
     Args:
         model: Any Keras model that is built, masked or not. Composite layers are
             inlined as far as `strip` can.
@@ -209,21 +215,27 @@ def explain(model, input_shapes=None):
     coupling = couple(model)
     saved = removal_savings(model, coupling, input_shapes)
     unknown = {(c.name, c.reason) for c in costs(model, input_shapes) if c.macs is None}
+    notes = [f"MACs of {name!r} are not known: {why}" for name, why in sorted(unknown)]
+    skipped = set_skip_reasons(coupling)
+    if not any(map(_keras.is_guarded, model.weights)):
+        skipped = {key: why for key, why in skipped.items() if why != NO_MASKS}
+        notes.append(f"{model.name}: {NO_MASKS}")
+    sets = zip(coupling.sets, removals_by_set(coupling), saved, _slices(coupling), strict=True)
     return Explanation(
         name=model.name,
-        sets=tuple(
-            map(_coupled_units, coupling.sets, removals_by_set(coupling), saved, _slices(coupling))
-        ),
+        sets=tuple(_coupled_units(*one, skipped.get(id(one[0]))) for one in sets),
         graph=tuple(_graph(model, coupling)),
-        notes=tuple(f"MACs of {name!r} are not known: {why}" for name, why in sorted(unknown)),
+        notes=tuple(notes),
     )
 
 
-def _coupled_units(unit_set, removals, saved, slices):
+def _coupled_units(unit_set, removals, saved, slices, skipped):
     removable = int(np.isin(unit_set.units, np.concatenate([[-1], *removals])).sum())
     pinned = Counter(reason for reason in unit_set.pinned if reason is not None)
     if removable and not saved:
         pinned["a layer needs at least one unit"] = removable
+    elif removable and skipped:
+        pinned[skipped], saved = removable, ()
     at_once = max((len(saving.units) for saving in saved), default=1)
     return CoupledUnits(
         name=unit_set.name,

@@ -7,6 +7,8 @@ import numpy as np
 
 from tfprune._tools.tables import Printable, count, shape, share, table
 from tfprune.coupling.costs import costs
+from tfprune.masks.setting import masked_layers
+from tfprune.masks.skipping import skipped_layers
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Inspection(Printable):
         parameters: The number of elements of all weights.
         macs: Multiply-accumulates for one sample, None if those of a layer are unknown.
         sparsity: The fraction of all elements that are exactly 0, None without weights.
-        notes: What could not be counted, and why.
+        notes: What could not be counted, and why; of a masked model, which layers are skipped where
+            weights or units are pruned.
     """
 
     name: str
@@ -138,4 +141,6 @@ def _notes(model, calls):
     outside = model.count_params() - sum(call.parameters for call in calls)
     if outside:
         notes.append(f"{outside:,} parameters of {model.name!r} stand outside of its graph")
+    skipped = skipped_layers(model) if masked_layers(model) else {}
+    notes += [f"{', '.join(names)}: {why}" for why, names in skipped.items()]
     return tuple(notes)

@@ -5,10 +5,11 @@ import keras
 from tfprune import _keras
 from tfprune.masks import layer_filter
 from tfprune.masks.in_place import mask_in_place, note_masks_inside
+from tfprune.masks.setting import mask_zeros
 from tfprune.rebuild.copying import copy_model
 
 
-def prunable(model, *, only=None, exclude=None):
+def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     """Returns a copy of a model whose layers carry masks.
 
     Everything is kept: the class of the model with its own `train_step`, the names, the weights,
@@ -22,6 +23,10 @@ def prunable(model, *, only=None, exclude=None):
         only: Layers of the model, names of layers or a predicate `layer -> bool`: what carries
             masks; by default all that has weights. A layer stands for those inside it.
         exclude: What carries none, of what `only` says, given in the same way.
+        keep_zeros: Whether the elements of kernels and embeddings that are exactly 0 are pruned, so
+            that they stay 0: for a model whose weights were pruned without masks, which would be
+            dense again after one step of training. Biases and the scales of norms, which often
+            begin with zeros, stay as they are.
 
     Returns:
         A new model of the same class.
@@ -48,6 +53,8 @@ def prunable(model, *, only=None, exclude=None):
     copy = copy_model(model)
     for layer, counterpart in copy.layers.items():
         (mask_in_place if id(layer) in chosen else note_masks_inside)(counterpart)
+    if keep_zeros:
+        mask_zeros(copy.model)
     return copy.model
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfprune.coupling.analysis import couple
 from tfprune.layers import Masked
-from tfprune.masks import layer_filter
+from tfprune.masks import layer_filter, skipping
 from tfprune.masks.setting import masked_layers, set_masks
 
 PREDICATE = "layer -> bool"
@@ -49,28 +49,33 @@ class PrunableUnits:
             if id(piece.variable) in names
         ]
         is_selected = layer_filter.set_predicate(model, only, exclude)
-        self.sets = [
-            s for s in self.coupling.sets if s.removable and is_selected(s) and self._is_masked(s)
-        ]
+        is_named = layer_filter.naming(only, model)
+        selected = [s for s in self.coupling.sets if s.removable and is_selected(s)]
+        reasons = set_skip_reasons(self.coupling, is_named)
+        self.sets = [s for s in selected if reasons[id(s)] is None]
+        self.skipped = {}
+        """The names of the sets that are selected and skipped all the same, by the reason."""
+        for unit_set in selected:
+            if reasons[id(unit_set)] is not None:
+                self.skipped.setdefault(reasons[id(unit_set)], []).append(unit_set.name)
         if not self.sets:
             raise ValueError(
-                "The model has no units that can be pruned: they must be made by layers that carry "
-                "masks and are trainable, and not be inputs or outputs. "
+                "The model has no units that can be pruned. "
                 f"Received: model={model.name!r}, only={only!r}, exclude={exclude!r}. "
-                f"What holds them: {_reasons(self.coupling)}. "
-                "Make the model prunable with `tfprune.prunable(model)`."
+                f"What holds them: {self._what_holds_them(selected)}."
             )
 
-    def _is_masked(self, unit_set):
-        """Whether every weight that makes the units of a set carries a mask and is trainable."""
-        makers = set(zip(map(id, unit_set.layers), unit_set.families, strict=True))
-        made = {
-            id(p.variable)
-            for p in self.coupling.slices
-            if p.makes and (id(p.layer), p.family) in makers
-        }
-        trainable = {id(p.variable) for p, layer, _ in self.masked if layer.trainable}
-        return made <= trainable
+    def _what_holds_them(self, selected):
+        """Every set of units with the reason why none of it can be pruned."""
+        found = dict(self.skipped)
+        for unit_set in self.coupling.sets:
+            if not unit_set.removable:
+                for why in dict.fromkeys(unit_set.pinned):
+                    found.setdefault(why, []).append(unit_set.name)
+            elif not any(unit_set is other for other in selected):
+                why = "`only` and `exclude` do not select it"
+                found.setdefault(why, []).append(unit_set.name)
+        return skipping.listed(found) or "no layer makes units"
 
     def layers(self):
         """The layers that have the units in their outputs, with their number and axis."""
@@ -133,6 +138,26 @@ def indices_in(units, among):
     return order[np.searchsorted(among, units, sorter=order)]
 
 
-def _reasons(coupling):
-    reasons = sorted({r for s in coupling.sets for r in s.pinned if r is not None})
-    return "; ".join(reasons) or "no layer makes units"
+def set_skip_reasons(coupling, is_named=lambda layer: False):
+    """Why `prune_units` skips sets of units though they can be removed.
+
+    Args:
+        coupling: A `Coupling`.
+        is_named: Predicate over layers: whether `only` names the layer.
+
+    Returns:
+        A dict from the id of each set to the reason, None where it does not.
+    """
+    makers = {}
+    for piece in coupling.slices:
+        if piece.makes:
+            makers.setdefault((id(piece.layer), piece.family), []).append(piece.variable)
+    found = {}
+    for unit_set in coupling.sets:
+        reasons = [
+            skipping.skip_reason(variable, any(map(is_named, unit_set.layers)))
+            for layer, family in zip(unit_set.layers, unit_set.families, strict=True)
+            for variable in makers[id(layer), family]
+        ]
+        found[id(unit_set)] = next((why for why in reasons if why is not None), None)
+    return found

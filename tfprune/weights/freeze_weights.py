@@ -1,7 +1,8 @@
 """Freezes elements of weights in one step."""
 
+from tfprune.masks.skipping import warn_of_skipped
 from tfprune.weights.freezing import FreezingMethod
-from tfprune.weights.prunable import apply_masks, count_weights, select_weights
+from tfprune.weights.prunable import apply_masks, count_weights, select_weights, skipped_weights
 
 
 def freeze_weights(
@@ -72,4 +73,5 @@ def freeze_weights(
     weights = select_weights(model, only, exclude, action="freeze")
     masks = method.masks(model, weights, target, final=target)
     apply_masks(model, weights, masks, kind="frozen")
+    warn_of_skipped(skipped_weights(model, only, exclude))
     return count_weights(weights)

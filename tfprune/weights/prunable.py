@@ -9,14 +9,11 @@ import numpy as np
 from tfprune import _keras
 from tfprune._tools.checks import is_number
 from tfprune.layers import Masked
-from tfprune.masks import layer_filter
-from tfprune.masks.setting import MaskCounts, assign_masks, masked_layers
+from tfprune.masks import layer_filter, skipping
+from tfprune.masks.setting import MaskCounts, assign_masks, is_kernel, masked_layers
 
 PREDICATE = "(layer, weight_name) -> bool"
 """The signature of a predicate over weights."""
-
-_NOT_KERNELS = ("bias", "gamma", "beta", "scale", "alpha")
-"""The names of biases, of the scales and shifts of norms, and of the slopes of PReLU."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +56,17 @@ class PrunableWeight:
     @property
     def is_kernel(self):
         """Whether it is a kernel or an embedding: of two axes at least, no bias and no scale."""
-        return len(self.variable.shape) >= 2 and not self.name.endswith(_NOT_KERNELS)
+        return is_kernel(self.name, self.shape)
 
 
-def select_weights(model, only=None, exclude=None, *, action="prune"):
+def select_weights(model, only=None, exclude=None, *, action="prune", trained=False):
     """The weights that `only` and `exclude` select, each once; see `tfprune.prune_weights`.
 
     Args:
         model, only, exclude: See `tfprune.prune_weights`.
         action: "prune" or "freeze", for errors.
+        trained: Whether those of layers with `trainable=False` are skipped even if `only` names
+            the layer.
 
     Raises:
         ValueError: If there is none, or a layer is unknown.
@@ -79,28 +78,53 @@ def select_weights(model, only=None, exclude=None, *, action="prune"):
         raise ValueError(
             f"The model has no weights that carry masks, so there is nothing to {action}. "
             f"Received: model={model.name!r}. Make it prunable with `tfprune.prunable(model)`, "
-            "and build it if it is not built yet."
+            "and build it if it is not built yet. "
+            f"Skipped: {skipping.listed(skipping.skipped_layers(model)) or 'none'}."
         )
     layer_filter.check(only, exclude, PREDICATE)
     is_included = layer_filter.predicate(only, model, "only", default=True, parts=_prunable_parts)
     is_excluded = layer_filter.predicate(
         exclude, model, "exclude", default=False, parts=_masked_parts
     )
+    is_named = layer_filter.naming(None if trained else only, model)
     weights = [
         weight
         for weight in every
         if (weight.is_kernel or callable(only))  # layers stand for their kernels
         and is_included(weight.layer, weight.name)
         and not is_excluded(weight.layer, weight.name)
-        and weight.variable.trainable
+        and skipping.skip_reason(weight.variable, is_named(weight.layer)) is None
     ]
     if not weights:
+        why = skipping.listed(skipped_weights(model, only, exclude))
         raise ValueError(
             f"No weight is left to {action}: the layers chosen have no kernels, are excluded, or "
-            f"have `trainable=False`. Received: only={only!r}, exclude={exclude!r}, "
-            f"model={model.name!r}."
+            f"are skipped. Received: only={only!r}, exclude={exclude!r}, model={model.name!r}."
+            + (f" Skipped: {why}." if why else "")
         )
     return weights
+
+
+def skipped_weights(model, only=None, exclude=None):
+    """The layers whose kernels `only` and `exclude` select and which are skipped all the same.
+
+    Returns:
+        A dict from a reason to names of layers.
+    """
+    is_included = layer_filter.predicate(only, model, "only", default=True)
+    is_excluded = layer_filter.predicate(exclude, model, "exclude", default=False)
+    is_named = layer_filter.naming(only, model)
+
+    def is_chosen(layer, weight):
+        name = weight.name
+        return (
+            (is_kernel(name, weight.shape) or callable(only))
+            and is_included(layer, name)
+            and not is_excluded(layer, name)
+        )
+
+    named = {id(layer) for layer in _keras.all_layers(model) if is_named(layer)}
+    return skipping.skipped_layers(model, named, is_chosen)
 
 
 def check_target(target):
@@ -128,8 +152,7 @@ def _prunable_parts(layer):
     if not parts and layer.weights:
         raise ValueError(
             "Argument `only` holds a layer whose weights carry no masks. "
-            f"Received: layer={layer.name!r} ({type(layer).__name__}). "
-            "Make the model prunable with `tfprune.prunable(model)`."
+            f"Received: layer={layer.name!r} ({type(layer).__name__}): {skipping.NO_MASKS}."
         )
     return parts
 

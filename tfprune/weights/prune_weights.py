@@ -1,6 +1,7 @@
 """Prunes single weights in one step."""
 
-from tfprune.weights.prunable import apply_masks, count_weights, select_weights
+from tfprune.masks.skipping import warn_of_skipped
+from tfprune.weights.prunable import apply_masks, count_weights, select_weights, skipped_weights
 from tfprune.weights.pruning import PruningMethod
 
 
@@ -19,10 +20,11 @@ def prune_weights(
     """Prunes single weights of a masked model in place, to a sparsity.
 
     The elements with the lowest scores are masked, exactly as many as the sparsity says. Elements
-    that are pruned already stay pruned and count. Frozen elements, and weights of layers with
-    `trainable=False`, are never pruned. All masks are computed before the first is set, so an error
-    leaves the model as it was. To prune on a schedule while a model trains, use
-    `tfprune.callbacks.PruneWeights`.
+    that are pruned already stay pruned and count. Frozen elements are never pruned, and weights of
+    layers with `trainable=False` only where `only` names the layer, or one that it is in. Layers
+    that are skipped for that, or because they carry no masks, are named in a warning. All masks are
+    computed before the first is set, so an error leaves the model as it was. To prune on a schedule
+    while a model trains, use `tfprune.callbacks.PruneWeights`.
 
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
@@ -67,4 +69,5 @@ def prune_weights(
     weights = select_weights(model, only, exclude)
     masks = method.masks(model, weights, target, final=target)
     apply_masks(model, weights, masks)
+    warn_of_skipped(skipped_weights(model, only, exclude))
     return count_weights(weights)
