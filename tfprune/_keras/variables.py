@@ -168,7 +168,8 @@ def symbolic_weights(layer):
             found[id(weight)] = weight, tensor
         return found[id(weight)][1]
 
-    own = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+    of_all = vars(keras.layers.Layer())
+    own = {name: value for name, value in vars(layer).items() if name not in of_all}
     for values, kind in [(own, dict), *((v, type(v).__mro__) for v in own.values())]:
         kind = kind if kind is dict else next((k for k in (list, dict) if k in kind), None)
         items = () if kind is None else values.items() if kind is dict else enumerate(values)
