@@ -26,6 +26,7 @@ from tfprune._keras.graphs import (
     carries_mask,
     functional,
     graph_config,
+    inferring_shapes,
     input_layers,
     input_structure,
     is_functional_config,

@@ -7,7 +7,8 @@ Private here, and why:
 * `_nodes_by_depth`, `_inbound_nodes` and `_keras_history`: calls of operations, in an order in
   which they can run, and the call that a symbolic tensor comes from;
 * `_keras_mask`: the mask of time steps that a tensor carries;
-* `Node`, the class of calls, to note in which line each was made;
+* `Node`, the class of calls, to note in which line each was made, and of which shape its outputs
+  are where Keras does not announce it (`KerasTensor._shape`);
 * `_inputs_struct` and `_outputs_struct`: in which structure a model takes and gives tensors.
 """
 
@@ -100,6 +101,43 @@ def noting_lines(function):
         yield
     finally:
         Node.__init__ = stock
+
+
+@contextlib.contextmanager
+def inferring_shapes():
+    """While open, calls on symbolic tensors of known shapes give tensors of known shapes.
+
+    Some layers of Keras announce less than is known: `EinsumDense` the length as None that its
+    argument `output_shape` leaves open.
+    """
+    stock = Node.__init__
+
+    def init(node, *args, **kwargs):
+        stock(node, *args, **kwargs)
+        if all(map(_is_static, node.input_tensors)) and not all(map(_is_static, node.outputs)):
+            _infer_shapes(node)
+
+    Node.__init__ = init
+    try:
+        yield
+    finally:
+        Node.__init__ = stock
+
+
+def _is_static(tensor):
+    return None not in tensor.shape
+
+
+def _infer_shapes(node):
+    """Sets the shapes of the outputs of a call to those that TensorFlow infers by tracing it."""
+    given = node.arguments
+    try:
+        found = keras.Operation.compute_output_spec(node.operation, *given.args, **given.kwargs)
+    except Exception:  # the operation may fail in any way without its own shape inference
+        return
+    for tensor, other in zip(node.outputs, keras.tree.flatten(found), strict=True):
+        if len(other.shape) == len(tensor.shape):
+            tensor._shape = tuple(other.shape)
 
 
 def line_of(node):

@@ -4,6 +4,7 @@ The `call` of a copy of the layer is run on symbolic tensors, so no layer's comp
 second time here, and the layer itself is not touched.
 """
 
+import contextlib
 import functools
 import inspect
 import math
@@ -295,7 +296,8 @@ class _Run:
         args, kwargs = self._placeholders(args, kwargs, sizes)
         inputs = symbolic((args, kwargs))
         try:
-            with _keras.noting_lines(self.call):
+            known = contextlib.nullcontext() if sizes is None else _keras.inferring_shapes()
+            with _keras.noting_lines(self.call), known:
                 outputs = self._outputs(args, kwargs)
         except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
             why, depth = failure(self.call, error)

@@ -15,8 +15,9 @@ from tfprune.coupling.composite import own_class
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.kept_units import keeping
-from tfprune.coupling.resizing import resize_in_place, settle_numbers
+from tfprune.coupling.resizing import resize_in_place
 from tfprune.coupling.rules import rule_of
+from tfprune.coupling.settled_numbers import settle_numbers
 from tfprune.coupling.sizes import Sizes, scale_factors
 from tfprune.masks.in_place import mask_in_place, unmask
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.analysis import couple
-from tfprune.coupling.resizing import resize_in_place, settle_numbers
+from tfprune.coupling.resizing import resize_in_place
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.own_weights import has_own_weights
+from tfprune.coupling.settled_numbers import settle_numbers
 from tfprune.coupling.sizes import Sizes
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfprune.coupling.labels import placed
+from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.base import Rule, fixed, rule
 from tfprune.coupling.rules.blocks import fit_output
 from tfprune.coupling.weight_values import Spread
@@ -15,7 +15,11 @@ class SpreadRule(Rule):
     def label(self, call, inputs, labels):
         (output,), name = call.outputs, call.operation.name
         vectors = labels.along_axes(call.operation.array)
-        axes = [axis for axis, vector in enumerate(vectors) if vector is not None]
+        axes = [
+            axis
+            for axis, vector in enumerate(vectors)
+            if vector is not None and (vector != FIXED).any()
+        ]
         for axis in axes[:-1]:
             labels.pin(vectors[axis], f"units stand on several axes of the output of {name!r}")
         result = fixed(output)

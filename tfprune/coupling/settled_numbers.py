@@ -1,0 +1,249 @@
+"""Whole numbers among the attributes of a resized layer: which are sizes that have to follow.
+
+That is found by running the layer, first with the new size in the place of every number that
+equals an old one. As long as it fails or computes something else, numbers are set back, those that
+have one name in all layers inside together, where with them it comes further in its code.
+"""
+
+import itertools
+import traceback
+
+import keras
+import numpy as np
+
+from tfprune import _keras
+from tfprune.coupling import any_size
+from tfprune.coupling.calls import Tensor
+from tfprune.coupling.labels import placed
+
+MOST_CHOICES = 256
+"""How many choices of numbers are tried."""
+
+_RIGHT, _WRONG = (2,), (1,)
+"""How far a layer comes that computes the same, or something else; (0, lines) if it fails."""
+
+
+def settle_numbers(opened, before, new, sizes, known):
+    """Sets the attributes of a resized layer that are sizes, so that it computes the same.
+
+    Of several choices, one with which the layer's config makes the new sizes is preferred.
+
+    Args:
+        opened: A `Call` of the layer before.
+        before: The layer, in which the weights of what is removed are 0.
+        new: The resized layer, with its weights.
+        sizes: The `Sizes` after the change.
+        known: Choices that were right for layers of the same classes, by their keys, added to.
+
+    Returns:
+        Whether any choice is right; None if the layer runs with none.
+    """
+    options = _options(opened.operation, new, sizes)
+    trials = _Trials(opened, before, new, sizes)
+    if not trials.examples:
+        return None
+    key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
+    for choice in known.get(key, []):
+        if trials.reached(choice) == _RIGHT:
+            _set(new, choice)
+            return True
+    changes = _changes(options)
+    choice, reached = None, (-1,)
+    for index in (0, -1):  # all new, all as before
+        start = {place: values[index] for place, values in options.items()}
+        found = _improved(start, changes, trials)
+        choice, reached = max((choice, reached), found, key=lambda pair: pair[1])
+        if reached == _RIGHT:
+            choice = _said_by_config(choice, changes, trials)
+            known.setdefault(key, []).append(choice)
+            break
+    _set(new, choice)
+    return None if reached[0] == 0 else reached == _RIGHT
+
+
+class _Trials:
+    """Runs a resized layer with choices of its numbers.
+
+    Attributes:
+        new: The layer.
+        examples: For some sizes of what is dynamic, inputs and the outputs that are right.
+    """
+
+    def __init__(self, opened, before, new, sizes):
+        self.opened, self.new = opened, new
+        self.examples, self._reached = [], {}
+        for static_sizes in (*any_size.STATIC_SIZES, any_size.OTHER_SIZES):
+            inputs, kept = _inputs(opened, sizes, static_sizes)
+            try:
+                expected = _run(before, opened, inputs)
+            except Exception:  # it takes no such sizes
+                continue
+            wanted = [
+                array if counts is None else np.repeat(array, counts[1], counts[0])
+                for array, counts in zip(
+                    expected, map(_unit_counts(sizes), opened.outputs), strict=True
+                )
+            ]
+            self.examples.append((kept, wanted))
+
+    def reached(self, choice):
+        """How far the layer comes with a choice, as a tuple that is larger the further."""
+        key = tuple(choice.items())
+        if key not in self._reached:
+            if len(self._reached) >= MOST_CHOICES:
+                return (-1,)
+            self._reached[key] = self._run(choice)
+        return self._reached[key]
+
+    def _run(self, choice):
+        _set(self.new, choice)
+        for kept, wanted in self.examples:
+            try:
+                found = _run(self.new, self.opened, kept)
+            except Exception as error:  # the layer's own code may fail in any way
+                return (0, _lines(error, self.new))
+            if [array.shape for array in found] != [array.shape for array in wanted]:
+                return (0, (np.inf,))
+            if not all(np.allclose(a, b, 1e-3, 1e-5) for a, b in zip(found, wanted, strict=True)):
+                return _WRONG
+        return _RIGHT
+
+    def is_said_by_config(self, choice):
+        """Whether the config of the layer makes one that computes the same with its weights."""
+        _set(self.new, choice)
+        return _keras.config_fits(self.new, _arguments(self.opened, self.examples[0][0]))
+
+
+def _lines(error, layer):
+    """The lines of users' code that an exception comes from, outermost first."""
+    classes = {cls for part in _keras.all_layers(layer) for cls in type(part).__mro__}
+    own = {cls.__module__ for cls in classes if not _keras.is_stock(cls)}
+    frames = traceback.walk_tb(error.__traceback__)
+    return tuple(number for frame, number in frames if frame.f_globals.get("__name__") in own)
+
+
+def _improved(choice, changes, trials):
+    """A choice with those changes with which the layer comes further, and how far it comes."""
+    reached = trials.reached(choice)
+    pairs = [{**a, **b} for a, b in itertools.combinations(changes, 2) if not a.keys() & b.keys()]
+    while reached != _RIGHT:
+        others = ({**choice, **change} for change in (*changes, *pairs))
+        further = next((other for other in others if trials.reached(other) > reached), None)
+        if further is None:
+            break
+        choice, reached = further, trials.reached(further)
+    return choice, reached
+
+
+def _said_by_config(choice, changes, trials):
+    """A right choice, with such changes that the layer's config says the new sizes, if it can."""
+    if trials.is_said_by_config(choice):
+        return choice
+    others = ({**choice, **change} for change in changes)
+    right = [other for other in others if trials.reached(other) == _RIGHT and other != choice]
+    return next((other for other in right if trials.is_said_by_config(other)), choice)
+
+
+def _set(layer, numbers):
+    for place, number in numbers.items():
+        _keras.set_number(layer, place, number)
+
+
+def _changes(options):
+    """Dicts of numbers to change together: for all layers inside with one name, and each alone."""
+    by_name = {}
+    for place, values in options.items():
+        by_name.setdefault((place[1:], tuple(values)), []).append(place)
+    together = [
+        dict.fromkeys(places, value) for (_, values), places in by_name.items() for value in values
+    ]
+    alone = [
+        {place: value}
+        for (_, values), places in by_name.items()
+        for place in places[: len(places) * (len(places) > 1)]
+        for value in values
+    ]
+    return together + alone
+
+
+def _options(layer, new, sizes):
+    """The numbers among the attributes that may be sizes which changed, each with what it may be.
+
+    Returns:
+        A dict from a place, see `_keras.whole_numbers`, to a list of numbers: the new sizes, and
+        the number before.
+    """
+    parts = list(zip(_keras.all_layers(layer), _keras.all_layers(new), strict=True))
+    of_tensors = _changed_in_calls(layer, sizes)
+    changed = [{**of_tensors, **_changed(ours, sizes)} for ours, _ in parts]
+    return {
+        place: [*changed[place[0]][number], number]
+        for place, number in _keras.whole_numbers(new).items()
+        if number in changed[place[0]] and not _keras.is_stock(type(parts[place[0]][1]))
+    }
+
+
+def _changed(part, sizes):
+    """The sizes of the weights in a layer that change, each with what becomes of it."""
+    found = {}
+    for weight in part.weights:
+        for old, size in zip(weight.shape, sizes.of_weight(weight), strict=True):
+            if old != size:
+                found.setdefault(old, {})[size] = None
+    return found
+
+
+def _changed_in_calls(layer, sizes):
+    """The sizes of tensors inside a layer that change, such as a number of heads."""
+    found = {}
+    for call in sizes.coupling.trace.calls:
+        if any(parent is layer for parent in call.parents):
+            for tensor in call.outputs:
+                for old, size in zip(tensor.shape, sizes.of_tensor(tensor), strict=True):
+                    if old != size:
+                        found.setdefault(old, {})[size] = None
+    return found
+
+
+def _unit_counts(sizes):
+    """Function of a tensor that returns its unit axis and the counts along it, or None."""
+
+    def found(tensor):
+        shape = sizes.coupling.tensor_labels[tensor].shape
+        axis = next((axis for axis, size in enumerate(shape, 1) if size != 1), None)
+        return None if axis is None else (axis, sizes.counts_along(tensor, axis - 1))
+
+    return found
+
+
+def _inputs(opened, sizes, static_sizes):
+    """Random arrays for the tensors that a layer takes: those of the old layer and of the new."""
+    draw, before, after = np.random.default_rng(0), {}, {}
+    for tensor in keras.tree.flatten([list(opened.args), opened.kwargs]):
+        if not isinstance(tensor, Tensor):
+            continue
+        shape = any_size.with_size(tensor, static_sizes).shape
+        is_float = keras.backend.is_float_dtype(tensor.dtype)
+        value = draw.normal(size=shape) if is_float else draw.integers(0, 2, shape)
+        counts = _unit_counts(sizes)(tensor)
+        before[tensor] = after[tensor] = value
+        if counts is not None:
+            axis, counts = counts
+            before[tensor] = value * placed(counts > 0, axis, value.ndim)
+            after[tensor] = np.repeat(value, counts, axis)
+    return before, after
+
+
+def _arguments(opened, values):
+    def value(leaf):
+        if isinstance(leaf, Tensor):
+            return keras.ops.convert_to_tensor(values[leaf], leaf.dtype)
+        return leaf
+
+    return keras.tree.map_structure(value, (list(opened.args), dict(opened.kwargs)))
+
+
+def _run(layer, opened, values):
+    args, kwargs = _arguments(opened, values)
+    outputs = keras.tree.flatten(layer(*args, **kwargs))
+    return [np.asarray(keras.ops.cast(output, "float64")) for output in outputs]
