@@ -109,7 +109,7 @@ def _failure(call, sizes, maps):
         for value, (ours, new) in zip(values, _keras.variable_pairs(layer, copy), strict=True):
             factor, summand = factors.get(id(ours), (1, 0))
             new.assign(gathered(value * factor + summand, maps.get(id(ours), {}), None))
-        is_right = settle_numbers(call, masked, copy, sizes, {})
+        is_right = settle_numbers(call, masked, copy, sizes)
     except Exception as error:  # the layer's own code may fail in any way
         return f"cannot be resized in place: {type(error).__name__}: {str(error)[:200]}"
     if is_right is None:

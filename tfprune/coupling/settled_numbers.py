@@ -23,17 +23,16 @@ _RIGHT, _WRONG = (2,), (1,)
 """How far a layer comes that computes the same, or something else; (0, lines) if it fails."""
 
 
-def settle_numbers(opened, before, new, sizes, known):
+def settle_numbers(opened, before, new, sizes, known=None):
     """Sets the attributes of a resized layer that are sizes, so that it computes the same.
-
-    Of several choices, one with which the layer's config makes the new sizes is preferred.
 
     Args:
         opened: A `Call` of the layer before.
         before: The layer, in which the weights of what is removed are 0.
         new: The resized layer, with its weights.
         sizes: The `Sizes` after the change.
-        known: Choices that were right for layers of the same classes, by their keys, added to.
+        known: Choices that were right for layers of the same classes, by their keys, added to. If
+            given, a choice is preferred with which the layer's config makes the new sizes.
 
     Returns:
         Whether any choice is right; None if the layer runs with none.
@@ -43,7 +42,7 @@ def settle_numbers(opened, before, new, sizes, known):
     if not trials.examples:
         return None
     key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
-    for choice in known.get(key, []):
+    for choice in (known or {}).get(key, []):
         if trials.reached(choice) == _RIGHT:
             _set(new, choice)
             return True
@@ -54,9 +53,10 @@ def settle_numbers(opened, before, new, sizes, known):
         found = _improved(start, changes, trials)
         choice, reached = max((choice, reached), found, key=lambda pair: pair[1])
         if reached == _RIGHT:
-            choice = _said_by_config(choice, changes, trials)
-            known.setdefault(key, []).append(choice)
             break
+    if reached == _RIGHT and known is not None:
+        choice = _said_by_config(choice, changes, trials)
+        known.setdefault(key, []).append(choice)
     _set(new, choice)
     return None if reached[0] == 0 else reached == _RIGHT
 
@@ -113,6 +113,14 @@ class _Trials:
         _set(self.new, choice)
         return _keras.config_fits(self.new, _arguments(self.opened, self.examples[0][0]))
 
+    def config(self, choice):
+        """What the config of the layer is then; None if it has none."""
+        _set(self.new, choice)
+        try:
+            return repr(keras.saving.serialize_keras_object(self.new)["config"])
+        except Exception:  # the layer's own code may fail in any way
+            return None
+
 
 def _lines(error, layer):
     """The lines of users' code that an exception comes from, outermost first."""
@@ -137,11 +145,19 @@ def _improved(choice, changes, trials):
 
 def _said_by_config(choice, changes, trials):
     """A right choice, with such changes that the layer's config says the new sizes, if it can."""
-    if trials.is_said_by_config(choice):
-        return choice
-    others = ({**choice, **change} for change in changes)
-    right = [other for other in others if trials.reached(other) == _RIGHT and other != choice]
-    return next((other for other in right if trials.is_said_by_config(other)), choice)
+    before, after = map(_keras.float_numbers, (trials.opened.operation, trials.new))
+    is_rescaled = any(before[place] != after[place] for place in before.keys() & after.keys())
+    seen = {trials.config(choice)}
+    if seen == {None} or trials.is_said_by_config(choice) or is_rescaled:
+        return choice  # what was rescaled, such as the epsilon of a norm inside, none of them says
+    for change in changes:
+        other = {**choice, **change}
+        config = trials.config(other)
+        if config not in seen and trials.reached(other) == _RIGHT:
+            seen.add(config)
+            if trials.is_said_by_config(other):
+                return other
+    return choice
 
 
 def _set(layer, numbers):
