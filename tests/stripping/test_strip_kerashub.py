@@ -19,13 +19,13 @@ from tests.kerashub_models import (
 pytest.importorskip("keras_hub", reason="KerasHub is an extra of the tests")
 
 QUICK = {"Bert", "Electra", "ViT", "VGG", "Llama", "CLIP"}
-REFUSED = {"XLNet", "DeiT", "MiT"}
+REFUSED = {"XLNet", "DeiT"}
 """Of which all units may stay."""
 
 TRANSFORMERS = {
     *("Bert", "DistilBert", "Roberta", "XLMRoberta", "ESM2", "GPT2", "GPTNeoX", "OPT", "Bart"),
     *("Llama", "Llama3", "Mistral", "Phi3", "Qwen2", "Qwen3", "Albert", "Electra", "ESM1"),
-    *("Gemma", "Gemma2", "SmolLM3", "Mixtral", "QwenMoe", "Qwen3Moe", "GptOss"),
+    *("Gemma", "Gemma2", "SmolLM3", "Mixtral", "QwenMoe", "Qwen3Moe", "GptOss", "MiT"),
 }
 """Which keep at most 0.35 of their parameters beside the vocabulary at half of the units."""
 

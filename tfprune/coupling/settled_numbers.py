@@ -47,12 +47,13 @@ def settle_numbers(opened, before, new, sizes, known=None):
             _set(new, choice)
             return True
     changes = _changes(options)
+    enough = _WRONG if sizes.kept_units.grown else _RIGHT  # values of new units come later
     choice, reached = None, (-1,)
     for index in (0, -1):  # all new, all as before
         start = {place: values[index] for place, values in options.items()}
-        found = _improved(start, changes, trials)
+        found = _improved(start, changes, trials, enough)
         choice, reached = max((choice, reached), found, key=lambda pair: pair[1])
-        if reached == _RIGHT:
+        if reached >= enough:
             break
     if reached == _RIGHT and known is not None:
         choice = _said_by_config(choice, changes, trials)
@@ -97,6 +98,7 @@ class _Trials:
 
     def _run(self, choice):
         _set(self.new, choice)
+        is_right = True
         for kept, wanted in self.examples:
             try:
                 found = _run(self.new, self.opened, kept)
@@ -104,9 +106,9 @@ class _Trials:
                 return (0, _lines(error, self.new))
             if [array.shape for array in found] != [array.shape for array in wanted]:
                 return (0, (np.inf,))
-            if not all(np.allclose(a, b, 1e-3, 1e-5) for a, b in zip(found, wanted, strict=True)):
-                return _WRONG
-        return _RIGHT
+            pairs = zip(found, wanted, strict=True)
+            is_right &= all(np.allclose(a, b, 1e-3, 1e-5) for a, b in pairs)
+        return _RIGHT if is_right else _WRONG
 
     def is_said_by_config(self, choice):
         """Whether the config of the layer makes one that computes the same with its weights."""
@@ -130,11 +132,11 @@ def _lines(error, layer):
     return tuple(number for frame, number in frames if frame.f_globals.get("__name__") in own)
 
 
-def _improved(choice, changes, trials):
+def _improved(choice, changes, trials, enough):
     """A choice with those changes with which the layer comes further, and how far it comes."""
     reached = trials.reached(choice)
     pairs = [{**a, **b} for a, b in itertools.combinations(changes, 2) if not a.keys() & b.keys()]
-    while reached != _RIGHT:
+    while reached < enough:
         others = ({**choice, **change} for change in (*changes, *pairs))
         further = next((other for other in others if trials.reached(other) > reached), None)
         if further is None:
