@@ -25,7 +25,8 @@ REFUSED = {"XLNet", "DeiT"}
 TRANSFORMERS = {
     *("Bert", "DistilBert", "Roberta", "XLMRoberta", "ESM2", "GPT2", "GPTNeoX", "OPT", "Bart"),
     *("Llama", "Llama3", "Mistral", "Phi3", "Qwen2", "Qwen3", "Albert", "Electra", "ESM1"),
-    *("Gemma", "Gemma2", "SmolLM3", "Mixtral", "QwenMoe", "Qwen3Moe", "GptOss", "MiT"),
+    *("Gemma", "Gemma2", "SmolLM3", "Mixtral", "QwenMoe", "Qwen3Moe", "GptOss"),
+    *("MiT", "SegFormer", "Whisper"),
 }
 """Which keep at most 0.35 of their parameters beside the vocabulary at half of the units."""
 
