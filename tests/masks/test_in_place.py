@@ -446,3 +446,40 @@ def test_in_place_is_not_seen_by_the_class_itself():
     mask_in_place(Own())
     assert not issubclass(Own, InPlace)
     assert keras.saving.get_registered_name(Own) == "Own"
+
+
+class TrainsAnother(keras.Model):
+    """Builds and trains a part that its `call` does not call, with its first batch."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.called, self.part = keras.layers.Dense(2), part
+
+    def call(self, inputs):
+        return self.called(inputs)
+
+    def train_step(self, data):
+        x, y = data[:2]
+        with tf.GradientTape() as tape:
+            loss = ops.mean(ops.square(self.part(x) - y))
+        weights = self.part.trainable_weights
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_layer_that_a_train_step_builds_gets_masks_that_hold(jit):
+    x, y = np.ones((8, 4), "float32"), np.ones((8, 3), "float32")
+    model = TrainsAnother(keras.Sequential([keras.layers.Dense(3)]))
+    model(x)
+    masked = tfprune.prunable(model)
+    masked.compile(keras.optimizers.Adam(0.1), jit_compile=jit)
+    masked.train_on_batch(x, y)
+    kernel = masked.part.layers[-1].kernel
+    assert np.all(kernel)
+    kept = np.arange(12).reshape(4, 3) % 2 == 0
+    tfprune.set_masks(masked.part, masked.part.layers[-1], "kernel", trainable=kept)
+    before = np.array(kernel)
+    masked.train_on_batch(x, y)
+    assert not np.array(kernel)[~kept].any()
+    assert (np.array(kernel) != before)[kept].all()

@@ -266,8 +266,11 @@ def guard(variable, kept, live):
         strategy.experimental_local_results(raw(live)),
         strict=True,
     )
+    writes = _GUARDED_WRITES
+    if tf.inside_function():  # as when a `train_step` builds a layer
+        writes = {**writes, "assign": _guarded_late_assign}
     for component, live_component in pairs:
-        for name, write in _GUARDED_WRITES.items():
+        for name, write in writes.items():
             setattr(component, name, functools.partial(write, component, live_component))
 
 
@@ -307,6 +310,16 @@ def _stock(component, name):
 def _guarded_assign(component, live, value, *args, **kwargs):
     if not getattr(_thread, "unguarded", False):
         value = tf.where(live, tf.cast(value, component.dtype), component)
+    return _stock(component, "assign")(value, *args, **kwargs)
+
+
+def _guarded_late_assign(component, live, value, *args, **kwargs):
+    """For a variable made in a `tf.function`, which assigns its initial value before the masks."""
+    if not getattr(_thread, "unguarded", False):
+        value = tf.cast(value, component.dtype)
+        value = tf.cond(
+            component.is_initialized(), lambda: tf.where(live, value, component), lambda: value
+        )
     return _stock(component, "assign")(value, *args, **kwargs)
 
 
