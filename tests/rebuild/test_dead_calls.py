@@ -222,3 +222,51 @@ def test_what_is_dead_in_one_call_of_a_shared_model_alone_stays(is_first):
     zero(model, "dead")
     small = tfprune.strip(model)
     np.testing.assert_allclose(small(data()), model(data()), rtol=1e-5, atol=1e-6)
+
+
+def in_groups(*branch):
+    """A branch that ends in zeros beside a stem of which three filters are dead."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 5, 3))
+    y = x = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    for layer in branch:
+        y = layer(y)
+    x = layers.Conv2D(4, 1, name="after")(layers.Add()([x, y]))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    zero(model, branch[-1].name)
+    zero(model, "stem", rows=(..., [0, 2, 3]))
+    return model
+
+
+def grouped(name):
+    return layers.Conv2D(8, 3, padding="same", groups=4, name=name)
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        lambda: [grouped("ends")],  # its groups are left with one channel or with two
+        lambda: [grouped("inner"), layers.Conv2D(8, 1, name="ends")],  # with none
+        lambda: [layers.Conv2D(8, 1), grouped("inner"), layers.Conv2D(8, 1, name="ends")],
+        lambda: [grouped("inner"), layers.DepthwiseConv2D(3, padding="same", name="ends")],
+    ],
+)
+def test_a_grouped_convolution_in_a_dead_branch_goes(branch):
+    model = in_groups(*branch())
+    small, report = tfprune.strip(model, return_report=True)
+    assert names(small)[1:3] == ["stem", "after"]
+    assert {layer.name: layer.after for layer in report.layers}["stem"] == 5
+    x = data((4, 5, 5, 3))
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_shared_grouped_convolution_that_is_dead_in_one_call_keeps_equal_groups():
+    shared = grouped("shared")
+    model = in_groups(shared, layers.Conv2D(8, 1, name="ends"))
+    x = model.get_layer("stem").output
+    y = layers.Dense(2)(layers.GlobalAveragePooling2D()(shared(x)))
+    model = keras.Model(model.inputs, [*model.outputs, y])
+    small = tfprune.strip(model)
+    assert "ends" not in names(small)
+    for ours, theirs in zip(model(data((4, 5, 5, 3))), small(data((4, 5, 5, 3))), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)

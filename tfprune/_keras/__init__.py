@@ -36,9 +36,11 @@ from tfprune._keras.graphs import (
     mask_of,
     nodes,
     nodes_between,
+    not_asked_for_configs,
     noting_lines,
     operations,
     output_structure,
+    part_of,
 )
 from tfprune._keras.initial_values import zeros_as_initial_values
 from tfprune._keras.layers import (

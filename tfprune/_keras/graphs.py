@@ -81,15 +81,17 @@ def all_operations(model):
 
 
 @contextlib.contextmanager
-def noting_lines(function):
+def noting_lines(function, parts=()):
     """While open, calls on symbolic tensors note in which line of a Python function they are made.
 
-    See `line_of`.
+    They also note the last of `parts`, the layers that are being called then. See `line_of` and
+    `part_of`.
     """
     code, stock = getattr(inspect.unwrap(function), "__code__", None), Node.__init__
 
     def init(node, *args, **kwargs):
         stock(node, *args, **kwargs)
+        node.part = parts[-1] if parts else None
         frame = sys._getframe(1)
         while frame is not None and frame.f_code is not code:
             frame = frame.f_back
@@ -143,6 +145,11 @@ def _infer_shapes(node):
 def line_of(node):
     """The line in which a call was made, as words that begin a sentence; empty if not known."""
     return getattr(node, "line", "")
+
+
+def part_of(node):
+    """The layer in whose `call` a call was made, as `noting_lines` noted; None if not known."""
+    return getattr(node, "part", None)
 
 
 def nodes_between(inputs, outputs, with_variables=False):
@@ -225,11 +232,18 @@ def graph_config(model, kept=()):
         kept: Layers that are not asked for their config: in it stands their name alone, and under
             "kept" their id.
     """
+    with not_asked_for_configs(kept):
+        return _graph_config(model)
+
+
+@contextlib.contextmanager
+def not_asked_for_configs(kept):
+    """While open, the config of each of some layers is its name and, under "kept", its id."""
     with contextlib.ExitStack() as stack:
         for layer in {id(layer): layer for layer in kept}.values():
             vars(layer)["get_config"] = functools.partial(dict, name=layer.name, kept=id(layer))
             stack.callback(vars(layer).pop, "get_config")
-        return _graph_config(model)
+        yield
 
 
 def _graph_config(model):

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.resized_proofs import not_resizable
-from tfprune.coupling.rules import label, rule_of
+from tfprune.coupling.rules import has_rule, label, rule_of
 from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
@@ -50,7 +51,9 @@ def _coupled(traced, apart):
     traced.weight_axes.record(labels, traced.calls)
     made_anew = {id(operation): _made_anew for operation in apart}
     label(traced.calls, tensor_labels, labels, made_anew)
+    sliced_by = {key: set(layers) for key, layers in labels.sliced_by.items()}
     traced.weight_axes.record_slices(labels)
+    _pin_what_others_use(traced, labels, sliced_by)
     _tie_repeated_calls(traced, tensor_labels, labels)
     for tensor in traced.outputs:
         labels.pin(tensor_labels[tensor], "it is an output of the model")
@@ -68,6 +71,30 @@ def _coupled(traced, apart):
         pins=pins,
         sets=_sets(labels, roots, pins, traced.names),
     )
+
+
+def _pin_what_others_use(traced, labels, sliced_by):
+    """Pins units along an axis of a weight along which another layer that has it knows none.
+
+    Such are the rows of an `Embedding` with which a layer of a user's class multiplies. The layers
+    that recorded an axis when the calls were labelled are in `sliced_by`.
+    """
+    called, holders = {id(call.operation): call.operation for call in traced.calls}, {}
+    for (variable, _), layers in sliced_by.items():
+        holders.setdefault(variable, set()).update(layers)
+    for key, operation in called.items():
+        if traced.weight_axes.starts or not has_rule(operation):
+            for weight in getattr(operation, "weights", ()):
+                holders.setdefault(id(weight), set()).add(key)
+    for variable, _ in traced.weight_axes.starts:
+        holders.setdefault(variable, set()).add(None)
+    for piece in labels.slices:
+        holding = holders.get(id(piece.variable), set())
+        known = sliced_by.get((id(piece.variable), piece.axis), set())
+        for key in (holding - known) & called.keys() if len(holding) > 1 else ():
+            if known.isdisjoint(map(id, _keras.all_layers(called[key]))):
+                why = f"{called[key].name!r} has the weight {piece.variable.name!r} too"
+                labels.pin(piece.labels, why)
 
 
 def _made_anew(call, labels):

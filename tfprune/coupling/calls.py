@@ -122,6 +122,20 @@ class Trace:
     in_place: dict = field(default_factory=dict, repr=False)
     weight_axes: object = field(default=None, repr=False)
 
+    def users_of(self, tensor):
+        """The operations that take a tensor, also where it enters a layer that stays what it is."""
+        found = [call for call in self.calls if tensor in call.inputs]
+        for call in found:  # which grows
+            if isinstance(call.operation, Passed):
+                found += [other for other in self.calls if call.outputs[0] in other.inputs]
+        return [each.operation for each in found if not isinstance(each.operation, Passed)]
+
+    def looked_up(self, tensor):
+        """What the layers know that look up an input, as an array; None without such layers."""
+        readers = [user for user in self.users_of(tensor) if hasattr(user, "get_vocabulary")]
+        known = [word for reader in readers for word in reader.get_vocabulary() if word != ""]
+        return np.array(known) if known else None
+
     @functools.cached_property
     def calls_of(self):
         """The calls of each operation, by its id."""

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import math
+import weakref
 from dataclasses import dataclass
 
 import keras
@@ -117,17 +118,33 @@ def _traced_in_place(layer, args, kwargs):
     """The `Inside` of a layer that stays what it is.
 
     If the layers inside that hold no others cannot be called on symbolic tensors, as when they say
-    a wrong output shape, their calls are looked into as well.
+    a wrong output shape, their calls are looked into as well. Layers inside whose own calls fail
+    are not looked into: they are calls of the graph as they are.
     """
     has_own = any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:])
-    first = None
-    for deeply in (False, True)[: 1 + has_own]:
+    first, closed, deeply = None, list(_closed.get(layer, ())), False
+    while True:
+        failed = None
         for sizes in any_size.STATIC_SIZES:
+            run = _run(layer)
             try:
-                return _run(layer).traced_in_place(args, kwargs, sizes, deeply)
+                inside = run.traced_in_place(args, kwargs, sizes, deeply, closed)
             except NotTracedError as error:
-                first = first or error
-    raise first
+                first, failed = first or error, failed or run.failed
+            else:
+                if closed:
+                    _closed[layer] = weakref.WeakSet(closed)
+                return inside
+        if has_own and not deeply and failed is None:
+            deeply = True
+        elif failed is None:
+            raise first
+        else:
+            closed.append(failed)
+
+
+_closed = weakref.WeakKeyDictionary()
+"""For layers that were traced in place, the layers inside whose own calls fail."""
 
 
 def _run(layer):
@@ -136,10 +153,15 @@ def _run(layer):
 
 
 class _Run:
-    """Runs the `call` of a copy of a layer."""
+    """Runs the `call` of a copy of a layer.
+
+    Attributes:
+        failed: After a run in place that failed, the layer inside whose call did, or None.
+    """
 
     def __init__(self, layer, copy, originals):
         self.layer, self.copy, self.originals = layer, copy, originals
+        self.failed, self.calling = None, []
         call = inspect.getattr_static(own_class(copy), "call")
         call = getattr(call, "python_function", call)  # that of a `tf.function`
         self.call = call.__get__(copy, type(copy))
@@ -157,7 +179,7 @@ class _Run:
             self._change_weights(unused)
             inside, others = self._traced(args, kwargs, sizes)
             if not any_size.is_equal(constants, others):
-                line = _line_where_changed(inside, constants, others)
+                line = _keras.line_of(_node_where_changed(inside, constants, others))
                 why = "it computes with weights, or at random, outside of the layers inside"
                 raise NotTracedError(self.layer, f"{line}{why}")
         if sizes is None and (constants or _are_open(inside.inputs)):
@@ -181,14 +203,17 @@ class _Run:
         self._check(inside, args, kwargs)
         return inside
 
-    def traced_in_place(self, args, kwargs, sizes, deeply=False):
+    def traced_in_place(self, args, kwargs, sizes, deeply=False, closed=()):
         """The `Inside` for one set of sizes, in which own weights are tensors too.
 
         The calls of composite layers inside are part of it, not only those of the layer; with
-        `deeply`, those of all layers of users' classes.
+        `deeply`, those of all layers of users' classes; not of those in `closed`.
         """
+        left = {id(inner) for part in closed for inner in _keras.all_layers(part)}
         inlined = [
-            part for part in _keras.all_layers(self.copy)[1:] if self._is_inlined(part, deeply)
+            part
+            for part in _keras.all_layers(self.copy)[1:]
+            if self._is_inlined(part, deeply) and id(self.originals[id(part)]) not in left
         ]
         for part in inlined:
             _keras.call_directly(part, functools.partial(self._called, part))
@@ -204,6 +229,8 @@ class _Run:
             self._change_weights(())
             _, others = self._traced(args, kwargs, sizes, weights)
             if not any_size.is_equal(constants, others):
+                node = _node_where_changed(inside, others, constants)
+                self.failed = self.originals.get(id(_keras.part_of(node)))
                 why = "it computes with values of weights, or at random, outside of its graph"
                 raise NotTracedError(self.layer, why)
         return inside
@@ -241,7 +268,14 @@ class _Run:
         mask = _keras.mask_of(first)
         if mask is not None and "mask" in inspect.signature(call).parameters:
             kwargs.setdefault("mask", mask)
-        return call(*args, **_for_inference(call, kwargs))
+        self.calling.append(part)
+        try:
+            return call(*args, **_for_inference(call, kwargs))
+        except Exception:  # the layer's own code may fail on symbolic tensors in any way
+            self.failed = self.failed or self.originals[id(part)]
+            raise
+        finally:
+            self.calling.pop()
 
     def _inside(self, inputs, outputs, weights=None):
         """The `Inside` of a run, and the constant tensors that its calls take."""
@@ -297,7 +331,7 @@ class _Run:
         inputs = symbolic((args, kwargs))
         try:
             known = contextlib.nullcontext() if sizes is None else _keras.inferring_shapes()
-            with _keras.noting_lines(self.call), known:
+            with _keras.noting_lines(self.call, self.calling), known:
                 outputs = self._outputs(args, kwargs)
         except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
             why, depth = failure(self.call, error)
@@ -352,15 +386,15 @@ def _are_open(tensors):
     return any(None in tensor.shape[1:] for tensor in tensors)
 
 
-def _line_where_changed(inside, before, after):
-    """The line of a call that takes a constant which was another before; empty if not known."""
+def _node_where_changed(inside, before, after):
+    """A call that takes a constant which was another before, or None."""
     pairs = zip(before, after, strict=False)
     changed = {id(b) for a, b in pairs if not any_size.is_equal(a, b)}
     for node in inside.nodes:
         leaves = keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
         if changed.intersection(map(id, leaves)):
-            return _keras.line_of(node)
-    return ""
+            return node
+    return None
 
 
 def symbolic(structure):

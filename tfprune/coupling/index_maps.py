@@ -39,20 +39,23 @@ def kept_index_maps(kept_units):
             stays = np.take(stays, kept, axis) if stays.shape[axis] != 1 else stays
         if not stays.all():
             order = np.argsort(~stays, axis=piece.axis, kind="stable")
-            count = equal_count(stays, piece)
+            count = equal_count(stays, piece, kept_units.dead)
             chosen[piece.axis] = np.take(order, range(count), axis=piece.axis)
     return indices
 
 
-def equal_count(counts, piece):
-    """The sum of counts along the axis of a slice, which must not depend on the other axes."""
+def equal_count(counts, piece, dead):
+    """The sum of counts along the axis of a slice, which must not depend on the other axes.
+
+    For layers that are `dead`, by id, it is the largest, 0 if nothing is left along those axes.
+    """
     sums = np.unique(counts.sum(axis=piece.axis))
-    if len(sums) != 1:
+    if len(sums) != 1 and id(piece.layer) not in dead:
         raise ValueError(
             "The groups of a layer must keep equally many channels. "
             f"Received: layer={piece.layer.name!r}, channels kept={sums.tolist()}."
         )
-    return int(sums[0])
+    return int(sums.max(initial=0))
 
 
 def matched_index_maps(kept_units, new, pairs):

@@ -23,11 +23,14 @@ class KeptUnits:
             0 if it is removed, 1 if it is kept, more if new units are inserted next to it.
         grown: Dict from each unit with new units next to it to the units that take its place, in
             order: its own number if it is kept, again for each copy of it, and `NEW`.
+        dead: The ids of layers with groups that no output needs, and that the new model does not
+            have. Their groups may keep different numbers of units.
     """
 
     coupling: Coupling
     counts: np.ndarray
     grown: dict = field(default_factory=dict)
+    dead: frozenset = frozenset()
 
     def expanded(self, units):
         """Returns the array of units, or `NEW`, that take the place of an array of units."""
@@ -37,17 +40,18 @@ class KeptUnits:
         return np.array([unit for each in in_place for unit in each], int)
 
 
-def keeping(coupling, kept):
+def keeping(coupling, kept, dead=frozenset()):
     """Returns the `KeptUnits` that keep units where a boolean array is True.
 
     Args:
         coupling: The `Coupling` of the model.
         kept: Boolean array of shape `(coupling.size,)`, one element for each unit.
+        dead: See `KeptUnits`.
 
     Returns:
         A `KeptUnits` without new units.
     """
-    return KeptUnits(coupling, np.asarray(kept).astype(int))
+    return KeptUnits(coupling, np.asarray(kept).astype(int), dead=dead)
 
 
 def select(coupling, indices):

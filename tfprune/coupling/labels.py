@@ -72,6 +72,8 @@ class Labels:
         of_numbers: The label of each number along the axes of weights, see `WeightAxes`.
         made_by_weights, used_by_weights: Label arrays of the units that weights which are tensors
             make, and that they join.
+        sliced_by: For each variable and axis with units, as an id and a number, the ids of the
+            layers that recorded it.
     """
 
     def __init__(self):
@@ -81,6 +83,7 @@ class Labels:
         self.pins = []
         self.of_numbers = np.zeros(1, int)
         self.made_by_weights, self.used_by_weights = [], []
+        self.sliced_by = {}
         self._edges = []
         self._placed = {}
         self._owners = []
@@ -138,6 +141,7 @@ class Labels:
         known = self._placed.setdefault((id(variable), axis), labels)
         if self._owners:
             layer, family = self._owners[0][0], self._family(family)
+        self.sliced_by.setdefault((id(variable), axis), set()).add(id(layer))
         if known is labels:
             self.slices.append(Slice(layer, variable, axis, labels, makes, family, uses))
         else:

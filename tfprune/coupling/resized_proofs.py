@@ -15,8 +15,7 @@ from tfprune.coupling.composite import own_class
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.kept_units import keeping
-from tfprune.coupling.resizing import resize_in_place
-from tfprune.coupling.rules import rule_of
+from tfprune.coupling.resizing import resize_in_place, resized_config
 from tfprune.coupling.settled_numbers import settle_numbers
 from tfprune.coupling.sizes import Sizes, scale_factors
 from tfprune.masks.in_place import mask_in_place, unmask
@@ -93,18 +92,13 @@ def _failure(call, sizes, maps):
     for part in _keras.all_layers(masked):
         mask_in_place(part)
     _prune(layer, masked, sizes)
-    parts = dict(zip(map(id, _keras.all_layers(layer)), _keras.all_layers(copy), strict=True))
     factors = scale_factors(sizes.kept_units)
 
-    def edited(_, part):
-        config = keras.saving.serialize_keras_object(parts[id(part)])
-        config = _keras.with_functions(_keras.without_shapes(config), part, {})
-        arguments = dict(config["config"])
-        rule_of(part).resize(arguments, calls[id(part)][0], sizes)
-        return {**config, "config": arguments}
+    def edited(config, part):
+        return resized_config(config, part, sizes)
 
     try:
-        resize_in_place(layer, copy, edited, None, calls, sizes)
+        resize_in_place(layer, copy, edited, calls, sizes)
         values = [_keras.values(variable) for _, variable in _keras.variable_pairs(layer, masked)]
         for value, (ours, new) in zip(values, _keras.variable_pairs(layer, copy), strict=True):
             factor, summand = factors.get(id(ours), (1, 0))

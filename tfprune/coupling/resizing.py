@@ -10,20 +10,33 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
+from tfprune.coupling.kept_cells import KeptCells
 from tfprune.coupling.rules import has_rule, rule_of
 
 
-def resize_in_place(layer, copy, edited, rebuilt, calls, sizes):
+def resize_in_place(layer, copy, edited, calls, sizes):
     """Resizes the copy of a composite layer.
 
     Args:
         layer: The layer, which was opened when the model was traced.
         copy: Its copy without masks, changed in place. Weights get the new shapes.
-        edited: Function of a serialised layer and the layer, which returns it with its new sizes.
-        rebuilt: Function of a model inside, which returns it with its new sizes.
+        edited: Function of a serialised operation and the operation, which returns it with its new
+            sizes.
         calls: For each operation, by id, its calls.
         sizes: The `Sizes` after the change.
     """
+    _resize_parts(layer, copy, edited, calls, sizes)
+    call = sizes.coupling.trace.in_place[id(layer)]
+    _keras.forget_input_shape(
+        copy, [(tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs]
+    )
+
+
+def _resize_parts(layer, copy, edited, calls, sizes):
+    def resize_kept(part, new):
+        _resize_parts(part, new, edited, calls, sizes)
+        _keras.forget_input_shape(new)
+
     parts = list(zip(_keras.all_layers(layer), _keras.all_layers(copy), strict=True))
     inside = set()
     for part, new in parts:
@@ -31,7 +44,7 @@ def resize_in_place(layer, copy, edited, rebuilt, calls, sizes):
             continue
         if _keras.functional(part) is not None:
             inside.update(map(id, _keras.all_layers(part)))
-            _keras.become(new, rebuilt(part))
+            _keras.become(new, _rebuild_model[0](part, edited, resize_kept))
         elif id(part) in calls and has_rule(part):
             inside.update(map(id, _keras.all_layers(part)))
             if part.weights or _is_resized(part, calls, sizes):
@@ -40,19 +53,35 @@ def resize_in_place(layer, copy, edited, rebuilt, calls, sizes):
             rule_of(part).resize_in_place(new, calls[id(part)][0], sizes)
         else:
             _resize_weights(part, new, sizes)
-    call = sizes.coupling.trace.in_place[id(layer)]
-    _keras.forget_input_shape(
-        copy, [(tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs]
-    )
+
+
+_rebuild_model = []
+
+
+def rebuilds_models_inside(function):
+    """Registers how models inside composite layers are made anew, which another room knows.
+
+    Args:
+        function: Function of a model, of `edited` as in `resize_in_place`, and of a function of a
+            layer of a user's class in the model and its copy, which resizes the copy. It returns
+            the new model.
+    """
+    _rebuild_model[:] = [function]
+    return function
 
 
 def _make_anew(part, new, edited, call, sizes):
-    """Puts a layer with new sizes in the place of one that the copy has."""
-    custom_objects = _keras.custom_objects_of(_keras.all_layers(part))
-    config = _keras.without_shapes(keras.saving.serialize_keras_object(part))
-    config = edited(_keras.with_functions(config, part, custom_objects), part)
+    """Puts a layer with new sizes in the place of one that the copy has; cells stay objects."""
+    custom_objects = _keras.custom_objects_of(_keras.all_layers(new))
+    kept, inside = KeptCells([new]), rule_of(part).in_place(call)
+    for ours, theirs in zip(_keras.all_layers(part), _keras.all_layers(new), strict=True):
+        if id(ours) in inside:
+            inside[id(ours)](theirs, sizes)
+    with _keras.not_asked_for_configs(kept.cells):
+        config = kept.named(_keras.without_shapes(keras.saving.serialize_keras_object(new)))
+    config = edited(_keras.with_functions(config, new, custom_objects), part)
     made = keras.saving.deserialize_keras_object(
-        config, custom_objects=custom_objects, safe_mode=False
+        config, custom_objects={**custom_objects, **kept.become(kept.cells)}, safe_mode=False
     )
 
     def value(leaf):
@@ -62,7 +91,37 @@ def _make_anew(part, new, edited, call, sizes):
 
     args, kwargs = keras.tree.map_structure(value, (list(call.args), dict(call.kwargs)))
     made(*args, **kwargs)
+    kept.restore()
     _keras.become(new, made)
+
+
+def resized_config(config, operation, sizes, folds=None):
+    """Returns a serialised operation with new sizes in its arguments and in those of its calls.
+
+    Args:
+        config: The serialised operation, by itself or with its calls.
+        operation: The operation.
+        sizes: The `Sizes` after the change.
+        folds: Dict from the id of an operation to the constants that are folded into its biases.
+    """
+    calls, entries = sizes.coupling.trace.calls_of, sizes.coupling.trace.entries
+    if id(operation) in entries:
+        given = sizes.of_tensor(entries[id(operation)][0])
+        pairs = zip(config["config"]["batch_shape"], given, strict=True)
+        shape = [size if size is None else new for size, new in pairs]  # it may be called on others
+        return {**config, "config": {**config["config"], "batch_shape": shape}}
+    if id(operation) not in calls:
+        return config
+    rule, arguments = rule_of(operation), dict(config["config"])
+    rule.resize(arguments, calls[id(operation)][0], sizes)
+    if any(fold.layer.bias is None for fold in (folds or {}).get(id(operation), [])):
+        rule.add_bias(arguments, calls[id(operation)][0])
+    config = {**config, "config": arguments}
+    # A model that is called twice has its operations called twice, at the same node index.
+    by_node = {call.node_index: call for call in reversed(calls[id(operation)])}
+    for index, call in by_node.items() if "inbound_nodes" in config else ():
+        rule.rewrite(config["inbound_nodes"][index], call, sizes)
+    return config
 
 
 def _is_resized(part, calls, sizes):

@@ -243,6 +243,10 @@ def _inputs(opened, sizes, static_sizes):
         shape = any_size.with_size(tensor, static_sizes).shape
         is_float = keras.backend.is_float_dtype(tensor.dtype)
         value = draw.normal(size=shape) if is_float else draw.integers(0, 2, shape)
+        if tensor.dtype == "string":
+            known = sizes.coupling.trace.looked_up(tensor)
+            words = ["word", "another"] if known is None else known.astype(str)
+            value = draw.choice(words, shape)
         counts = _unit_counts(sizes)(tensor)
         before[tensor] = after[tensor] = value
         if counts is not None:

@@ -40,7 +40,7 @@ class Sizes:
                 for axis, stays in along.items():
                     if counts.shape[axis] != 1:
                         counts = np.compress(stays > 0, counts, axis)
-                shape[piece.axis] = equal_count(counts, piece)
+                shape[piece.axis] = equal_count(counts, piece, self.kept_units.dead)
         return tuple(shape)
 
     @functools.cached_property

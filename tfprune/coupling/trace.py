@@ -117,13 +117,30 @@ def input_structure(model):
     return kwargs or args[0]
 
 
+def input_names(model):
+    """The names of the inputs of a model, in their order.
+
+    Those of a subclassed model are their places in its first argument, or in the dict of all.
+    """
+    graph = _keras.functional(model)
+    if graph is not None:
+        return [layer.name for layer in _keras.input_layers(graph)]
+    return names_in(input_structure(model))
+
+
+def names_in(structure):
+    """A name for each tensor of a structure, after its place there."""
+    paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+    return ["_".join(map(str, path)) or "inputs" for path in paths]
+
+
 def _of(dtype, tensor):
     return tensor if dtype is None else keras.KerasTensor(tensor.shape, dtype)
 
 
 def _looked_up_dtype(tensor, traced):
     """The dtype of an input that is looked up by the layers that take it; None of any other."""
-    users = [call.operation for call in traced.calls if tensor in call.inputs]
+    users = traced.users_of(tensor)
     if any(isinstance(rule_of(user), Embedding) for user in users):
         return "int32"
     return "string" if any(isinstance(user, _OF_TEXT) for user in users) else None
@@ -344,7 +361,7 @@ def _passes_units(call, inside):
     tracer, labels = _Tracer(), Labels()
     calls = list(tracer._in_place(call, inside))
     tracer.weight_axes.record(labels, calls)
-    known = {}
+    known = {mask: fixed(mask) for mask in call.masks}
     for tensor in call.inputs:
         known[tensor] = fixed(tensor)
         if len(tensor.shape) > 1 and tensor.shape[-1] and "float" in tensor.dtype:

@@ -5,6 +5,8 @@ import contextlib
 import keras
 
 from tfprune import _keras
+from tfprune.coupling import resizing
+from tfprune.coupling.kept_cells import KeptCells
 from tfprune.coupling.rules import has_rule
 from tfprune.coupling.time_steps import at_each_step, innermost
 from tfprune.layers import DROP_INS
@@ -12,7 +14,6 @@ from tfprune.masks.in_place import own_config, unmask
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.dead_calls import without_dead_calls
-from tfprune.rebuild.kept_cells import KeptCells
 from tfprune.rebuild.shared_layers import SharedLayers
 
 _DROP_IN_NAMES = {
@@ -244,6 +245,11 @@ def _with_name(config):
 def _with_layer(config, layer):
     """A serialised wrapper of another serialised layer."""
     return {**config, "config": {**config["config"], "layer": layer}}
+
+
+@resizing.rebuilds_models_inside
+def _rebuilt_inside(model, edit, resize_kept):
+    return rebuilt(model, edit, resize_kept=resize_kept, keep=unmask)
 
 
 # What moves from the old model to the new one ---------------------------------------------------

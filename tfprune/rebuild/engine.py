@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.analysis import couple
-from tfprune.coupling.resizing import resize_in_place
+from tfprune.coupling.resizing import resize_in_place, resized_config
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.own_weights import has_own_weights
 from tfprune.coupling.settled_numbers import settle_numbers
@@ -113,10 +113,14 @@ class _Resizing:
     def edited(self, config, operation):
         """A serialised operation with the new sizes."""
         config = convert.to_stock(config) if self.stock else config
-        return _resized(config, operation, self.calls, self.sizes, self.folds)
+        if id(operation) in self.sizes.kept_units.dead:
+            return config  # its calls are removed
+        return resized_config(config, operation, self.sizes, self.folds)
 
     def resize(self, layer, copy):
         """Resizes the copy of a layer that is no new object."""
+        if id(layer) in self.sizes.kept_units.dead:
+            return
         if self.copies is not None and self.copies.takes(layer):
             self.copies.resize(layer, copy)
             return
@@ -128,14 +132,11 @@ class _Resizing:
             resize = self._resize_by_rule
         else:
             return
-        parts = _keras.all_layers(copy)
-        masked = [part for part in parts if isinstance(part, Masked) and part.carries_masks]
-        noting = [part for part in parts if isinstance(part, InPlace)]
+        how = [_masking(part) for part in _keras.all_layers(copy)]
         resize(layer, unmask(copy))
-        for part in masked:
-            mask_in_place(part)
-        for part in noting:
-            note_masks_inside(part)
+        for function, part in zip(how, _keras.all_layers(copy), strict=True):
+            if function is not None:
+                function(part)
 
     def _resize_inside(self, layer, copy):
         self.inside[id(layer)](copy, self.sizes)
@@ -144,7 +145,7 @@ class _Resizing:
         rule_of(layer).resize_in_place(copy, self.calls[id(layer)][0], self.sizes)
 
     def _resize_opened(self, layer, copy):
-        resize_in_place(layer, copy, self.edited, self._rebuilt, self.calls, self.sizes)
+        resize_in_place(layer, copy, self.edited, self.calls, self.sizes)
         kept_units = self.sizes.kept_units
         if not kept_units.grown:
             for ours, theirs in _keras.variable_pairs(layer, copy):
@@ -158,30 +159,12 @@ class _Resizing:
                 "Leave its units as they are, with `exclude`."
             )
 
-    def _rebuilt(self, model):
-        return convert.rebuilt(model, self.edited)
 
-
-def _resized(config, operation, calls, sizes, folds):
-    """A serialised operation with the new sizes in its arguments and in those of its calls."""
-    coupling = sizes.coupling
-    if id(operation) in coupling.trace.entries:
-        given = sizes.of_tensor(coupling.trace.entries[id(operation)][0])
-        pairs = zip(config["config"]["batch_shape"], given, strict=True)
-        shape = [size if size is None else new for size, new in pairs]  # it may be called on others
-        return {**config, "config": {**config["config"], "batch_shape": shape}}
-    if id(operation) not in calls:
-        return config
-    rule, arguments = rule_of(operation), dict(config["config"])
-    rule.resize(arguments, calls[id(operation)][0], sizes)
-    if any(fold.layer.bias is None for fold in folds.get(id(operation), [])):
-        rule.add_bias(arguments, calls[id(operation)][0])
-    config = {**config, "config": arguments}
-    # A model that is called twice has its operations called twice, at the same node index.
-    by_node = {call.node_index: call for call in reversed(calls[id(operation)])}
-    for index, call in by_node.items() if "inbound_nodes" in config else ():
-        rule.rewrite(config["inbound_nodes"][index], call, sizes)
-    return config
+def _masking(layer):
+    """The function that gives a resized layer such masks as the layer has, or None."""
+    if isinstance(layer, Masked) and layer.carries_masks:
+        return mask_in_place
+    return note_masks_inside if isinstance(layer, InPlace) else None
 
 
 def _key(call):

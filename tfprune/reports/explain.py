@@ -11,6 +11,7 @@ from tfprune._tools.tables import NOTHING, Printable, count, table
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
+from tfprune.coupling.trace import input_names
 from tfprune.masks.skipping import NO_MASKS
 from tfprune.reports import explain_plot
 from tfprune.stripping.inlining import inlined
@@ -302,10 +303,9 @@ def _graph(model, coupling):
     set_of = _set_of_units(coupling)
     made_by = {id(piece.layer) for piece in coupling.slices if piece.makes}
     places = {}
-    layers = _keras.input_layers(_keras.functional(model))
-    for layer, tensor in zip(layers, coupling.trace.inputs, strict=True):
+    for name, tensor in zip(input_names(model), coupling.trace.inputs, strict=True):
         places[tensor] = len(places)
-        yield Node(layer.name, "Input", (), (), False, 0)
+        yield Node(name, "Input", (), (), False, 0)
     for number, call in enumerate(coupling.trace.calls, len(places)):
         places.update(dict.fromkeys(call.outputs, number))
         units = coupling.roots[coupling.tensor_labels[call.outputs[0]].reshape(-1)]

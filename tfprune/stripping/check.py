@@ -132,11 +132,9 @@ def _random_input(trace, tensor, batch_size, length, seed):
     ]
     generator = np.random.default_rng(seed)
     rows = [
-        call.operation.input_dim
-        for call in trace.calls
-        if tensor in call.inputs and isinstance(rule_of(call.operation), Embedding)
+        user.input_dim for user in trace.users_of(tensor) if isinstance(rule_of(user), Embedding)
     ]
-    known = None if tensor.dtype == "string" else _looked_up(trace, tensor)
+    known = None if tensor.dtype == "string" else trace.looked_up(tensor)
     if known is not None:
         return generator.choice(known, shape).astype(tensor.dtype)
     if rows or "int" in tensor.dtype:
@@ -148,21 +146,12 @@ def _random_input(trace, tensor, batch_size, length, seed):
     return generator.normal(size=shape).astype(tensor.dtype)
 
 
-def _looked_up(trace, tensor):
-    """What the layers know that look up an input, as an array; None without such layers."""
-    readers = [call.operation for call in trace.calls if tensor in call.inputs]
-    known = [reader.get_vocabulary() for reader in readers if hasattr(reader, "get_vocabulary")]
-    known = [word for words in known for word in words if word != ""]
-    return np.array(known) if known else None
-
-
 def _random_text(trace, tensor, shape, generator):
     """Strings of one word, or of two for layers that split them."""
-    known = _looked_up(trace, tensor)
+    known = trace.looked_up(tensor)
     words = ["word", "another"] if known is None else known.astype(str)
     texts = generator.choice(words, shape)
-    readers = [call.operation for call in trace.calls if tensor in call.inputs]
-    if any(isinstance(reader, keras.layers.TextVectorization) for reader in readers):
+    if any(isinstance(reader, keras.layers.TextVectorization) for reader in trace.users_of(tensor)):
         texts = np.char.add(np.char.add(texts, " "), generator.choice(words, shape))
     return keras.ops.convert_to_tensor(texts, "string")
 

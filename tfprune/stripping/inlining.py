@@ -15,7 +15,7 @@ from tfprune.coupling.composite import (
     symbolic,
 )
 from tfprune.coupling.time_steps import at_each_step, innermost
-from tfprune.coupling.trace import call_arguments, trace
+from tfprune.coupling.trace import call_arguments, names_in, trace
 from tfprune.rebuild.convert import graph_operations
 from tfprune.rebuild.copying import copy_model
 
@@ -131,14 +131,11 @@ class _Inliner:
         inside = open_composite(self.model, args, kwargs)
         self._rename_inside(inside, "")
         given = kwargs or args[0]
-        paths = [path for path, _ in keras.tree.flatten_with_path(given)]
         inputs = [
             keras.Input(
-                batch_shape=tensor.shape,
-                dtype=tensor.dtype,
-                name=self._free_name("_".join(map(str, path)) if path else "inputs", tensor),
+                batch_shape=tensor.shape, dtype=tensor.dtype, name=self._free_name(name, tensor)
             )
-            for path, tensor in zip(paths, keras.tree.flatten(given), strict=True)
+            for name, tensor in zip(names_in(given), keras.tree.flatten(given), strict=True)
         ]
         known = {id(inner): outer for inner, outer in zip(inside.inputs, inputs, strict=True)}
         outputs = keras.tree.flatten(inside.outputs)

@@ -59,7 +59,7 @@ class Liveness:
         if hidden is not None:
             flow = dataclasses.replace(flow, tensor_constants=_constants(self.coupling))
         self._flow = flow
-        self.kept_units = keeping(self.coupling, flow.needed)
+        self.kept_units = keeping(self.coupling, flow.needed, _dead_layers(self.coupling, flow))
         self.folds = _folds(self._flow)
         forget_connected(self.coupling.trace.calls)
 
@@ -213,6 +213,18 @@ def _equalize(coupling, flow, retained):
     added = equalize_groups(groupings, coupling.roots, flow.needed, last=_left_out(flow))
     retained.update(added)
     return bool(added)
+
+
+def _dead_layers(coupling, flow):
+    """The layers with groups, by id, that no output needs, and whose weights no other layer has."""
+    calls = coupling.trace.calls
+    needed = {id(call.operation) for call in calls if call.in_place} | flow.operations
+    dead = [each.layer for each in coupling.groupings if id(each.layer) not in needed]
+    if not dead:
+        return frozenset()
+    operations = [call.operation for call in calls if id(call.operation) in needed]
+    used = {id(weight) for each in operations for weight in getattr(each, "weights", ())}
+    return frozenset(id(layer) for layer in dead if used.isdisjoint(map(id, layer.weights)))
 
 
 def _retain_one(coupling, flow, retained):

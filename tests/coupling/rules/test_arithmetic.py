@@ -60,6 +60,12 @@ class TestWhatGoes:
         zero(model.get_layer("gate").bias, 0, [0, 5])
         assert left(stripped(model)) == 6
 
+    def test_zero_is_known_to_be_no_other_number(self):
+        def steps_that_are_not_empty(x):
+            return x * ops.cast(ops.any(ops.not_equal(x, 0), axis=-1, keepdims=True), "float32")
+
+        assert with_masks(around(steps_that_are_not_empty, activation="relu")) == 4
+
     def test_an_array_of_zeros_ends_units(self):
         mask = np.array([1, 0, 1, 1, 0, 1, 1, 1], "float32")
         assert left(stripped(around(lambda x: x * mask))) == 6

@@ -327,3 +327,69 @@ def test_the_layer_is_left_as_it_was():
     before = np.array(layer.own[0])
     couple(model)
     np.testing.assert_array_equal(before, layer.own[0])
+
+
+class TimesTable(keras.layers.Layer):
+    """Scores of all rows of an `Embedding`, from a vector."""
+
+    def __init__(self, table, scaled, **kwargs):
+        super().__init__(**kwargs)
+        self.table, self.scale = table, self.add_weight(name="by") if scaled else 1.0
+
+    def call(self, inputs):
+        return self.scale * ops.matmul(inputs, ops.transpose(self.table.embeddings))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_rows_of_a_table_that_are_looked_up_stay_where_they_are_multiplied_with(scaled, subclassed):
+    table = keras.layers.Embedding(12, 8, name="table")
+    parts = [table, keras.layers.GlobalAveragePooling1D(), TimesTable(table, scaled)]
+    parts += [keras.layers.Dense(3, name="end")]
+    x = np.arange(12).reshape(2, 6)
+    model = InOrder(parts) if subclassed else keras.Sequential([keras.Input((6,)), *parts])
+    model(x)
+    masked = tfprune.prunable(randomised(model))
+    tfprune.prune_units(masked, 0.5, tfprune.criteria.Random(seed=0))
+    small = tfprune.strip(masked)
+    sizes = {weight.name: tuple(weight.shape) for weight in small.weights}
+    assert sizes["embeddings"] == (12, 4)
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-4, atol=1e-5)
+
+
+class InOrder(keras.Model):
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+        self.gain = self.add_weight(name="gain", initializer="ones")
+
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs * self.gain
+
+
+class ZeroWhereMasked(keras.layers.Layer):
+    """Adds a weight, and takes the mask of the steps as an argument."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape=shape[-1:], name="shift")
+
+    def call(self, inputs, mask=None):
+        return ops.where(mask[..., None], ops.tanh(inputs + self.shift), 0.0)
+
+
+def test_a_layer_that_takes_a_mask():
+    inputs = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(9, 8, mask_zero=True, name="table")(inputs)
+    x = keras.layers.GlobalAveragePooling1D()(ZeroWhereMasked(name="own")(x))
+    masked = tfprune.prunable(randomised(keras.Model(inputs, keras.layers.Dense(2)(x))))
+    tfprune.prune_units(masked, 0.5, tfprune.criteria.Random(seed=0))
+    small = tfprune.strip(masked)
+    assert small.get_layer("own").shift.shape == (4,)
+    x = np.array([[1, 4, 8, 0, 0, 0], [2, 3, 5, 7, 1, 0]])
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-4, atol=1e-5)

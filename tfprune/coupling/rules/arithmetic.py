@@ -222,8 +222,7 @@ class Quotient(Elementwise):
 
 @rule(
     *_keras.operation_classes(
-        *"Sign Signbit Floor Ceil Round Trunc Heaviside Mod Fmod FloorDivide Nextafter".split(),
-        *"Greater GreaterEqual Less LessEqual Equal NotEqual Isclose".split(),
+        *"Signbit Floor Ceil Round Trunc Heaviside Mod Fmod FloorDivide Nextafter Isclose".split(),
         *"Isnan Isinf Isfinite Isneginf Isposinf Isreal NanToNum".split(),
         *"LogicalAnd LogicalOr LogicalXor LogicalNot Gcd Lcm Ldexp".split(),
         *"BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitwiseInvert".split(),
@@ -236,6 +235,17 @@ class Step(Elementwise):
 
     def combine(self, call, arrays, operands):
         return np.full(np.broadcast_shapes(*(o.shape for o in operands)), np.nan)
+
+
+@rule(*_keras.operation_classes(*"Sign Greater GreaterEqual Less LessEqual Equal NotEqual".split()))
+class Comparison(Elementwise):
+    """Steps whose value is known at 0, which is not rounded."""
+
+    def combine(self, call, arrays, operands):
+        zeros = {tensor: np.where(a == 0, 0.0, np.nan) for tensor, a in arrays.items()}
+        places = {id(array): tensor for tensor, array in arrays.items()}
+        given = [zeros[places[id(o)]] if id(o) in places else o for o in operands]
+        return super().combine(call, zeros, given)
 
 
 @rule(*_keras.operation_classes("Cast"))
