@@ -7,9 +7,11 @@ import argparse
 import collections
 import dataclasses
 import re
+import tempfile
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -40,7 +42,7 @@ def random_user_model(seed):
     grower = _Grower(draw)
     shell = grower.pick(["functional"] * 3 + ["trains", "sequential", "nested", "net", "net"])
     if shell == "net":
-        shell = grower.pick(["Net", "NetTrains", "NetWithLoss", "NetOfDicts"])
+        shell = grower.pick(_SUBCLASSED)
     kind = grower.pick(_INPUTS)
     start, first, dynamic = _start(grower, kind)
     batches = tuple(_batch(draw, kind, first, size) for size in (3, 4))
@@ -54,7 +56,11 @@ def random_user_model(seed):
         x = batches[0]
     steps = grower.chain(x, first, int(draw.integers(2, 5)))
     residual = grower.chance(0.3)
-    model = _shell(shell, steps, inputs if is_graph else x, residual, grower)
+
+    def other():
+        return grower.chain(x, _start(grower, kind)[1], 1)
+
+    model = _shell(shell, steps, inputs if is_graph else x, residual, other)
     _randomise(model, draw)
     if shell == "NetOfDicts":
         batches = tuple({"given": batch} for batch in batches)
@@ -66,6 +72,7 @@ def random_user_model(seed):
 
 _INPUTS = ["vector", "series", "series", "series", "image", "tokens", "tokens", "masked"]
 _INPUTS += ["strings", "sentences", "hashed"]
+_SUBCLASSED = ["Net", "NetTrains", "NetWithLoss", "NetOfDicts", "Distiller", "Vae"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +120,7 @@ def _batch(draw, kind, first, size):
     return values
 
 
-def _shell(shell, steps, x, residual, grow):
+def _shell(shell, steps, x, residual, other):
     if shell == "sequential":
         return keras.Sequential([x, *steps])
     if shell in ("functional", "trains", "nested"):
@@ -127,8 +134,13 @@ def _shell(shell, steps, x, residual, grow):
             if shell == "nested" and place == len(steps) - 3:
                 y = keras.Model(x, y, name="inner")(x)
         return cls(x, y)
-    cls = getattr(user, shell)
-    model = cls(steps, residual=residual)
+    if shell == "Vae":
+        model = user.Vae(keras.Sequential(steps))
+    elif shell == "Distiller":
+        both = [[*each, layers.Dense(2)] for each in (steps, other())]
+        model = user.Distiller(*map(keras.Sequential, both))
+    else:
+        model = getattr(user, shell)(steps, residual=residual)
     model({"given": x} if shell == "NetOfDicts" else x)
     return model
 
@@ -162,8 +174,13 @@ class _Grower:
             x = step(x)
         for _ in range(count):
             step = self.step(x)
+            try:
+                x = step(x)
+            except ValueError as error:  # Keras makes no `keras.Variable` in layers inside layers
+                if "stateless scope" not in str(error):
+                    raise
+                continue
             steps.append(step)
-            x = step(x)
         while len(x.shape) > 2:
             step = self.pooling(x)
             steps.append(step)
@@ -221,6 +238,9 @@ class _Grower:
             lambda: make(user.Normalised, width),
             lambda: make(user.Gated, width),
             lambda: make(user.Tied, width),
+            lambda: make(user.Fused, width),
+            lambda: make(user.Context),
+            lambda: make(user.Picked),
             lambda: make(user.Norm, self.pick(["layer", "rms", "moving"])),
             lambda: make(user.Mlp, width, self.pick([1, 2])),
             lambda: make(user.TwoOutputs, width),
@@ -263,6 +283,9 @@ class _Grower:
             lambda: make(user.Transformer, 2, width),
             lambda: layers.Conv1D(width, 2, padding="causal", activation="relu"),
             lambda: layers.LSTM(width, return_sequences=True),
+            lambda: layers.RNN(make(user.Cell, width), return_sequences=True),
+            lambda: layers.TimeDistributed(make(user.Tied, width)),
+            lambda: make(user.KeepsMask),
         ]
         fixed = [lambda: make(user.Position), lambda: make(user.TakenPositions)]
         return options + fixed * (length is not None)
@@ -334,6 +357,7 @@ class Outcome:
         story: What the model is made of.
         ratio: How many parameters are left, as a share.
         pinned: The reasons why units stay, if they were asked for.
+        saved: Whether it was saved, and loaded, before it was stripped again.
     """
 
     seed: int
@@ -342,9 +366,11 @@ class Outcome:
     story: str = ""
     ratio: float = 1.0
     pinned: tuple = ()
+    saved: bool = False
 
     def __str__(self):
-        return f"seed {self.seed}: {self.kind}, x{self.ratio:.2f}; {self.story} {self.words}"
+        kind = f"{self.kind}, x{self.ratio:.2f}{', saved' * self.saved}"
+        return f"seed {self.seed}: {kind}; {self.story} {self.words}"
 
 
 def outcome(seed, with_reasons=False):
@@ -390,7 +416,46 @@ def _outcome(seed, drawn, with_reasons):
     sets = tfprune.explain(masked).sets if with_reasons else ()
     pinned = tuple(dict.fromkeys(reason for each in sets for reason in each.pinned))
     ratio = small.count_params() / masked.count_params()
-    return Outcome(seed, "exact", "", drawn.story, ratio, pinned)
+    saved = ()
+    if not report.not_from_config:
+        loaded = _loaded(small)
+        if loaded is None or not _difference(small, loaded, (first, second)) <= TOLERANCE:
+            fails = _loaded(model)
+            if fails is not None and _difference(model, fails, (first, second)) <= TOLERANCE:
+                return Outcome(seed, "wrong", "a .keras file does not hold it", drawn.story)
+        else:
+            small, saved = loaded, True
+    if with_reasons:
+        tfprune.explain(small)
+    wrong = _not_kept_again(small, (first, second))
+    if wrong:
+        return Outcome(seed, "wrong", wrong, drawn.story)
+    return Outcome(seed, "exact", "", drawn.story, ratio, pinned, bool(saved))
+
+
+def _loaded(model):
+    """A model from a `.keras` file; None where Keras cannot write or read one, or not run it."""
+    classes = {type(layer).__name__: type(layer) for layer in tfprune._keras.all_layers(model)}
+    classes["swish"], classes["squared_relu"] = user.swish, user.squared_relu
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.keras"
+        try:
+            model.save(path)
+            return keras.models.load_model(path, classes, safe_mode=False)
+        except Exception:  # without a config, or with functions that a file does not hold
+            return None
+
+
+def _not_kept_again(small, batches):
+    """What is wrong with a stripped model that is stripped again, and made prunable again."""
+    again = tfprune.strip(small)
+    if again.count_params() != small.count_params():
+        return f"strip again: {small.count_params()} -> {again.count_params()} parameters"
+    if _difference(small, again, batches) > TOLERANCE:
+        return "strip again changes what it computes"
+    if _difference(small, tfprune.prunable(small), batches) > 0:
+        return "it cannot be made prunable again"
+    return ""
 
 
 def _train(model, inputs):
@@ -439,6 +504,7 @@ def table(found):
     )
     lines += [f"{number:5} {reason}" for reason, number in reasons.most_common(40)]
     lines += [f"{kind}: {number}" for kind, number in kinds.most_common()]
+    lines += [f"saved as .keras: {sum(each.saved for each in found)}"]
     lines += [f"shrunk: {len(shrunk)} of {len(found)}, median x{np.median(ratios):.2f}"]
     return "\n".join(lines)
 

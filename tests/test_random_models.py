@@ -42,7 +42,17 @@ def assert_stripped_computes_the_same(model, seed):
         scale = max(np.abs(a).max(initial=0.0), 1e-12)
         np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-8 * scale)
         np.testing.assert_array_equal(c, b)
+    if seed % 3 == 0:
+        assert_small_stays_as_it_is(again, x)
     return report
+
+
+def assert_small_stays_as_it_is(small, x):
+    """A second strip changes nothing, and what is made prunable again computes the same."""
+    assert tfprune.strip(small, check=False).count_params() == small.count_params()
+    outputs = [model(x, training=False) for model in (small, tfprune.prunable(small))]
+    for a, b in zip(*map(keras.tree.flatten, outputs), strict=True):
+        np.testing.assert_array_equal(b, a)
 
 
 @pytest.mark.slow

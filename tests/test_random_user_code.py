@@ -1,5 +1,7 @@
 """Random models of user code: exact or refused by name, and nearly all of them shrink.
 
+What is stripped is saved and loaded, explained, stripped again and made prunable again.
+
 `python -m tests.random_user_code --seeds 500` runs more seeds.
 """
 
@@ -10,7 +12,7 @@ import pytest
 from tests.random_user_code import outcome
 
 SEEDS = range(24)
-found = functools.cache(outcome)
+found = functools.cache(functools.partial(outcome, with_reasons=True))
 
 
 @pytest.mark.slow
@@ -23,4 +25,4 @@ def test_exact_or_refused_by_name(seed):
 @pytest.mark.slow
 def test_nearly_all_shrink():
     ratios = [found(seed).ratio for seed in SEEDS]
-    assert sum(ratio < 0.98 for ratio in ratios) >= 0.8 * len(ratios)
+    assert sum(ratio < 0.98 for ratio in ratios) >= 0.9 * len(ratios)

@@ -237,6 +237,9 @@ class Tied(layers.Layer):
         x = ops.relu(ops.matmul(inputs, self.kernel) + self.inner)
         return ops.matmul(x, ops.transpose(self.kernel)) + self.outer
 
+    def compute_output_shape(self, shape):
+        return shape
+
 
 class Table(layers.Layer):
     """An embedding by hand."""
@@ -250,6 +253,72 @@ class Table(layers.Layer):
 
     def call(self, inputs):
         return ops.take(self.table, ops.cast(inputs, "int32"), axis=0)
+
+
+class Fused(layers.Layer):
+    """Kernels that are concatenated for one product, which is split again."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, shape):
+        self.kernels = {
+            name: self.add_weight(shape=(shape[-1], self.units), name=name) for name in ("a", "b")
+        }
+
+    def call(self, inputs):
+        x = ops.matmul(inputs, ops.concatenate(list(self.kernels.values()), axis=-1))
+        left, right = ops.split(x, 2, axis=-1)
+        return left * ops.sigmoid(right)
+
+
+class Context(layers.Layer):
+    """A weight that is spread over the batch and concatenated to the units."""
+
+    def __init__(self, number=2, **kwargs):
+        super().__init__(**kwargs)
+        self.number = number
+        self.function = lambda x: ops.tanh(x) + 0.1 * x
+
+    def build(self, shape):
+        self.context = self.add_weight(shape=(self.number,), name="context")
+
+    def call(self, inputs):
+        shape = (*ops.shape(inputs)[:-1], self.number)
+        context = ops.broadcast_to(self.context, shape)
+        return self.function(ops.concatenate([inputs, context], axis=-1))
+
+
+class Picked(layers.Layer):
+    """Units in an order of their own, some of them twice, and a scale that is taken alike."""
+
+    def build(self, shape):
+        self.order = [(3 * place + 1) % shape[-1] for place in range(shape[-1])]
+        self.scale = self.add_weight(shape=(1, shape[-1]), name="scale")
+
+    def call(self, inputs):
+        scale = ops.squeeze(ops.take(self.scale, self.order, axis=-1), 0)
+        return ops.take(inputs, self.order, axis=-1) * (1.0 + scale)
+
+
+class Cell(layers.Layer):
+    """A recurrent cell with a gate."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, shape):
+        self.given = self.add_weight(shape=(shape[-1], 2 * self.units), name="given")
+        self.recurrent = self.add_weight(shape=(self.units, 2 * self.units), name="recurrent")
+
+    def call(self, inputs, states, training=False):
+        x = ops.matmul(inputs, self.given) + ops.matmul(states[0], self.recurrent)
+        gate, value = x[..., : self.units], x[..., self.units :]
+        gate = ops.sigmoid(gate)
+        state = gate * states[0] + (1.0 - gate) * ops.tanh(value)
+        return state, [state]
 
 
 class LowRank(layers.Dense):
@@ -533,6 +602,25 @@ class MaskedMean(layers.Layer):
         return None
 
 
+class KeepsMask(layers.Layer):
+    """Masks steps by what is in them, and what the mask leaves by zeros."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape=shape[-1:], name="shift")
+
+    def compute_mask(self, inputs, mask=None):
+        found = ops.any(ops.not_equal(inputs, 0.0), axis=-1)
+        return found if mask is None else ops.logical_and(mask, found)
+
+    def call(self, inputs, mask=None):
+        x = ops.tanh(inputs + self.shift)
+        return x if mask is None else ops.where(mask[..., None], x, 0.0)
+
+
 class OneStep(layers.Layer):
     """A step by its number."""
 
@@ -632,6 +720,10 @@ OF_NUMBERS = [
     ClassToken,
     Queries,
     Tied,
+    Fused,
+    Context,
+    Picked,
+    Cell,
     Table,
     Filters,
     Mlp,
@@ -644,6 +736,7 @@ OF_NUMBERS = [
     GraphInside,
     DropBlock,
     MaskedMean,
+    KeepsMask,
     OneStep,
 ]
 """Those whose arguments are numbers and strings."""
@@ -671,6 +764,49 @@ class Trains(keras.Model):
     train_step = train_step
 
 
+class Distiller(keras.Model):
+    """A student that learns from a teacher, each a model of its own."""
+
+    def __init__(self, student, teacher, **kwargs):
+        super().__init__(**kwargs)
+        self.student, self.teacher = student, teacher
+        self.teacher.trainable = False
+
+    def call(self, inputs, training=False):
+        return self.student(inputs, training=training)
+
+    def train_step(self, data):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        taught = self.teacher(x)
+        with tf.GradientTape() as tape:
+            loss = ops.mean(ops.square(taught - self(x, training=True)))
+        variables = self.student.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"loss": loss}
+
+
+class Vae(keras.Model):
+    """An encoder, a sample while it trains, and a decoder; with a loss that it adds."""
+
+    def __init__(self, encoder, latent=3, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.means, self.spreads = layers.Dense(latent), layers.Dense(latent)
+        self.decoder = [layers.Dense(8, activation="relu"), layers.Dense(2)]
+        self.seed_generator = keras.random.SeedGenerator(5)
+
+    def call(self, inputs, training=False):
+        x = self.encoder(inputs)
+        x, spread = self.means(x), self.spreads(x)
+        if training:
+            self.add_loss(ops.mean(ops.exp(spread) - spread + ops.square(x)))
+            noise = keras.random.normal(ops.shape(x), seed=self.seed_generator)
+            x = x + ops.exp(0.5 * spread) * noise
+        for step in self.decoder:
+            x = step(x)
+        return x
+
+
 class Net(keras.Model):
     """Calls the layers that it is given, in a list."""
 
@@ -682,7 +818,8 @@ class Net(keras.Model):
         x = inputs
         for step in self.steps:
             before, x = x, step(x)
-            if self.residual and before.shape[1:] == x.shape[1:] and len(x.shape) > 1:
+            fits = before.shape[1:] == x.shape[1:] and before.dtype == x.dtype
+            if self.residual and fits and len(x.shape) > 1:
                 x = before + x
         return x
 
