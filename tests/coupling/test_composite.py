@@ -85,6 +85,11 @@ class ReturnsAConstant(Composite):
         return keras.KerasTensor((*inputs.shape[:-1], 4)), keras.KerasTensor(())
 
 
+class ReturnsConstants(Composite):
+    def call(self, inputs):
+        return 3.0, None
+
+
 class NeedsTraining(Composite):
     def call(self, inputs, training):
         return self.narrow(self.wide(inputs)) if not training else inputs / None
@@ -168,8 +173,10 @@ def test_what_is_not_used_does_not_matter():
 
 
 def test_an_output_that_is_no_tensor():
+    inside = opened(ReturnsAConstant())
+    assert inside.in_place and inside.outputs[1] == 3.0
     with pytest.raises(NotTracedError, match="returns something else"):
-        opened(ReturnsAConstant())
+        opened(ReturnsConstants())
 
 
 def test_training_is_false_where_it_must_be_given():

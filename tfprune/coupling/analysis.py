@@ -39,14 +39,20 @@ def couple(model, apart=(), keep=()):
     >>> [(unit_set.name, len(unit_set.units)) for unit_set in coupling.sets if unit_set.removable]
     [('hidden', 4)]
     """
-    coupling = _coupled(trace(model, keep=keep), apart)
-    closed = not_resizable(coupling)
-    return _coupled(trace(model, closed, keep), apart) if closed else coupling
-
-
-def _coupled(traced, apart):
-    """The `Coupling` of a trace."""
     labels = Labels()
+    coupling = _coupled(trace(model, keep=keep), apart, labels)
+    closed = not_resizable(coupling)
+    if closed and labels.took_constants:  # which may be as large as numbers in the code say
+        labels = Labels(literal=closed)
+        coupling = _coupled(trace(model, keep=keep), apart, labels)
+        closed = not_resizable(coupling)
+    if closed:
+        coupling = _coupled(trace(model, closed, keep), apart, Labels(labels.literal))
+    return coupling
+
+
+def _coupled(traced, apart, labels):
+    """The `Coupling` of a trace, recorded in new `Labels`."""
     tensor_labels = {tensor: fixed(tensor) for tensor in traced.inputs}
     traced.weight_axes.record(labels, traced.calls)
     made_anew = {id(operation): _made_anew for operation in apart}

@@ -27,7 +27,7 @@ class Inside:
 
     Attributes:
         inputs: The symbolic tensors that stand for those among the arguments, in order.
-        outputs: What `call` returned: a structure of symbolic tensors.
+        outputs: What `call` returned: a structure of symbolic tensors; in place, of constants too.
         nodes: The calls inside, in an order in which they can run.
         originals: For each object of the copy, such as a layer or variable, by id, the original.
         problem: Why the nodes are no graph by themselves, or None.
@@ -330,14 +330,15 @@ class _Run:
         args, kwargs = self._placeholders(args, kwargs, sizes)
         inputs = symbolic((args, kwargs))
         try:
-            known = contextlib.nullcontext() if sizes is None else _keras.inferring_shapes()
-            with _keras.noting_lines(self.call, self.calling), known:
+            shapes = contextlib.nullcontext() if sizes is None else _keras.inferring_shapes()
+            functions = _keras.tensorflow_on_symbols(weights is not None)
+            with _keras.noting_lines(self.call, self.calling), shapes, functions:
                 outputs = self._outputs(args, kwargs)
         except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
             why, depth = failure(self.call, error)
             raise NotTracedError(self.layer, why, depth) from error
-        flat_outputs = keras.tree.flatten(outputs)
-        if not flat_outputs or not all(map(_keras.is_symbolic, flat_outputs)):
+        are_symbolic = [_keras.is_symbolic(leaf) for leaf in keras.tree.flatten(outputs)]
+        if not any(are_symbolic) or (weights is None and not all(are_symbolic)):
             why = "its `call` returns something else than symbolic tensors"
             raise NotTracedError(self.layer, why)
         return self._inside(inputs, outputs, weights)

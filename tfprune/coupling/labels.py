@@ -68,7 +68,12 @@ class Labels:
 
     Rules get one in `Rule.label`.
 
+    Args:
+        literal: The ids of layers whose constants are as large as numbers in their code say, so
+            that units along them stay.
+
     Attributes:
+        took_constants: Whether units pass along a constant of a layer that is none of these.
         of_numbers: The label of each number along the axes of weights, see `WeightAxes`.
         made_by_weights, used_by_weights: Label arrays of the units that weights which are tensors
             make, and that they join.
@@ -76,8 +81,9 @@ class Labels:
             layers that recorded it.
     """
 
-    def __init__(self):
+    def __init__(self, literal=()):
         self.count = 1
+        self.literal, self.took_constants = literal, False
         self.slices = []
         self.groupings = []
         self.pins = []

@@ -73,16 +73,18 @@ class _Trials:
     def __init__(self, opened, before, new, sizes):
         self.opened, self.new = opened, new
         self.examples, self._reached = [], {}
+        self._is_used = _are_used(opened, sizes.coupling.trace)
+        outputs = list(itertools.compress(opened.outputs, self._is_used))
         for static_sizes in (*any_size.STATIC_SIZES, any_size.OTHER_SIZES):
             inputs, kept = _inputs(opened, sizes, static_sizes)
             try:
-                expected = _run(before, opened, inputs)
+                expected = self._outputs(before, inputs)
             except Exception:  # it takes no such sizes
                 continue
             wanted = [
                 array if counts is None else np.repeat(array, counts[1], counts[0])
                 for array, counts in zip(
-                    expected, map(_unit_counts(sizes), opened.outputs), strict=True
+                    expected, map(_unit_counts(sizes), outputs), strict=True
                 )
             ]
             self.examples.append((kept, wanted))
@@ -101,7 +103,7 @@ class _Trials:
         is_right = True
         for kept, wanted in self.examples:
             try:
-                found = _run(self.new, self.opened, kept)
+                found = self._outputs(self.new, kept)
             except Exception as error:  # the layer's own code may fail in any way
                 return (0, _lines(error, self.new))
             if [array.shape for array in found] != [array.shape for array in wanted]:
@@ -109,6 +111,13 @@ class _Trials:
             pairs = zip(found, wanted, strict=True)
             is_right &= all(np.allclose(a, b, 1e-3, 1e-5) for a, b in pairs)
         return _RIGHT if is_right else _WRONG
+
+    def _outputs(self, layer, values):
+        """Those outputs of a call that anything takes."""
+        args, kwargs = _arguments(self.opened, values)
+        outputs = keras.tree.flatten(layer(*args, **kwargs))
+        used = itertools.compress(outputs, self._is_used)
+        return [np.asarray(keras.ops.cast(output, "float64")) for output in used]
 
     def is_said_by_config(self, choice):
         """Whether the config of the layer makes one that computes the same with its weights."""
@@ -265,7 +274,8 @@ def _arguments(opened, values):
     return keras.tree.map_structure(value, (list(opened.args), dict(opened.kwargs)))
 
 
-def _run(layer, opened, values):
-    args, kwargs = _arguments(opened, values)
-    outputs = keras.tree.flatten(layer(*args, **kwargs))
-    return [np.asarray(keras.ops.cast(output, "float64")) for output in outputs]
+def _are_used(opened, trace):
+    """For each output of a call whether anything takes it."""
+    taken = {id(tensor) for call in trace.calls for tensor in (*call.inputs, *call.masks)}
+    taken.update(map(id, trace.outputs))
+    return [id(tensor) in taken for tensor in opened.outputs]

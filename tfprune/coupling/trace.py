@@ -306,7 +306,11 @@ class _Tracer:
 
         yield from self.calls_inside(inside, known, parents, name_of)
         for tensor, output in zip(keras.tree.flatten(inside.outputs), call.outputs, strict=True):
-            yield passed(known[id(tensor)], output, layer)
+            if id(tensor) in known:
+                yield passed(known[id(tensor)], output, layer)
+            else:  # a constant, or None
+                array = np.full((1,) * len(output.shape), np.nan)
+                yield Call(Spread(array, f"{prefix}_makes"), (), {}, (output,), parents)
         return call.outputs
 
     def _weights(self, layer, inside):
@@ -330,13 +334,27 @@ class _Tracer:
             self.names.setdefault(id(operation), name_of(operation))
             args, kwargs = filled(node, known)
             leaves = keras.tree.flatten((args, kwargs))
-            if any(isinstance(leaf, Tensor) for leaf in leaves):
+            is_of_weights = not any(isinstance(leaf, Tensor) for leaf in leaves)
+            if is_of_weights and getattr(operation, "weights", ()):
+                args, kwargs = yield from self._as_tensors(operation, (args, kwargs), parents)
+                is_of_weights = not _tensors((args, kwargs))
+            if not is_of_weights:
                 outputs = yield from self._calls_of(
                     node, operation, args, kwargs, parents, index, inside.in_place
                 )
             else:
                 outputs = yield from self._of_weights(node, operation, args, kwargs, parents)
             known.update({id(t): ours for t, ours in zip(node.outputs, outputs, strict=True)})
+
+    def _as_tensors(self, operation, structure, parents):
+        """Arguments with a tensor in place of each weight, for a layer that has some itself."""
+        tensors = {}
+        for leaf in keras.tree.flatten(structure):
+            if isinstance(leaf, WeightArray) and leaf.ndim > 1:
+                tensors[id(leaf)] = Tensor(leaf.shape, leaf.dtype.name)
+                spread = Spread(leaf, f"{operation.name}_takes")
+                yield Call(spread, (), {}, (tensors[id(leaf)],), parents, in_place=True)
+        return keras.tree.map_structure(lambda leaf: tensors.get(id(leaf), leaf), structure)
 
     def _of_weights(self, node, operation, args, kwargs, parents):
         """The outputs of an operation on weights alone: arrays, or tensors if it repeats them."""

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.labels import placed
 
 
 class WeightArray(np.ndarray):
@@ -68,8 +69,8 @@ class WeightAxes:
         leaves = keras.tree.flatten(structure)
         weights = [leaf for leaf in leaves if isinstance(leaf, WeightArray)]
         others = [leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.ndim]
-        if len(weights) == 1 == len(others):
-            moved = self._moved(operation, structure, weights[0], found)
+        if len(weights) == 1 and weights[0].ndim:
+            moved = self._moved(operation, structure, weights[0], found, len(others) > 1)
             if moved is not None:
                 return moved
         if type(operation).__name__ == "Concatenate" and len(others) == len(leaves):
@@ -84,10 +85,17 @@ class WeightAxes:
                 self.pins.append((numbers, f"{operation.name!r} computes with the weight"))
         return found
 
-    def _moved(self, operation, structure, weight, found):
-        """The outputs if each element of them is an element of the weight."""
+    def _moved(self, operation, structure, weight, found, is_indexed):
+        """The outputs if each element of them is an element of the weight.
+
+        With `is_indexed`, other arrays say which; only axes that are taken as they are pass then.
+        """
         places = np.arange(weight.size, dtype="int32").reshape(weight.shape)
         outputs = _called(operation, structure, {id(weight): places})
+        if outputs is not None and is_indexed:
+            mirrored = _called(operation, structure, {id(weight): places.max() - places})
+            if any((a + b != places.max()).any() for a, b in zip(outputs, mirrored, strict=True)):
+                return None
         if outputs is None or any(
             place.shape != value.shape
             or place.dtype.kind != "i"
@@ -104,6 +112,10 @@ class WeightAxes:
                 numbers[coordinate] if _has_numbers(numbers) else None
                 for numbers, coordinate in zip(weight.axes, coordinates, strict=True)
             ]
+            for place, along in enumerate(weight.axes if is_indexed else ()):
+                if _has_numbers(along) and not _is_whole(numbers[place], along):
+                    self.pins.append((along, f"{operation.name!r} looks it up"))
+                    numbers[place] = None
             arrays.append(weight_array(value, self._along_axes(operation, numbers, value)))
         return arrays
 
@@ -253,6 +265,14 @@ def _plain(leaf):
 
 def _has_numbers(numbers):
     return numbers is not None
+
+
+def _is_whole(array, numbers):
+    """Whether an array holds the numbers of an axis in their order, along one of its axes."""
+    return any(
+        size == len(numbers) and (array == placed(numbers, axis, array.ndim)).all()
+        for axis, size in enumerate(array.shape)
+    )
 
 
 def _called(operation, structure, replaced):

@@ -38,18 +38,62 @@ class Elementwise(Rule):
         if joined is None:
             return pin_inputs(call, arrays, labels, reason)
         call.memo["shape"] = joined.shape
-        return [joined]
+        return [joined if call.in_place else self._spread(call, joined, [], labels)]
 
     def label_arrays(self, call, inputs, outputs, labels):
+        """Couples weights with the units they meet, or makes theirs those of the output.
+
+        A constant that is the same all along an axis has as many positions as its code makes, so
+        it fixes none; whether the code follows is shown by running it, see `resized_proofs`.
+        """
+        is_literal = any(id(parent) in labels.literal for parent in call.parents)
         (output,), (result,) = call.outputs, outputs
         rank, reason = len(output.shape), f"{call.operation.name!r} joins it with fixed channels"
-        for array in call.arrays:
-            for axis, vector in enumerate(labels.along_axes(array), rank - array.ndim):
-                if vector is None:
-                    continue
-                is_along = axis > 0 and result.shape[axis - 1] != 1
-                labels.unite(vector, result.reshape(-1) if is_along else FIXED, reason)
-        return outputs
+        found = [
+            (place + rank - array.ndim, vector)
+            for array in call.arrays
+            for place, vector in enumerate(labels.along_axes(array))
+            if vector is not None
+            and (is_literal or getattr(array, "axes", None) or not _is_uniform(array, place))
+        ]
+        labels.took_constants |= not is_literal
+        made = [(axis, vector) for axis, vector in found if (vector != FIXED).any()]
+        if made or not is_literal:
+            result = self._spread(call, result, made, labels)
+        for axis, vector in found:
+            is_along = axis > 0 and result.shape[axis - 1] != 1
+            labels.unite(vector, result.reshape(-1) if is_along else FIXED, reason)
+        return [result]
+
+    def _spread(self, call, result, made, labels):
+        """The labels of the output where arrays spread tensors of one unit or none along an axis.
+
+        Units of the output begin there: those of weights, or new ones. Of several axes of constants
+        the first is taken, since heads come before positions.
+
+        Args:
+            call: The `Call`.
+            result: The label array of the output without them.
+            made: The axes of arrays with units, counted in the output, and the labels along each.
+            labels: The `Labels` to record in.
+        """
+        (output,), name = call.outputs, call.operation.name
+        rank = len(output.shape)
+        shapes = [left_padded(tensor.shape, rank) for tensor in call.inputs]
+        spread = [
+            axis
+            for axis in range(1, rank)
+            if output.shape[axis] != 1 and all(shape[axis] == 1 for shape in shapes)
+        ]
+        if result.size != 1 or not spread or "shape" not in call.memo:
+            return result
+        made = [(axis, vector) for axis, vector in made if axis in spread]
+        axis, vector = (made or [(spread[0], None)])[0]
+        vector = labels.fresh(output.shape[axis]) if vector is None else vector
+        labels.pin(result, f"{name!r} spreads it over other units")
+        result = placed(vector, axis - 1, rank - 1)
+        call.memo["shape"] = result.shape
+        return result
 
     def pin_reason(self, call):
         """Returns why all units are pinned, or None."""
@@ -92,6 +136,10 @@ class Elementwise(Rule):
             edit_arguments(
                 node, call, lambda given, serialised: _resized(given, serialised, call, sizes)
             )
+
+
+def _is_uniform(array, axis):
+    return bool((array == array.take([0], axis=axis)).all())
 
 
 def broadcast_labels(call, arrays, labels):

@@ -30,5 +30,6 @@ class SpreadRule(Rule):
 
     def constants(self, call, inputs):
         (output,) = call.outputs
-        values = np.asarray(call.operation.array[:1], "float64")
+        array = np.asarray(call.operation.array, "float64")
+        values = array[:1] if array.ndim else array
         return [fit_output(output, values, call.memo["shape"])]

@@ -79,9 +79,21 @@ class Trials:
         return [tuple(each.shape) for each in keras.tree.flatten(spec)]
 
     def _arguments(self, tensors):
+        changed = {
+            old: new
+            for tensor in self.tensors
+            for old, new in zip(self._shape(tensor), tensors[tensor].shape, strict=True)
+            if old != new
+        }
+
+        def value(leaf):
+            if isinstance(leaf, Tensor):
+                return tensors[leaf]
+            is_constant = isinstance(leaf, np.ndarray) and getattr(leaf, "axes", None) is None
+            return _follows(leaf, changed) if is_constant and self.call.in_place else leaf
+
         args, kwargs = keras.tree.map_structure(
-            lambda leaf: tensors[leaf] if isinstance(leaf, Tensor) else leaf,
-            (list(self.call.args), dict(self.call.kwargs)),
+            value, (list(self.call.args), dict(self.call.kwargs))
         )
         if "training" in inspect.signature(self.operation.call).parameters:
             kwargs["training"] = False
@@ -91,6 +103,15 @@ class Trials:
         """Raw operations are run in double precision."""
         is_layer = isinstance(self.operation, keras.layers.Layer)
         return "float64" if tensor.dtype == "float32" and not is_layer else tensor.dtype
+
+
+def _follows(array, changed):
+    """A constant in other sizes along the axes on which it is the same, as its code makes it."""
+    for axis, size in enumerate(array.shape):
+        first = array[(slice(None),) * axis + (slice(1),)]
+        if size in changed and (array == first).all():
+            array = np.repeat(first, changed[size], axis)
+    return array
 
 
 def _first_line(failure):
