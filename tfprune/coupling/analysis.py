@@ -39,20 +39,62 @@ def couple(model, apart=(), keep=()):
     >>> [(unit_set.name, len(unit_set.units)) for unit_set in coupling.sets if unit_set.removable]
     [('hidden', 4)]
     """
-    labels = Labels()
-    coupling = _coupled(trace(model, keep=keep), apart, labels)
+    labels, traced = Labels(), trace(model, keep=keep)
+    coupling = _coupled(traced, apart, labels)
     closed = not_resizable(coupling)
     if closed and labels.took_constants:  # which may be as large as numbers in the code say
         labels = Labels(literal=closed)
-        coupling = _coupled(trace(model, keep=keep), apart, labels)
+        coupling = _coupled(traced, apart, labels)
         closed = not_resizable(coupling)
     if closed:
-        coupling = _coupled(trace(model, closed, keep), apart, Labels(labels.literal))
-    return coupling
+        traced = trace(model, closed, keep)
+        coupling = _coupled(traced, apart, Labels(labels.literal))
+    return _along_other_axes(coupling, apart, labels.literal)
+
+
+def _along_other_axes(coupling, apart, literal):
+    """A `Coupling` in which units are on other axes where all on an axis are pinned.
+
+    So heads that must stay lose some of what each has, or the other way round.
+    """
+    traced, tried = coupling.trace, False
+    places = {
+        id(call.operation)
+        for call in traced.calls
+        if call.memo.get("has other axis") and _are_pinned(coupling, call.outputs)
+    }
+    while places:
+        other = _coupled(traced, apart, Labels(literal, places))
+        closed, tried = not_resizable(other), True
+        if not closed and _removable(other) > _removable(coupling):
+            return other
+        left = {
+            id(call.operation)
+            for call in traced.calls
+            if id(call.operation) in places and not any(id(p) in closed for p in call.parents)
+        }
+        places = left if closed and left != places else ()
+    return _coupled(traced, apart, Labels(literal)) if tried else coupling
+
+
+def _are_pinned(coupling, tensors):
+    found = np.concatenate([coupling.tensor_labels[tensor].reshape(-1) for tensor in tensors])
+    return all(unit == FIXED or unit in coupling.pins for unit in coupling.roots[found].tolist())
+
+
+def _removable(coupling):
+    """How many elements of weights belong to units that can be removed, counted for each axis."""
+    is_free = np.ones(coupling.size, bool)
+    is_free[[FIXED, *coupling.pins]] = False
+    return sum(
+        piece.broadcast(is_free[coupling.roots[piece.labels]]).sum() for piece in coupling.slices
+    )
 
 
 def _coupled(traced, apart, labels):
     """The `Coupling` of a trace, recorded in new `Labels`."""
+    for call in traced.calls:
+        call.memo.clear()
     tensor_labels = {tensor: fixed(tensor) for tensor in traced.inputs}
     traced.weight_axes.record(labels, traced.calls)
     made_anew = {id(operation): _made_anew for operation in apart}

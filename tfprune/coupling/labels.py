@@ -71,6 +71,8 @@ class Labels:
     Args:
         literal: The ids of layers whose constants are as large as numbers in their code say, so
             that units along them stay.
+        other_axis: The ids of operations that put units on another of several axes than by default:
+            on what heads have rather than on the heads, or the other way round.
 
     Attributes:
         took_constants: Whether units pass along a constant of a layer that is none of these.
@@ -81,9 +83,10 @@ class Labels:
             layers that recorded it.
     """
 
-    def __init__(self, literal=()):
+    def __init__(self, literal=(), other_axis=()):
         self.count = 1
-        self.literal, self.took_constants = literal, False
+        self.literal, self.other_axis = frozenset(literal), frozenset(other_axis)
+        self.took_constants = False
         self.slices = []
         self.groupings = []
         self.pins = []

@@ -1,8 +1,16 @@
 """Base class of rules for operations that only move data: they are applied to the labels."""
 
+import numpy as np
+
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, pin_inputs, unknown_outputs
-from tfprune.coupling.rules.blocks import block, fit_output, with_batch_axes, without_batch_axis
+from tfprune.coupling.rules.blocks import (
+    block,
+    fit_output,
+    shrunk,
+    with_batch_axes,
+    without_batch_axis,
+)
 
 
 class DataMovement(Rule):
@@ -41,10 +49,13 @@ class DataMovement(Rule):
         if reason is None:
             self.tie(call, arrays, labels)
             reason = f"{name!r} moves it among fixed channels"
-            outputs = [
-                block(labels, array, reason, self.concatenation_axis(call), call.in_place)
-                for array in self.moved(call, arrays, lambda number: FIXED)
-            ]
+            is_first = call.in_place != (id(call.operation) in labels.other_axis)
+            moved = list(map(shrunk, self.moved(call, arrays, lambda number: FIXED)))
+            concatenated = self.concatenation_axis(call)
+            call.memo["has other axis"] = concatenated is None and any(
+                np.count_nonzero(np.array(array.shape) != 1) > 1 for array in moved
+            )
+            outputs = [block(labels, array, reason, concatenated, is_first) for array in moved]
             outputs = list(map(without_batch_axis, call.outputs, outputs))
             reason = f"{name!r} moves its units to the batch axis"
         if outputs is None or any(array is None for array in outputs):

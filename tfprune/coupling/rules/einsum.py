@@ -7,6 +7,7 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Fold, rule
+from tfprune.coupling.rules.blocks import with_batch_axis
 from tfprune.coupling.rules.linear import Linear
 
 
@@ -20,6 +21,7 @@ class _Equation:
         contracted: The letter of the inputs that is summed over with the kernel, or None.
         made: The letter of the outputs that only the kernel has, or None.
         is_plain: Whether the kernel is a matrix of these two, and nothing else is summed over.
+        has_parts: Whether it makes heads that have parts.
     """
 
     inputs: str
@@ -29,10 +31,18 @@ class _Equation:
     contracted: str | None
     made: str | None
     is_plain: bool
+    has_parts: bool
 
     @classmethod
-    def of(cls, layer):
-        """Reads `...ab,bc->...ac`."""
+    def of(cls, layer, units=None, by_parts=False):
+        """Reads `...ab,bc->...ac`.
+
+        Args:
+            layer: The layer.
+            units: The label array of the input with the batch axis: of several letters that are
+                summed over, units are along the one along which it varies.
+            by_parts: Whether units are the parts of each head rather than the heads.
+        """
         left, outputs = layer.equation.replace(" ", "").split("->")
         inputs, kernel = left.split(",")
         is_left = inputs.startswith("...")
@@ -40,10 +50,14 @@ class _Equation:
         contracted = [a for a in inputs if a in kernel and a not in outputs]
         made = [a for a in outputs if a in kernel and a not in inputs]
         sizes = dict(zip(kernel, layer.kernel.shape, strict=True)) if layer.built else {}
-        contracted, made = (
-            _unit_letter(each, letters, sizes)
-            for each, letters in ((contracted, inputs), (made, outputs))
-        )
+        if units is not None:
+            first = units.ndim - len(inputs) if is_left else 0
+            varying = [a for a in contracted if units.shape[first + inputs.index(a)] != 1]
+            contracted = varying if len(varying) == 1 else contracted
+        contracted = _unit_letter(contracted, inputs, sizes)
+        heads = _unit_letter(made, outputs, sizes)
+        has_parts = len(made) > 1 and heads != made[-1]
+        made = made[-1] if by_parts and made else heads
         is_summed = any(a not in kernel and a not in outputs for a in inputs)
         return cls(
             inputs=inputs,
@@ -53,6 +67,7 @@ class _Equation:
             contracted=contracted,
             made=made,
             is_plain=len(kernel) == 2 and not is_summed,
+            has_parts=has_parts,
         )
 
     def axis(self, letters, letter, rank):
@@ -71,30 +86,43 @@ def _unit_letter(found, letters, sizes):
     return (heads or found[-1:] or [None])[0]
 
 
+def _equation(call):
+    """The equation of a call, read when it was labelled."""
+    return call.memo.get("equation") or _Equation.of(call.operation)
+
+
 @rule(keras.layers.EinsumDense)
 class EinsumDense(Linear):
     """Units are those of an axis that the kernel makes; one that it contracts uses units.
 
-    Of an attention that is written with these layers, whole heads are the units.
+    Of an attention that is written with these layers, whole heads are the units; or, where all of
+    them must stay, what each of them has.
 
     Where the kernel has other axes too, the other indices along them are parts of a unit.
     """
 
-    def applies(self, layer):
-        """Whether the equation sums over an axis of the inputs and makes one of the outputs."""
-        equation = _Equation.of(layer)
-        return super().applies(layer) and equation.contracted and equation.made
+    def label(self, call, inputs, labels):
+        by_parts = id(call.operation) in labels.other_axis
+        units = with_batch_axis(call.inputs[0], inputs[0])
+        call.memo["equation"] = equation = _Equation.of(call.operation, units, by_parts)
+        call.memo["has other axis"] = equation.has_parts
+        return super().label(call, inputs, labels)
 
-    def pin_reason(self, layer, incoming):
+    def applies(self, call):
+        """Whether the equation sums over an axis of the inputs and makes one of the outputs."""
+        equation = _equation(call)
+        return super().applies(call) and equation.contracted and equation.made
+
+    def pin_reason(self, call, incoming):
         """Why the units are pinned."""
-        equation = _Equation.of(layer)
+        equation = _equation(call)
         if equation.contracted and equation.made:
-            return super().pin_reason(layer, incoming)
-        return f"the equation of {layer.name!r} does not make units out of others"
+            return super().pin_reason(call, incoming)
+        return f"the equation of {call.operation.name!r} does not make units out of others"
 
     def axes(self, call):
         """The axes of the contracted and of the made letter."""
-        equation = _Equation.of(call.operation)
+        equation = _equation(call)
         pairs = (
             (equation.inputs, equation.contracted, call.inputs[0]),
             (equation.outputs, equation.made, call.outputs[0]),
@@ -104,41 +132,41 @@ class EinsumDense(Linear):
             for letters, letter, tensor in pairs
         )
 
-    def is_padded(self, layer):
+    def is_padded(self, call):
         """Whether the kernel has other axes, or the bias lacks the units'."""
-        equation = _Equation.of(layer)
+        equation, layer = _equation(call), call.operation
         has_bias_axis = layer.bias is None or equation.made in layer.bias_axes
         return not (equation.is_plain and has_bias_axis)
 
-    def taps(self, layer):
+    def taps(self, call):
         """One for each index along the other axes of the kernel."""
-        equation, kernel = _Equation.of(layer), np.asarray(layer.kernel)
+        equation, kernel = _equation(call), np.asarray(call.operation.kernel)
         axes = [equation.kernel.index(a) for a in (equation.contracted, equation.made)]
         kernel = np.moveaxis(kernel, axes, (-2, -1))
         return kernel.reshape(-1, *kernel.shape[-2:])
 
-    def bias(self, layer):
+    def bias(self, call):
         """The bias of each unit where it is one number."""
-        equation = _Equation.of(layer)
+        equation, layer = _equation(call), call.operation
         size = layer.kernel.shape[equation.kernel.index(equation.made)]
         if layer.bias is None:
             return np.zeros(size)
         rows = np.asarray(layer.bias, "float64")
         if equation.made in layer.bias_axes:
-            rows = np.moveaxis(rows, self._bias_axis(layer), 0).reshape(size, -1)
+            rows = np.moveaxis(rows, self._bias_axis(call), 0).reshape(size, -1)
         else:
             rows = np.broadcast_to(rows.reshape(1, -1), (size, rows.size))
         return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
 
-    def slices(self, layer, inputs, outputs, labels):
+    def slices(self, call, inputs, outputs, labels):
         """One axis of the kernel for each, and that of the bias if it has it."""
-        equation = _Equation.of(layer)
+        equation, layer = _equation(call), call.operation
         used = equation.kernel.index(equation.contracted)
         labels.slice(layer, layer.kernel, used, inputs, uses=True)
         made = equation.kernel.index(equation.made)
         labels.slice(layer, layer.kernel, made, outputs, makes=True)
         if layer.bias is not None and equation.made in layer.bias_axes:
-            labels.slice(layer, layer.bias, self._bias_axis(layer), outputs, makes=True)
+            labels.slice(layer, layer.bias, self._bias_axis(call), outputs, makes=True)
 
     def folds(self, call, flow):
         return [self._shaped(call, fold) for fold in super().folds(call, flow)]
@@ -149,7 +177,7 @@ class EinsumDense(Linear):
         if layer.bias is None:
             axis, shape = 0, [1] * (len(call.outputs[0].shape) - 1 - self.axes(call)[1])
         else:
-            axis, shape = self._bias_axis(layer), list(layer.bias.shape)
+            axis, shape = self._bias_axis(call), list(layer.bias.shape)
         single = [size if a == axis else 1 for a in range(len(shape))]
         values = np.broadcast_to(fold.values.reshape(single), np.maximum(shape, single))
         labels = [np.full(length, FIXED) for length in values.shape]
@@ -158,12 +186,12 @@ class EinsumDense(Linear):
 
     def add_bias(self, config, call):
         """Sets `bias_axes`."""
-        config["bias_axes"] = _Equation.of(call.operation).made
+        config["bias_axes"] = _equation(call).made
 
     def resize(self, config, call, sizes):
         """Sets the size in `output_shape`, which leaves the batch axis or an ellipsis out."""
         layer = call.operation
-        equation = _Equation.of(layer)
+        equation = _equation(call)
         if not equation.made:
             return
         place = equation.outputs.index(equation.made) - (not equation.is_left)
@@ -173,8 +201,8 @@ class EinsumDense(Linear):
         shape[place] = size
         config["output_shape"] = tuple(shape)
 
-    def _bias_axis(self, layer):
+    def _bias_axis(self, call):
         """The axis of the units in the bias, whose axes begin with the first of `bias_axes`."""
-        equation = _Equation.of(layer)
-        first = min(equation.outputs.index(letter) for letter in layer.bias_axes)
+        equation = _equation(call)
+        first = min(equation.outputs.index(letter) for letter in call.operation.bias_axes)
         return equation.outputs.index(equation.made) - first

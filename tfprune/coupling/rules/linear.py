@@ -15,43 +15,44 @@ class Linear(Rule):
     Subclasses define the axes of the channels in the weights, and the matrix.
     """
 
-    def applies(self, layer):
+    def applies(self, call):
         """Whether the layer has this form; if not, its channels are pinned."""
+        layer = call.operation
         return not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
 
-    def pin_reason(self, layer, incoming):
+    def pin_reason(self, call, incoming):
         """Why the channels are pinned."""
-        return pin_reason(layer, incoming)
+        return pin_reason(call.operation, incoming)
 
     def axes(self, call):
         """The channel axes of input and output, counted without the batch axis."""
         return len(call.inputs[0].shape) - 2, len(call.outputs[0].shape) - 2
 
-    def bias(self, layer):
+    def bias(self, call):
         """The bias of each output channel; NaN where it differs within the channel."""
-        return _value(layer.bias)
+        return _value(call.operation.bias)
 
-    def taps(self, layer):
+    def taps(self, call):
         """The matrices of all taps: an array of shape (taps, inputs, outputs)."""
         raise NotImplementedError
 
-    def connected(self, layer):
+    def connected(self, call):
         """Per input and output channel whether any tap is not 0."""
-        return (self.taps(layer) != 0).any(axis=0)
+        return (self.taps(call) != 0).any(axis=0)
 
-    def product(self, layer, constants):
+    def product(self, call, constants):
         """The product of constants in the input channels with the matrix, in float64."""
         rows = np.flatnonzero(constants)
-        return constants[rows] @ self.taps(layer)[:, rows].sum(axis=0, dtype="float64")
+        return constants[rows] @ self.taps(call)[:, rows].sum(axis=0, dtype="float64")
 
-    def is_padded(self, layer):
+    def is_padded(self, call):
         """Whether a constant input channel other than 0 gives an output that is not constant.
 
         So it is for windows that reach over the border, where the input is padded with 0.
         """
         return False
 
-    def slices(self, layer, inputs, outputs, labels):
+    def slices(self, call, inputs, outputs, labels):
         """Records the slices of weights of input and output channels."""
         raise NotImplementedError
 
@@ -65,26 +66,26 @@ class Linear(Rule):
         layer, (output,) = call.operation, call.outputs
         before, axis = self.axes(call)
         incoming = along(inputs[0], before)
-        if incoming is None or not self.applies(layer):
-            labels.pin(inputs[0], self.pin_reason(layer, incoming))
+        if incoming is None or not self.applies(call):
+            labels.pin(inputs[0], self.pin_reason(call, incoming))
             return [fixed(output)]
         outgoing = self.made(layer, incoming, output.shape[axis + 1], labels)
         if not is_elementwise(layer.activation):
             labels.pin(outgoing, f"the activation of {layer.name!r} joins its units")
-        self.slices(layer, incoming, outgoing, labels)
+        self.slices(call, incoming, outgoing, labels)
         return [placed(outgoing, axis, len(output.shape) - 1)]
 
     def constants(self, call, inputs):
         layer, (output,) = call.operation, call.outputs
         before, axis = self.axes(call)
         incoming = along(inputs[0], before)
-        if incoming is None or not self.applies(layer):
+        if incoming is None or not self.applies(call):
             return [unknown(output)]
         connected = self._connected(call)
         incoming = np.broadcast_to(incoming, connected.shape[:1])
-        moves = np.isnan(incoming) | (self.is_padded(layer) & (incoming != 0))
+        moves = np.isnan(incoming) | (self.is_padded(call) & (incoming != 0))
         known = ~connected[moves].any(axis=0)
-        value = self.product(layer, np.where(moves, 0, incoming)) + self.bias(layer)
+        value = self.product(call, np.where(moves, 0, incoming)) + self.bias(call)
         value = of_constant(layer.activation, np.where(known, value, np.nan), layer.compute_dtype)
         return [placed(value, axis, len(output.shape) - 1)]
 
@@ -97,7 +98,7 @@ class Linear(Rule):
         used = connected[:, kept].any(axis=1)
         foldable = ~np.isnan(constants)
         reason = f"{layer.name!r} uses it"
-        if self.is_padded(layer):
+        if self.is_padded(call):
             foldable &= constants == 0
             reason += ", or pads around its constant"
         elif not flow.can_fold(call):
@@ -113,19 +114,19 @@ class Linear(Rule):
         if not (removed & (constants != 0)).any():
             return []
         outgoing = along(flow.labels(call.outputs[0]), self.axes(call)[1])
-        values = self.product(call.operation, np.where(removed, constants, 0))
+        values = self.product(call, np.where(removed, constants, 0))
         return [Fold(call.operation, values, (outgoing,))]
 
     def _connected(self, call):
         if "connected" not in call.memo:
-            call.memo["connected"] = self.connected(call.operation)
+            call.memo["connected"] = self.connected(call)
         return call.memo["connected"]
 
     def _parts(self, call, flow):
-        layer, tensor, (output,) = call.operation, call.inputs[0], call.outputs
+        tensor, (output,) = call.inputs[0], call.outputs
         before, after = self.axes(call)
         labels = along(flow.labels(tensor), before)
-        if labels is None or not self.applies(layer):
+        if labels is None or not self.applies(call):
             return None
         connected = self._connected(call)
         labels = np.broadcast_to(labels, connected.shape[:1])
@@ -155,12 +156,13 @@ def _value(variable):
 class Dense(Linear):
     """A dense layer: kernel of shape (inputs, units)."""
 
-    def taps(self, layer):
+    def taps(self, call):
         """The kernel."""
-        return values_of(layer.kernel)[None]
+        return values_of(call.operation.kernel)[None]
 
-    def slices(self, layer, inputs, outputs, labels):
+    def slices(self, call, inputs, outputs, labels):
         """Kernel rows are inputs; columns and bias are units."""
+        layer = call.operation
         labels.slice(layer, layer.kernel, 0, inputs, uses=True)
         labels.slice(layer, layer.kernel, 1, outputs, makes=True)
         labels.slice(layer, layer.bias, 0, outputs, makes=True)
@@ -174,7 +176,8 @@ class _Windowed(Linear):
     def axes(self, call):
         return (0, 0) if call.operation.data_format == "channels_first" else super().axes(call)
 
-    def is_padded(self, layer):
+    def is_padded(self, call):
+        layer = call.operation
         return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
 
 
@@ -195,20 +198,21 @@ def _blocks(matrix, groups):
 class Convolution(_Windowed):
     """A convolution: kernel of shape (*window, inputs of a group, filters of all groups)."""
 
-    def taps(self, layer):
+    def taps(self, call):
         """One for each place in the window; the inputs are those of a group."""
-        return _over_window(values_of(layer.kernel))
+        return _over_window(values_of(call.operation.kernel))
 
-    def connected(self, layer):
+    def connected(self, call):
         """In blocks along the diagonal if there are groups."""
-        connected = super().connected(layer)
-        return connected if layer.groups == 1 else _blocks(connected, layer.groups)
+        connected, groups = super().connected(call), call.operation.groups
+        return connected if groups == 1 else _blocks(connected, groups)
 
-    def product(self, layer, constants):
+    def product(self, call, constants):
         """Of each group's constants with its filters."""
+        layer = call.operation
         if layer.groups == 1:
-            return super().product(layer, constants)
-        sums = self.taps(layer).sum(axis=0, dtype="float64")
+            return super().product(call, constants)
+        sums = self.taps(call).sum(axis=0, dtype="float64")
         return constants @ _blocks(sums, layer.groups)
 
     def made(self, layer, incoming, size, labels):
@@ -217,8 +221,9 @@ class Convolution(_Windowed):
             return np.repeat(np.broadcast_to(incoming, (layer.groups,)), size // layer.groups)
         return super().made(layer, incoming, size, labels)
 
-    def slices(self, layer, inputs, outputs, labels):
+    def slices(self, call, inputs, outputs, labels):
         """The last two axes of the kernel; the bias."""
+        layer = call.operation
         rank, is_shared = len(layer.kernel.shape), layer.kernel.shape[-2] > 1
         if layer.groups == 1:
             labels.slice(layer, layer.kernel, rank - 2, inputs, uses=True)
@@ -254,16 +259,17 @@ class Convolution(_Windowed):
 class TransposedConvolution(_Windowed):
     """A transposed convolution: kernel of shape (*window, filters, inputs)."""
 
-    def taps(self, layer):
+    def taps(self, call):
         """One for each place in the window."""
-        return _over_window(np.swapaxes(values_of(layer.kernel), -1, -2))
+        return _over_window(np.swapaxes(values_of(call.operation.kernel), -1, -2))
 
-    def is_padded(self, layer):
+    def is_padded(self, call):
         """Places of the output are reached by different taps, so a constant does not stay one."""
         return True
 
-    def slices(self, layer, inputs, outputs, labels):
+    def slices(self, call, inputs, outputs, labels):
         """The last two axes of the kernel; the bias."""
+        layer = call.operation
         rank = len(layer.kernel.shape)
         labels.slice(layer, layer.kernel, rank - 1, inputs, uses=True)
         labels.slice(layer, layer.kernel, rank - 2, outputs, makes=True)
@@ -281,15 +287,15 @@ class SeparableConvolution(_Windowed):
     A hidden channel is coupled with its input channel.
     """
 
-    def connected(self, layer):
+    def connected(self, call):
         """Whether a hidden channel of the input channel has taps and a pointwise weight."""
-        depthwise, pointwise = self._kernels(layer)
+        depthwise, pointwise = self._kernels(call.operation)
         connected = (depthwise != 0).any(axis=0)[..., None] & (pointwise != 0)
         return connected.any(axis=1)
 
-    def product(self, layer, constants):
+    def product(self, call, constants):
         """Through the hidden channels."""
-        depthwise, pointwise = self._kernels(layer)
+        depthwise, pointwise = self._kernels(call.operation)
         hidden = constants[:, None] * depthwise.sum(axis=0)
         return np.einsum("im,imo->o", hidden, pointwise)
 
@@ -299,8 +305,9 @@ class SeparableConvolution(_Windowed):
         pointwise = _value(layer.pointwise_kernel)
         return depthwise, pointwise.reshape(*depthwise.shape[1:], pointwise.shape[-1])
 
-    def slices(self, layer, inputs, outputs, labels):
+    def slices(self, call, inputs, outputs, labels):
         """Input channels are in both kernels; hidden ones of a channel are adjacent."""
+        layer = call.operation
         depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
         rank = len(depthwise.shape)
         inputs = np.broadcast_to(inputs, (depthwise.shape[-2],))
