@@ -16,8 +16,11 @@ from tfprune import _keras
 SIZES = (2, 12), (3, 20)
 """The sizes that are traced with: of the batch, and of any other dynamic axis."""
 
-STATIC_SIZES = (2, 12), (2, 4)
-"""The sizes that a layer which stays what it is is traced with: fewer where it takes no more."""
+STATIC_SIZES = (2, 12), (2, 4), (64, 12)
+"""The sizes that a layer which stays what it is is traced with.
+
+Fewer steps where it takes no more, and more examples where those of a batch are parts of images.
+"""
 
 OTHER_SIZES = (3, 6)
 """Sizes that such a layer is run with too, when it has become smaller."""

@@ -42,7 +42,7 @@ def block(labels, array, reason, concatenation_axis=None, first=False):
         array: The label array of an output.
         reason: Why units that are united with a fixed position are pinned.
         concatenation_axis: The axis along which inputs are concatenated, if any.
-        first: Whether to take the first axis instead: of an attention by hand the heads.
+        first: Whether to take the last but one instead: of an attention by hand the heads.
 
     Returns:
         The label array with size 1 along the other axes.
@@ -51,7 +51,7 @@ def block(labels, array, reason, concatenation_axis=None, first=False):
     varying = [axis for axis, size in enumerate(array.shape) if size != 1]
     if len(varying) < 2:
         return array
-    kept = [axis for axis in varying if axis != concatenation_axis][0 if first else -1]
+    kept = [axis for axis in varying if axis != concatenation_axis][-2:][0 if first else -1]
     first = array[tuple(slice(None) if a == kept else slice(1) for a in range(array.ndim))]
     labels.unite(array, first, reason)
     return first
