@@ -433,7 +433,8 @@ def count_beside_vocabulary(model):
     return sum(
         int(np.prod(weight.shape))
         for weight in model.weights
-        if "float" in weight.dtype and not any(name in weight.path for name in tables)
+        if "float" in weight.dtype
+        and not (len(weight.shape) == 2 and any(name in weight.path for name in tables))
     )
 
 

@@ -19,14 +19,15 @@ from tests.kerashub_models import (
 pytest.importorskip("keras_hub", reason="KerasHub is an extra of the tests")
 
 QUICK = {"Bert", "Electra", "ViT", "VGG", "Llama", "CLIP"}
-REFUSED = {"XLNet", "DeiT"}
+REFUSED = {"XLNet"}
 """Of which all units may stay."""
 
 TRANSFORMERS = {
     *("Bert", "DistilBert", "Roberta", "XLMRoberta", "ESM2", "GPT2", "GPTNeoX", "OPT", "Bart"),
     *("Llama", "Llama3", "Mistral", "Phi3", "Qwen2", "Qwen3", "Albert", "Electra", "ESM1"),
-    *("Gemma", "Gemma2", "SmolLM3", "Mixtral", "QwenMoe", "Qwen3Moe", "GptOss"),
-    *("MiT", "SegFormer", "Whisper"),
+    *("Gemma", "Gemma2", "SmolLM3", "Mixtral", "QwenMoe", "Qwen3Moe", "GptOss", "Gemma3", "T5"),
+    *("Falcon", "Bloom", "RoformerV2", "DebertaV3", "Whisper", "ViT", "DeiT", "DINOV2", "DINOV3"),
+    *("MiT", "SegFormer", "Swin"),
 }
 """Which keep at most 0.35 of their parameters beside the vocabulary at half of the units."""
 
