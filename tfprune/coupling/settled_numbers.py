@@ -83,9 +83,7 @@ class _Trials:
                 continue
             wanted = [
                 array if counts is None else np.repeat(array, counts[1], counts[0])
-                for array, counts in zip(
-                    expected, map(_unit_counts(sizes), outputs), strict=True
-                )
+                for array, counts in zip(expected, map(_unit_counts(sizes), outputs), strict=True)
             ]
             self.examples.append((kept, wanted))
 
