@@ -418,9 +418,9 @@ def _outcome(seed, drawn, with_reasons):
     ratio = small.count_params() / masked.count_params()
     saved = ()
     if not report.not_from_config:
-        loaded = _loaded(small)
+        loaded = _loaded(small, first)
         if loaded is None or not _difference(small, loaded, (first, second)) <= TOLERANCE:
-            fails = _loaded(model)
+            fails = _loaded(model, first)
             if fails is not None and _difference(model, fails, (first, second)) <= TOLERANCE:
                 return Outcome(seed, "wrong", "a .keras file does not hold it", drawn.story)
         else:
@@ -433,7 +433,7 @@ def _outcome(seed, drawn, with_reasons):
     return Outcome(seed, "exact", "", drawn.story, ratio, pinned, bool(saved))
 
 
-def _loaded(model):
+def _loaded(model, batch):
     """A model from a `.keras` file; None where Keras cannot write or read one, or not run it."""
     classes = {type(layer).__name__: type(layer) for layer in tfprune._keras.all_layers(model)}
     classes["swish"], classes["squared_relu"] = user.swish, user.squared_relu
@@ -441,9 +441,11 @@ def _loaded(model):
         path = Path(folder) / "m.keras"
         try:
             model.save(path)
-            return keras.models.load_model(path, classes, safe_mode=False)
+            loaded = keras.models.load_model(path, classes, safe_mode=False)
+            loaded(batch)
         except Exception:  # without a config, or with functions that a file does not hold
             return None
+    return loaded
 
 
 def _not_kept_again(small, batches):
