@@ -7,7 +7,7 @@ import keras
 
 from tfprune._tools.checks import is_integer
 from tfprune._tools.registry import Configurable
-from tfprune.callbacks.step import current_step
+from tfprune.masks.first_step import current_step
 from tfprune.masks.rewinding import capture
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune._tools.checks import check_integer
 from tfprune._tools.registry import Configurable
-from tfprune.callbacks.step import current_step
+from tfprune.masks.first_step import current_step
 from tfprune.masks.setting import masked_layers
 
 

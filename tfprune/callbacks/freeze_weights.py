@@ -3,7 +3,6 @@
 import keras
 
 from tfprune.callbacks.scheduled_weights import ScheduledWeights
-from tfprune.callbacks.step import current_step
 from tfprune.criteria import freezing
 from tfprune.weights.freezing import FreezingMethod, frozen_share
 from tfprune.weights.prunable import apply_masks
@@ -33,8 +32,9 @@ class FreezeWeights(ScheduledWeights):
     where the name is taken. Without `fit`, call `after_step(model)` once per step.
 
     Args:
-        target: The frozen fraction at each step: a `tfprune.schedules.Schedule`, its
-            configuration, a number or a callable step -> fraction.
+        target: The frozen fraction: a number, which is reached gradually (`PolynomialDecay` with
+            ten updates) over the first half of `fit`; or that at each step: a
+            `tfprune.schedules.Schedule`, its configuration, or a callable step -> fraction.
         criterion: "preconditioned_gradient", "gradient", "magnitude", "random", an object or a
             callable; see `tfprune.freeze_weights`.
         distribution: "uniform", "global", a dict, a callable or "erk"; see
@@ -67,6 +67,8 @@ class FreezeWeights(ScheduledWeights):
 
     _action = "freeze"
 
+    _spreads_numbers = True
+
     def __init__(
         self,
         target,
@@ -88,7 +90,7 @@ class FreezeWeights(ScheduledWeights):
     def update(self, model, sparsity, optimizer):
         """Brings the frozen share of the weights to what the schedule says, given as `sparsity`."""
         weights = self.selected(model)
-        has_fallen = sparsity < self._highest_until(current_step(model, optimizer))
+        has_fallen = sparsity < self._highest_until(self._step(model, optimizer))
         masks = self.method.masks(
             model, weights, sparsity, final=self.schedule.final, thaw=has_fallen
         )

@@ -5,8 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune._tools.checks import is_integer
-from tfprune.callbacks.step import current_step
 from tfprune.masks import layer_filter
+from tfprune.masks.first_step import current_step
 from tfprune.masks.rewinding import by_name
 from tfprune.weights.prunable import PREDICATE, select_weights
 

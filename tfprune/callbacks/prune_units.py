@@ -6,7 +6,6 @@ from tfprune import schedules
 from tfprune._tools.checks import is_number
 from tfprune.callbacks.regularize_units import RegularizeUnits
 from tfprune.callbacks.scheduled import ScheduledCallback
-from tfprune.callbacks.step import current_step
 from tfprune.criteria import units as criteria
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.masks.skipping import warn_of_skipped
@@ -67,6 +66,9 @@ class PruneUnits(ScheduledCallback):
     4
     """
 
+    _spread_target = "A fraction or a budget as `target`"
+    _of_own_loop = "Try `schedule=tfprune.schedules.PolynomialDecay(0, 1, begin_step, end_step)`."
+
     def __init__(
         self,
         target,
@@ -111,8 +113,8 @@ class PruneUnits(ScheduledCallback):
         if isinstance(self.regularizer, unit_regularizers.Growing):
             self.regularizer.default_target = target if is_budget else self.schedule.final
         self._units = None
-        self._spans_fit = (is_fraction or is_budget) and schedule is None
-        self._has_schedule = not self._spans_fit
+        if (is_fraction or is_budget) and schedule is None:
+            self._spread_to = target if is_fraction else 1.0
 
     def after_step(self, model, optimizer=None):
         """Makes the update that is due: the one call per step of a custom loop.
@@ -120,12 +122,7 @@ class PruneUnits(ScheduledCallback):
         In a loop of your own give a schedule as target, and call this once before the first step,
         before the step function is traced: a criterion that is measured begins to measure then.
         """
-        if not self._has_schedule:
-            raise ValueError(
-                "A fraction or a budget as `target` is spread over `fit`; in a training loop of "
-                f"your own give a schedule. Received: target={self.target}. Try "
-                "`schedule=tfprune.schedules.PolynomialDecay(0, 1, begin_step, end_step)`."
-            )
+        self._check_spread()
         if self.regularizer is not None and self.regularizer.model is not model:
             raise ValueError(
                 "A regularizer is attached by `fit`; in a training loop of your own call "
@@ -168,49 +165,23 @@ class PruneUnits(ScheduledCallback):
     def on_train_begin(self, logs=None):
         """Makes the update of step 0, or of the step at which training goes on."""
         self._check_conflicts()  # before anything is measured
-        self._has_schedule = not self._spans_fit
-        if not self._has_schedule and not self.params.get("steps"):
-            raise ValueError(
-                "A fraction or a budget as `target` is spread over the steps of `fit`, but how "
-                f"many there are is not known. Received: target={self.target}, "
-                f"steps={self.params.get('steps')}. "
-                "Pass `steps_per_epoch` to `fit`, or a schedule."
-            )
-        self._converted_for_fit()  # an error before anything is measured
+        if self._spread_to is None:
+            self._converted_for_fit()  # an error before anything is measured
+        else:
+            self._steps_per_epoch()
         self._prepare(self.model)
         if isinstance(self.criterion, ActivationContribution):
             self.model.make_train_function(force=True)
         if self._penalty:
             self._penalty.set_model(self.model)
             self._penalty.on_train_begin(logs)
-        if self._has_schedule:
-            super().on_train_begin(logs)
+        super().on_train_begin(logs)
 
     def on_train_batch_end(self, batch, logs=None):
         """Makes the update that is due."""
         if self._penalty:
             self._penalty.on_train_batch_end(batch, logs)
         super().on_train_batch_end(batch, logs)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Makes the schedule, where a fraction or a budget is spread over `fit`.
-
-        Only now is the epoch known at which an interrupted training continues.
-        """
-        if self._has_schedule:
-            return
-        steps, epochs = self.params["steps"], self.params["epochs"]
-        start = max(0, current_step(self.model) - epoch * steps)
-        half = max(1, steps * epochs // 2)
-        self.schedule = schedules.PolynomialDecay(
-            0.0,
-            self.target if isinstance(self.target, float) else 1.0,
-            start,
-            start + half,
-            frequency=max(1, half // 10),
-        )
-        self._has_schedule = True
-        super().on_train_begin(logs)
 
     def on_train_end(self, logs=None):
         """Stops measuring the criterion."""

@@ -35,8 +35,10 @@ class PruneWeights(ScheduledWeights):
     `CSVLogger` and `TensorBoard`. Without `fit`, call `after_step(model)` once per step.
 
     Args:
-        target: The sparsity at each step: a `tfprune.schedules.Schedule`, its configuration, a
-            number or a callable step -> sparsity.
+        target: The sparsity: a number, which is reached gradually (`PolynomialDecay` with ten
+            updates) over the first half of `fit`; the other half is left to recover. Or that at
+            each step: a `tfprune.schedules.Schedule`, its configuration, or a callable
+            step -> sparsity. `tfprune.schedules.Constant` prunes all at once.
         criterion, pattern: See `tfprune.prune_weights`.
         distribution: "uniform", "erk", "global", a dict or a callable; see
             `tfprune.distributions`. A dict gives the sparsities of layers in the end.
@@ -65,6 +67,8 @@ class PruneWeights(ScheduledWeights):
     >>> history.history["sparsity"]
     [0.0, 0.8]
     """
+
+    _spreads_numbers = True
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 import keras
 
-from tfprune.callbacks.step import current_step
 from tfprune.masks import layer_filter
+from tfprune.masks.first_step import current_step, first_step
 from tfprune.units import regularizers as unit_regularizers
 from tfprune.units.prunable import PREDICATE
 
@@ -50,7 +50,7 @@ class RegularizeUnits(keras.callbacks.Callback):
         if self.regularizer.model not in (None, model):
             _trace_anew(self.regularizer.model)
             self._attach()
-            self.regularizer.restart(current_step(model))
+            self.regularizer.restart(self._step())
 
     def on_train_begin(self, logs=None):
         """Adds the penalty."""
@@ -58,7 +58,7 @@ class RegularizeUnits(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Updates the strength of the penalty."""
-        self.regularizer.update(current_step(self.model))
+        self.regularizer.update(self._step())
 
     def on_epoch_end(self, epoch, logs=None):
         """Logs the penalty."""
@@ -72,8 +72,13 @@ class RegularizeUnits(keras.callbacks.Callback):
 
     def _attach(self):
         self.regularizer.attach(self.model, only=self.only, exclude=self.exclude)
-        self.regularizer.update(current_step(self.model))
+        self._first_step = first_step(self.model, current_step(self.model))
+        self.regularizer.update(self._step())
         _trace_anew(self.model)
+
+    def _step(self):
+        """The steps of the optimizer, in a model with masks since these were made."""
+        return current_step(self.model) - self._first_step
 
     def get_config(self):
         """The arguments that make this callback again; layers are named."""

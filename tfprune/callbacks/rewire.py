@@ -7,7 +7,6 @@ import numpy as np
 
 from tfprune._tools.checks import is_number, one_of
 from tfprune.callbacks.scheduled_weights import ScheduledWeights
-from tfprune.callbacks.step import current_step
 from tfprune.criteria import Random
 from tfprune.criteria.arguments import resolve_seed
 from tfprune.masks.gradient_accumulation import GradientAccumulator
@@ -144,14 +143,14 @@ class Rewire(ScheduledWeights):
         """
         self._prepare(model, optimizer)
         logs = super().after_step(model, optimizer)
-        self._step = current_step(model, optimizer)
+        self._hooked_at = self._step(model, optimizer)
         if self._accumulator is not None:
             self._accumulate_before_updates()
         return logs
 
     def update(self, model, sparsity, optimizer):
         """Rewires the weights, unless that is done already or gradients are still missing."""
-        step = current_step(model, optimizer)
+        step = self._step(model, optimizer)
         due = self._schedule_in_steps().last_due(step)
         indices = [i for i, weight in enumerate(self._weights) if _rewired_at(weight) != due]
         begun = [p for p in indices if _has_begun(self._weights[p], due)]
@@ -200,7 +199,8 @@ class Rewire(ScheduledWeights):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Checks the step again: other callbacks may have loaded another one."""
-        if current_step(self.model) != self._step:
+        super().on_epoch_begin(epoch, logs)
+        if self._step(self.model) != self._hooked_at:
             self._forget()
             self.after_step(self.model)
 
@@ -225,15 +225,15 @@ class Rewire(ScheduledWeights):
 
     def _accumulate_before_updates(self):
         """Accumulates gradients in the steps right before an update."""
-        due = self._schedule_in_steps().last_due(self._step + self._steps_at_once)
+        due = self._schedule_in_steps().last_due(self._hooked_at + self._steps_at_once)
         is_due = due is not None and due != self._last_update
         if not is_due or not any(_has_begun(weight, due) for weight in self._weights):
             if self._accumulator.is_running:
                 self._accumulator.stop()
             self._accumulated_from = None
-        elif self._accumulated_from != self._step:  # else gradients are being accumulated
+        elif self._accumulated_from != self._hooked_at:  # else gradients are being accumulated
             self._accumulator.start()
-            self._accumulated_from = self._step
+            self._accumulated_from = self._hooked_at
 
     def _check_accumulated(self, step):
         if self._accumulated_from is not None and self._accumulated_from != step:
@@ -250,7 +250,7 @@ class Rewire(ScheduledWeights):
 
     def _forget(self):
         super()._forget()
-        self._step = None
+        self._hooked_at = None
         self._accumulated_from = None
         self._grown = 0
         accumulator = getattr(self, "_accumulator", None)

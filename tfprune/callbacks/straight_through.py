@@ -124,6 +124,7 @@ class StraightThrough(ScheduledWeights):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Makes a missed update, where weights of a later step have been loaded."""
+        super().on_epoch_begin(epoch, logs)
         self.after_step(self.model)
 
     def on_train_end(self, logs=None):

@@ -134,15 +134,7 @@ class WeightMask:
         self.trainable = _boolean(weight, name, "trainable_mask", "ones")
         self.frozen = _boolean(weight, name, "frozen_mask", "zeros")
         self.live = _boolean(weight, name, "live", "ones")
-        self.rewired = keras.Variable(
-            initializer=keras.initializers.Constant(-1),
-            shape=(),
-            dtype="int64",
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-            name=f"{name.replace('/', '_')}_rewired",
-        )
+        self.rewired = _step(f"{name.replace('/', '_')}_rewired", -1)
         _keras.guard(weight, self.trainable, self.live)
         weight.masks = self
         if weight.regularizer is not None:
@@ -175,6 +167,18 @@ class WeightMask:
                 self.weight.zero_pruned(_keras.raw(self.weight))
 
 
+def _step(name, value):
+    return keras.Variable(
+        initializer=keras.initializers.Constant(value),
+        shape=(),
+        dtype="int64",
+        trainable=False,
+        autocast=False,
+        aggregation="only_first_replica",
+        name=name,
+    )
+
+
 def _boolean(weight, name, kind, initializer):
     return _keras.MaskVariable(
         initializer=initializer,
@@ -202,15 +206,20 @@ class MaskedRegularizer:
 
 
 class LayerMasks(_keras.SavedState):
-    """All masks of one layer, as they are in files and checkpoints: bits packed, eight a byte."""
+    """All masks of one layer, as they are in files and checkpoints: bits packed, eight a byte.
+
+    `first_step` is the step of the optimizer at which they were made; it is saved with them.
+    """
 
     def __init__(self):
         super().__init__()
         self.by_name = {}
+        self.first_step = _step("first_step", 0)
 
     def add(self, name, weight):
         """Makes fresh masks for a weight."""
         mask = WeightMask(weight, name)
+        mask.first_step = self.first_step
         self.by_name = {**self.by_name, name: mask}
         for kind in ("trainable", "frozen", "live", "rewired"):  # TensorFlow tracks attributes
             setattr(self, f"{name}/{kind}", getattr(mask, kind))
@@ -218,6 +227,8 @@ class LayerMasks(_keras.SavedState):
     def save_own_variables(self, store):
         """Writes the masks that prune or freeze anything, and the state kept with them."""
         store["masks"] = np.int32(len(self.by_name))
+        if int(np.asarray(self.first_step)):
+            store["first_step"] = np.asarray(self.first_step)
         for index, mask in enumerate(self.by_name.values()):
             trainable, frozen = np.asarray(mask.trainable), np.asarray(mask.frozen)
             if not trainable.all() or frozen.any():
@@ -240,6 +251,9 @@ class LayerMasks(_keras.SavedState):
         finally:  # The weights have been loaded already, as they are in the file.
             for mask, state in zip(masks, states, strict=True):
                 mask.set(*state)
+        if "masks" in store.keys():  # noqa: SIM118
+            is_noted = "first_step" in store.keys()  # noqa: SIM118
+            self.first_step.assign(np.asarray(store["first_step"]) if is_noted else 0)
         for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
             stored = {kind: f"{kind}_{index}" for kind in ("rewired", "observed")}
             found = {k: np.asarray(store[n]) for k, n in stored.items() if n in store.keys()}  # noqa: SIM118

@@ -8,6 +8,7 @@ import keras
 from tfprune import _keras
 from tfprune.layers import DROP_INS
 from tfprune.layers.masked import Masked, MaskedRegularizer, make_masks, reading_masks
+from tfprune.masks.first_step import UNKNOWN, note_first_step
 
 _KEY = "tfprune_in_place"
 
@@ -252,7 +253,9 @@ def _exchange(layer, cls):
     # Keras wraps it on each object.
     vars(layer)["quantize"] = functools.partial(Masked.quantize, layer)
     make_masks(layer)
-    if not layer.built:
+    if layer.built:
+        note_first_step([layer], UNKNOWN)
+    else:
         _after_build(layer, lambda: make_masks(layer))
     return layer
 

@@ -289,6 +289,7 @@ def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
         values = [[keras.ops.convert_to_numpy(v) for v in pair] for pair in both]
         fresh.set(*(take_mask(mask.weight, *pair) for pair in values))
         fresh.rewired.assign(_keras.raw(mask.rewired))
+        fresh.first_step.assign(_keras.raw(mask.first_step))
 
 
 def _masks_by_weight(model):

@@ -15,10 +15,11 @@ FOREVER = -1
 class Schedule(Configurable):
     """Base class: maps a step to a sparsity, with updates due every `frequency` steps.
 
-    Steps are counted from 0 by `optimizer.iterations`: step 0 is before the first update of the
-    weights. The sparsity is 0 before `begin_step`. Updates are due at `begin_step`, at every
-    `frequency` steps after it, and at `end_step` itself, so what the schedule ends with is always
-    reached, also where `frequency` does not divide `end_step - begin_step`.
+    Steps are counted from 0: callbacks count updates of the weights since the masks of the model
+    were made, and step 0 is before the first of them. The sparsity is 0 before `begin_step`.
+    Updates are due at `begin_step`, at every `frequency` steps after it, and at `end_step` itself,
+    so what the schedule ends with is always reached, also where `frequency` does not divide
+    `end_step - begin_step`.
 
     With `unit="epoch"` all these are epochs, and may be fractions such as 0.5: the schedule maps
     the epoch, 1.5 in the middle of the second, to the sparsity. Callbacks ask `fit` how many steps

@@ -3,7 +3,9 @@
 import keras
 
 from tfprune import _keras
+from tfprune.layers import Masked
 from tfprune.masks import layer_filter
+from tfprune.masks.first_step import current_step, note_first_step
 from tfprune.masks.in_place import mask_in_place, note_masks_inside
 from tfprune.masks.setting import mask_zeros
 from tfprune.rebuild.copying import copy_model
@@ -51,8 +53,10 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
         if is_included(layer) and not is_excluded(layer)
     }
     copy = copy_model(model)
+    without = [layer for layer in copy.layers.values() if not isinstance(layer, Masked)]
     for layer, counterpart in copy.layers.items():
         (mask_in_place if id(layer) in chosen else note_masks_inside)(counterpart)
+    note_first_step(without, 0 if model.optimizer is None else current_step(copy.model))
     if keep_zeros:
         mask_zeros(copy.model)
     return copy.model

@@ -201,7 +201,8 @@ class Growing(UnitRegularizer):
         increment: Float, the rise of lambda.
         every: Integer, the steps of the optimizer between two rises.
         ceiling: Float, the largest lambda.
-        begin_step: Integer, the step of the optimizer at which lambda is `increment`.
+        begin_step: Integer, the step at which lambda is `increment`: steps of the optimizer, in a
+            model with masks since these were made.
         criterion: "magnitude" or another that needs no training; see `tfprune.criteria.units`.
 
     Reference:
