@@ -94,12 +94,14 @@ class Solution:
         bias: Array of shape (groups, columns).
         before, after: Root mean squared error of the columns that may change, divided by the
             standard deviation of their targets.
+        ridge: The weight of the penalty.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     before: float
     after: float
+    ridge: float
 
 
 def solve(sums, trainable, trainable_bias, ridge):
@@ -109,7 +111,7 @@ def solve(sums, trainable, trainable_bias, ridge):
         sums: Dict of arrays, from `Sums.values`.
         trainable: Boolean array (groups, rows, columns), True where the kernel may change.
         trainable_bias: Boolean array (groups, columns).
-        ridge: Float above 0, the weight of the penalty.
+        ridge: Float above 0, the weight of the penalty; infinite, the kernel stays as it is.
 
     Returns:
         A `Solution`.
@@ -138,16 +140,26 @@ def solve(sums, trainable, trainable_bias, ridge):
             gained = 2 * (change * with_e).sum(0) - (change * (centred @ change)).sum(0)
             after[group, columns] -= gained + n * e**2
     moved = trainable.any(axis=1) | trainable_bias
-    return Solution(kernel, bias, *(_relative(sums, e, moved) for e in (sums["ee"], after)))
+    errors = (relative_error(sums, squares, moved) for squares in (sums["ee"], after))
+    return Solution(kernel, bias, *errors, ridge)
 
 
 def _solved(gram, cross, spread, ridge):
     """The solution in inputs of spread 1; an input that never changes keeps its weights."""
+    if ridge == np.inf:
+        return np.zeros(cross.shape)
     scale = np.sqrt(np.where(spread > 0, spread, np.inf))
     scaled = gram / np.outer(scale, scale) + ridge * np.eye(len(scale))
     return scipy.linalg.solve(scaled, cross / scale[:, None], assume_a="pos") / scale[:, None]
 
 
-def _relative(sums, squares, moved):
+def relative_error(sums, squares, moved):
+    """The root of the squared errors of some columns, divided by the spread of their targets.
+
+    Args:
+        sums: Dict of arrays, from `Sums.values`.
+        squares: Array (groups, columns), the sums of squared errors.
+        moved: Boolean array (groups, columns), the columns that count.
+    """
     spread = (sums["yy"] - sums["y"] ** 2 / max(float(sums["count"]), 1.0))[moved].sum()
     return float(np.sqrt(max(squares[moved].sum(), 0) / spread)) if spread > 0 else 0.0

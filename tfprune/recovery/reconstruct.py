@@ -1,6 +1,7 @@
 """Layer-wise reconstruction: fits each layer to the dense model's outputs by least squares."""
 
 import contextlib
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -8,16 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.checks import is_number
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
+from tfprune.recovery.output_error import output_errors
+from tfprune.recovery.ridge_selection import HELD_OUT, is_better, is_held_out, select_ridge
 from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 MOST_UNKNOWNS = 8192
-"""The most inputs of a layer, all taps counted: their products take half a gigabyte then."""
+"""The most inputs of a layer, all taps counted: their products take a gigabyte then."""
 
 EXACT = 1e-6
 """The relative error below which a layer is not changed: it is rounding in single precision."""
@@ -29,18 +33,20 @@ class ReconstructedLayer:
 
     Attributes:
         name: The layer's name, after those of the nested models around it.
-        before, after: The relative error on the data, without and with the new weights; 0.1 is a
-            hundredth of the variance.
+        before, after: The relative error without and with the new weights; 0.1 is a hundredth of
+            the variance. It is measured on the held-out examples; on all where `ridge` was given.
+        ridge: The ridge; infinite where the bias alone was fitted.
     """
 
     name: str
     before: float
     after: float
+    ridge: float
 
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A layer with other inputs than the dense one that was not fitted, and why."""
+    """A layer with other inputs than the dense one that keeps its weights, and why."""
 
     name: str
     reason: str
@@ -53,17 +59,25 @@ class ReconstructionReport:
     Attributes:
         layers: A `ReconstructedLayer` for each layer that was fitted.
         skipped: A `SkippedLayer` for each that was not.
+        few: A sentence that names the layers for which there were few examples; or None.
     """
 
     layers: tuple
     skipped: tuple
+    few: str | None = None
 
     def __str__(self):
-        lines = [f"{r.name}: error {r.before:.2%} -> {r.after:.2%}" for r in self.layers]
-        return "\n".join([*lines, *(f"{r.name}: left as it is, {r.reason}" for r in self.skipped)])
+        lines = [
+            f"{r.name}: error {r.before:.2%} -> {r.after:.2%} (ridge {r.ridge:g})"
+            for r in self.layers
+        ]
+        lines += [f"{r.name}: left as it is, {r.reason}" for r in self.skipped]
+        return "\n".join([*lines, *([self.few] if self.few else [])])
 
 
-def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_report=False, verbose=0):
+def reconstruct(
+    model, dense, data, *, batch_size=None, ridge="auto", return_report=False, verbose=0
+):
     """Returns a copy of the model whose layers are fitted to the dense model by least squares.
 
     Use it after pruning, before or instead of fine-tuning. For a layer with inputs X, kernel W and
@@ -72,11 +86,17 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
 
         D, d = argmin || X' (W'' + D) + b'' + d - (X W + b) ||^2 + ridge * sum_i s_i^2 || D_i ||^2
 
-    over all examples and positions; s_i^2 is the sum of squared deviations of the i-th input. The
+    over examples and positions; s_i^2 is the sum of squared deviations of the i-th input. The
     penalty is independent of the scale of inputs; where inputs depend on one another, or there are
     fewer examples than inputs, the solution is the one nearest to W''. Layers are fitted in the
     order of the model: X' comes from the model with all earlier layers fitted, so that their errors
     are corrected, and the target X W + b from the dense model.
+
+    With few examples, least squares fits them and not the layer. So every fourth example is held
+    out: the ridge of each layer is the one whose solution errs least on these, a layer that errs
+    no less than before keeps its weights, and so do all where the outputs of the model are no
+    nearer to those of the dense one. A warning says for which layers there are fewer examples than
+    inputs. A dataset should give its examples in the same order each time.
 
     Dense layers and convolutions (grouped and depthwise ones too) are fitted, convolutions on the
     patches under their window. Each layer takes one pass over the data. Only sums are kept, in
@@ -93,7 +113,8 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
         data: Arrays as `(x,)` or `(x, y)`, or a dataset of such batches, as `evaluate` takes it;
             a few hundred examples do. It is gone through several times.
         batch_size: Integer, for arrays; Keras's default is 32.
-        ridge: Float above 0, the weight of the penalty.
+        ridge: Float above 0, the weight of the penalty for all layers, which are then fitted to
+            all examples, whatever comes of it; or "auto".
         return_report: Whether to return a `ReconstructionReport` as well.
         verbose: 0 is quiet, 1 shows Keras's progress bar.
 
@@ -124,8 +145,11 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
         https://arxiv.org/abs/1707.06168 (inputs from the pruned model, targets from the dense
         one); J.-H. Luo, J. Wu, W. Lin, "ThiNet", https://arxiv.org/abs/1707.06342.
     """
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < np.inf:
-        raise ValueError(f"Argument `ridge` must be a number above 0. Received: ridge={ridge!r}.")
+    is_auto = isinstance(ridge, str) and ridge == "auto"
+    if not is_auto and (not is_number(ridge) or not 0 < ridge < np.inf):
+        raise ValueError(
+            f'Argument `ridge` must be "auto" or a number above 0. Received: ridge={ridge!r}.'
+        )
     copy = copy_model(with_graph(model))
     provenance = UnitProvenance(copy, dense)
     tasks, skipped = _tasks(copy, provenance)
@@ -135,12 +159,40 @@ def reconstruct(model, dense, data, *, batch_size=None, ridge=1e-6, return_repor
             "No layer can be fitted. The model computes what the dense one does, or its layers "
             f"cannot be reconstructed. Received: model={model.name!r}. Layers: {reasons or 'none'}."
         )
-    fitted = [
-        task.run(copy, provenance.dense, as_tuple(data), batch_size, ridge, verbose)
+    options = {"batch_size": batch_size, "verbose": verbose}
+    runs = [
+        task.run(
+            copy, provenance.dense, as_tuple(data), ridge=None if is_auto else ridge, **options
+        )
         for task in tasks
     ]
-    report = ReconstructionReport(tuple(fitted), tuple(skipped))
+    fitted = [run for run in runs if isinstance(run, ReconstructedLayer)]
+    skipped += [run for run in runs if isinstance(run, SkippedLayer)]
+    if is_auto and fitted:
+        before, after = output_errors([model, copy], dense, as_tuple(data), **options)
+        if not after < before:
+            reason = f"the model's outputs would err by {after:.2%} instead of {before:.2%}"
+            skipped += [SkippedLayer(layer.name, reason) for layer in fitted]
+            copy, fitted = copy_model(with_graph(model)), []
+    few = _few([task for task in tasks if task.is_short], is_auto)
+    if few and is_auto:
+        warnings.warn(few, stacklevel=2)
+    report = ReconstructionReport(tuple(fitted), tuple(skipped), few)
     return (copy, report) if return_report else copy
+
+
+def _few(tasks, is_auto):
+    """A sentence about layers for which there were few examples, or None."""
+    if not tasks:
+        return None
+    task = max(tasks, key=lambda task: task.inputs)
+    others = f" and {len(tasks) - 1} more layers" if len(tasks) > 1 else ""
+    return (
+        f"There are few examples to fit {task.name!r}{others} to: {task.examples} for "
+        f"{task.inputs} inputs. "
+        + ("Their weights moved little, or stay." if is_auto else "The fit may not hold on others.")
+        + " Give several times as many."
+    )
 
 
 def _tasks(model, provenance):
@@ -231,7 +283,7 @@ def _outputs(provenance, layer, call):
     return np.flatnonzero(provenance.is_kept(np.broadcast_to(labels.reshape(-1), (size,))))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Task:
     """A layer to fit, the dense one, and which outputs of that it has."""
 
@@ -239,40 +291,60 @@ class _Task:
     layer: keras.layers.Layer
     teacher: keras.layers.Layer
     outputs: np.ndarray | None
+    examples: int = 0
+    inputs: int = 0
+    """How many of its inputs are left."""
+    is_short: bool = False
+    """Whether there are fewer examples, times positions, than inputs."""
 
-    def run(self, model, dense, data, batch_size, ridge, verbose):
-        """Fits the layer; gives a `ReconstructedLayer`."""
+    def run(self, model, dense, data, *, ridge, batch_size, verbose):
+        """Fits the layer; gives a `ReconstructedLayer` or a `SkippedLayer`.
+
+        `ridge` is None to select one.
+        """
         form = form_of(self.layer)
-        data_pass = _Run(model, dense, self, form)
+        data_pass = _Run(model, dense, self, form, holds_out=ridge is None)
         data_pass.run(data, verbose, batch_size)
-        sums = data_pass.sums()
-        if not all(np.isfinite(total).all() for total in sums.values()):
+        sums, held_out = data_pass.sums()
+        self.examples = int(float(data_pass.examples))
+        self.inputs = int(_trainable(form)[0].any(axis=2).sum(axis=1).max())
+        self.is_short = float(sums["count"]) < self.inputs
+        if not all(np.isfinite(t).all() for each in (sums, held_out) for t in each.values()):
             raise ValueError(
                 "What a layer gets or should give is not finite on the data. "
                 f"Received: layer={self.name!r}."
             )
-        solution = solve(sums, *_trainable(form), ridge)
-        if solution.before <= EXACT:
-            return ReconstructedLayer(self.name, solution.before, solution.before)
+        if ridge is None:
+            solution = select_ridge(sums, held_out, *_trainable(form))
+        else:
+            solution = solve(sums, *_trainable(form), ridge)
+        before, after, held = solution.before, solution.after, self.examples // HELD_OUT
+        if before <= EXACT and (held or ridge is not None):
+            return ReconstructedLayer(self.name, before, before, solution.ridge)
+        if ridge is None and not is_better(before, after, int(held_out["count"])):
+            fit = self.examples - held
+            errors = f"error {before:.2%} -> {after:.2%}"
+            reason = f"a fit to {fit} examples does not hold on {held} others: {errors}"
+            return SkippedLayer(self.name, reason if held else f"{fit} examples are too few")
         kernel = np.asarray(self.layer.kernel, "float64") + form.to_kernel(solution.kernel)
         self.layer.kernel.assign(kernel)
         if self.layer.bias is not None:
             bias = np.asarray(self.layer.bias, "float64") + solution.bias.reshape(-1)
             self.layer.bias.assign(bias)
-        return ReconstructedLayer(self.name, solution.before, solution.after)
+        return ReconstructedLayer(self.name, before, after, solution.ridge)
 
 
 class _Run(DataPass):
     """Runs both models and adds up what the layer gets, gives and should give."""
 
-    def __init__(self, model, dense, task, form):
+    def __init__(self, model, dense, task, form, holds_out):
         super().__init__(model, needs_loss=False)
-        self._beside = Untracked([dense, task, form])
-        self._added = Untracked([Sums(form)])
+        self._beside = Untracked([dense, task])
+        self._added = Untracked([Sums(form), Sums(form)] if holds_out else [Sums(form)])
 
     def add_batch(self, x, y, sample_weight, size):
         """One batch; a layer that is called several times adds each of its calls."""
-        dense, task, form = self._beside.items
+        dense, task = self._beside.items
         inputs, outputs, targets = [], [], []
         with contextlib.ExitStack() as stack:
             stack.enter_context(capture_inputs(task.layer, lambda x, _: inputs.append(x)))
@@ -284,8 +356,18 @@ class _Run(DataPass):
             if task.outputs is not None:
                 is_first = getattr(task.layer, "data_format", "") == "channels_first"
                 theirs = tf.gather(theirs, task.outputs, axis=1 if is_first else -1)
-            self._added.items[0].add(given, ours, theirs)
+            self._add(size, given, ours, theirs)
+
+    def _add(self, size, *tensors):
+        fit, *held_out = self._added.items
+        if not held_out:
+            fit.add(*tensors)
+            return
+        is_held = is_held_out(tf.shape(tensors[0])[0], size, tf.convert_to_tensor(self.examples))
+        for sums, chosen in ((fit, ~is_held), (held_out[0], is_held)):
+            sums.add(*(tf.boolean_mask(tensor, chosen) for tensor in tensors))
 
     def sums(self):
-        """The sums by name."""
-        return self._added.items[0].values()
+        """The sums by name, over the examples to fit to and those held out."""
+        fit, *held_out = (sums.values() for sums in self._added.items)
+        return fit, (held_out[0] if held_out else {})

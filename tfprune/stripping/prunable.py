@@ -56,7 +56,8 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     without = [layer for layer in copy.layers.values() if not isinstance(layer, Masked)]
     for layer, counterpart in copy.layers.items():
         (mask_in_place if id(layer) in chosen else note_masks_inside)(counterpart)
-    note_first_step(without, 0 if model.optimizer is None else current_step(copy.model))
+    has_optimizer = getattr(model, "optimizer", None) is not None
+    note_first_step(without, current_step(copy.model) if has_optimizer else 0)
     if keep_zeros:
         mask_zeros(copy.model)
     return copy.model
