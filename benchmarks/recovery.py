@@ -1,11 +1,11 @@
 """Accuracy after units are removed in one shot, with each way to bring it back, several seeds each.
 
-A CNN and a small residual network on scikit-learn's digits. Each is trained, then the units with
-the lowest magnitude go, the same fraction of each layer, until half, or 70%, of the
+A CNN, a small residual network and an MLP on scikit-learn's digits. Each is trained, then the units
+with the lowest magnitude go, the same fraction of each layer, until half, or 70%, of the
 multiply-accumulates (MACs) are gone. From the same pruned model every contender starts: nothing,
-recalibrated statistics, means folded into biases, least squares from calibration images without
-labels, and, for reference, a few epochs of distillation and of plain training. All are stripped
-before they are judged.
+recalibrated statistics, means folded into biases, least squares from few and from many images
+without labels, and, for reference, a few epochs of distillation and of plain training. All are
+stripped before they are judged.
 
     python benchmarks/recovery.py [--fast] [--out FILE]
 """
@@ -37,10 +37,18 @@ EPOCHS = 8
 SHORT = 2
 BATCH = 32
 CALIBRATION = 256
+EXAMPLES = (16, 32, 64, 128, 1024, 4096)
+"""Numbers of images that `reconstruct` gets too; there are as many inputs as some of them."""
 
 
 X, Y, X_TEST, Y_TEST = digits()
 IMAGES = X[:CALIBRATION]
+
+
+def images(number):
+    """The first training images; beyond those there are, the same moved by a pixel."""
+    moved = [np.roll(X, shift, axis=(1, 2)) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    return np.concatenate(moved)[:number]
 
 
 def convolution(x, filters, padding="same", activate=True):
@@ -57,6 +65,15 @@ def cnn():
     return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
+def mlp():
+    """Two hidden layers of 256 units: as many inputs as there are calibration images."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Flatten()(inputs)
+    for _ in range(2):
+        x = keras.layers.Dense(256, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
 def resnet():
     """A stem and two residual blocks of 24 filters."""
     inputs = keras.Input((8, 8, 1))
@@ -68,7 +85,7 @@ def resnet():
     return keras.Model(inputs, keras.layers.Dense(10)(x))
 
 
-NETWORKS = {"CNN 32-64-64": cnn, "ResNet 2 x 24": resnet}
+NETWORKS = {"CNN 32-64-64": cnn, "ResNet 2 x 24": resnet, "MLP 256-256": mlp}
 
 
 def compiled(model, rate=2e-3):
@@ -83,13 +100,25 @@ def trained(masked, dense):
     return masked
 
 
+def recalibrated(model):
+    """New statistics, where there are any."""
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    return tfprune.recalibrate(model, IMAGES) if norms else model
+
+
 METHODS = {
     "nothing": lambda masked, dense: masked,
-    "recalibrate": lambda masked, dense: tfprune.recalibrate(masked, IMAGES),
+    "recalibrate": lambda masked, dense: recalibrated(masked),
     "compensate": lambda masked, dense: tfprune.compensate(masked, dense, IMAGES),
     "reconstruct": lambda masked, dense: tfprune.reconstruct(masked, dense, IMAGES),
-    "reconstruct + recalibrate": lambda masked, dense: tfprune.recalibrate(
-        tfprune.reconstruct(masked, dense, IMAGES), IMAGES
+    **{
+        f"reconstruct, {number} images": lambda masked, dense, number=number: tfprune.reconstruct(
+            masked, dense, images(number)
+        )
+        for number in EXAMPLES
+    },
+    "reconstruct + recalibrate": lambda masked, dense: recalibrated(
+        tfprune.reconstruct(masked, dense, IMAGES)
     ),
     f"train, {SHORT} epochs": trained,
     f"distill, {SHORT} epochs": lambda masked, dense: tfprune.distill(
