@@ -6,13 +6,22 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune._tools.checks import check_integer
+from tfprune._tools.checks import check_integer, is_number
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
-from tfprune.measuring.metrics import evaluate, fit_arguments
+from tfprune.measuring.metrics import fit_arguments
 from tfprune.recovery import distill, recalibrate, reconstruct
+from tfprune.shrinking.held_out import count_examples, hold_out
+from tfprune.shrinking.judging import Decision, Judge, KeepBest
+from tfprune.shrinking.settled_norms import (
+    STALE,
+    copy_statistics,
+    has_norms,
+    stale_from,
+    staleness,
+)
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip
 from tfprune.stripping.strip_report import StripReport
@@ -34,9 +43,13 @@ class PruneReport(Printable):
         strip: The `StripReport` of what was removed, layer by layer.
         units, parameters, macs: Before and after, each a `Change`; MACs are None where they are
             not known.
-        stages: A dict from a stage ("dense", "pruned", "reconstruct", "recalibrate",
-            "fine-tuned") to the metrics after it, a dict from name to float. Empty where there is
-            no data to evaluate on, or the model is not compiled.
+        stages: A dict from a stage ("dense", "dense, recalibrated", "pruned", "reconstruct",
+            "recalibrate", "fine-tuned") to the metrics of the model that was kept after it, a dict
+            from name to float. Without labels, or of a model that is not compiled with a loss,
+            that is "error", how far the outputs are from the dense model's, relative. Empty where
+            there is no data.
+        decisions: For each stage that could be dropped a `Decision`: whether its result was kept,
+            and why.
     """
 
     target: str
@@ -45,6 +58,7 @@ class PruneReport(Printable):
     parameters: Change
     macs: Change
     stages: dict
+    decisions: tuple = ()
 
     def tables(self):
         """The rich tables that are printed: the layers, the model, the stages."""
@@ -59,7 +73,7 @@ class PruneReport(Printable):
         if not self.stages:
             return [self.target, "", layers, "", total]
         names = list(self.stages["dense"])
-        stages = table(("stage",), names)
+        stages = table(("stage",), names, notes=[str(each) for each in self.decisions])
         for stage, metrics in self.stages.items():
             stages.add_row(stage, *(number(metrics.get(name)) for name in names))
         return [self.target, "", layers, "", total, "", stages]
@@ -83,13 +97,20 @@ def prune(
 ):
     """Returns a small model of a dense one: prunes units, recovers accuracy, strips, fine-tunes.
 
-    1. The units with the lowest scores are pruned until the target is met (`tfprune.prune_units`).
-    2. With data, the remaining weights of each layer are fitted to the outputs of the dense model
-       (`tfprune.reconstruct`), and batch normalisations get new statistics (`tfprune.recalibrate`).
-       Neither needs labels.
-    3. The units are removed, and the result is checked (`tfprune.strip`).
-    4. With `epochs`, the small model is fine-tuned, alone or by distillation from the dense one
-       (`tfprune.distill`).
+    1. With data, the statistics of batch normalisations are put right if those of the dense model
+       are stale, as after a short training (`tfprune.recalibrate`).
+    2. The units with the lowest scores are pruned until the target is met (`tfprune.prune_units`).
+    3. With data, the remaining weights of each layer are fitted to the outputs of the dense model
+       (`tfprune.reconstruct`), and batch normalisations get new statistics. Neither needs labels.
+    4. The units are removed, and the result is checked (`tfprune.strip`).
+    5. With `epochs`, the small model is fine-tuned, alone or by distillation from the dense one
+       (`tfprune.distill`), and has the weights of its best epoch in the end.
+
+    Of steps 1, 3 and 5 the better is kept of the model before and after it: that of lower loss or,
+    where there are no labels or the model is not compiled with a loss, that whose outputs are
+    nearer to those of the dense model. This is measured on `validation_data` or, without it, on a
+    fifth of `data`, at most 1,000 examples, which is not trained on; with fewer than 80 examples,
+    on all of `data`. The report says what was kept, and why.
 
     The model given is not changed. For gradual pruning while a model trains, see
     `tfprune.callbacks.PruneUnits` and `tfprune.fit_and_shrink`.
@@ -108,12 +129,14 @@ def prune(
             and "distill" (in the training of `epochs`). "auto": "reconstruct" and "recalibrate"
             where there is data. `None` or `()` for nothing.
         epochs: Integer, the epochs of fine-tuning.
-        validation_data: Data to evaluate on after each stage, and in training; by default `data`.
+        validation_data: Data to evaluate on after each stage, and in training; by default a part
+            of `data` that is held out.
         only, exclude: See `tfprune.prune_units`; layers are those of `model`.
         return_report: Whether to return a `PruneReport` as well.
         verbose: 0 is quiet, 1 shows progress.
         **fit: Further arguments of `keras.Model.fit` for that training (`callbacks`,
-            `batch_size`, ...). The batch size holds for recovery too.
+            `batch_size`, ...). The batch size holds for recovery too; `validation_split` says how
+            much is held out.
 
     Returns:
         The small model, of stock Keras layers, compiled as `model` is; with `return_report=True`,
@@ -139,10 +162,20 @@ def prune(
     recover = _checked_recovery(recover, data)
     _check_fit(fit, data)
     _check_training(model, data, epochs, recover)
-    evaluate = _evaluator(model, validation_data, data)
-    stages = {"dense": evaluate(model)}
+    batch_size = fit.get("batch_size")
+    judged, rest, name = _parts(data, validation_data, fit.pop("validation_split", None))
+    judge = Judge(model, judged, name)
     masked = prunable(model)
     of_masked = layer_filter.Counterparts(model, masked)
+    stages, decisions = {"dense": judge.metrics(model)}, []
+    if "recalibrate" in recover and has_norms(model):
+        settled = recalibrate(model, rest, batch_size=batch_size, verbose=verbose)
+        metrics, decision = _settle(judge, stages["dense"], model, settled, rest)
+        decisions.append(decision)
+        if decision.kept:
+            stages["dense, recalibrated"] = metrics
+            copy_statistics(settled, masked)
+            model = judge.dense = settled
     counts = prune_units(
         masked,
         target,
@@ -153,16 +186,29 @@ def prune(
         exclude=of_masked.filter(exclude),
         verbose=verbose,
     )
-    stages["pruned"] = evaluate(masked)
+    stages["pruned"] = metrics = judge.metrics(masked)
     for name in ("reconstruct", "recalibrate"):
         if name in recover and any(each.pruned for each in counts):
-            masked = _recovered(name, masked, model, data, fit.get("batch_size"), verbose)
-            stages[name] = evaluate(masked)
+            if name == "recalibrate" and not has_norms(masked):
+                stages[name] = metrics
+                continue
+            recovered = _recovered(name, masked, model, rest, batch_size, verbose)
+            after = judge.metrics(recovered)
+            decisions.append(judge.decide(name, metrics, after))
+            if decisions[-1].kept:
+                masked, metrics = recovered, after
+            stages[name] = metrics
     small, removed = strip(masked, return_report=True)
     if epochs:
-        arguments = {"validation_data": validation_data, "epochs": epochs, "verbose": verbose}
-        small = _trained(small, model, data, "distill" in recover, {**fit, **arguments})
-        stages["fine-tuned"] = evaluate(small)
+        watched = judged if judge.uses_loss else validation_data
+        arguments = {"validation_data": watched, "epochs": epochs, "verbose": verbose}
+        small, best = _trained(
+            small, model, rest, "distill" in recover, {**fit, **arguments}, judge, metrics
+        )
+        stages["fine-tuned"] = after = judge.metrics(small)
+        note = f"epoch {best} of {epochs}: " if best else "no epoch is better: "
+        reason = judge.decide("fine-tuned", metrics, after, note).reason
+        decisions.append(Decision("fine-tuned", bool(best), reason))
     if not return_report:
         return small
     units = sum(each.units for each in counts)
@@ -174,6 +220,7 @@ def prune(
         parameters=Change(model.count_params(), small.count_params()),
         macs=Change(*(total_macs(each, shapes) for each in (model, small))),
         stages={} if stages["dense"] is None else stages,
+        decisions=tuple(decisions),
     )
     return small, report
 
@@ -197,10 +244,16 @@ def _checked_recovery(recover, data):
 
 
 def _check_fit(given, data):
-    if "batch_size" in given and not isinstance(data, (tuple, list)):
+    for name in ("batch_size", "validation_split"):
+        if given.get(name) and not isinstance(data, (tuple, list)):
+            raise ValueError(
+                f"Argument `{name}` is for data in arrays. "
+                f"Received: {name}={given[name]}, data of type {type(data).__name__}."
+            )
+    split = given.get("validation_split") or 0
+    if not is_number(split) or not 0 <= split < 1:
         raise ValueError(
-            "Argument `batch_size` is for data in arrays. "
-            f"Received: batch_size={given['batch_size']}, data of type {type(data).__name__}."
+            f"Argument `validation_split` must be from 0 to below 1. Received: {split!r}."
         )
     unknown = sorted(set(given) - _FIT)
     if unknown:
@@ -234,31 +287,47 @@ def _check_training(model, data, epochs, recover):
         )
 
 
-def _evaluator(model, validation_data, data):
-    """A function from a model to its metrics, or to None where nothing can be evaluated."""
-    given = data if validation_data is None else validation_data
-    has_labels = not isinstance(given, (tuple, list)) or len(given) > 1
-    if given is None or not has_labels or not model.compiled:
-        return lambda model: None
-    return lambda model: evaluate(model, given) if model.compiled else None
+def _parts(data, validation_data, validation_split):
+    """The data to judge on, that to recover and train on, and what the first is called."""
+    if validation_data is not None or data is None:
+        return validation_data, data, "the validation data"
+    rest, held_out = hold_out(data, validation_split)
+    if held_out is None:
+        return data, data, "the data"
+    return held_out, rest, "the held-out data"
+
+
+def _settle(judge, before, model, settled, data):
+    """The metrics of a recalibrated dense model, and whether it is to take the model's place."""
+    stage, found = "dense, recalibrated", staleness(model, settled)
+    note = f"its statistics are off by {found:.2f} standard deviations; "
+    if found < STALE:
+        return None, Decision(stage, False, note + "that is little")
+    if judge.uses_loss:
+        after = judge.metrics(settled)
+        return after, judge.decide(stage, before, after, note)
+    limit = stale_from(count_examples(data))
+    reason = note + f"without labels, that is put right from {limit:.2f} on"
+    return before, Decision(stage, found >= limit, reason)
 
 
 def _recovered(name, masked, dense, data, batch_size, verbose):
-    """The masked model after a recovery; itself where there is nothing to recover."""
+    """The masked model after a recovery."""
     options = {"batch_size": batch_size, "verbose": verbose}
     if name == "reconstruct":
         return reconstruct(masked, dense, data, **options)
-    layers = _keras.all_layers(masked)
-    if not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers):
-        return masked
     return recalibrate(masked, data, **options)
 
 
-def _trained(small, dense, data, is_led, arguments):
+def _trained(small, dense, data, is_led, arguments, judge, metrics):
+    """The small model with the weights of its best epoch, and which one that is."""
+    best = KeepBest(judge, judge.value(metrics), reads_logs=judge.uses_loss and not is_led)
+    callbacks = arguments.pop("callbacks", None)
+    arguments["callbacks"] = [*keras.tree.flatten(callbacks or []), best]
     if is_led:
-        return distill(small, dense, data, **arguments)
+        return distill(small, dense, data, **arguments), best.epoch
     small.fit(**fit_arguments(data), **arguments)
-    return small
+    return small, best.epoch
 
 
 def _in_words(target):

@@ -1,0 +1,126 @@
+"""Judges whether a stage of `prune` has made a model better."""
+
+import math
+from dataclasses import dataclass
+
+import keras
+
+from tfprune import _keras
+from tfprune.measuring.metrics import check_data, fit_arguments
+from tfprune.recovery.copy_model import as_tuple
+from tfprune.recovery.output_error import output_errors
+from tfprune.shrinking.held_out import has_labels
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the result of a stage was kept, and why.
+
+    Attributes:
+        stage: The name of the stage.
+        kept: Whether what it made was kept; else the model before it was.
+        reason: What was measured, before and after.
+    """
+
+    stage: str
+    kept: bool
+    reason: str
+
+    def __str__(self):
+        return f"{self.stage}: {'kept' if self.kept else 'not kept'}, {self.reason}"
+
+
+class Judge:
+    """Measures models: by their loss, or by how far their outputs are from the dense model's.
+
+    Args:
+        dense: The dense model. The loss is taken where it is compiled with one and `data` has
+            labels.
+        data: What is evaluated on, as `hold_out` gives it; None to measure nothing.
+        name: What the data is, for reports.
+
+    Attributes:
+        dense: The model that agreement is measured with. It may be replaced.
+    """
+
+    def __init__(self, dense, data, name):
+        self.dense = dense
+        self._data = data
+        self._name = name
+        self.uses_loss = data is not None and has_labels(data) and _has_loss(dense)
+
+    def metrics(self, model):
+        """The metrics of a model, a dict from name to float; None without data."""
+        if self._data is None:
+            return None
+        if not self.uses_loss:
+            data = as_tuple(self._data)
+            return {"error": output_errors([model], self.dense, data, held_out=False)[0]}
+        if not isinstance(self._data, (tuple, list)):
+            check_data(self._data)
+        found = model.evaluate(**fit_arguments(self._data), return_dict=True, verbose=0)
+        return {name: float(value) for name, value in found.items()}
+
+    def value(self, metrics):
+        """What is to be small, of the metrics of a model."""
+        return metrics["loss" if self.uses_loss else "error"]
+
+    def decide(self, stage, before, after, note=""):
+        """The `Decision` between the metrics before a stage and after it."""
+        old, new = self.value(before), self.value(after)
+        what = "loss" if self.uses_loss else "error of the outputs"
+        reason = f"{note}{what} on {self._name} {old:.4g} -> {new:.4g}"
+        return Decision(stage, is_lower(new, old), reason)
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the best weights of a training, those it began with included.
+
+    Args:
+        judge: A `Judge`.
+        before: Float, what it says of the model before.
+        reads_logs: Whether `val_loss` in the logs is what the judge would measure.
+
+    Attributes:
+        epoch: Integer, the epoch of the best weights, from 1; 0 for those before.
+    """
+
+    def __init__(self, judge, before, reads_logs):
+        super().__init__()
+        self._judge = judge
+        self._reads_logs = reads_logs
+        self._best = before
+        self.epoch = 0
+
+    def on_train_begin(self, logs=None):
+        """Keeps the weights before."""
+        self._weights = self.model.get_weights()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keeps the weights, if they are the best."""
+        value = (logs or {}).get("val_loss") if self._reads_logs else None
+        self._see(epoch + 1, value)
+
+    def on_train_end(self, logs=None):
+        """Restores the best weights."""
+        if getattr(self.model.optimizer, "use_ema", False):  # `fit` has just written the averages
+            self._see(self.params["epochs"], None)
+        self.model.set_weights(self._weights)
+
+    def _see(self, epoch, value):
+        if value is None:
+            value = self._judge.value(self._judge.metrics(self.model))
+        if is_lower(value, self._best):
+            self._best, self.epoch, self._weights = value, epoch, self.model.get_weights()
+
+
+def is_lower(new, old):
+    """Whether a number is lower than another; not if it is NaN."""
+    return new < old or (math.isnan(old) and not math.isnan(new))
+
+
+def _has_loss(model):
+    if not getattr(model, "compiled", False):
+        return False
+    has_own = not _keras.has_stock_train_step(model)
+    return has_own or _keras.compile_arguments(model).get("loss") is not None
