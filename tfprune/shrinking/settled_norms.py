@@ -15,7 +15,7 @@ def stale_from(examples):
     >>> stale_from(100), stale_from(10_000)
     (0.25, 0.1)
     """
-    return max(STALE, 2.5 / np.sqrt(max(examples, 1)))
+    return max(STALE, 2.5 / max(examples, 1) ** 0.5)
 
 
 def has_norms(model):
