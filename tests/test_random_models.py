@@ -43,16 +43,49 @@ def assert_stripped_computes_the_same(model, seed):
         np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-8 * scale)
         np.testing.assert_array_equal(c, b)
     if seed % 3 == 0:
-        assert_small_stays_as_it_is(again, x)
+        assert_nothing_is_left(small)
     return report
 
 
-def assert_small_stays_as_it_is(small, x):
-    """A second strip changes nothing, and what is made prunable again computes the same."""
-    assert tfprune.strip(small, check=False).count_params() == small.count_params()
-    outputs = [model(x, training=False) for model in (small, tfprune.prunable(small))]
-    for a, b in zip(*map(keras.tree.flatten, outputs), strict=True):
-        np.testing.assert_array_equal(b, a)
+def assert_nothing_is_left(small):
+    """A second strip changes nothing."""
+    again = tfprune.strip(small, check=False)
+    assert again.to_json() == small.to_json()
+    for one, other in zip(small.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def assert_like_any_model(small, seed, folder):
+    """What `strip` returns can be saved, explained, resized, made prunable and stripped again."""
+    x = random_inputs(small, seed)
+    outputs = keras.tree.flatten(small(x, training=False))
+
+    def assert_same(other, exactly=True):
+        found = keras.tree.flatten(other(x, training=False))
+        for one, two in zip(outputs, found, strict=True):
+            scale = 0 if exactly else 1e-4 * max(np.abs(one).max(initial=0.0), 1e-6)
+            np.testing.assert_allclose(two, one, rtol=0, atol=scale)
+
+    small.save(folder / "small.keras")
+    assert_same(keras.models.load_model(folder / "small.keras"))
+    assert tfprune.explain(small).sets is not None
+    masked = tfprune.prunable(small)
+    assert_same(masked)
+    try:
+        tfprune.prune_units(masked, 0.4, tfprune.criteria.Random(seed=seed))
+    except ValueError as refusal:
+        assert "Received:" in str(refusal)
+    tfprune.strip(masked)
+    wider = {
+        layer.name: layer.units + 2
+        for layer in small.layers
+        if isinstance(layer, keras.layers.Dense)
+    }
+    for name, units in list(wider.items())[:2]:
+        try:
+            assert_same(tfprune.surgery.resize(small, {name: units}), exactly=False)
+        except ValueError as refusal:
+            assert "Received:" in str(refusal)
 
 
 @pytest.mark.slow
@@ -92,6 +125,32 @@ def test_pruned_elements(seed, sparsity):
         assert "Received:" in str(refusal)
         return
     assert_stripped_computes_the_same(model, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30))
+def test_the_result_is_a_model_like_any_other(seed, tmp_path):
+    keras.backend.clear_session()
+    model = tfprune.prunable(random_model(seed))
+    if seed % 2:
+        tfprune.prune_weights(model, (0.5, 0.9, 0.98)[seed % 3])
+    try:
+        small = tfprune.strip(model)
+    except ValueError as refusal:
+        assert "Received:" in str(refusal)
+        return
+    assert_like_any_model(small, seed, tmp_path)
+
+
+# A second strip removed more of these: a reshape tied units along an axis of which one index was
+# left; a convolution had one of its groups left.
+@pytest.mark.parametrize(("seed", "sparsity"), [(1022, 0.98), (1017, 0.5)])
+def test_units_that_are_untied_by_what_goes_go_too(seed, sparsity):
+    model = tfprune.prunable(random_model(seed))
+    tfprune.prune_weights(model, sparsity)
+    small, report = tfprune.strip(model, return_report=True)
+    assert report.parameters == (model.count_params(), small.count_params())
+    assert_nothing_is_left(small)
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.coupling.trace import trace
+from tfprune import _keras
 from tfprune.rebuild.copying import in_double_precision
-from tfprune.stripping.check import TOLERANCE, check_equal, relative_error
+from tfprune.stripping.check import TOLERANCE, check_equal, error
 
 layers, ops = keras.layers, keras.ops
 X = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
@@ -68,18 +68,18 @@ def pair(make, function, change=1.0):
 @pytest.mark.parametrize("make", [subclassed, functional])
 def test_models_without_configs_are_compared_in_double_precision(make):
     one, other = pair(make, lambda x: x * 1.0)
-    assert relative_error(one, other, [X]) > TOLERANCE["float32"]
-    assert check_equal(one, other, trace(one)) < 1e-9
+    assert error(np.asarray(one(X)), np.asarray(other(X))) > TOLERANCE["float32"]
+    assert check_equal(one, other).error < 1e-9
     one, other = pair(make, lambda x: x * 1.0, change=1.001)
     with pytest.raises(RuntimeError, match="does not compute what the model computes"):
-        check_equal(one, other, trace(one))
+        check_equal(one, other)
 
 
 @pytest.mark.parametrize("make", [subclassed, functional])
 def test_what_cannot_be_run_in_float64_is_judged_by_float32(make):
     one, other = pair(make, lambda x: x * tf.constant(1.0))
     with pytest.raises(RuntimeError, match="does not compute what the model computes"):
-        check_equal(one, other, trace(one))
+        check_equal(one, other)
 
 
 @pytest.mark.parametrize("make", [subclassed, functional])
@@ -93,3 +93,158 @@ def test_a_copy_in_double_precision_computes_in_it_with_the_same_weights(make):
         np.testing.assert_array_equal(np.asarray(old), np.asarray(new))
     np.testing.assert_allclose(copy.model(X), before, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(model(X), before)
+
+
+# The yardstick ------------------------------------------------------------------------------------
+
+
+def line(slope, offset):
+    """slope * x + offset."""
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, layers.Dense(1, name="line")(inputs))
+    model.get_layer("line").kernel.assign(np.full((5, 1), slope))
+    model.get_layer("line").bias.assign([offset])
+    return model
+
+
+def test_outputs_that_hardly_vary_are_compared_by_how_much_they_vary():
+    assert check_equal(line(1e-3, 1e3), line(1e-3, 1e3)).error == 0
+    with pytest.raises(RuntimeError, match="does not compute what the model computes"):
+        check_equal(line(1e-3, 1e3), line(0.0, 1e3))
+
+
+def test_rounding_is_no_difference_though_outputs_hardly_vary():
+    after = np.nextafter(np.float32(1e3), np.float32(2e3))
+    assert check_equal(line(1e-3, 1e3), line(1e-3, after)).error < 1e-5
+    with pytest.raises(RuntimeError, match="does not compute what the model computes"):
+        check_equal(line(1e-3, 1e3), line(1e-3, 1e3 + 10 * (after - 1e3)))
+
+
+def test_a_constant_is_compared_by_its_size():
+    assert check_equal(line(0.0, 1.0), line(0.0, 1.0 + 1e-6)).error < 2e-6
+    with pytest.raises(RuntimeError, match="does not compute what the model computes"):
+        check_equal(line(0.0, 1.0), line(0.0, 1.0 + 1e-4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_must_be_so_in_both(value):
+    ours = np.array([[1.0, 2.0], [3.0, 4.0]])
+    theirs = np.where(ours == 3.0, value, ours)
+    for one, other in [(ours, theirs), (theirs, ours), (theirs, np.where(ours == 3, 3e9, ours))]:
+        assert error(one, other) == np.inf
+    assert error(theirs, theirs.copy()) == 0
+    assert np.isnan(value) or error(theirs, -theirs) == np.inf
+
+
+# Random numbers -----------------------------------------------------------------------------------
+
+
+class Noise(layers.Layer):
+    """Adds random numbers, also in inference."""
+
+    def __init__(self, source, **kwargs):
+        super().__init__(**kwargs)
+        self.source, self.seed = source, keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        if self.source == "numpy":
+            return x + np.random.normal(size=(1, *x.shape[1:])).astype("float32")
+        if self.source == "keras":
+            return x + keras.random.normal(ops.shape(x), seed=self.seed)
+        return x + tf.random.normal(tf.shape(x))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def sampling(source):
+    """A mean, and a sample around it."""
+    inputs = keras.Input((5,))
+    x = layers.Dense(8, activation="relu", name="wide")(inputs)
+    mean = layers.Dense(2, name="mean")(x)
+    return keras.Model(inputs, [mean, layers.Dense(3, name="out")(Noise(source, name="z")(mean))])
+
+
+@pytest.mark.parametrize("source", ["keras", "tensorflow"])
+def test_random_outputs_are_compared_where_both_draw_the_same_numbers(source):
+    model = tfprune.prunable(sampling(source))
+    tfprune.prune_units(model, 0.5)
+    seed = np.array(model.get_layer("z").seed.state)
+    small, report = tfprune.strip(model, return_report=True)
+    assert small.get_layer("wide").units == 4
+    assert report.error < 1e-5
+    assert report.not_compared == ()
+    np.testing.assert_array_equal(model.get_layer("z").seed.state, seed)
+    np.testing.assert_array_equal(small.get_layer("z").seed.state, seed)
+    small.get_layer("out").bias.assign([0.1, 0.0, 0.0])
+    assert check_equal(model, small).not_compared == ("out",)
+
+
+def test_what_is_not_deterministic_is_named_and_the_rest_compared():
+    model = tfprune.prunable(sampling("numpy"))
+    tfprune.prune_units(model, 0.5)
+    with pytest.warns(UserWarning, match=r"not deterministic.*'out'"):
+        small, report = tfprune.strip(model, return_report=True)
+    assert report.not_compared == ("out",)
+    assert "output 'out' is not deterministic" in str(report)
+    assert report.error < 1e-5
+    small.get_layer("mean").bias.assign([0.1, 0.0])
+    with pytest.raises(RuntimeError, match="does not compute what the model computes"):
+        check_equal(model, small)
+
+
+def test_a_fixed_seed_leaves_that_of_the_user():
+    tf.random.set_seed(7)
+    expected = [tf.random.normal((2,)).numpy() for _ in range(2)]
+    tf.random.set_seed(7)
+    found = [tf.random.normal((2,)).numpy()]
+    with _keras.fixed_seed(1):
+        drawn = tf.random.normal((2,)).numpy()
+    found.append(tf.random.normal((2,)).numpy())
+    with _keras.fixed_seed(1):
+        np.testing.assert_array_equal(tf.random.normal((2,)).numpy(), drawn)
+    np.testing.assert_array_equal(found, expected)
+
+
+# What the model holds -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [5, 8])
+def test_a_normalization_computes_with_what_it_was_finalized_with(width):
+    inputs = keras.Input((5,))
+    x = inputs if width == 5 else layers.Dense(8, activation="relu", name="wide")(inputs)
+    norm = layers.Normalization(name="norm")
+    model = keras.Model(inputs, layers.Dense(2, name="out")(norm(x)))
+    norm.adapt_mean.assign(np.arange(width))  # and not `finalize_state`
+    norm.adapt_variance.assign(np.full(width, 4.0))
+    expected = model(X)
+    masked = tfprune.prunable(model)
+    if width == 8:
+        tfprune.prune_units(masked, 0.5)
+        expected = masked(X)
+    small, report = tfprune.strip(masked, return_report=True)
+    assert report.error < 1e-5
+    np.testing.assert_allclose(small(X), expected, rtol=1e-5, atol=1e-5)
+    small.get_layer("norm").finalize_state()  # as loading it from a file does
+    np.testing.assert_allclose(small(X), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named_and_refused(value):
+    inputs = keras.Input((5,))
+    x = layers.BatchNormalization(name="norm")(layers.Dense(4, name="wide")(inputs))
+    x = layers.Dense(2, name="out")(ops.maximum(x, 0.0))
+    model = tfprune.prunable(keras.Model(inputs, x))
+    tfprune.set_masks(model, "wide", "kernel", trainable=np.ones((5, 1)) * [1, 0, 1, 1] == 1)
+    model.get_layer("norm").moving_variance.assign([1.0, value, 1.0, 1.0])
+    for check in (True, False):
+        with pytest.raises(ValueError, match=r"NaN or infinite.*norm/moving_variance"):
+            tfprune.strip(model, check=check)
+
+
+@pytest.mark.parametrize("size", [10, 10**6])
+def test_large_sums_are_no_infinite_weights(size):
+    variable = keras.Variable(np.full(size, 3e38, "float32"))
+    assert _keras.is_finite(variable)
+    variable.assign(np.where(np.arange(size) == 5, np.nan, 1.0))
+    assert not _keras.is_finite(variable)

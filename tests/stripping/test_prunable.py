@@ -234,3 +234,97 @@ def test_zeros_of_a_stock_model_stay_where_that_is_asked_for():
     plain = tfprune.prunable(model)
     plain.fit(x, y, verbose=0)
     assert np.asarray(plain.get_layer("last").kernel).all()
+
+
+# The comparison with the model given --------------------------------------------------------------
+
+FACTORS = {}
+
+
+class Registered(layers.Layer):
+    """What it computes with is not in it, so that no copy can have it."""
+
+    def __init__(self, otherwise, **kwargs):
+        super().__init__(**kwargs)
+        FACTORS[id(self)] = 3.0
+        self.otherwise = otherwise
+
+    def call(self, x):
+        return x * FACTORS[id(self)] if self.otherwise is None else x * self.factor()
+
+    def factor(self):
+        return FACTORS.get(id(self), self.otherwise)
+
+
+@pytest.mark.parametrize("make", [lambda layer: between(layer), lambda layer: InModel(layer)])
+def test_a_copy_that_computes_something_else_is_refused(make):
+    model = make(Registered(2.0, name="registered"))
+    model(data())
+    with pytest.raises(RuntimeError, match="The masked model does not compute"):
+        tfprune.prunable(model)
+    assert tfprune.prunable(make_built(make, Registered(3.0))) is not None
+
+
+def test_a_copy_that_does_not_run_is_refused():
+    with pytest.raises(RuntimeError, match=r"masked model does not run.*KeyError"):
+        tfprune.prunable(between(Registered(None)))
+
+
+class InModel(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.first, self.layer = layers.Dense(3), layer
+
+    def call(self, x):
+        return self.layer(self.first(x))
+
+
+def make_built(make, layer):
+    model = make(layer)
+    model(data())
+    return model
+
+
+def test_a_model_that_runs_on_no_random_inputs_is_taken_with_a_warning():
+    def only_large(x):
+        if not keras.ops.is_tensor(x) or not hasattr(x, "numpy"):
+            return x
+        assert float(ops.min(x)) > 100, "too small"
+        return x
+
+    inputs = keras.Input((4,))
+    checked = layers.Lambda(only_large, output_shape=(4,), name="checked")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(checked))
+    with pytest.warns(UserWarning, match=r"did not compare outputs.*too small"):
+        masked = tfprune.prunable(model)
+    x = 200 + data() ** 2
+    np.testing.assert_array_equal(masked(x), model(x))
+    tfprune.prune_weights(masked, 0.5)
+    with pytest.raises(ValueError, match=r"too small.*data="):
+        tfprune.strip(masked)
+    assert tfprune.strip(masked, data=x, return_report=True)[1].error < 1e-5
+
+
+def test_values_that_differ_are_refused(monkeypatch):
+    def lossy(layer):
+        if layer.weights:
+            layer.weights[0].assign(layer.weights[0] + 1)
+        return layer
+
+    monkeypatch.setattr("tfprune.stripping.prunable.mask_in_place", lossy)
+    with pytest.raises(RuntimeError, match="does not hold the values"):
+        tfprune.prunable(between())
+
+
+def test_the_model_given_keeps_its_seeds():
+    class Noisy(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.seed = keras.random.SeedGenerator(5)
+
+        def call(self, x):
+            return x + keras.random.normal(ops.shape(x), seed=self.seed)
+
+    model = between(Noisy())
+    masked = tfprune.prunable(model)
+    np.testing.assert_array_equal(masked(data()), model(data()))

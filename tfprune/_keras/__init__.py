@@ -74,8 +74,10 @@ from tfprune._keras.optimizers import (
     reset_slots,
     variable_index,
 )
+from tfprune._keras.own_steps import has_own_steps, take_class
 from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
 from tfprune._keras.precision import half_precision, in_precision
+from tfprune._keras.random_numbers import fixed_seed, unchanged
 from tfprune._keras.saving import SavedState, without_compile_state
 from tfprune._keras.sizes import (
     become,
@@ -108,7 +110,9 @@ from tfprune._keras.variables import (
     forbid_reading,
     guard,
     is_being_read,
+    is_finite,
     is_guarded,
+    is_same_value,
     live_elements,
     mask_gradient,
     observe_gradient,

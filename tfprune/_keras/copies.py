@@ -43,7 +43,7 @@ def copied_objects(model, new_value=None, shared=()):
     Returns:
         The pairs of an object and its copy, the model first.
     """
-    copy = _ModelCopy(new_value, shared)
+    copy = ModelCopy(new_value, shared)
     strategy = getattr(model, "_distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope(), tf.init_scope():
         copy.copy(model)
@@ -51,7 +51,7 @@ def copied_objects(model, new_value=None, shared=()):
     return copy.pairs()
 
 
-class _ModelCopy(DeepCopy):
+class ModelCopy(DeepCopy):
     """One copy of a model: layers and variables first, then the calls of its graph."""
 
     def __init__(self, new_value=None, shared=()):

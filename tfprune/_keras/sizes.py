@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune._keras.classes import is_stock
-from tfprune._keras.graphs import functional
+from tfprune._keras.graphs import functional, is_saved_as_graph
 from tfprune._keras.layers import all_layers
 from tfprune._keras.variables import raw
 
@@ -183,7 +183,8 @@ def not_from_config(model, strictly=False):
     graph = functional(model)
     if graph is None:
         return [] if _config_makes_sizes(model, not strictly) else [model]
-    found = []
+    is_plain = is_stock(type(model)) or is_saved_as_graph(type(model))
+    found = [] if is_plain or _config_makes_sizes(model, not strictly) else [model]
     for layer in graph.operations:
         if functional(layer) is not None:
             found += not_from_config(layer, strictly)

@@ -222,6 +222,27 @@ def raw(variable):
     return variable._value
 
 
+def is_finite(variable):
+    """Whether all elements of a variable are finite; true of whole numbers, and without a value."""
+    value = raw(variable)
+    if value is None or not (value.dtype.is_floating or value.dtype.is_complex):
+        return True
+    if value.dtype.is_floating and tf.math.is_finite(tf.reduce_sum(value)):  # takes no memory
+        return True
+    return bool(tf.reduce_all(tf.math.is_finite(value)))
+
+
+def is_same_value(variable, other):
+    """Whether two variables hold the same value, bit for bit; quick where they share it."""
+    if raw(variable) is None or raw(other) is None:
+        return raw(variable) is raw(other)
+    ours, theirs = values(variable), values(other)
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    is_shared = ours.__array_interface__["data"] == theirs.__array_interface__["data"]
+    return is_shared or ours.tobytes() == theirs.tobytes()
+
+
 def values(variable):
     """The values of a variable as an array which nobody may write to.
 

@@ -118,6 +118,7 @@ def _coupled(traced, apart, labels):
         roots=roots,
         pins=pins,
         sets=_sets(labels, roots, pins, traced.names),
+        blocks=tuple(labels.blocks),
     )
 
 

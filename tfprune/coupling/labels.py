@@ -81,6 +81,8 @@ class Labels:
             make, and that they join.
         sliced_by: For each variable and axis with units, as an id and a number, the ids of the
             layers that recorded it.
+        blocks: The labels of tensors that could vary along several axes and were united until they
+            vary along one.
     """
 
     def __init__(self, literal=(), other_axis=()):
@@ -93,6 +95,7 @@ class Labels:
         self.of_numbers = np.zeros(1, int)
         self.made_by_weights, self.used_by_weights = [], []
         self.sliced_by = {}
+        self.blocks = []
         self._edges = []
         self._placed = {}
         self._owners = []

@@ -61,6 +61,8 @@ class Sizes:
     def counts_along(self, tensor, axis):
         """Returns for each position along an axis of a tensor how many take its place."""
         labels = np.moveaxis(self.coupling.tensor_labels[tensor], axis, 0)
+        if not labels.size:
+            return np.ones(tensor.shape[axis + 1], int)
         labels = labels.reshape(len(labels), -1)[:, 0]
         return np.broadcast_to(self.counts(labels), (tensor.shape[axis + 1],))
 

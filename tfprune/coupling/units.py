@@ -60,6 +60,8 @@ class Coupling:
         roots: For each label its unit, an equivalence class of coupled labels. Unit 0 is fixed.
         pins: Dict from each unit that cannot be removed to the reason.
         sets: The sets of units.
+        blocks: For each tensor along several axes of which units would stand, if they were not
+            united along all but one, the labels along that one.
     """
 
     trace: Trace
@@ -69,6 +71,7 @@ class Coupling:
     roots: np.ndarray = field(repr=False)
     pins: dict = field(repr=False)
     sets: tuple = ()
+    blocks: tuple = field(default=(), repr=False)
 
     @property
     def size(self):

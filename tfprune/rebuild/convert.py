@@ -1,8 +1,10 @@
 """Conversion of a model by its config, to stock layers or other sizes."""
 
 import contextlib
+import warnings
 
 import keras
+import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling import resizing
@@ -79,6 +81,7 @@ def rebuilt(
     resize_kept=None,
     *,
     resized=None,
+    empty=None,
     initialize=False,
 ):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
@@ -95,6 +98,7 @@ def rebuilt(
         keep: Function of the copy of a layer without a rule, which is copied as an object and needs
             no config; returns what the new model has of it.
         resize_kept: Function of such a layer and its copy, which changes the copy's sizes in place.
+        empty: Dict from a call of a split, given so too, to which of its pieces are empty.
         resized: A `ResizedCopies`: which other layers are copied, and the values of their weights.
         initialize: Whether weights get what their initializers make. That takes longer than all the
             rest, and is only needed where `copy_weights` does not overwrite all elements.
@@ -102,7 +106,8 @@ def rebuilt(
     Returns:
         The new model; its weights are 0 unless `initialize`.
     """
-    rebuilding = _Rebuilding(model, edit, dropped or {}, restructure, keep, resize_kept, resized)
+    dead = dropped or {}, empty or {}
+    rebuilding = _Rebuilding(model, edit, dead, restructure, keep, resize_kept, resized)
     config = rebuilding.edited(model)
     configured = [o for o in _keras.all_operations(model) if id(o) not in rebuilding.places]
     operations = [*configured, *added]
@@ -156,8 +161,8 @@ def _has_config(layer):
 class _Rebuilding:
     """The config of a model, edited, in which some layers stand as the objects they are."""
 
-    def __init__(self, model, edit, dropped, restructure, keep, resize_kept, resized):
-        self.edit, self.dropped, self.restructure = edit, dropped, restructure
+    def __init__(self, model, edit, dead, restructure, keep, resize_kept, resized):
+        self.edit, self.dead, self.restructure = edit, dead, restructure
         layers, others = _kept_layers(model, resized)
         self.cells = KeptCells(others)
         self.kept = [*layers, *self.cells.cells]
@@ -205,8 +210,8 @@ class _Rebuilding:
         config = {**config, "layers": layers}
         config.pop("build_input_shape", None)
         config = config if self.restructure is None else self.restructure(config, path)
-        here = {key[-2:]: inputs for key, inputs in self.dropped.items() if key[:-2] == path}
-        config = without_dead_calls(config, here) if here else config
+        here = [{k[-2:]: v for k, v in each.items() if k[:-2] == path} for each in self.dead]
+        config = without_dead_calls(config, *here) if any(here) else config
         return {**serialised, "config": self.shared.counted(config, operations)}
 
     def _operation(self, config, operations, path):
@@ -271,11 +276,13 @@ def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
         pairs: Pairs of an old variable and its counterpart; by default all that there are.
     """
     pairs = list(_keras.variable_pairs(old, new) if pairs is None else pairs)
+    in_use = _statistics_in_use(old)
     for ours, theirs in pairs:
-        value = _keras.values(ours)
+        value = in_use.get(id(ours), _keras.values(ours))
         new_value = take(ours, value, theirs)
         # Unchanged values are shared until one of the two models is written to.
-        theirs.assign(_keras.raw(ours) if new_value is value else new_value)
+        is_shared = new_value is value and id(ours) not in in_use
+        theirs.assign(_keras.raw(ours) if is_shared else new_value)
     for theirs in _keras.all_layers(new):
         if isinstance(theirs, keras.layers.Normalization) and theirs.built:
             theirs.finalize_state()  # it computes with a copy of what it learned
@@ -292,6 +299,21 @@ def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
         fresh.first_step.assign(_keras.raw(mask.first_step))
 
 
+def _statistics_in_use(model):
+    """What layers of Keras compute with where that is not what their weights hold, by weight.
+
+    A `Normalization` computes with what its weights held when `finalize_state` was called last.
+    """
+    found = {}
+    for layer in _keras.all_layers(model):
+        if isinstance(layer, keras.layers.Normalization) and layer.built:
+            for weight, used in zip(layer.weights, (layer.mean, layer.variance), strict=False):
+                now = keras.ops.reshape(keras.ops.cast(weight, used.dtype), used.shape)
+                if not np.array_equal(now, used):
+                    found[id(weight)] = np.reshape(used, weight.shape).astype(weight.dtype)
+    return found
+
+
 def _masks_by_weight(model):
     return {
         id(mask.weight): mask
@@ -300,16 +322,41 @@ def _masks_by_weight(model):
     }
 
 
+def take_class(old, new):
+    """Makes `new` one of the class of `old`, if that trains, evaluates or predicts in its own way.
+
+    Returns:
+        False if it should be and cannot; then a warning says so.
+    """
+    if type(new) is type(old) or _keras.functional(old) is None or not _keras.has_own_steps(old):
+        return True
+    if _keras.take_class(old, new):
+        return True
+    warnings.warn(
+        f"The new model is a plain {type(new).__name__} model and not compiled, because "
+        f"{type(old).__name__!r}, the class of {old.name!r}, has steps or a loss of its own, and "
+        "attributes with layers that the new model lacks. `custom_layers='keep'` of `strip` keeps "
+        "more of them.",
+        stacklevel=4,
+    )
+    return False
+
+
 def copy_compile_state(old, new, take=_unchanged, pairs=None):
     """Compiles `new` as `old` is compiled, with a copy of its optimizer and its state.
 
+    If `old` is of a class with a `train_step` or other steps of its own, `new` becomes one of it.
+    Where it cannot, it stays plain and is not compiled, and a warning says so.
+
     Args:
-        old: The model; if it is not compiled, nothing happens.
+        old: The model; if it is not compiled, nothing else happens.
         new: The model that `rebuilt` made of it.
         take: Function of an old weight, the value of one of its slots, the slot's counterpart and
             its name; returns the new value.
         pairs: As in `copy_weights`.
     """
+    if not take_class(old, new):
+        return
     arguments = _keras.compile_arguments(old)
     if not arguments:
         return
@@ -320,7 +367,8 @@ def copy_compile_state(old, new, take=_unchanged, pairs=None):
         key: keras.tree.map_structure(copied_metric, arguments[key])
         for key in ("metrics", "weighted_metrics")
     }
-    new.compile(**{**arguments, **metrics, "optimizer": optimizer})
+    # What a `compile` of the class itself does is among the attributes.
+    keras.Model.compile(new, **{**arguments, **metrics, "optimizer": optimizer})
     if optimizer is not None and old.optimizer.built:
         optimizer.build(new.trainable_variables)
         _keras.copy_optimizer_state(

@@ -75,22 +75,25 @@ def in_double_precision(model):
 
 
 def _as_copy(model, new, pairs):
-    _check(model, new)
+    variables = tuple(pair for pair in pairs if isinstance(pair[0], keras.Variable))
+    _check(model, new, variables)
     return Copy(
         model=new,
-        variables=tuple(pair for pair in pairs if isinstance(pair[0], keras.Variable)),
+        variables=variables,
         layers={old: layer for old, layer in pairs if isinstance(old, keras.layers.Layer)},
     )
 
 
-def _check(model, copy):
-    """Raises an error if a model and its copy share a variable, or do not have as many."""
-    ours = {id(variable) for variable in model.variables}
-    shared = [variable.path for variable in copy.variables if id(variable) in ours]
-    if shared or len(model.variables) != len(copy.variables):
+def _check(model, copy, pairs):
+    """Raises an error unless each variable of a model has one counterpart, in its copy alone."""
+    counterparts = {id(old): id(new) for old, new in pairs}
+    ours = [counterparts.get(id(variable)) for variable in model.variables]
+    theirs = [id(variable) for variable in copy.variables]
+    shared = {id(variable) for variable in model.variables}.intersection(theirs)
+    if shared or ours != theirs or len(set(counterparts.values())) < len(counterparts):
+        paths = [variable.path for variable in copy.variables if id(variable) in shared]
         raise ValueError(
             "The model cannot be copied, because it holds variables in a way that is not known. "
-            f"Received: model={model.name!r} ({type(model).__name__}) with "
-            f"{len(model.variables)} variables; its copy has {len(copy.variables)}, of which it "
-            f"shares {shared}."
+            f"Received: model={model.name!r} ({type(model).__name__}) with {len(ours)} variables; "
+            f"its copy has {len(theirs)}, of which it shares {paths}."
         )

@@ -1,23 +1,25 @@
-"""Dead-code elimination in a model's config: dropped inputs, and calls that no output needs."""
+"""Dead-code elimination in a model's config: dropped inputs, empty pieces, calls nothing needs."""
 
 from tfprune import _keras
 
 
-def without_dead_calls(config, dropped):
+def without_dead_calls(config, dropped, empty=None):
     """Returns the config of a Functional model without dropped inputs and without dead calls.
 
     A call that has one input left is removed too, and that input takes the place of its output.
-    So are all calls that no output of the model needs.
+    So is a split that has one piece left. So are all calls that no output of the model needs.
 
     Args:
         config: The config, as `model.get_config()` gives it. It is not changed.
         dropped: Dict from the name of an operation and the index of a call in its `inbound_nodes`
             to the positions of the inputs that are dropped.
+        empty: Dict from the same of splits to a list, which tells of each piece whether it is
+            empty. Empty pieces that nothing uses are dropped.
 
     Returns:
         The new config.
     """
-    graph = _Graph(config, dropped)
+    graph = _Graph(config, dropped, empty or {})
     layers = [graph.without_unneeded(layer) for layer in config["layers"]]
     return {
         **config,
@@ -29,7 +31,7 @@ def without_dead_calls(config, dropped):
 class _Graph:
     """The calls of a config by name and node index, and the sources of tensors after removals."""
 
-    def __init__(self, config, dropped):
+    def __init__(self, config, dropped, empty):
         self.layers = {layer["name"]: layer for layer in config["layers"]}
         # Inputs and outputs of the model count the calls of a nested Functional model from 1.
         self.first = {n: int(_keras.is_functional_config(c)) for n, c in self.layers.items()}
@@ -39,9 +41,24 @@ class _Graph:
             left = [t for i, t in enumerate(self._inputs(name, node)) if i not in positions]
             if len(left) == 1:
                 self.aliases[name, node] = left[0]
-        self.needed = set()
+        self.pieces = {}  # by split with dropped pieces, the new place of each that stays
+        self._find_needed(config)
+        for key, pieces in empty.items():
+            self._drop_pieces(key, pieces)
+        self._find_needed(config)
+
+    def _find_needed(self, config):
+        self.needed, self.used, self.ends = set(), set(), set()
         map_ends(config["output_layers"], self._need_end)
         map_ends(config["input_layers"], self._need_end)
+
+    def _drop_pieces(self, key, empty):
+        """Drops pieces of a split that are empty and not used, or the split if one is left."""
+        left = [i for i, is_empty in enumerate(empty) if not is_empty or (*key, i) in self.used]
+        if len(left) == 1 and (*key, left[0]) not in self.ends:  # outputs keep their names
+            (self.aliases[key],) = self._inputs(*key)
+        elif len(left) < len(empty) and len(self.layers[key[0]]["inbound_nodes"]) == 1:
+            self.pieces[key] = {piece: place for place, piece in enumerate(left)}
 
     def _inputs(self, name, node):
         leaves = _leaves(self.layers[name]["inbound_nodes"][node])
@@ -57,8 +74,10 @@ class _Graph:
     def _need_end(self, end):
         name, index, tensor = end
         stack = [(name, index - self.first[name], tensor)]
+        self.ends.add(self._source(stack[0]))
         while stack:
-            name, node, _ = self._source(stack.pop())
+            name, node, tensor = self._source(stack.pop())
+            self.used.add((name, node, tensor))
             if (name, node) not in self.needed:
                 self.needed.add((name, node))
                 if self.layers[name]["inbound_nodes"]:
@@ -71,7 +90,7 @@ class _Graph:
         """The name, node index and output index of the tensor that replaces a tensor."""
         name, node, tensor = self._source(history)
         before = sum((name, other) in self.needed for other in range(node))
-        return [name, before, tensor]
+        return [name, before, self.pieces.get((name, node), {}).get(tensor, tensor)]
 
     def moved_end(self, end):
         """The same for an output of the model."""
@@ -89,6 +108,8 @@ class _Graph:
             for index, node in enumerate(nodes)
             if (name, index) in self.needed
         ]
+        if (name, 0) in self.pieces:
+            layer = _without_pieces(layer, self.pieces[name, 0])
         return {**layer, "inbound_nodes": kept} if kept else None
 
     def _rewritten(self, node, removed):
@@ -113,6 +134,14 @@ class _Graph:
             return value
 
         return visit(node)
+
+
+def _without_pieces(layer, left):
+    """The config of a split with the pieces in `left` only; the others are empty."""
+    bounds = layer["config"]["indices_or_sections"]
+    ends = [end for piece, end in enumerate(bounds) if piece in left]
+    new = ends[: len(left) - 1] or 1  # TensorFlow takes no empty list
+    return {**layer, "config": {**layer["config"], "indices_or_sections": new}}
 
 
 def is_tensor(value):

@@ -70,6 +70,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
             {_key(call): positions for call, positions in (dropped or {}).items()},
             resize_kept=resizing.resize,
             resized=resizing.copies,
+            empty=_empty_pieces(sizes) if stock and not kept_units.grown else None,
             initialize=kept_units.grown,
             **({"keep": unmask} if stock else {}),
         )
@@ -85,6 +86,8 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         _keras.renew_optimizers(new)
     else:
         convert.copy_compile_state(model, new, values.slot, pairs)
+        if stock and not _keras.is_stock(type(new)):  # a user's, with what it holds besides
+            unmask(new)
     return new
 
 
@@ -169,6 +172,17 @@ def _masking(layer):
 
 def _key(call):
     return (*(parent.name for parent in call.parents), call.operation.name, call.node_index)
+
+
+def _empty_pieces(sizes):
+    """For each split that has any empty piece, or one piece only, which pieces are empty."""
+    found = {}
+    for call in sizes.coupling.trace.calls:
+        empty = rule_of(call.operation).empty_pieces(call, sizes)
+        if empty:  # of all calls of a nested model
+            before = found.get(_key(call), empty)
+            found[_key(call)] = [a and b for a, b in zip(before, empty, strict=True)]
+    return {key: empty for key, empty in found.items() if any(empty) or len(empty) == 1}
 
 
 def _fill_new_biases(model, new, kept_units, folds):

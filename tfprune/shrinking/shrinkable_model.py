@@ -87,8 +87,8 @@ class ShrinkableModel:
                 return None
             liveness = extraction.liveness
             small = rebuild(liveness.model, extraction.kept_units, liveness.folds, liveness.dropped)
-            error = check_equal(self.full, small, liveness.coupling.trace) if self.check else None
-            report = liveness.report(small, error)
+            checked = check_equal(self.full, small) if self.check else None
+            report = liveness.report(small, checked)
             if masked or extraction.has_masks:
                 small = prunable(small)
                 extraction.copy_masks(small)

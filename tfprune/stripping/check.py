@@ -1,180 +1,230 @@
 """Equivalence check: runs two models on the same inputs and compares their outputs."""
 
 import contextlib
+from dataclasses import dataclass
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.coupling.rules import rule_of
-from tfprune.coupling.rules.embedding import Embedding
-from tfprune.coupling.trace import call_arguments
-from tfprune.rebuild.copying import in_double_precision
+from tfprune.coupling.failures import core
+from tfprune.rebuild.copying import copy_model, in_double_precision
+from tfprune.stripping.examples import caller, given_batches, random_batches
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """The relative difference that is allowed, by the lowest precision in which a model computes."""
 
-_LENGTHS = (16, 8, 4, 2)
-"""What dynamic dimensions are tried with."""
-
 IN_DOUBLE_PRECISION = 1e-6
 """The relative difference allowed in float64: folded constants are stored as float32."""
 
+_ROUNDING = {"float64": 1e-13, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""By how much outputs differ at least, over the largest, before it is more than rounding."""
 
-def check_equal(before, after, trace, batch_size=4):
-    """Checks that two models compute the same on random inputs; returns the relative difference.
 
-    If the check fails in single precision, where large numbers may cancel, both models are compared
-    once more in double precision.
+@dataclass(frozen=True)
+class Checked:
+    """What `check_equal` found.
+
+    Attributes:
+        error: The largest difference between the outputs of the two models, over how much they vary
+            between examples, or over the largest output where that is less; None if no output was
+            compared.
+        not_compared: The names of outputs that differ from call to call of the same model.
+    """
+
+    error: float | None
+    not_compared: tuple = ()
+
+
+def check_equal(before, after, data=None, *, batches=None, name="stripped"):
+    """Checks that two models compute the same; both are left as they were.
+
+    The yardstick is how much an output varies between examples, or its largest value where that is
+    less. If the check fails in single precision or less, where large numbers may cancel, both
+    models are compared once more in double precision. There the difference may be as large as what
+    rounding makes of the outputs of `before`.
 
     Args:
         before: The model.
         after: The model that should compute the same.
-        trace: The trace of `before`.
-        batch_size: How many examples are run. Dynamic dimensions get 16 positions, or fewer where
-            the model takes no more.
+        data: Examples to run them on, see `tfprune.stripping.examples.given_batches`; by default
+            random ones.
+        batches: Lists of arrays to run them on instead.
+        name: What `after` is, for the message.
 
     Returns:
-        The largest absolute difference over the largest absolute output. Outputs that differ from
-        call to call are not compared; None if all do.
+        A `Checked`.
 
     Raises:
-        RuntimeError: If it is larger than the precision of the model's computation allows.
+        ValueError: If there is nothing to run the models on.
+        RuntimeError: If they differ by more than the precision of the computation allows.
     """
-    inputs, outputs = accepted_inputs(before, trace, batch_size)
+    if batches is None:
+        batches = random_batches(before) if data is None else list(given_batches(before, data))
     precision = lowest_precision(before)
-    allowed = TOLERANCE[precision]
-    difference = _largest_error(outputs, outputs_of(after, inputs))
-    compared = None
-    if difference > allowed:
-        compared = _deterministic(before, inputs, allowed)
-        if not compared:
-            return None
-        difference = relative_error(before, after, inputs, compared)
-    if difference > allowed and precision == "float32":
-        # A model whose own code cannot compute in float64 is judged by its float32 outputs.
-        with contextlib.suppress(Exception):
-            copies = [in_double_precision(model).model for model in (before, after)]
-            difference = relative_error(*copies, inputs, compared)
-            allowed = IN_DOUBLE_PRECISION
-    if not difference <= allowed:
+    try:
+        differences = _differences(before, after, batches)
+    except Exception as failure:  # whatever a user's layer raises; `before` ran
         raise RuntimeError(
-            "The stripped model does not compute what the model computes. "
-            f"Received: model={before.name!r}, relative difference={difference:.3g}, "
+            f"The {name} model does not run where the model does. Received: model={before.name!r}, "
+            f"{type(failure).__name__}: {core(str(failure))}"
+        ) from failure
+    if all(d.is_within(TOLERANCE[precision]) for d in differences):
+        return Checked(_largest(differences))
+    changing = _changing(before, batches[0], TOLERANCE[precision])
+    if changing:  # with the same seed both may draw the same numbers
+        differences = _differences(before, after, batches, seed=1)
+        changing = [p for p in changing if not differences[p].is_within(TOLERANCE[precision])]
+    places = [place for place in range(len(differences)) if place not in changing]
+    not_compared = tuple(_output_name(before, place) for place in changing)
+    if all(differences[place].is_within(TOLERANCE[precision]) for place in places):
+        return Checked(_largest([differences[place] for place in places]), not_compared)
+    allowed, errors = TOLERANCE[precision], None
+    if precision != "float64":
+        # A model whose own code cannot compute in float64 is judged by its outputs as they are.
+        with contextlib.suppress(Exception):
+            errors = _in_double_precision(before, after, batches, places, precision)
+            allowed = IN_DOUBLE_PRECISION
+    if errors is None:
+        rounding = _ROUNDING["float64"] if precision == "float64" else allowed
+        errors = [each.over(rounding * each.largest, allowed) for each in differences]
+    error = max(errors[place] for place in places)
+    if not error <= allowed:
+        raise RuntimeError(
+            f"The {name} model does not compute what the model computes. "
+            f"Received: model={before.name!r}, relative difference={error:.3g}, "
             f"allowed={allowed:.3g}. Nothing was changed. Please report it with the model's "
             "`to_json()`."
         )
-    return difference
+    return Checked(error, not_compared)
 
 
-def _deterministic(model, inputs, allowed):
-    """The places of the outputs that are the same each time that a model is called."""
-    pairs = zip(outputs_of(model, inputs), outputs_of(model, inputs), strict=True)
-    return [place for place, pair in enumerate(pairs) if error(*pair) <= allowed]
+def _changing(model, batch, allowed):
+    """The places of the outputs that are not the same each time that a model is called."""
+    run = caller(model)
+    with _keras.unchanged(model):
+        differences = _compared([(run(batch), run(batch))])
+    return [place for place, each in enumerate(differences) if not each.is_within(allowed)]
 
 
-def relative_error(before, after, inputs, compared=None):
-    """Returns the largest difference between the outputs of two models over the largest output.
+def _in_double_precision(before, after, batches, places, precision):
+    """For each output the error in double precision, to be at most `IN_DOUBLE_PRECISION`."""
+    for model in (before, after):  # copies tell something only if copies compute the same
+        same = _differences(model, copy_model(model).model, batches)
+        if not all(same[place].is_within(TOLERANCE[precision]) for place in places):
+            raise ValueError("A copy of the model computes something else.")
+    doubled = in_double_precision(before).model
+    rounding = _differences(before, doubled, batches)
+    differences = _differences(doubled, in_double_precision(after).model, batches)
+    most = IN_DOUBLE_PRECISION if precision == "float32" else TOLERANCE[precision]
+    return [
+        each.over(
+            min(max(4 * noise.size, _ROUNDING[precision] * each.largest), most * each.largest),
+            IN_DOUBLE_PRECISION,
+        )
+        for each, noise in zip(differences, rounding, strict=True)
+    ]
 
-    Args:
-        before, after: Models with the same inputs and outputs.
-        inputs: A list of arrays, in the order of the models' inputs.
-        compared: The places of the outputs that are compared; by default all are.
+
+def _differences(before, after, batches, seed=None):
+    """The `Difference` of each output, over batches."""
+    runs = [(model, caller(model)) for model in (before, after)]
+
+    def outputs(model, run, batch):
+        seeded = contextlib.nullcontext() if seed is None else _keras.fixed_seed(seed)
+        with _keras.unchanged(model), seeded:
+            return run(batch)
+
+    return _compared([outputs(*each, batch) for each in runs] for batch in batches)
+
+
+def _compared(pairs):
+    """The `Difference` of each output, of pairs of the outputs of two models."""
+    found = None
+    for ours, theirs in pairs:
+        found = [Difference() for _ in ours] if found is None else found
+        for each, *arrays in zip(found, ours, theirs, strict=True):
+            each.add(*arrays)
+    return found
+
+
+class Difference:
+    """How far an output of two models differs, and how large it is and how much it varies.
+
+    Attributes:
+        size: The largest difference between elements; infinite where shapes differ, or where one
+            element is finite and the other is not.
+        largest: The largest absolute element of the first, of the finite ones.
     """
-    return _largest_error(outputs_of(before, inputs), outputs_of(after, inputs), compared)
+
+    def __init__(self):
+        self.size = self.largest = 0.0
+        self._ranges = {}
+
+    def add(self, ours, theirs):
+        """Takes account of a batch of outputs."""
+        if ours.dtype == object:  # strings
+            is_same = ours.shape == theirs.shape and bool((ours == theirs).all())
+            self.size = self.size if is_same else np.inf
+            return
+        finite = np.isfinite(ours)
+        if ours.shape != theirs.shape or not np.array_equal(
+            ours[~finite], theirs[~finite], equal_nan=True
+        ):
+            self.size = np.inf
+            return
+        difference = np.subtract(ours, theirs, where=finite, out=np.zeros(ours.shape))
+        found = float(np.max(np.abs(difference), initial=0.0))
+        self.size = max(self.size, found if np.isfinite(found) else np.inf)
+        self.largest = max(self.largest, float(np.max(np.abs(ours), initial=0.0, where=finite)))
+        if ours.size:
+            examples = ours[None] if ours.ndim == 0 else ours
+            self._extend(
+                np.min(examples, axis=0, where=finite, initial=np.inf),
+                np.max(examples, axis=0, where=finite, initial=-np.inf),
+            )
+
+    def _extend(self, low, high):
+        before = self._ranges.get(low.shape, (low, high))
+        self._ranges[low.shape] = np.minimum(before[0], low), np.maximum(before[1], high)
+
+    @property
+    def scale(self):
+        """The yardstick: how much it varies between examples, or the largest if that is less."""
+        spreads = [np.max(high - low, initial=0.0) for low, high in self._ranges.values()]
+        spread = float(max(spreads, default=0.0))
+        return min(spread, self.largest) if spread > 0 else self.largest
+
+    @property
+    def relative(self):
+        """The difference over the yardstick; the difference itself where all is 0."""
+        return self.size / (self.scale or 1.0)
+
+    def is_within(self, allowed):
+        """Whether the relative difference is allowed."""
+        return self.relative <= allowed
+
+    def over(self, rounding, allowed):
+        """The relative difference; so that a difference of `rounding` is what is allowed."""
+        return self.size / (max(self.scale, rounding / allowed) or 1.0)
 
 
-def _largest_error(ours, theirs, compared=None):
-    pairs = list(zip(ours, theirs, strict=True))
-    places = range(len(pairs)) if compared is None else compared
-    return max(error(*pairs[place]) for place in places)
+def error(ours, theirs):
+    """Returns the largest difference between two arrays over the largest element of the first."""
+    difference = Difference()
+    difference.add(ours, theirs)
+    return difference.size / (difference.largest or 1.0)
+
+
+def _largest(differences):
+    return max((each.relative for each in differences), default=None)
+
+
+def _output_name(model, place):
+    graph = _keras.functional(model)
+    return str(place) if graph is None else graph.output_names[place]
 
 
 def lowest_precision(model):
     """Returns the least precise dtype in which layers of a model compute."""
     found = {layer.compute_dtype for layer in _keras.all_layers(model)} & set(TOLERANCE)
     return max(found, key=TOLERANCE.get, default="float32")
-
-
-def accepted_inputs(model, trace, batch_size=4):
-    """Returns random inputs that a model can run on, and its outputs.
-
-    Dynamic dimensions get fewer positions where the model does not take 16: position embeddings
-    have an end.
-    """
-    for length in _LENGTHS[:-1]:
-        inputs = random_inputs(trace, batch_size, length)
-        with contextlib.suppress(tf.errors.InvalidArgumentError, ValueError):
-            return inputs, outputs_of(model, inputs)
-    inputs = random_inputs(trace, batch_size, _LENGTHS[-1])
-    return inputs, outputs_of(model, inputs)
-
-
-def random_inputs(trace, batch_size=4, length=_LENGTHS[0]):
-    """Returns an array for each input of a model, with a fixed seed.
-
-    Args:
-        trace: The trace of the model.
-        batch_size: How many examples, where the model does not fix it.
-        length: What dynamic dimensions get.
-    """
-    return [
-        _random_input(trace, tensor, batch_size, length, seed)
-        for seed, tensor in enumerate(trace.inputs)
-    ]
-
-
-def _random_input(trace, tensor, batch_size, length, seed):
-    shape = [
-        tensor.shape[0] or batch_size,
-        *(length if size is None else size for size in tensor.shape[1:]),
-    ]
-    generator = np.random.default_rng(seed)
-    rows = [
-        user.input_dim for user in trace.users_of(tensor) if isinstance(rule_of(user), Embedding)
-    ]
-    known = None if tensor.dtype == "string" else trace.looked_up(tensor)
-    if known is not None:
-        return generator.choice(known, shape).astype(tensor.dtype)
-    if rows or "int" in tensor.dtype:
-        return generator.integers(0, min(rows, default=2), shape).astype(tensor.dtype)
-    if tensor.dtype == "string":
-        return _random_text(trace, tensor, shape, generator)
-    if tensor.dtype == "bool":
-        return generator.integers(0, 2, shape).astype(bool)
-    return generator.normal(size=shape).astype(tensor.dtype)
-
-
-def _random_text(trace, tensor, shape, generator):
-    """Strings of one word, or of two for layers that split them."""
-    known = trace.looked_up(tensor)
-    words = ["word", "another"] if known is None else known.astype(str)
-    texts = generator.choice(words, shape)
-    if any(isinstance(reader, keras.layers.TextVectorization) for reader in trace.users_of(tensor)):
-        texts = np.char.add(np.char.add(texts, " "), generator.choice(words, shape))
-    return keras.ops.convert_to_tensor(texts, "string")
-
-
-def outputs_of(model, inputs):
-    """Returns the outputs of a model in inference, as a list of arrays in float64."""
-    inputs = [keras.ops.convert_to_tensor(value) for value in inputs]  # strings are tensors
-    if _keras.functional(model) is None:
-        args, kwargs = keras.tree.pack_sequence_as(call_arguments(model), inputs)
-    else:
-        args, kwargs = [keras.tree.pack_sequence_as(_keras.input_structure(model), inputs)], {}
-    states = [(state, np.array(state)) for state in _keras.recurrent_states(model)]
-    outputs = keras.tree.flatten(model(*args, **kwargs, training=False))
-    for state, value in states:
-        state.assign(value)
-    return [keras.ops.convert_to_numpy(keras.ops.cast(output, "float64")) for output in outputs]
-
-
-def error(ours, theirs):
-    """Returns the largest difference between two arrays over the largest element of the first."""
-    if ours.shape != theirs.shape:
-        return np.inf
-    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-    scale = np.max(np.abs(ours), initial=0.0, where=np.isfinite(ours))
-    difference = np.max(np.abs(np.where(same, 0.0, ours - theirs)), initial=0.0)
-    return float(difference / scale) if scale > 0 else float(difference)

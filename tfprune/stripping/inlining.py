@@ -16,7 +16,7 @@ from tfprune.coupling.composite import (
 )
 from tfprune.coupling.time_steps import at_each_step, innermost
 from tfprune.coupling.trace import call_arguments, names_in, trace
-from tfprune.rebuild.convert import graph_operations
+from tfprune.rebuild.convert import graph_operations, take_class
 from tfprune.rebuild.copying import copy_model
 
 
@@ -77,8 +77,10 @@ def inlined(model, wholly=False, keep=()):
     flat = inliner.run() if has_graph else inliner.run_call(*arguments)
     if has_graph and not inliner.renamed:
         return model
-    if copy.compiled and (has_graph or _keras.has_stock_train_step(copy)):
-        flat.compile(**{**_keras.compile_arguments(copy), "optimizer": copy.optimizer})
+    is_stock = has_graph or _keras.has_stock_train_step(copy)
+    if take_class(copy, flat) and copy.compiled and is_stock:
+        arguments = {**_keras.compile_arguments(copy), "optimizer": copy.optimizer}
+        keras.Model.compile(flat, **arguments)
     return flat
 
 

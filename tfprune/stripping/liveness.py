@@ -18,6 +18,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.analysis import couple
+from tfprune.coupling.calls import Passed
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.labels import FIXED
@@ -25,6 +26,7 @@ from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import unknown
 from tfprune.coupling.rules.linear import forget_connected
 from tfprune.coupling.units import unique_in_order, unit_name
+from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.inlining import inlined
 from tfprune.stripping.strip_report import KeptUnit, StrippedLayer, StripReport
 
@@ -51,6 +53,7 @@ class Liveness:
 
     def __init__(self, model, hidden=None, keep=(), wholly=False):
         self.given = model
+        _refuse_not_finite(model)
         self.model = model if keep is True else inlined(model, wholly, keep)
         self.coupling = couple(self.model, keep=keep)
         with contextlib.nullcontext() if hidden is None else hidden(self.model):
@@ -69,12 +72,50 @@ class Liveness:
         return self._flow.needed
 
     @property
+    def changes(self):
+        """Whether any unit or call goes, or any input of a call."""
+        coupling, needed = self.coupling, self.needed
+        is_whole = all(needed[coupling.roots[piece.labels]].all() for piece in coupling.slices)
+        return not is_whole or bool(self.dropped) or self._has_dead_calls
+
+    @property
+    def may_uncover_more(self):
+        """Whether what goes may let more go: units tied or pinned by what is there no more."""
+        needed, roots = self.needed, self.coupling.roots
+        is_untied = any(needed[roots[labels]].sum() < 2 for labels in self.coupling.blocks)
+        is_less = is_untied or bool(self.dropped) or self._has_dead_calls
+        return self.changes and (is_less or any(map(self._has_one_group, self.calls)))
+
+    def _has_one_group(self, call):
+        """Whether a layer with several groups, among which units are tied, has one group left."""
+        groups = getattr(call.operation, "groups", None) or 1
+        if groups == 1 or not call.inputs:
+            return False
+        labels = self._flow.labels(call.inputs[0])
+        labels = labels.reshape(-1, labels.shape[-1])[0]  # of the channels
+        if len(labels) % groups:
+            return False
+        return self._flow.is_needed(labels).reshape(groups, -1).any(axis=1).sum() < 2
+
+    @property
+    def _has_dead_calls(self):
+        live = set(self.calls)
+        return any(
+            call not in live and not call.in_place and not isinstance(call.operation, Passed)
+            for call in self.coupling.trace.calls
+        )
+
+    def rebuilt(self):
+        """The smaller model."""
+        return rebuild(self.model, self.kept_units, self.folds, self.dropped)
+
+    @property
     def calls(self):
         """The calls that an output of the model needs."""
         return self._flow.calls
 
-    def report(self, small, error=None):
-        """The `StripReport` for the model that was rebuilt."""
+    def report(self, small, checked=None):
+        """The `StripReport` for the model that was rebuilt; `checked` is what its check found."""
         coupling, needed, reasons = self.coupling, self._flow.needed, self._reasons()
         layers, kept = {}, []
         together = {
@@ -101,8 +142,9 @@ class Liveness:
             layers=tuple(layers.values()),
             kept=tuple(kept),
             parameters=(_keras.count_weights(self.given), _keras.count_weights(small)),
-            error=error,
+            error=None if checked is None else checked.error,
             not_from_config=tuple(layer.name for layer in _keras.not_from_config(small)),
+            not_compared=() if checked is None else checked.not_compared,
         )
 
     def _reasons(self):
@@ -112,6 +154,18 @@ class Liveness:
             for unit in units.tolist():
                 reasons.setdefault(unit, []).append(reason)
         return reasons
+
+
+def _refuse_not_finite(model):
+    """Refuses weights from which nothing can be told: 0 times infinite is not 0."""
+    found = [weight.path for weight in model.weights if not _keras.is_finite(weight)]
+    if found:
+        raise ValueError(
+            "The model has weights that are NaN or infinite, so it cannot be told what its outputs "
+            f"need. Received: model={model.name!r}, weights={found}. Train it from where they were "
+            "finite, or assign other values: a large negative number where -inf masks something "
+            "out."
+        )
 
 
 def _live_units(coupling):

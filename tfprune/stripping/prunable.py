@@ -1,14 +1,19 @@
 """Conversion of a model to one whose layers carry masks."""
 
+import warnings
+
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.trace import call_arguments
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
 from tfprune.masks.first_step import current_step, note_first_step
 from tfprune.masks.in_place import mask_in_place, note_masks_inside
 from tfprune.masks.setting import mask_zeros
 from tfprune.rebuild.copying import copy_model
+from tfprune.stripping.check import check_equal
+from tfprune.stripping.examples import random_batches
 
 
 def prunable(model, *, only=None, exclude=None, keep_zeros=False):
@@ -19,6 +24,10 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     objects, so none needs a `get_config`. The model given is not changed, and the two share no
     variable. Layers of Keras become those of `tfprune.layers`; layers of other classes stay what
     they are, and carry masks for every float weight they hold (`tfprune.masks.mask_in_place`).
+
+    Every variable of the model has one counterpart, with the same value. If layers of your own
+    classes or Lambdas are in the model, it is also run on random inputs beside the copy, and their
+    outputs must be the same.
 
     Args:
         model: Any `keras.Model` that is built: Functional, Sequential, nested or subclassed.
@@ -34,7 +43,8 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
         A new model of the same class.
 
     Raises:
-        ValueError: If the model is not built, or a layer named is not in it.
+        ValueError: If the model is not built or cannot be copied, or a layer named is not in it.
+        RuntimeError: If values or outputs differ, which would be a bug in this function.
 
     Example:
 
@@ -56,11 +66,42 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     without = [layer for layer in copy.layers.values() if not isinstance(layer, Masked)]
     for layer, counterpart in copy.layers.items():
         (mask_in_place if id(layer) in chosen else note_masks_inside)(counterpart)
+    _check_values(copy)
+    if not all(_is_stock(layer) for layer in copy.layers):
+        _check_outputs(model, copy.model)
     has_optimizer = getattr(model, "optimizer", None) is not None
     note_first_step(without, current_step(copy.model) if has_optimizer else 0)
     if keep_zeros:
         mask_zeros(copy.model)
     return copy.model
+
+
+def _check_values(copy):
+    """Raises an error if a variable of a copy has not the value of the one that it stands for."""
+    changed = [old.path for old, new in copy.variables if not _keras.is_same_value(old, new)]
+    if changed:
+        raise RuntimeError(
+            "The masked model does not hold the values of the model. "
+            f"Received: model={copy.model.name!r}, variables={changed}. Please report it."
+        )
+
+
+def _is_stock(layer):
+    return _keras.is_stock(type(layer)) and not isinstance(layer, keras.layers.Lambda)
+
+
+def _check_outputs(model, masked):
+    """Raises an error if the two compute different outputs, where there is a way to run them."""
+    try:
+        call_arguments(model)
+    except ValueError:  # such as one that only its own `train_step` calls
+        return
+    try:
+        batches = random_batches(model, sizes=1)
+    except ValueError as error:
+        warnings.warn(f"`prunable` did not compare outputs. {error}", stacklevel=3)
+    else:
+        check_equal(model, masked, batches=batches, name="masked")
 
 
 def _check_built(model):

@@ -1,15 +1,18 @@
 """Removal of dead units: masks and zeros -> liveness -> a smaller model that computes the same."""
 
+import functools
+import warnings
+
 from tfprune import _keras
 from tfprune._tools.checks import one_of
-from tfprune.rebuild.engine import rebuild
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import sized_by_config
 from tfprune.stripping.liveness import Liveness
 from tfprune.stripping.partly_masked import warn_of_partly_masked
+from tfprune.stripping.strip_report import joined
 
 
-def strip(model, *, custom_layers=None, check=True, return_report=False):
+def strip(model, *, custom_layers=None, check=True, data=None, return_report=False):
     """Returns a smaller model of stock Keras layers, without the units that have no effect.
 
     Use it after training with masks, before export. A unit is removed if masks, zeros and constants
@@ -36,7 +39,10 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
             own `train_step`; `"inline"`, they are inlined or refused. By default they stay where
             their own configs can make them so small; else they are inlined where that is possible,
             and else resized in place.
-        check: Whether to run both models on random inputs and compare their outputs.
+        check: Whether to run both models and compare their outputs. Those that differ from call to
+            call of the same model, also with a fixed seed, are not compared; a warning names them.
+        data: Examples to compare on, instead of random inputs: `x`, `(x,)`, `(x, y)` or a dataset
+            of such batches. All are run.
         return_report: Whether to return a `StripReport` as well.
 
     Returns:
@@ -44,7 +50,8 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
         slots kept; with `return_report=True`, the model and the report.
 
     Raises:
-        ValueError: If the model cannot be traced or rebuilt, with the layer and the reason.
+        ValueError: If the model cannot be traced or rebuilt, with the layer and the reason; if
+            weights are not finite, or the model runs on no inputs that were tried.
         RuntimeError: If the outputs differ, which would be a bug in this function.
 
     Example:
@@ -66,11 +73,25 @@ def strip(model, *, custom_layers=None, check=True, return_report=False):
     keep = True if custom_layers == "keep" else ()
     if custom_layers is None and sized_by_config(model):
         keep = _from_config(model)
-    liveness = Liveness(model, keep=keep, wholly=custom_layers == "inline")
-    small = rebuild(liveness.model, liveness.kept_units, liveness.folds, liveness.dropped)
-    error = check_equal(model, small, liveness.coupling.trace) if check else None
-    warn_of_partly_masked(liveness.coupling, liveness.needed)
-    return (small, liveness.report(small, error)) if return_report else small
+    passes = [Liveness(model, keep=keep, wholly=custom_layers == "inline")]
+    small = passes[0].rebuilt()
+    while passes[-1].may_uncover_more:
+        further = Liveness(small, keep=keep)
+        if not further.changes:
+            break
+        passes.append(further)
+        small = further.rebuilt()
+    warn_of_partly_masked(passes[0].coupling, passes[0].needed)
+    checked = check_equal(model, small, data) if check else None
+    if checked is not None and checked.not_compared:
+        warnings.warn(
+            f"Outputs of {model.name!r} are not deterministic, so they were not compared: "
+            f"{list(checked.not_compared)}.",
+            stacklevel=2,
+        )
+    if not return_report:
+        return small
+    return small, functools.reduce(joined, (each.report(small, checked) for each in passes))
 
 
 def _from_config(model):
@@ -81,8 +102,8 @@ def _from_config(model):
     """
     try:
         liveness = Liveness(model, keep=True)
-        small = rebuild(liveness.model, liveness.kept_units, liveness.folds)
-        check_equal(model, small, liveness.coupling.trace)
+        small = liveness.rebuilt()
+        check_equal(model, small)
     except Exception:  # the user's own code may fail in any way; then it is inlined, if it can be
         return ()
     others = {layer.name for layer in _keras.not_from_config(small, strictly=True)}

@@ -1,5 +1,6 @@
 """What `strip` removed, and what it had to keep."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 
@@ -29,11 +30,14 @@ class StripReport:
         layers: A `StrippedLayer` for each layer that makes units.
         kept: A `KeptUnit` for each unit that is masked or zero and could not be removed.
         parameters: The number of parameters before and after.
-        error: The largest difference between the outputs of the two models, divided by the largest
-            output; None if they were not compared, or differ from call to call.
+        error: The largest difference between the outputs of the two models, over how much they vary
+            between examples, or over the largest output where that is less; None if no output was
+            compared.
         not_from_config: The names of layers that were shrunk in place and whose configs make the
             sizes, or the epsilon, that they had. A `.keras` file does not hold them; `.weights.h5`
             files, SavedModel, LiteRT and ONNX files do.
+        not_compared: The names, or positions, of outputs that are not deterministic: they differ
+            from call to call of the same model, so they were not compared.
     """
 
     layers: tuple
@@ -41,6 +45,7 @@ class StripReport:
     parameters: tuple
     error: float | None = field(default=None)
     not_from_config: tuple = ()
+    not_compared: tuple = ()
 
     @property
     def removed_units(self):
@@ -55,5 +60,30 @@ class StripReport:
             "does not hold it"
             for name in self.not_from_config
         ]
+        lines += [
+            f"output {name!r} is not deterministic: it differs from call to call of the model, so "
+            "it was not compared"
+            for name in self.not_compared
+        ]
         before, after = self.parameters
         return "\n".join([*lines, f"parameters: {before:,} -> {after:,}"])
+
+
+def joined(first, second):
+    """The report of two passes, of which the second went on with what the first returned."""
+    later = {layer.name: layer for layer in second.layers}
+    before = {layer.name: layer.before for layer in first.layers}
+    layers = [
+        StrippedLayer(layer.name, layer.before, later.pop(layer.name, layer).after)
+        for layer in first.layers
+    ]
+    as_they_were = {each.name for each in second.layers if each.before == each.after}
+    return dataclasses.replace(
+        second,
+        layers=(*layers, *later.values()),
+        kept=(
+            *(unit for unit in first.kept if unit.layer in as_they_were),
+            *(unit for unit in second.kept if unit.layer not in as_they_were & set(before)),
+        ),
+        parameters=(first.parameters[0], second.parameters[1]),
+    )

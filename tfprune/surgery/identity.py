@@ -83,8 +83,20 @@ for _class in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):
 @identity_weights.register
 def _(layer: keras.layers.BatchNormalization):
     """An identity with the moving statistics, as in inference."""
-    start = {"gamma": 1, "beta": 0, "moving_mean": 0, "moving_variance": 1 - layer.epsilon}
-    return [np.full(weight.shape, start[weight.name], "float32") for weight in layer.weights]
+    dtype = np.float64 if layer.variable_dtype == "float64" else np.float32
+    start = {"gamma": 1, "beta": 0, "moving_mean": 0}
+    start["moving_variance"] = _complement(dtype(layer.epsilon))
+    return [np.full(weight.shape, start[weight.name], dtype) for weight in layer.weights]
+
+
+def _complement(number):
+    """The number of the same precision that gives exactly 1 when it is added to `number`."""
+    one = type(number)(1)
+    near = one - number
+    for found in (near, np.nextafter(near, -one), np.nextafter(near, 2 * one)):
+        if found + number == one:
+            return found
+    return near
 
 
 @identity_weights.register

@@ -105,6 +105,10 @@ class Rule:
         """Returns the positions of inputs that can be dropped without effect; never of all."""
         return ()
 
+    def empty_pieces(self, call, sizes):
+        """Returns which outputs of a split are empty after the change; nothing of other calls."""
+        return []
+
     def left_out(self, call, flow):
         """Returns the labels of units that the operation already treats as removed."""
         return np.empty(0, int)

@@ -54,6 +54,7 @@ def block(labels, array, reason, concatenation_axis=None, first=False):
     kept = [axis for axis in varying if axis != concatenation_axis][-2:][0 if first else -1]
     first = array[tuple(slice(None) if a == kept else slice(1) for a in range(array.ndim))]
     labels.unite(array, first, reason)
+    labels.blocks.append(first.reshape(-1))
     return first
 
 

@@ -205,6 +205,12 @@ class Split(DataMovement):
             bounds = before[self._bounds(call)].tolist()
             config["indices_or_sections"] = bounds or 1  # TensorFlow takes no empty list
 
+    def empty_pieces(self, call, sizes):
+        axis = operation_axes(call)[0]
+        if axis == 0 or any(tensor.shape[axis] is None for tensor in call.outputs):
+            return []
+        return [sizes.counts_along(tensor, axis - 1).sum() == 0 for tensor in call.outputs]
+
     def _bounds(self, call):
         lengths = [tensor.shape[operation_axes(call)[0]] for tensor in call.outputs]
         return np.cumsum(lengths)[:-1]

@@ -11,14 +11,15 @@ import zipfile
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.coupling.trace import trace
 from tfprune.interop import tf_keras
 from tfprune.interop.tf_keras import Weight
 from tfprune.interop.tfmot import sources
 from tfprune.masks.setting import masked_layers, set_masks
 from tfprune.stripping import check
+from tfprune.stripping.examples import caller, random_batches
 from tfprune.stripping.prunable import prunable
 
 _TWO_LIBRARIES = 10
@@ -259,14 +260,14 @@ def _tail(path, length):
 def _check_equal(theirs, plain, ours, tensors):
     """Raises where the masked model, `ours`, computes something else than `theirs`."""
     allowed = _TWO_LIBRARIES * check.TOLERANCE[check.lowest_precision(ours)]
-    inputs, _ = check.accepted_inputs(ours, trace(ours))
+    inputs, run = random_batches(ours)[0], caller(ours)
     positive = [
         np.abs(x) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for x in inputs
     ]
     is_compared = False
     for given in (inputs, positive):
         before = [np.asarray(each, "float64") for each in _outputs_of(theirs, given)]
-        after = check.outputs_of(ours, given)
+        after = run(given)
         is_compared |= all(np.isfinite(each).any() for each in before)
         difference = max(check.error(*pair) for pair in zip(before, after, strict=True))
         if not difference <= allowed:
@@ -287,6 +288,7 @@ def _check_equal(theirs, plain, ours, tensors):
 
 def _outputs_of(theirs, arrays):
     """The outputs of a `tf_keras` model, flat."""
+    arrays = list(map(tf.convert_to_tensor, arrays))
     args, kwargs = tf_keras.call_arguments(theirs, arrays)
     return [keras.ops.cast(each, "float64") for each in keras.tree.flatten(theirs(*args, **kwargs))]
 

@@ -1,0 +1,45 @@
+"""What a call of a model changes, put back: seeds, states and counters, TensorFlow's seed.
+
+Private here, and why:
+
+* `_seed` and `_rng` of TensorFlow's eager context: the global seed and what was drawn from it,
+  which `tf.random.set_seed` sets but nothing reads.
+"""
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context as eager
+
+from tfprune._keras.layers import recurrent_states
+from tfprune._keras.variables import raw
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    """A context at whose end all variables that are not trained are as they were at its begin.
+
+    Layers change some of them when they are called, such as the state of a seed.
+    """
+    variables = [variable for variable in model.variables if not variable.trainable]
+    variables += recurrent_states(model)
+    before = [(raw(variable), raw(variable).read_value()) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(np.asarray(variable), np.asarray(value)):
+                variable.assign(value)
+
+
+@contextlib.contextmanager
+def fixed_seed(seed):
+    """A context in which functions of `tf.random` draw the same numbers each time it is entered."""
+    context = eager.context()
+    before = context._seed, context._rng
+    tf.random.set_seed(seed)
+    try:
+        yield
+    finally:
+        context._seed, context._rng = before
