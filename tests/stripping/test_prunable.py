@@ -1,5 +1,7 @@
 """Models as people write them: prunable computes the same, strip removes what it can."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -84,7 +86,12 @@ MODELS = {
     "two Lambdas": lambda: between(
         layers.Lambda(lambda t: t + 1), layers.Lambda(lambda t: ops.square(t))
     ),
-    "function of TensorFlow": lambda: between(layers.Dense(6, activation=tf.nn.swish)),
+    **{
+        f"{name} of TensorFlow": functools.partial(
+            lambda function: between(layers.Dense(6, activation=function)), getattr(tf.nn, name)
+        )
+        for name in ("gelu", "swish", "relu6", "softplus")
+    },
     "Identity with a policy": lambda: between(layers.Identity(dtype=keras.DTypePolicy("float32"))),
 }
 
@@ -166,17 +173,33 @@ def test_a_subclass_with_a_loss_of_its_own_keeps_it():
     assert masked.fit(data(), np.ones((8, 2)), verbose=0).history["loss"] == [100.0]
 
 
-@pytest.mark.parametrize("cls", ["StringLookup", "IntegerLookup", "TextVectorization"])
-def test_adapted_tables_are_kept(cls):
-    is_number = cls == "IntegerLookup"
-    given = [5, 7, 7, 9] if is_number else ["a b", "b", "b c", "c"]
-    layer = getattr(layers, cls)(output_mode="multi_hot")
-    layer.adapt(given)
-    inputs = keras.Input((1,), dtype="int32" if is_number else "string")
+LOOKUPS = {
+    "StringLookup": lambda: layers.StringLookup(output_mode="multi_hot"),
+    "IntegerLookup": lambda: layers.IntegerLookup(output_mode="multi_hot"),
+    "TextVectorization": lambda: layers.TextVectorization(output_mode="multi_hot"),
+    "tf_idf": lambda: layers.TextVectorization(output_mode="tf_idf", max_tokens=6),
+    "Discretization": lambda: layers.Discretization(num_bins=3, output_mode="one_hot"),
+    "Normalization": lambda: layers.Normalization(),
+}
+
+
+@pytest.mark.parametrize("kind", LOOKUPS)
+def test_adapted_tables_are_kept(kind):
+    dtype = {"IntegerLookup": "int32", "Discretization": "float32", "Normalization": "float32"}
+    dtype = dtype.get(kind, "string")
+    given = ["a b", "b", "b c", "c"] if dtype == "string" else [5, 7, 7, 9]
+    layer = LOOKUPS[kind]()
+    layer.adapt(tf.constant([[each] for each in given], dtype))
+    inputs = keras.Input((1,), dtype=dtype)
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(layer(inputs))))
-    x = tf.constant([[each] for each in given])
+    x = tf.constant([[each] for each in given], dtype)
     masked = tfprune.prunable(model)
     np.testing.assert_array_equal(masked(x), model(x))
+    assert np.ptp(np.asarray(model(x)), axis=0).max() > 0  # they are told apart
+    tfprune.prune_units(masked, 0.5)
+    small, report = tfprune.strip(masked, return_report=True)
+    assert report.error < 1e-5
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-4, atol=1e-5)
 
 
 def test_units_inside_a_block_are_named_after_it_and_found_by_that_name():

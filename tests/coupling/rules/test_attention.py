@@ -339,13 +339,13 @@ def test_random_zeros(seed):
 
 @pytest.mark.parametrize(
     ("cls", "sizes"),
-    [(layers.MultiHeadAttention, (2, 4)), (keras.layers.GroupQueryAttention, (4, 4, 2))],
+    [(keras.layers.MultiHeadAttention, (2, 4)), (keras.layers.GroupQueryAttention, (4, 4, 2))],
 )
 def test_the_scale_is_exact_in_double_precision(cls, sizes):
     inputs = keras.Input((6, 8), dtype="float64")
     attended = cls(*sizes, name="a", dtype="float64")(inputs, inputs)
     outputs = keras.layers.Dense(2, dtype="float64")(attended)
-    model = randomised(keras.Model(inputs, outputs))
+    model = randomised(tfprune.prunable(keras.Model(inputs, outputs)))
     tfprune.prune_units(model, 0.5, tfprune.criteria.Random(seed=0))
     small, report = tfprune.strip(model, return_report=True)
     assert small.get_layer("a").weights[0].shape[-1] == 2  # of 4, in each head
