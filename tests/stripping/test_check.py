@@ -1,5 +1,9 @@
 """The check of `strip`: in double precision where single precision cannot tell."""
 
+import subprocess
+import sys
+import textwrap
+
 import keras
 import numpy as np
 import pytest
@@ -191,6 +195,19 @@ def test_what_is_not_deterministic_is_named_and_the_rest_compared():
     small.get_layer("mean").bias.assign([0.1, 0.0])
     with pytest.raises(RuntimeError, match="does not compute what the model computes"):
         check_equal(model, small)
+
+
+def test_a_fixed_seed_leaves_none_where_none_was_set():
+    program = """
+        import numpy as np, tensorflow as tf, tfprune
+        with tfprune._keras.fixed_seed(1):
+            first = tf.random.normal((2,)).numpy()
+        others = [tf.random.normal((2,)).numpy() for _ in range(2)]
+        with tfprune._keras.fixed_seed(1):
+            np.testing.assert_array_equal(tf.random.normal((2,)).numpy(), first)
+        assert (others[0] != others[1]).all() and (others[0] != first).all()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
 def test_a_fixed_seed_leaves_that_of_the_user():

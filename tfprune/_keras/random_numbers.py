@@ -3,7 +3,7 @@
 Private here, and why:
 
 * `_seed` and `_rng` of TensorFlow's eager context: the global seed and what was drawn from it,
-  which `tf.random.set_seed` sets but nothing reads.
+  which `tf.random.set_seed` sets but nothing reads. There is no `_rng` before it is called.
 """
 
 import contextlib
@@ -36,10 +36,11 @@ def unchanged(model):
 @contextlib.contextmanager
 def fixed_seed(seed):
     """A context in which functions of `tf.random` draw the same numbers each time it is entered."""
-    context = eager.context()
-    before = context._seed, context._rng
+    held = vars(eager.context())
+    before = {name: held[name] for name in ("_seed", "_rng") if name in held}
     tf.random.set_seed(seed)
     try:
         yield
     finally:
-        context._seed, context._rng = before
+        held.pop("_rng")
+        held.update(before)
