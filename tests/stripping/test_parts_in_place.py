@@ -160,3 +160,18 @@ def test_explain_draws_the_inputs_of_a_model_without_a_graph():
     found = tfprune.explain(in_order(layers.Dense(8)))
     assert [node.name for node in found.graph if node.type == "Input"] == ["inputs"]
     assert any(each.name == "first" and each.removable == 8 for each in found.sets)
+
+
+def test_sizes_of_a_cell_that_stays_are_not_taken_for_others():
+    before = layers.Dense(4, activation="relu", name="before")
+    after = layers.Dense(4, name="after")
+    model = InOrder([before, layers.RNN(GatedCell(4), name="recurrent"), Scale(), after])
+    data = np.random.default_rng(0).normal(size=(3, 6, 2)).astype("float32")
+    model(data)
+    masked = tfprune.prunable(randomised(model))
+    tfprune.prune_units(masked, units={"before": [1, 2]})
+    small = tfprune.strip(masked)
+    assert small.parts[0].units == 2
+    cell = small.parts[1].cell
+    assert (cell.units, cell.state_size, cell.output_size) == (4, 4, 4)
+    np.testing.assert_allclose(small(data), masked(data), rtol=1e-5, atol=1e-6)

@@ -15,6 +15,7 @@ from tfprune import _keras
 from tfprune.coupling import any_size
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import placed
+from tfprune.coupling.rules import has_rule
 
 MOST_CHOICES = 256
 """How many choices of numbers are tried."""
@@ -196,15 +197,25 @@ def _options(layer, new, sizes):
 
     Returns:
         A dict from a place, see `_keras.whole_numbers`, to a list of numbers: the new sizes, and
-        the number before.
+        the number before. Layers with rules, such as recurrent ones over users' cells, have theirs
+        already.
     """
+    calls = sizes.coupling.trace.calls_of
+    by_rules = {
+        id(inside)
+        for part in _keras.all_layers(layer)
+        if part is not layer and id(part) in calls and has_rule(part)
+        for inside in _keras.all_layers(part)
+    }
     parts = list(zip(_keras.all_layers(layer), _keras.all_layers(new), strict=True))
     of_tensors = _changed_in_calls(layer, sizes)
     changed = [{**of_tensors, **_changed(ours, sizes)} for ours, _ in parts]
     return {
         place: [*changed[place[0]][number], number]
         for place, number in _keras.whole_numbers(new).items()
-        if number in changed[place[0]] and not _keras.is_stock(type(parts[place[0]][1]))
+        if number in changed[place[0]]
+        and not _keras.is_stock(type(parts[place[0]][1]))
+        and id(parts[place[0]][0]) not in by_rules
     }
 
 
