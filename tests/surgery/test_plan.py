@@ -210,3 +210,24 @@ def test_large_problems_tell_what_is_solved(capsys):
     assert "6,000 units in 1 equivalence classes" in capsys.readouterr().out
     surgery.resize(model, {"wide": 100})
     assert capsys.readouterr().out == ""
+
+
+class OwnWeight(keras.Model):
+    """Has no graph of layers: it multiplies by a weight of its own."""
+
+    def __init__(self):
+        super().__init__(name="own_weight")
+        self.dense = layers.Dense(4, name="inner")
+
+    def build(self, shape):
+        self.gain = self.add_weight(name="gain", initializer="ones")
+
+    def call(self, inputs):
+        return self.dense(inputs) * self.gain
+
+
+def test_a_model_without_a_graph_is_refused_by_name():
+    model = OwnWeight()
+    model(np.zeros((2, 3), "float32"))
+    with pytest.raises(ValueError, match="no graph that can be edited: .*OwnWeight.*'own_weight'"):
+        surgery.resize(model, {"inner": 3})

@@ -98,7 +98,7 @@ class Plan(Printable):
     ):
         if not time_limit > 0:
             raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
-        self._model = inlined(model) if _keras.functional(model) is None else model
+        self._model = _with_graph(model)
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
         self._limits = {"time_limit": time_limit, "verbose": verbose}
         self._units = None
@@ -409,3 +409,16 @@ def _serialised(layer, argument):
     if not layer.built or not layer.weights:
         return serialised, None
     return serialised, tuple(weight.tolist() for weight in layer.get_weights())
+
+
+def _with_graph(model):
+    """The model, or the graph of the `call` of a subclassed one."""
+    graph = inlined(model) if _keras.functional(model) is None else model
+    if _keras.functional(graph) is None:
+        raise ValueError(
+            f"The model has no graph that can be edited: the `call` of its class "
+            f"{type(model).__name__} uses weights of its own, or what it computes depends on the "
+            f"size of an input. Received: model={model.name!r}. Remove its units with "
+            "`tfprune.prune_units` and `tfprune.strip`, or build it as a Functional model."
+        )
+    return graph
