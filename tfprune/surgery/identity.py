@@ -85,18 +85,8 @@ def _(layer: keras.layers.BatchNormalization):
     """An identity with the moving statistics, as in inference."""
     dtype = np.float64 if layer.variable_dtype == "float64" else np.float32
     start = {"gamma": 1, "beta": 0, "moving_mean": 0}
-    start["moving_variance"] = _complement(dtype(layer.epsilon))
+    start["moving_variance"] = 1 - dtype(layer.epsilon)  # their sum is exactly 1
     return [np.full(weight.shape, start[weight.name], dtype) for weight in layer.weights]
-
-
-def _complement(number):
-    """The number of the same precision that gives exactly 1 when it is added to `number`."""
-    one = type(number)(1)
-    near = one - number
-    for found in (near, np.nextafter(near, -one), np.nextafter(near, 2 * one)):
-        if found + number == one:
-            return found
-    return near
 
 
 @identity_weights.register
