@@ -44,11 +44,17 @@ def _masked(coupling, layer, family):
         is_made = piece.layer is layer and piece.family == family and piece.makes
         if not is_made or len(piece.variable.shape) < 2:
             continue
-        units = piece.broadcast(coupling.roots[piece.labels])
-        seen[np.unique(units)] = True
+        units, axis = coupling.roots[piece.labels], piece.axis
         is_guarded = _keras.is_guarded(piece.variable)
         kept = _keras.values(piece.variable.kept) if is_guarded else np.True_
-        masked[np.unique(units[np.broadcast_to(kept, units.shape)])] = False
+        kept = np.broadcast_to(kept, piece.variable.shape)
+        if units.ndim == 1:  # the same along all other axes
+            kept = kept.any(axis=tuple(a for a in range(kept.ndim) if a != axis))
+            units = np.broadcast_to(units, kept.shape)
+        else:
+            units = piece.broadcast(units)
+        seen[units] = True
+        masked[units[kept]] = False
     return masked & seen
 
 
