@@ -334,7 +334,6 @@ def test_early_stopping_restores_the_best_weights_of_the_last_model():
         ({"stages": 0.5, "only": ["b"]}, "b"),
         ({"stages": 0.5, "criterion": "nothing"}, "nothing"),
         ({"stages": 0.5, "callbacks": [tfprune.callbacks.PruneUnits(0.5)]}, "PruneUnits"),
-        ({"stages": 0.5, "callbacks": [keras.callbacks.BackupAndRestore("x")]}, "resume"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_training(arguments, error):
@@ -398,3 +397,42 @@ def test_progress_is_shown_as_by_fit(verbose, capsys):
     tfprune.fit_and_shrink(model, x, y, stages={1: 0.5}, epochs=2, verbose=verbose)
     shown = capsys.readouterr().out
     assert ("Epoch 1/2" in shown and "Epoch 2/2" in shown) == (verbose != 0)
+
+
+class Killed(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [2, 4])  # within a stage, and where one begins
+@pytest.mark.parametrize("make", [residual, mlp])
+def test_a_killed_training_goes_on_from_its_backup(make, epoch, tmp_path):
+    x, y = data() if make is residual else mlp_data()
+    given = {"stages": {1: 0.25, 4: 0.75}, "epochs": 6, "shuffle": False, "verbose": 0}
+
+    def train(*callbacks):
+        return tfprune.fit_and_shrink(
+            make(jit_compile=False), x, y, callbacks=list(callbacks), **given
+        )
+
+    truth = train()
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        train(backup, Killed(epoch))
+    resumed = train(keras.callbacks.BackupAndRestore(tmp_path / "backup"))
+    assert resumed.history.epoch == list(range(epoch, 6))
+    assert [stage.epoch for stage in resumed.stages] == list(dict.fromkeys([epoch, 4]))
+    assert resumed.stages[-1].units.after == truth.stages[-1].units.after
+    for ours, theirs in zip(resumed.model.get_weights(), truth.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    ours, theirs = (result.model.optimizer.variables for result in (resumed, truth))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-3, atol=1e-6)
+    losses = truth.history.history["loss"][epoch:]
+    np.testing.assert_allclose(resumed.history.history["loss"], losses, rtol=1e-5)
+    assert not (tmp_path / "backup").exists()

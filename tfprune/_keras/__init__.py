@@ -103,7 +103,7 @@ from tfprune._keras.subclassed import (
     required_arguments,
 )
 from tfprune._keras.tensorflow_calls import tensorflow_on_symbols
-from tfprune._keras.training import Relay
+from tfprune._keras.training import BackedUp, Relay
 from tfprune._keras.variables import (
     MaskVariable,
     UnreadableError,

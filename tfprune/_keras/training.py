@@ -6,6 +6,7 @@ is trained at the time.
 
 Private here, and why:
 
+* `_initial_epoch` of a model, in which `BackupAndRestore` says where `fit` goes on;
 * `_symbolic_build` of a model, which makes the variables of its metrics: where they are made in the
   first step, TensorFlow traces that twice, and under a distribution strategy it fails.
 """
@@ -42,6 +43,10 @@ class Relay(keras.Model):
         self._current.model = model
         model.make_train_function()
         self._build_metrics()
+
+    def begin_as(self, restored):
+        """Lets `fit` begin at the epoch to which a `BackedUp` was restored, if it was."""
+        self._initial_epoch = restored._initial_epoch
 
     @property
     def metrics(self):
@@ -81,3 +86,33 @@ class _Current:
 
     def __init__(self, model):
         self.model = model
+
+
+class BackedUp:
+    """What a `BackupAndRestore` has for a model, where the model that is trained changes.
+
+    Args:
+        model: The model whose weights are saved and loaded.
+        relay: The `Relay` that trains. What concerns a step, as its metrics, is of its current one.
+        before_saving, after_loading: Functions without arguments.
+    """
+
+    _initial_epoch = None
+    _of_training = ("stop_training", "metrics", "metrics_variables", "metrics_names")
+
+    def __init__(self, model, relay, before_saving, after_loading):
+        self._model, self._relay = model, relay
+        self._before_saving, self._after_loading = before_saving, after_loading
+
+    def save_weights(self, *args, **kwargs):
+        """Saves the weights of the model, as they are now."""
+        self._before_saving()
+        self._model.save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        """Loads the weights of the model, and lets training go on with them."""
+        self._model.load_weights(*args, **kwargs)
+        self._after_loading()
+
+    def __getattr__(self, name):
+        return getattr(self._relay.current if name in self._of_training else self._model, name)

@@ -52,7 +52,11 @@ def fit_and_shrink(
     is trained at the time. `EarlyStopping(restore_best_weights=True)` starts again with each
     rebuilt model, since the best weights of a larger one do not fit. `stop_training` ends all
     stages. Files of `ModelCheckpoint` hold the model as it was then; weights alone fit only a model
-    of the same stage. Callbacks that prune, and `BackupAndRestore`, are refused.
+    of the same stage. Callbacks that prune are refused.
+
+    A `BackupAndRestore` among the callbacks saves the masked model of full size. So a training that
+    was killed goes on in the same stage, when the same call is made again: with the same units, and
+    the same weights up to rounding. The stages of the result begin where it was resumed.
 
     Args:
         model: Any compiled Keras model that trains with Keras's own `train_step`. It is not
@@ -148,12 +152,6 @@ def _check_callbacks(callbacks):
                 f"Received: {name}. `fit_and_shrink` prunes units itself, see `stages`; prune "
                 "weights of the small model afterwards."
             )
-        if isinstance(callback, keras.callbacks.BackupAndRestore):
-            raise ValueError(
-                "BackupAndRestore cannot resume a training in which the model is rebuilt: its file "
-                f"fits the model of one stage alone. Received: {name}. Use `ModelCheckpoint` with "
-                "whole models (`.keras`), and go on with `fit_and_shrink` of the loaded one."
-            )
 
 
 def _try(model, plan, pruning):
@@ -177,6 +175,9 @@ class _Stages(keras.callbacks.CallbackList):
         first, report = shrinkable.extract(masked)
         with shrinkable.strategy.scope():
             self.relay = _keras.Relay(first)
+        self._backed_up = _keras.BackedUp(
+            shrinkable.full, self.relay, self._write_back, self._go_on_from_backup
+        )
         super().__init__(
             callbacks, add_history=True, add_progbar=verbose != 0, model=self.relay.current
         )
@@ -190,12 +191,21 @@ class _Stages(keras.callbacks.CallbackList):
 
     def set_model(self, model):
         """Keeps the model of the stage; `fit` passes the relay."""
-        if model is not self.relay:
-            super().set_model(model)
+        if model is self.relay:
+            return
+        super().set_model(model)
+        for callback in self.callbacks:
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                callback.set_model(self._backed_up)
 
     def set_params(self, params):
         """Sets the parameters of `fit`, which itself is quiet; none are known before it begins."""
         super().set_params({**params, "verbose": self.verbose} if params else params)
+
+    def on_train_begin(self, logs=None):
+        """Goes on where a backup ends, if there is one."""
+        super().on_train_begin(logs)
+        self.relay.begin_as(self._backed_up)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Continues with a smaller model where a stage begins."""
@@ -225,20 +235,31 @@ class _Stages(keras.callbacks.CallbackList):
 
     def _shrink(self, epoch):
         start = time.perf_counter()
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
-        self.shrinkable.write_back()
+        self._write_back()
         self.shrinkable.prune(self.plan[epoch], **self.pruning)
         made = self.shrinkable.extract(self.masked)
         if made is not None:
-            small, self._report = made
-            self.relay.switch(small)
-            self.set_model(small)
+            self._switch(*made)
             for callback in self.callbacks:
                 _forget_best_weights(callback)
         seconds = time.perf_counter() - start
         size = _size(self.shrinkable, self.model)
         self._begin(epoch, self.plan[epoch], size, seconds, self._report)
+
+    def _write_back(self):
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self.shrinkable.write_back()
+
+    def _switch(self, small, report):
+        self._report = report
+        self.relay.switch(small)
+        self.set_model(small)
+
+    def _go_on_from_backup(self):
+        """Once the model of full size was loaded: what is trained is extracted from it."""
+        self._switch(*self.shrinkable.extract_again(self.masked))
+        self._size = _size(self.shrinkable, self.model)
 
     def _begin(self, epoch, target, size, seconds, report):
         changes = [Change(before, after) for before, after in zip(self._size, size, strict=True)]

@@ -109,6 +109,11 @@ class ShrinkableModel:
         with self.strategy.scope():
             self._extraction.write_back(self._small)
 
+    def extract_again(self, masked=False):
+        """A small model of the full one with the weights and masks that it has got meanwhile."""
+        self._extraction = None
+        return self.extract(masked)
+
     def units(self):
         """The number of removable units that the small model has."""
         coupling, counts = self._extraction.liveness.coupling, self._extraction.kept_units.counts
