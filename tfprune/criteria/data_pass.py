@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finite_weights
 from tfprune.measuring.metrics import fit_arguments
 
 
@@ -17,6 +18,8 @@ class DataPass(keras.Model):
         self.variables_read = Untracked(variables)
         self.batches = _counter("batches")
         self.examples = _counter("examples")
+        self.bad_batches = _counter("bad_batches")
+        self.first_bad = _counter("first_bad")
         arguments = _keras.compile_arguments(model) if needs_loss else {}
         self.compile(
             loss=arguments.get("loss"),
@@ -30,7 +33,14 @@ class DataPass(keras.Model):
         return self.measured(inputs, training=training)
 
     def run(self, data, verbose=0, batch_size=None):
-        """Runs the model over the data once."""
+        """Runs the model over the data once.
+
+        Raises:
+            NotFiniteError: If the data or a weight of the model hold NaN or infinity.
+            ValueError: If there is no data.
+        """
+        check_finite_weights(self.measured)
+        check_finite_data("data", data)
         states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
         is_arrays = isinstance(data, (tuple, list))
         sizes = {"batch_size": batch_size} if is_arrays else {}
@@ -48,12 +58,21 @@ class DataPass(keras.Model):
                 state.assign(value)
         if not float(self.examples):
             raise ValueError(_no_batches(data))
+        if float(self.bad_batches):
+            raise NotFiniteError(
+                "Argument `data` must hold finite numbers. Received: NaN or infinity in "
+                f"{int(self.bad_batches)} batches, the first in batch {int(self.first_bad)}."
+            )
 
     def test_step(self, data):
         """Measures one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = tf.cast(tf.shape(keras.tree.flatten(x)[0])[0], "float32")
         self.add_batch(x, y, sample_weight, size)
+        is_bad = _is_bad(data)
+        is_first = tf.logical_and(is_bad, tf.equal(self.bad_batches, 0.0))
+        self.first_bad.assign(tf.where(is_first, self.batches, self.first_bad))
+        self.bad_batches.assign_add(tf.cast(is_bad, "float32"))
         self.batches.assign_add(1.0)
         self.examples.assign_add(size)
         return {"batches": self.batches}
@@ -75,6 +94,14 @@ class DataPass(keras.Model):
         with _keras.reading(reads):
             outputs = self(x, training=False)
         return self.compute_loss(x, y, outputs, sample_weight)
+
+
+def _is_bad(data):
+    """Whether a batch holds NaN or infinity, as a tensor."""
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    floats = [leaf for leaf in leaves if keras.backend.is_float_dtype(leaf.dtype)]
+    are_bad = [tf.reduce_any(~tf.math.is_finite(tf.convert_to_tensor(leaf))) for leaf in floats]
+    return tf.reduce_any(are_bad) if are_bad else tf.constant(False)
 
 
 def _no_batches(data):

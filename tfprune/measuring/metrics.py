@@ -1,9 +1,12 @@
 """Metrics of a model on data, without touching its compile state."""
 
+import math
+
 import keras
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.finite import NotFiniteError, check_finite_data
 from tfprune.coupling.trace import input_structure
 
 
@@ -57,7 +60,13 @@ def evaluator(model, metrics=None):
 
     def evaluated(data):
         is_pair = check_data(data)
+        check_finite_data("data", data)
         found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
+        if not math.isfinite(found.get("loss", 0.0)):
+            raise NotFiniteError(
+                "The loss of the model is not finite on the data. "
+                f"Received: model={model.name!r}, loss={found['loss']}."
+            )
         return {name: float(v) for name, v in found.items() if name != "loss" or not metrics}
 
     return evaluated

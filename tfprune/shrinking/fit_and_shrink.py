@@ -12,6 +12,7 @@ import time
 import keras
 
 from tfprune import _keras
+from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change
 from tfprune.callbacks import ScheduledCallback, StraightThrough
 from tfprune.coupling.costs import total_macs
@@ -101,6 +102,9 @@ def fit_and_shrink(
     _check_model(model)
     callbacks = keras.tree.flatten(fit.pop("callbacks", None) or [])
     _check_callbacks(callbacks)
+    check_finite_data("x", x)
+    check_finite_data("y", y)
+    check_finite_weights(model)
     pruning = {"criterion": criterion, "selection": selection, "data": data}
     pruning |= {"only": only, "exclude": exclude}
     _try(model, plan, pruning)
@@ -109,6 +113,7 @@ def fit_and_shrink(
     training = _Stages(shrinkable, plan, pruning, masked, callbacks, fit.pop("verbose", "auto"))
     training.relay.fit(x, y, verbose=0, callbacks=[training], **fit)
     small = shrinkable.finished(masked)
+    check_finite_weights(small, " after training")
     history = training.history
     history.set_model(small)
     small.history = history

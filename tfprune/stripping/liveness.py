@@ -17,6 +17,7 @@ from collections import Counter
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.finite import NotFiniteError
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.calls import Passed
 from tfprune.coupling.groups import equalize_groups
@@ -160,7 +161,7 @@ def _refuse_not_finite(model):
     """Refuses weights from which nothing can be told: 0 times infinite is not 0."""
     found = [weight.path for weight in model.weights if not _keras.is_finite(weight)]
     if found:
-        raise ValueError(
+        raise NotFiniteError(
             "The model has weights that are NaN or infinite, so it cannot be told what its outputs "
             f"need. Received: model={model.name!r}, weights={found}. Train it from where they were "
             "finite, or assign other values: a large negative number where -inf masks something "
