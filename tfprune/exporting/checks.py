@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune._tools.finite import check_finite_data
 from tfprune.coupling.shapes import random_inputs, sized_inputs
 from tfprune.exporting.graph import changing_operations, flat_inputs
 from tfprune.exporting.loading import inference_function
@@ -85,6 +86,7 @@ def _checked_arrays(model, batch):
             f"shapes {[tuple(tensor.shape) for tensor in inputs]}. Received: arrays of the shapes "
             f"{[array.shape for array in arrays]}."
         )
+    check_finite_data("representative_data", arrays)
     return named_arrays(model, arrays)
 
 

@@ -60,7 +60,6 @@ def evaluator(model, metrics=None):
 
     def evaluated(data):
         is_pair = check_data(data)
-        check_finite_data("data", data)
         found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
         if not math.isfinite(found.get("loss", 0.0)):
             raise NotFiniteError(
@@ -82,7 +81,11 @@ def _called(model):
 
 
 def check_data(data):
-    """Refuses data that cannot be iterated twice; returns whether it is a pair of arrays."""
+    """Refuses data that cannot be iterated twice, and arrays that are not finite.
+
+    Returns:
+        Whether it is a pair of arrays.
+    """
     is_pair = isinstance(data, (tuple, list)) and len(data) == 2
     if not is_pair and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         raise ValueError(
@@ -90,6 +93,7 @@ def check_data(data):
             f"which can be gone through more than once. Received: data of type "
             f"{type(data).__name__}."
         )
+    check_finite_data("data", data)
     return is_pair
 
 

@@ -6,6 +6,7 @@ import functools
 import keras
 
 from tfprune import _keras
+from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.trace import trace
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import convert
@@ -71,6 +72,8 @@ def distill(
     distiller_class = _distiller_class()
     _check(model)
     _check_losses(losses)
+    check_finite_data("data", data)
+    check_finite_weights(dense)
     student = copy_model(model)
     with _trainable_as_before(dense):
         distiller = distiller_class(
@@ -82,6 +85,7 @@ def distill(
         distiller.compile(**_compile_arguments(student))
         passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
         history = distiller.fit(**fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs)
+    check_finite_weights(student, " after training")
     student.history = history
     return student
 

@@ -7,6 +7,7 @@ import keras
 
 from tfprune import _keras
 from tfprune._tools.checks import check_integer, is_number
+from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
@@ -162,6 +163,9 @@ def prune(
     recover = _checked_recovery(recover, data)
     _check_fit(fit, data)
     _check_training(model, data, epochs, recover)
+    check_finite_weights(model)
+    check_finite_data("data", data)
+    check_finite_data("validation_data", validation_data)
     batch_size = fit.get("batch_size")
     judged, rest, name = _parts(data, validation_data, fit.pop("validation_split", None))
     judge = Judge(model, judged, name)
@@ -327,6 +331,7 @@ def _trained(small, dense, data, is_led, arguments, judge, metrics):
     if is_led:
         return distill(small, dense, data, **arguments), best.epoch
     small.fit(**fit_arguments(data), **arguments)
+    check_finite_weights(small, " after training")
     return small, best.epoch
 
 

@@ -63,6 +63,7 @@ class PrunableUnits:
                 "The model has no units that can be pruned. "
                 f"Received: model={model.name!r}, only={only!r}, exclude={exclude!r}. "
                 f"What holds them: {self._what_holds_them(selected)}."
+                + ("" if masked_layers(model) else f" {model.name!r}: {skipping.NO_MASKS}.")
             )
 
     def _what_holds_them(self, selected):
