@@ -6,6 +6,7 @@ from keras import ops
 
 from tfprune._tools.checks import check_integer
 from tfprune.criteria.criterion import Criterion
+from tfprune.layers.masked import keep_measured, measured_of
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -20,7 +21,9 @@ class ActivationContribution(Criterion):
     themselves.
 
     It is kept as a running average over training steps, `u <- (1 - w) u + w * new`, which begins
-    with the first value measured.
+    with the first value measured. The averages belong to the layers: they are saved with the masks
+    in `.keras`, `.h5` and `.weights.h5` files, and go on in what `tfprune.strip` and
+    `tfprune.surgery` return, made prunable again; new units begin with the mean of the others.
 
     Args:
         every: Integer, steps from one measurement to the next.
@@ -71,12 +74,18 @@ class ActivationContribution(Criterion):
             axis: The axis of its output along which they stand.
         """
         observer = _Observer(layer.name, units, axis, self.every, self.weight)
+        before = measured_of(layer)
+        if before is not None and before[0].shape == (units,):
+            observer.average.assign(before[0])
+            observer.calls.assign(before[1])
         self._observers[id(layer)] = observer
         layer.observer = observer
+        keep_measured(layer, observer)
 
     def detach(self, layer):
         """Stops measuring a layer; its measured values stay."""
         layer.observer = None
+        keep_measured(layer, measured_of(layer))
 
     def is_ready(self):
         """Whether every layer it is attached to was measured at least once."""

@@ -14,6 +14,8 @@ import numpy as np
 
 from tfprune import _keras
 
+_MEASURED = "_measured_of_units"
+
 
 class Masked:
     """Mixin that adds a trainable mask and a frozen mask to every trainable weight of a layer.
@@ -211,6 +213,10 @@ class LayerMasks(_keras.SavedState):
     `first_step` is the step of the optimizer at which they were made; it is saved with them.
     """
 
+    measured = None
+    """What was measured of the layer's units in training: an object with their running `average`
+    and the number of `calls`, or a pair of the two."""
+
     def __init__(self):
         super().__init__()
         self.by_name = {}
@@ -224,11 +230,21 @@ class LayerMasks(_keras.SavedState):
         for kind in ("trainable", "frozen", "live", "rewired"):  # TensorFlow tracks attributes
             setattr(self, f"{name}/{kind}", getattr(mask, kind))
 
+    def _load_measured(self, pair):
+        """Takes measures of units from a file, also while they are taken."""
+        if self.measured is None or isinstance(self.measured, tuple):
+            self.measured = pair
+        elif tuple(self.measured.average.shape) == pair[0].shape:
+            self.measured.average.assign(pair[0])
+            self.measured.calls.assign(pair[1])
+
     def save_own_variables(self, store):
         """Writes the masks that prune or freeze anything, and the state kept with them."""
         store["masks"] = np.int32(len(self.by_name))
         if int(np.asarray(self.first_step)):
             store["first_step"] = np.asarray(self.first_step)
+        if self.measured is not None:
+            store["unit_average"], store["unit_calls"] = map(np.asarray, _as_pair(self.measured))
         for index, mask in enumerate(self.by_name.values()):
             trainable, frozen = np.asarray(mask.trainable), np.asarray(mask.frozen)
             if not trainable.all() or frozen.any():
@@ -254,6 +270,9 @@ class LayerMasks(_keras.SavedState):
         if "masks" in store.keys():  # noqa: SIM118
             is_noted = "first_step" in store.keys()  # noqa: SIM118
             self.first_step.assign(np.asarray(store["first_step"]) if is_noted else 0)
+        if "unit_average" in store.keys():  # noqa: SIM118
+            pair = np.asarray(store["unit_average"]), int(np.asarray(store["unit_calls"]))
+            self._load_measured(pair)
         for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
             stored = {kind: f"{kind}_{index}" for kind in ("rewired", "observed")}
             found = {k: np.asarray(store[n]) for k, n in stored.items() if n in store.keys()}  # noqa: SIM118
@@ -263,6 +282,34 @@ class LayerMasks(_keras.SavedState):
                 mask.sums = found.get("observed")
             elif "observed" in found:
                 summed.assign(found["observed"])
+
+
+def _as_pair(measured):
+    if isinstance(measured, tuple):
+        return measured
+    numpy = keras.ops.convert_to_numpy
+    return np.array(numpy(measured.average)), int(numpy(measured.calls))
+
+
+def measured_of(layer):
+    """The running average of each unit's measure, and how often it was taken; or None."""
+    masks = getattr(layer, "_weight_masks", None)
+    measured = vars(layer).get(_MEASURED) if masks is None else masks.measured
+    return None if measured is None else _as_pair(measured)
+
+
+def keep_measured(layer, measured):
+    """Keeps measures of units with a layer: in its files, and where it gets masks again.
+
+    Args:
+        layer: Any layer. Those that carry no masks keep them in memory alone.
+        measured: A pair, as `measured_of` returns it, or an object with these two.
+    """
+    masks = getattr(layer, "_weight_masks", None)
+    if masks is not None:
+        masks.measured = measured
+    else:
+        vars(layer)[_MEASURED] = _as_pair(measured)
 
 
 def _summed(mask):
@@ -302,6 +349,7 @@ def make_masks(layer):
     """Makes masks for the weights which have none yet: see `Masked.masks_inner_weights`."""
     if "_weight_masks" not in layer.__dict__:
         layer._weight_masks = LayerMasks()
+        layer._weight_masks.measured = vars(layer).pop(_MEASURED, None)
     variables = _keras.own_trainable_variables(layer, layer.masks_inner_weights)
     for weight in variables:
         if not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype):

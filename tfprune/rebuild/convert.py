@@ -17,6 +17,7 @@ from tfprune.masks.setting import masked_layers
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.dead_calls import without_dead_calls
 from tfprune.rebuild.shared_layers import SharedLayers
+from tfprune.rebuild.unit_measures import carry_measures
 
 _DROP_IN_NAMES = {
     name: DROP_INS[stock]
@@ -297,6 +298,10 @@ def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
         fresh.set(*(take_mask(mask.weight, *pair) for pair in values))
         fresh.rewired.assign(_keras.raw(mask.rewired))
         fresh.first_step.assign(_keras.raw(mask.first_step))
+        if mask.sums is not None:
+            zeros = np.zeros(tuple(fresh.weight.shape), mask.sums.dtype)
+            fresh.sums = take_mask(mask.weight, mask.sums, zeros)
+    carry_measures(old, new, take_mask)
 
 
 def _statistics_in_use(model):
