@@ -90,7 +90,7 @@ def test_callbacks_warn_when_training_begins(callback, make, reason):
 def test_what_is_excluded_is_meant(make, reason):
     model = make()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         tfprune.prune_weights(model, 0.5, exclude=["stem"])
         tfprune.prune_units(model, 0.5, exclude=["stem"])
         tfprune.prune_units(tfprune.prunable(classifier(cnn())), 0.5)

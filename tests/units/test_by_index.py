@@ -48,7 +48,7 @@ def test_the_whole_group_goes(key, indices):
     np.testing.assert_array_equal(kept(model, "mid", "kernel"), np.repeat(expected[:, None], 5, 1))
     assert kept(model, "mid", "bias").all()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         small = tfprune.strip(model)
     assert small.get_layer("conv").filters == 6
     x = RNG.normal(size=(4, 6, 6, 2))
@@ -138,5 +138,5 @@ def test_nothing_is_said_of_units_that_are_not_masked_whole():
     model = residual()
     tfprune.set_masks(model, "conv", "kernel", trainable=np.s_[..., 1:, :])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         tfprune.strip(model)
