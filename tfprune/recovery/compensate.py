@@ -141,11 +141,11 @@ def _removed_inputs(provenance, call):
 
 
 def _compensated_layer(call, provenance):
-    is_padded = getattr(rule_of(call.operation), "is_padded", lambda layer: False)
+    is_padded = getattr(rule_of(call.operation), "is_padded", lambda call: False)
     return CompensatedLayer(
         name="/".join(call.path),
         inputs=int(_removed_inputs(provenance, call).sum()),
-        is_padded=bool(is_padded(call.operation)),
+        is_padded=bool(is_padded(call)),
     )
 
 
