@@ -60,11 +60,10 @@ def assert_like_any_model(small, seed, folder):
     x = random_inputs(small, seed)
     outputs = keras.tree.flatten(small(x, training=False))
 
-    def assert_same(other, exactly=True):
+    def assert_same(other):
         found = keras.tree.flatten(other(x, training=False))
         for one, two in zip(outputs, found, strict=True):
-            scale = 0 if exactly else 1e-4 * max(np.abs(one).max(initial=0.0), 1e-6)
-            np.testing.assert_allclose(two, one, rtol=0, atol=scale)
+            np.testing.assert_array_equal(two, one)
 
     small.save(folder / "small.keras")
     assert_same(keras.models.load_model(folder / "small.keras"))
@@ -83,7 +82,9 @@ def assert_like_any_model(small, seed, folder):
     }
     for name, units in list(wider.items())[:2]:
         try:
-            assert_same(tfprune.surgery.resize(small, {name: units}), exactly=False)
+            wide = tfprune.surgery.resize(small, {name: units})  # what it computes: tests/surgery
+            found = keras.tree.flatten(wide(x, training=False))
+            assert [each.shape for each in found] == [each.shape for each in outputs]
         except ValueError as refusal:
             assert "Received:" in str(refusal)
 
