@@ -23,6 +23,10 @@ from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 MOST_UNKNOWNS = 8192
 """The most inputs of a layer, all taps counted: their products take a gigabyte then."""
 
+LEAST_ROWS = 16
+"""The fewest examples to fit to, times positions, where the ridge is selected: with fewer, the
+error on those held out says little."""
+
 EXACT = 1e-6
 """The relative error below which a layer is not changed: it is rounding in single precision."""
 
@@ -170,7 +174,7 @@ def reconstruct(
     skipped += [run for run in runs if isinstance(run, SkippedLayer)]
     if is_auto and fitted:
         before, after = output_errors([model, copy], dense, as_tuple(data), **options)
-        if not after < before:
+        if not is_better(before, after, max(task.examples for task in tasks) // HELD_OUT):
             reason = f"the model's outputs would err by {after:.2%} instead of {before:.2%}"
             skipped += [SkippedLayer(layer.name, reason) for layer in fitted]
             copy, fitted = copy_model(with_graph(model)), []
@@ -319,13 +323,16 @@ class _Task:
         else:
             solution = solve(sums, *_trainable(form), ridge)
         before, after, held = solution.before, solution.after, self.examples // HELD_OUT
+        if ridge is None and float(sums["count"]) < LEAST_ROWS:
+            held = 0
         if before <= EXACT and (held or ridge is not None):
             return ReconstructedLayer(self.name, before, before, solution.ridge)
-        if ridge is None and not is_better(before, after, int(held_out["count"])):
+        if ridge is None and not (held and is_better(before, after, int(held_out["count"]))):
             fit = self.examples - held
             errors = f"error {before:.2%} -> {after:.2%}"
             reason = f"a fit to {fit} examples does not hold on {held} others: {errors}"
-            return SkippedLayer(self.name, reason if held else f"{fit} examples are too few")
+            too_few = f"{self.examples} examples are too few"
+            return SkippedLayer(self.name, reason if held else too_few)
         kernel = np.asarray(self.layer.kernel, "float64") + form.to_kernel(solution.kernel)
         self.layer.kernel.assign(kernel)
         if self.layer.bias is not None:
