@@ -20,6 +20,13 @@ from tfprune._keras.configs import (
 )
 from tfprune._keras.copies import call_directly, copied_objects
 from tfprune._keras.deep_copies import replace_references
+from tfprune._keras.fitting import (
+    begin_at,
+    build_in_fit,
+    callback_list,
+    data_of_fit,
+    global_seed,
+)
 from tfprune._keras.graphs import (
     all_operations,
     calls_functions_of_layers,
@@ -46,6 +53,8 @@ from tfprune._keras.initial_values import zeros_as_initial_values
 from tfprune._keras.layers import (
     all_layers,
     attention_projections,
+    changed_kernel,
+    changed_kernels,
     count_weights,
     guarded_variables,
     named_layers,

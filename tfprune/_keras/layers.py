@@ -106,3 +106,22 @@ def attention_projections(layer):
 def takes_mask(layer):
     """Whether the `call` of a layer has an argument `mask`."""
     return layer._call_has_mask_arg
+
+
+def changed_kernel(layer):
+    """Why a layer computes with something else than its kernel, for messages; None if it does not.
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="d")])
+    >>> model.quantize("int8")
+    >>> changed_kernel(model.get_layer("d"))
+    "'d' is quantized (int8)"
+    """
+    mode = getattr(layer, "quantization_mode", None)
+    if mode:
+        return f"{layer.name!r} is quantized ({mode})"
+    return f"{layer.name!r} has LoRA" if getattr(layer, "lora_enabled", False) else None
+
+
+def changed_kernels(model):
+    """The reasons of all layers in a model, see `changed_kernel`."""
+    return [reason for reason in map(changed_kernel, all_layers(model)) if reason]

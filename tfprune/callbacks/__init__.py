@@ -1,5 +1,6 @@
 """Callbacks that change the masks of a model in place while it trains."""
 
+from tfprune.callbacks.backup_and_restore import BackupAndRestore
 from tfprune.callbacks.capture import Capture
 from tfprune.callbacks.collect_posterior import CollectPosterior
 from tfprune.callbacks.freeze_weights import FreezeWeights
@@ -12,6 +13,7 @@ from tfprune.callbacks.scheduled import ScheduledCallback
 from tfprune.callbacks.straight_through import StraightThrough
 
 __all__ = [
+    "BackupAndRestore",
     "Capture",
     "CollectPosterior",
     "FreezeWeights",

@@ -7,12 +7,13 @@ import keras
 
 from tfprune._tools.checks import is_integer
 from tfprune._tools.registry import Configurable
+from tfprune.callbacks.needs_built import NeedsBuilt
 from tfprune.masks.first_step import current_step
-from tfprune.masks.rewinding import capture
+from tfprune.masks.rewinding import Snapshot, capture
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class Capture(Configurable, keras.callbacks.Callback):
+class Capture(Configurable, NeedsBuilt):
     """Captures the state of training at given steps, to rewind to one of them later.
 
     A snapshot is taken when `optimizer.iterations` reaches the step: 0 is before the first. Steps
@@ -78,6 +79,15 @@ class Capture(Configurable, keras.callbacks.Callback):
         self.snapshots[step] = capture(self.model)
         if self.path is not None:
             self.snapshots[step].save(self.path / f"step_{step}.npz")
+
+    def get_state(self):
+        """The state for `BackupAndRestore`: the snapshots."""
+        return {step: vars(snapshot) for step, snapshot in self.snapshots.items()}
+
+    def set_state(self, state):
+        """Gives the state back."""
+        self.snapshots = {step: Snapshot(**parts) for step, parts in state.items()}
+        self._ahead = [step for step in self._ahead if step not in self.snapshots]
 
     def get_config(self):
         """The arguments that make this callback again."""

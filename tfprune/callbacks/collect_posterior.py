@@ -11,6 +11,8 @@ from tfprune._tools.registry import Configurable
 from tfprune.masks.first_step import current_step
 from tfprune.masks.setting import masked_layers
 
+_STATE = ("count", "samples", "_stride", "_live", "_mean", "_squares", "_last")
+
 
 @keras.saving.register_keras_serializable("tfprune")
 class CollectPosterior(Configurable, keras.callbacks.Callback):
@@ -33,7 +35,8 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
     Memory: `max_samples` times the weights, and two float64 numbers for each weight. Once more
     samples are due, every second one is dropped and from then on every second one kept, so those
     kept are spread over all of the trajectory; `mean` and `deviation` are of all that were taken.
-    Samples are not in backups: after `BackupAndRestore` the collection starts again.
+    Backups of `tfprune.callbacks.BackupAndRestore` hold the samples; after Keras's
+    `BackupAndRestore` the collection starts again.
 
     Args:
         burn_in: Integer >= 0, steps of the optimizer before the first sample may be taken.
@@ -211,6 +214,16 @@ class CollectPosterior(Configurable, keras.callbacks.Callback):
                 f"At least {least} sample(s) must have been taken. Received: count={self.count}, "
                 f"burn_in={self.burn_in}, every={self.every}. Train for more steps."
             )
+
+    def get_state(self):
+        """The state for `BackupAndRestore`: samples and moments."""
+        return {name: getattr(self, name) for name in _STATE} if self.count else {}
+
+    def set_state(self, state):
+        """Gives the state back."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._collected = self.model
 
     def get_config(self):
         """The arguments that make this callback again."""

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune._tools.checks import is_integer
+from tfprune.callbacks.needs_built import NeedsBuilt
 from tfprune.masks import layer_filter
 from tfprune.masks.first_step import current_step
 from tfprune.masks.rewinding import by_name
@@ -15,7 +16,7 @@ _SCALAR, _TENSOR = 1, 2  # the classes of data that TensorBoard tells apart
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class LogMasks(keras.callbacks.Callback):
+class LogMasks(NeedsBuilt):
     """Logs the sparsity of each weight, and histograms of its kept elements.
 
     The logs of each epoch get `sparsity/<layer>/<weight>`, the pruned share of the weight, so that

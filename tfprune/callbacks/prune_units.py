@@ -183,6 +183,17 @@ class PruneUnits(ScheduledCallback):
             self._penalty.on_train_batch_end(batch, logs)
         super().on_train_batch_end(batch, logs)
 
+    def get_state(self):
+        """The state for `BackupAndRestore`: that of the regularizer too."""
+        state = self._penalty.get_state() if self._penalty else {}
+        return {**super().get_state(), "penalty": state}
+
+    def set_state(self, state):
+        """Gives the state back."""
+        super().set_state(state)
+        if self._penalty:
+            self._penalty.set_state(state["penalty"])
+
     def on_train_end(self, logs=None):
         """Stops measuring the criterion."""
         if isinstance(self.criterion, ActivationContribution):

@@ -24,8 +24,8 @@ class PruneWeights(ScheduledWeights):
     model, with the same masks as without the interruption (a random criterion needs a seed for
     that: `tfprune.criteria.Random(seed=0)`). The sums of "movement" are written with the masks into
     `.weights.h5`, `.keras` and `.h5` files until the schedule ends, and go on in a model that is
-    loaded from one; list the callback before `BackupAndRestore` to restore them. TensorFlow
-    checkpoints do not have them.
+    loaded from one; `tfprune.callbacks.BackupAndRestore` restores them, and Keras's if it is listed
+    after this. TensorFlow checkpoints do not have them.
 
     Two of them in one `fit` must choose different weights. Beside `PruneUnits` it may prune the
     weights of the same layers: both only prune, and elements pruned by the other count.

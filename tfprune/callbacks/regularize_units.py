@@ -2,6 +2,7 @@
 
 import keras
 
+from tfprune.callbacks.needs_built import NeedsBuilt
 from tfprune.masks import layer_filter
 from tfprune.masks.first_step import current_step, first_step
 from tfprune.units import regularizers as unit_regularizers
@@ -9,7 +10,7 @@ from tfprune.units.prunable import PREDICATE
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class RegularizeUnits(keras.callbacks.Callback):
+class RegularizeUnits(NeedsBuilt):
     """Adds a penalty on coupled units to the loss while `fit` runs, and removes it at its end.
 
     The penalty is part of `loss` and `val_loss`, as those of Keras's regularizers; the logs of
@@ -64,6 +65,16 @@ class RegularizeUnits(keras.callbacks.Callback):
         """Logs the penalty."""
         if logs is not None:
             logs["unit_penalty"] = float(self.regularizer.penalty())
+
+    def get_state(self):
+        """The state for `BackupAndRestore`: that of the regularizer."""
+        return self.regularizer.get_state()
+
+    def set_state(self, state):
+        """Gives the state back."""
+        self.regularizer.set_state(state)
+        self.regularizer.update(self._step())
+        _trace_anew(self.model)
 
     def on_train_end(self, logs=None):
         """Removes the penalty."""

@@ -46,10 +46,10 @@ class Rewire(ScheduledWeights):
 
     The step of the last rewiring is written with the masks, into `.keras` and `.weights.h5` files
     and TensorFlow checkpoints, so that after `BackupAndRestore`, or with a loaded model, no update
-    is made twice or missed. List the callback before `BackupAndRestore`, and give a `seed`: then
-    interrupted training continues bit for bit as it would have. In another order an update may be
-    due just where training was interrupted; "gradient" then makes it one step later, since it has
-    no gradients yet.
+    is made twice or missed. Give a `seed`: then training under a
+    `tfprune.callbacks.BackupAndRestore` continues bit for bit as it would have. List the callback
+    before one of Keras's: in another order an update may be due just where training was
+    interrupted; "gradient" then makes it one step later, since it has no gradients yet.
 
     The logs of steps and epochs get `sparsity`, the pruned share of the selected weights, and
     `rewired`, the number of elements grown at the last update. Without `fit`, call

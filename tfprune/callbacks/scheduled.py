@@ -4,10 +4,9 @@ import math
 import warnings
 import weakref
 
-import keras
-
 from tfprune import schedules
 from tfprune._tools.checks import is_number
+from tfprune.callbacks.needs_built import NeedsBuilt
 from tfprune.masks import layer_filter
 from tfprune.masks.first_step import current_step, first_step
 from tfprune.schedules import checks
@@ -16,7 +15,7 @@ _listed = weakref.WeakSet()
 """Callbacks which a `fit` has listed. Those of one `fit` have one and the same `params`."""
 
 
-class ScheduledCallback(keras.callbacks.Callback):
+class ScheduledCallback(NeedsBuilt):
     """Base class of callbacks that call `update(model, sparsity, optimizer)` on a schedule.
 
     Steps are those of the optimizer since the masks of the model were made: step 0 is before the
@@ -116,6 +115,16 @@ class ScheduledCallback(keras.callbacks.Callback):
             A dict from hashable keys to names for errors.
         """
         return {}
+
+    def get_state(self):
+        """The state for `BackupAndRestore`: the schedule, where a number was spread over `fit`."""
+        return {"schedule": schedules.serialize(self.schedule)} if self._is_spread else {}
+
+    def set_state(self, state):
+        """Gives the state back."""
+        if "schedule" in state:
+            self.schedule = schedules.get(state["schedule"])
+            self._is_spread = True
 
     def set_params(self, params):
         """Called by `fit`, for all of its callbacks before the first begins."""

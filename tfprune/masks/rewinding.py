@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools import plain_data
+from tfprune._tools.checks import check_model
 from tfprune._tools.files import written_whole
 from tfprune.masks.setting import masked_layers
 
@@ -62,7 +63,9 @@ class Snapshot:
             "has_optimizer": self.optimizer is not None,
             "arrays": [[part, name, array.dtype.name] for part, name, array in arrays],
         }
-        stored = {str(place): _as_stored(array) for place, (_, _, array) in enumerate(arrays)}
+        stored = {
+            str(place): plain_data.stored(array) for place, (_, _, array) in enumerate(arrays)
+        }
         with written_whole(path) as place:
             np.savez(place, contents=np.array(json.dumps(contents)), **stored)
         return path
@@ -84,7 +87,7 @@ class Snapshot:
                     raise ValueError(f"format={contents['format']!r}")
                 parts = {"weights": {}, "seeds": {}, "optimizer": {}}
                 for place, (part, name, dtype) in enumerate(contents["arrays"]):
-                    parts[part][name] = _as_captured(archive[str(place)], dtype)
+                    parts[part][name] = plain_data.restored(archive[str(place)], dtype)
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 "Argument `path` must be a file that `Snapshot.save` wrote. "
@@ -96,16 +99,6 @@ class Snapshot:
             seeds=tuple(parts["seeds"].values()),
             optimizer=parts["optimizer"] if contents["has_optimizer"] else None,
         )
-
-
-def _as_stored(array):
-    """NumPy knows no bfloat16 or float8 in files: their bits."""
-    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
-
-
-def _as_captured(array, dtype):
-    dtype = np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
-    return array.view(dtype) if dtype.kind == "V" else array
 
 
 def capture(model, optimizer=None):
@@ -134,12 +127,13 @@ def capture(model, optimizer=None):
     >>> int(model.optimizer.iterations), int(np.count_nonzero(model.get_layer("d").kernel))
     (0, 4)
     """
+    check_model(model)
     optimizer = _built(model, optimizer)
     state = None if optimizer is None else _optimizer_state(model, optimizer)
     return Snapshot(
         step=0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations)),
         weights={name: _copy(v) for name, v in _weights(model).items()},
-        seeds=tuple(_copy(variable) for variable in _seeds(model)),
+        seeds=tuple(_copy(variable) for variable in seed_variables(model)),
         optimizer=None if state is None else {name: _copy(v) for name, v in state.items()},
     )
 
@@ -165,6 +159,7 @@ def rewind(model, snapshot, optimizer=None):
         for rewinding to step 0; J. Frankle et al., "Linear Mode Connectivity and the Lottery
         Ticket Hypothesis", https://arxiv.org/abs/1912.05671, for rewinding to a later one.
     """
+    check_model(model)
     if not isinstance(snapshot, Snapshot):
         raise ValueError(
             "Argument `snapshot` must be a `Snapshot`: of `tfprune.capture`, or read from a file "
@@ -178,7 +173,7 @@ def rewind(model, snapshot, optimizer=None):
             f"optimizer={optimizer}, snapshot={snapshot!r}. Compile the model, or capture anew."
         )
     pairs = _pairs("weight", _weights(model), snapshot.weights)
-    seeds = dict(enumerate(_seeds(model)))
+    seeds = dict(enumerate(seed_variables(model)))
     pairs += _pairs("random generator", seeds, dict(enumerate(snapshot.seeds)))
     if optimizer is not None:
         state = _optimizer_state(model, optimizer)
@@ -199,12 +194,18 @@ def _built(model, optimizer):
             f"Received: model={model.name!r}. Call it once or build it."
         )
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
+    if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(
+            "Argument `optimizer` must be the optimizer object that trains the model. "
+            f"Received: optimizer={optimizer!r}."
+        )
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
     return optimizer
 
 
-def _seeds(model):
+def seed_variables(model):
+    """The states of the random generators of the layers of a model, in order."""
     weights = {id(variable) for variable in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 

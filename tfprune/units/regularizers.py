@@ -88,6 +88,13 @@ class UnitRegularizer(Configurable):
     def update(self, step):
         """Called after each step of the optimizer."""
 
+    def get_state(self):
+        """What it has found out while attached: a dict of numbers and arrays."""
+        return {}
+
+    def set_state(self, state):
+        """Gives the state back; whoever does it traces the model anew."""
+
     def restart(self, step):
         """Called where another model replaces the one that is trained."""
 
@@ -265,6 +272,14 @@ class Growing(UnitRegularizer):
         """Lets lambda rise from this step on."""
         self._begin = max(step, self.begin_step)
         self.update(step)
+
+    def get_state(self):
+        """The units that were chosen, and the step at which lambda began to rise."""
+        return {"chosen": self._chosen, "begin": self._begin}
+
+    def set_state(self, state):
+        """Gives the state back."""
+        self._chosen, self._begin = state["chosen"], state["begin"]
 
     def penalty_of(self, squares, sizes):
         """Half the sum of the squares over the chosen units."""
