@@ -2,6 +2,9 @@
 
 import sys
 
+from tfprune._tools import backend as _backend  # before the others, which need TensorFlow
+
+# isort: split
 from tfprune import (
     callbacks,
     coupling,

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfprune
 from tests.export_models import chain, floats
+from tfprune.exporting.loading import load
 from tfprune.reports.compare_exports import compare_exports
 
 L = keras.layers
@@ -135,11 +136,45 @@ def test_what_is_not_the_models_file_is_refused(model, files, tmp_path):
         compare_exports(other, files[2])
 
 
-def test_no_metrics_is_refused(model, files):
-    with pytest.raises(ValueError, match="`metrics` must be given"):
-        compare_exports(model, files[2], data())
+def inputs_alone():
+    return tf.data.Dataset.from_tensor_slices(data()[0]).batch(10)
+
+
+@pytest.mark.parametrize(
+    "given", [lambda: data()[0], lambda: (data()[0], None), lambda: (data()[0],), inputs_alone]
+)
+def test_without_labels_agreement_bytes_and_latency_are_measured(model, files, given):
+    found = compare_exports(model, files, given(), batch_sizes=(1,))
+    x = data()[0]
+    classes = np.argmax(model(x), axis=1)
+    for row, path in zip(found.rows[1:], files, strict=True):
+        outputs = load(path).run({"x": x})["y"]
+        assert row.agreement == pytest.approx(np.mean(np.argmax(outputs, axis=1) == classes))
+        assert row.bytes > 0 and row.latency[1] > 0 and row.metrics == {}
+    assert found.rows[0].agreement == 1 and "no labels" in found.notes[0]
+    assert "agreement" in str(found)
+
+
+def test_without_metrics_a_note_says_so(model, files):
+    found = compare_exports(model, files[2], data(), batch_sizes=())
+    assert found.rows[1].metrics == {} and found.rows[1].agreement == 1
+    assert "not compiled with any" in found.notes[0]
+
+
+def test_a_single_number_has_no_agreement(tmp_path):
+    model = chain(keras.Input((3,), name="x"), L.Dense(1, name="y"))
+    path = tfprune.export(model, tmp_path / "m.tflite")
+    assert compare_exports(model, path, batch_sizes=()).rows[1].agreement is None
+
+
+def test_data_that_does_not_fit_is_refused(model, files):
+    x, y = data()
+    with pytest.raises(ValueError, match="must hold labels for metrics"):
+        compare_exports(model, files[2], x, metrics=["accuracy"])
     with pytest.raises(ValueError, match="Argument `data` must be"):
         compare_exports(model, files[2], iter([data()]), metrics=["accuracy"])
+    with pytest.raises(ValueError, match="inputs of the shapes"):
+        compare_exports(model, files[2], (x[:, :3], y), metrics=["accuracy"])
 
 
 def test_comparison_prints_and_goes_through_json(model, files, monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.resized_proofs import not_resizable
 from tfprune.coupling.rules import has_rule, label, rule_of
@@ -39,6 +40,7 @@ def couple(model, apart=(), keep=()):
     >>> [(unit_set.name, len(unit_set.units)) for unit_set in coupling.sets if unit_set.removable]
     [('hidden', 4)]
     """
+    check_model(model)
     labels, traced = Labels(), trace(model, keep=keep)
     coupling = _coupled(traced, apart, labels)
     closed = not_resizable(coupling)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import keras
 
+from tfprune._tools.checks import check_model
 from tfprune.coupling.calls import Passed
 from tfprune.coupling.macs import UncountedError, count, macs_of
 from tfprune.coupling.shapes import sized_inputs, walk
@@ -88,6 +89,7 @@ def costs(model, input_shapes=None):
     (CallCost(name='c', type='Conv1D', output_shape=(None, 6, 4), units=4, parameters=40,
      macs=216, reason=None),)
     """
+    check_model(model)
     seen, found = set(), []
     for call, known, batch in sized_calls(trace(model, whole=True), model, input_shapes):
         if isinstance(call.operation, (Passed, Spread)):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finite_weights
+from tfprune.measuring.data import check_fits, named_errors
 from tfprune.measuring.metrics import fit_arguments
 
 
@@ -47,8 +48,10 @@ class DataPass(keras.Model):
         # Keras makes up a batch where there is none, so empty data is refused before or after.
         if is_arrays and any(not np.shape(leaf)[0] for leaf in keras.tree.flatten(data[0])):
             raise ValueError(_no_batches(data))
+        check_fits(self.measured, data)
         try:
-            self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
+            with named_errors(self.measured):
+                self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
         except ValueError as error:
             if is_arrays or float(self.examples):
                 raise

@@ -5,6 +5,7 @@ import pathlib
 
 import tensorflow as tf
 
+from tfprune._tools.checks import check_model
 from tfprune._tools.files import all_written_whole
 from tfprune._tools.finite import check_finite_weights
 from tfprune.exporting.targets import Target, named_errors
@@ -141,6 +142,7 @@ def exporting(paths, format=None, overwrite=False, **options):
 
 
 def _check_model(model):
+    check_model(model)
     _check_no_masks(model)
     check_finite_weights(model)
     if not model.built:

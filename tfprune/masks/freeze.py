@@ -1,6 +1,7 @@
 """Freezing and unfreezing of single elements, slices, weights and layers."""
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune.layers import Masked
 from tfprune.masks.setting import element_mask, find_layer, set_masks
 
@@ -38,6 +39,7 @@ def freeze(model, layer, weight=None, index=True, *, optimizer=None):
     >>> tfprune.masks.count_masks(model).frozen
     4
     """
+    check_model(model)
     for part, name, chosen in _chosen(model, layer, weight, index):
         set_masks(model, part, name, frozen=_frozen(part, name) | chosen, optimizer=optimizer)
 
@@ -61,6 +63,7 @@ def unfreeze(model, layer, weight=None, index=True, *, optimizer=None):
     >>> model.get_layer("d").frozen_masks["kernel"].numpy().tolist()
     [[False, False], [False, False], [True, True], [True, True]]
     """
+    check_model(model)
     for part, name, chosen in _chosen(model, layer, weight, index):
         set_masks(model, part, name, frozen=_frozen(part, name) & ~chosen, optimizer=optimizer)
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune.layers import Masked
 
 
@@ -40,6 +41,7 @@ def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=No
     >>> np.asarray(model.get_layer("d").frozen_masks["kernel"])[0]
     array([ True, False])
     """
+    check_model(model)
     layer = find_layer(model, layer)
     mask = _mask_of(layer, weight)
     if trainable is not None:

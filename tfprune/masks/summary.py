@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, share, table
 from tfprune.masks.setting import count_masks, masked_layers
 from tfprune.masks.skipping import skipped_layers
@@ -83,6 +84,7 @@ def summary(model):
     >>> round(kernel.sparsity, 3), kernel.pattern, bias.pattern
     (0.333, 'units', 'dense')
     """
+    check_model(model)
     counts = count_masks(model)
     layers = masked_layers(model)
     return Summary(

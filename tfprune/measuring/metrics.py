@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data
 from tfprune.coupling.trace import input_structure
+from tfprune.measuring.data import check_fits, named_errors
 
 
 def evaluate(model, data, metrics=None):
@@ -60,7 +61,9 @@ def evaluator(model, metrics=None):
 
     def evaluated(data):
         is_pair = check_data(data)
-        found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
+        check_fits(model, data)
+        with named_errors(model):
+            found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
         if not math.isfinite(found.get("loss", 0.0)):
             raise NotFiniteError(
                 "The loss of the model is not finite on the data. "

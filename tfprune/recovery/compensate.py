@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import Rule
 from tfprune.criteria.captured_activations import capture_over_data
@@ -101,6 +102,8 @@ def compensate(model, dense, data, *, batch_size=None, return_report=False, verb
     >>> np.allclose(np.mean(small(x)), np.mean(dense(x)), atol=1e-5)
     True
     """
+    check_model(model)
+    check_model(dense, "dense")
     model = with_graph(model)
     provenance = UnitProvenance(model, dense)
     calls, skipped = _consumers(provenance)

@@ -6,8 +6,10 @@ import functools
 import keras
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.trace import trace
+from tfprune.measuring.data import check_fits, check_labels_given, named_errors
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import convert
 from tfprune.recovery.copy_model import copy_model
@@ -69,8 +71,12 @@ def distill(
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network",
         https://arxiv.org/abs/1503.02531; https://keras.io/api/distillation/.
     """
+    check_model(model)
+    check_model(dense, "dense")
     distiller_class = _distiller_class()
     _check(model)
+    check_labels_given(data)
+    check_fits(model, data)
     _check_losses(losses)
     check_finite_data("data", data)
     check_finite_weights(dense)
@@ -84,7 +90,10 @@ def distill(
         )
         distiller.compile(**_compile_arguments(student))
         passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
-        history = distiller.fit(**fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs)
+        with named_errors(model):
+            history = distiller.fit(
+                **fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs
+            )
     check_finite_weights(student, " after training")
     student.history = history
     return student

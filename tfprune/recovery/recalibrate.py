@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_over_data
 from tfprune.criteria.data_pass import accumulators
@@ -60,6 +61,7 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
         inference); B. Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network
         Pruning", https://arxiv.org/abs/2007.02491 (after pruning).
     """
+    check_model(model)
     layer_filter.check(only, exclude, "layer -> bool")
     copy = copy_model(model)
     names = {id(theirs): ours for ours, theirs in _keras.layer_pairs(model, copy)}

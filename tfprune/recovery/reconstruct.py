@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune._tools.checks import is_number
+from tfprune._tools.checks import check_model, is_number
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.data_pass import DataPass, Untracked
@@ -149,6 +149,8 @@ def reconstruct(
         https://arxiv.org/abs/1707.06168 (inputs from the pruned model, targets from the dense
         one); J.-H. Luo, J. Wu, W. Lin, "ThiNet", https://arxiv.org/abs/1707.06342.
     """
+    check_model(model)
+    check_model(dense, "dense")
     is_auto = isinstance(ridge, str) and ridge == "auto"
     if not is_auto and (not is_number(ridge) or not 0 < ridge < np.inf):
         raise ValueError(

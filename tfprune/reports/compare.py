@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tfprune._tools import plots
+from tfprune._tools.checks import check_batch_sizes, check_model
 from tfprune._tools.tables import (
     Change,
     Printable,
@@ -166,6 +167,9 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
     >>> comparison.layers[0].units, comparison.parameters.ratio
     (Change(before=6, after=3), 0.5)
     """
+    check_model(before, "before")
+    check_model(after, "after")
+    check_batch_sizes(batch_sizes)
     models = (before, after)
     is_dynamic = any(None in size for size in sized_inputs(before))
     if input_shapes is None and data is not None and is_dynamic:

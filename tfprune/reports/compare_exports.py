@@ -7,11 +7,13 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune._tools.tables import NOTHING, Printable, count, milliseconds, number, table
+from tfprune._tools.checks import check_batch_sizes, check_model
+from tfprune._tools.tables import NOTHING, Printable, count, milliseconds, number, share, table
 from tfprune.coupling.shapes import random_inputs, sized_inputs
 from tfprune.exporting.checks import named_arrays, relative_error, unpacked_batches
 from tfprune.exporting.graph import output_names
 from tfprune.exporting.loading import load, of_model
+from tfprune.measuring.data import check_fits
 from tfprune.measuring.file_size import FileSize, file_size
 from tfprune.measuring.latency import medians
 from tfprune.measuring.metrics import WithoutLoss, check_data, shapes_in
@@ -30,6 +32,8 @@ class ExportSummary:
         zipped: The size in a zip archive, where zeros take almost no space; None for the model.
         latency: The median seconds of one call by batch size; None if the file fixes another.
         metrics: The metrics of the outputs on the data by name, without the loss.
+        agreement: The share of positions at which the largest of several values, the class, is that
+            of the model, the least of all outputs; None if every output is a single number.
         error: The relative error of the outputs, rms(difference to the model) / rms(model), the
             largest of all outputs; on the data, or else on random inputs.
     """
@@ -40,6 +44,7 @@ class ExportSummary:
     zipped: int | None
     latency: dict
     metrics: dict
+    agreement: float | None
     error: float
 
 
@@ -64,7 +69,7 @@ class ExportComparison(Printable):
         titles = [f"ms at {size}" for size in first.latency]
         rows = table(
             ("", "format"),
-            ("bytes", "zipped", *titles, *first.metrics, "error"),
+            ("bytes", "zipped", *titles, *first.metrics, "agreement", "error"),
             first.name,
             self.notes,
         )
@@ -74,6 +79,7 @@ class ExportComparison(Printable):
                 count(row.zipped),
                 *(milliseconds(value).removesuffix(" ms") for value in row.latency.values()),
                 *(number(value) for value in row.metrics.values()),
+                share(row.agreement),
                 f"{row.error:.1g}",
             )
             rows.add_row(row.name, row.format, *cells)
@@ -93,8 +99,10 @@ def compare_exports(
     Args:
         model: The Functional or built Sequential model that was exported.
         paths: One path or a list of them, of any format of `tfprune.export`.
-        data: `(x, y)`, or a dataset of batches, to evaluate metrics on.
-        metrics: What `compile` takes as `metrics`; by default what the model was compiled with.
+        data: `(x, y)`, or a dataset of batches, to evaluate metrics on; without labels, as `x`,
+            `(x, None)` or a dataset of inputs, agreement and error alone are measured on it.
+        metrics: What `compile` takes as `metrics`; by default what the model was compiled with, if
+            it is compiled.
         input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`; by
             default those of `data`.
         batch_sizes: The batch sizes to measure latency at; empty for none.
@@ -104,7 +112,7 @@ def compare_exports(
 
     Raises:
         ValueError: If there is no exported model at a path, its inputs or outputs are not those of
-            the model, or there is `data` but neither `metrics` nor a compiled model.
+            the model, the data does not fit, or `metrics` are given without labels.
         ImportError: If a runtime is not installed.
 
     Example:
@@ -118,21 +126,24 @@ def compare_exports(
     >>> [(row.format, list(row.metrics), row.error < 1e-4) for row in found.rows]
     [('model', ['mae'], True), ('litert', ['mae'], True)]
     """
+    check_model(model)
+    check_batch_sizes(batch_sizes)
     paths = [paths] if isinstance(paths, (str, pathlib.Path)) else list(paths)
     runners = [of_model(model, "model"), *map(load, paths)]
     known = set(runners[0].shapes)
     for path, runner in zip(paths, runners[1:], strict=True):
         if not set(runner.shapes) <= known:
             raise _mismatch(path, "take the inputs", runners[0].shapes, runner.shapes)
-    evaluate = None if data is None else _evaluator(model, metrics)
+    data = _with_targets(data)
     batches, targets, weights = _batches(model, data, input_shapes)
+    notes = []
+    evaluate = _evaluator(model, metrics, targets, data, notes)
     outputs = [_outputs(runner, batches) for runner in runners]
     for path, given in zip(paths, outputs[1:], strict=True):
         if set(given) != set(outputs[0]):
             raise _mismatch(path, "give the outputs", outputs[0], given)
     if input_shapes is None and data is not None:
         input_shapes = shapes_in(data)
-    notes = []
     times = _latencies(model, runners, input_shapes, batch_sizes, notes)
     names = [model.name, *(pathlib.Path(path).name for path in paths)]
     sizes = [FileSize(None, None), *map(file_size, paths)]
@@ -144,6 +155,7 @@ def compare_exports(
             zipped=size.zipped,
             latency={batch_size: found[index] for batch_size, found in times.items()},
             metrics={} if evaluate is None else evaluate(given, targets, weights),
+            agreement=_agreement(outputs[0], given),
             error=max(relative_error(outputs[0][key], given[key]) for key in outputs[0]),
         )
         for index, (name, runner, size, given) in enumerate(
@@ -170,15 +182,34 @@ def _batches(model, data, input_shapes):
         sizes = _sizes(model, input_shapes)
         arrays = keras.tree.flatten(random_inputs(model, sizes, _BATCH))
         return [named_arrays(model, arrays)], None, None
-    parts = [(*data, None)] if check_data(data) else list(unpacked_batches(data))
-    if any(y is None for _, y, _ in parts):
-        raise ValueError("Argument `data` must hold targets. Received: inputs alone.")
+    is_pair = check_data(data)
+    check_fits(model, data)
+    parts = [(*data, None)] if is_pair else list(unpacked_batches(data))
     batches = [named_arrays(model, keras.tree.flatten(x)) for x, _, _ in parts]
+    if any(y is None for _, y, _ in parts):
+        return batches, None, None
     targets = keras.tree.map_structure(lambda *y: np.concatenate(y), *(y for _, y, _ in parts))
     if any(weight is None for _, _, weight in parts):
         return batches, targets, None
     weights = keras.tree.map_structure(lambda *w: np.concatenate(w), *(w for _, _, w in parts))
     return batches, targets, weights
+
+
+def _with_targets(data):
+    """Inputs alone as a pair with no targets."""
+    if isinstance(data, dict) or hasattr(data, "__array__"):
+        return data, None
+    return (data[0], None) if isinstance(data, (tuple, list)) and len(data) == 1 else data
+
+
+def _agreement(ours, theirs):
+    """The share of positions of the same class; see `ExportSummary`."""
+    found = [
+        float(np.mean(value.argmax(axis=-1) == theirs[name].argmax(axis=-1)))
+        for name, value in ours.items()
+        if value.ndim > 1 and value.shape[-1] > 1 and value.shape == theirs[name].shape
+    ]
+    return min(found, default=None)
 
 
 def _sizes(model, input_shapes):
@@ -235,17 +266,25 @@ def _call(runner, inputs):
 # Metrics -----------------------------------------------------------------------------------------
 
 
-def _evaluator(model, metrics):
-    """A function from outputs, targets and weights to the metrics by name."""
+def _evaluator(model, metrics, targets, data, notes):
+    """A function from outputs, targets and weights to the metrics by name; None without any."""
+    if data is None:
+        return None
+    if targets is None:
+        if metrics is not None:
+            raise ValueError(
+                "Argument `data` must hold labels for metrics. Received: inputs alone, "
+                f"metrics={metrics!r}. Pass `(x, y)`, or leave out `metrics` for agreement alone."
+            )
+        notes.append("no metrics: the data has no labels")
+        return None
     arguments = {"metrics": metrics}
     if metrics is None:
-        compiled = _keras.compile_arguments(model)
+        compiled = _keras.compile_arguments(model) if model.compiled else {}
         arguments = {name: compiled.get(name) for name in ("metrics", "weighted_metrics")}
         if not any(arguments.values()):
-            raise ValueError(
-                "Argument `metrics` must be given, because the model is not compiled with any. "
-                f"Received: model={model.name!r}, metrics=None. Pass `metrics=['accuracy']`, say."
-            )
+            notes.append("no metrics: the model is not compiled with any, see `metrics`")
+            return None
     names = output_names(model)
     structure = _keras.functional(model).output
     outputs = keras.tree.flatten(structure)

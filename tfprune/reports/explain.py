@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune._tools.plots import Plottable
 from tfprune._tools.tables import NOTHING, Printable, count, table
 from tfprune.coupling.analysis import couple
@@ -212,6 +213,7 @@ def explain(model, input_shapes=None):
     >>> [(s.name, s.followers, s.units, str(s.parameters), str(s.macs)) for s in found.sets[:1]]
     [('a + b', ('logits',), 4, '94', '3,242')]
     """
+    check_model(model)
     model = inlined(model)
     coupling = couple(model)
     saved = removal_savings(model, coupling, input_shapes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, count, shape, share, table
 from tfprune.coupling.costs import costs
 from tfprune.masks.setting import masked_layers
@@ -90,6 +91,7 @@ def inspect(model, input_shapes=None):
     >>> found.parameters, found.macs, found.layers[0].output_shape
     (8, 6, (None, 2))
     """
+    check_model(model)
     calls = costs(model, input_shapes)
     layers = _by_name(calls)
     return Inspection(

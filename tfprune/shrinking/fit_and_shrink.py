@@ -12,6 +12,7 @@ import time
 import keras
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change
 from tfprune.callbacks import ScheduledCallback, StraightThrough
@@ -97,6 +98,7 @@ def fit_and_shrink(
     >>> len(result.history.history["loss"])
     4
     """
+    check_model(model)
     _check_fit(fit)
     plan = plan_stages(stages, fit.get("initial_epoch", 0), fit.get("epochs", 1))
     _check_model(model)

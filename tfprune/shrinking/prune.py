@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune._tools.checks import check_integer, is_number
+from tfprune._tools.checks import check_integer, check_model, is_number
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
@@ -160,6 +160,7 @@ def prune(
     >>> report.macs.ratio, small.get_layer("hidden").units
     (0.5, 16)
     """
+    check_model(model)
     recover = _checked_recovery(recover, data)
     _check_fit(fit, data)
     _check_training(model, data, epochs, recover)

@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune.coupling.trace import call_arguments
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
@@ -54,6 +55,7 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     >>> sorted(masked.get_layer("d").trainable_masks)
     ['bias', 'kernel']
     """
+    check_model(model)
     _check_built(model)
     layer_filter.check(only, exclude, "layer -> bool")
     is_included, is_excluded = layer_filter.predicates(model, only, exclude)
@@ -62,6 +64,7 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
         for layer in _keras.all_layers(model)
         if is_included(layer) and not is_excluded(layer)
     }
+    _check_no_lora(layer for layer in _keras.all_layers(model) if id(layer) in chosen)
     copy = copy_model(model)
     without = [layer for layer in copy.layers.values() if not isinstance(layer, Masked)]
     for layer, counterpart in copy.layers.items():
@@ -105,17 +108,23 @@ def _check_outputs(model, masked):
 
 
 def _check_built(model):
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            "Argument `model` must be a model of Keras 3. "
-            f"Received: model={model!r} of type {type(model).__name__}."
-        )
     if not (model.built or _is_built_inside(model)):
         raise ValueError(
             "The model is not built, so its weights do not exist yet. "
             f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once, or "
             "add `keras.Input(shape)` first."
         )
+
+
+def _check_no_lora(layers):
+    for layer in layers:
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                "Cannot put masks on a layer that has LoRA, because the low-rank product fills "
+                f"pruned elements again. Received: layer={layer.name!r}. Build the model without "
+                "LoRA, with `layer.kernel`, which is the sum, as its kernel; or leave the layer "
+                "out with `exclude`."
+            )
 
 
 def _is_built_inside(model):

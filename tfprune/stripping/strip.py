@@ -4,7 +4,7 @@ import functools
 import warnings
 
 from tfprune import _keras
-from tfprune._tools.checks import one_of
+from tfprune._tools.checks import check_model, one_of
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import sized_by_config
 from tfprune.stripping.liveness import Liveness
@@ -69,6 +69,7 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
     logits: 2 -> 2 units
     parameters: 26 -> 14
     """
+    check_model(model)
     one_of("custom_layers", custom_layers, (None, "keep", "inline"))
     keep = True if custom_layers == "keep" else ()
     if custom_layers is None and sized_by_config(model):

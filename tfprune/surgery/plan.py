@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, table
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
@@ -377,6 +378,7 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
     >>> [layer.units for layer in plan.model.layers], plan.effects
     ([4, 6, 2], ())
     """
+    check_model(model)
     return Plan(
         model,
         criterion=criterion,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.analysis import couple
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter, skipping
@@ -76,7 +77,9 @@ class PrunableUnits:
             elif not any(unit_set is other for other in selected):
                 why = "`only` and `exclude` do not select it"
                 found.setdefault(why, []).append(unit_set.name)
-        return skipping.listed(found) or "no layer makes units"
+        changed = _keras.changed_kernels(self.model)
+        why = [*changed, skipping.listed(found)] if found else changed
+        return "; ".join(why) or "no layer makes units"
 
     def layers(self):
         """The layers that have the units in their outputs, with their number and axis."""

@@ -1,5 +1,6 @@
 """Prunes coupled units in one step."""
 
+from tfprune._tools.checks import check_model
 from tfprune.masks.skipping import warn_of_skipped
 from tfprune.units.by_index import layers_of, select_by_index
 from tfprune.units.prunable import PrunableUnits
@@ -80,6 +81,7 @@ def prune_units(
     >>> tfprune.strip(model).count_params()
     16
     """
+    check_model(model)
     selection = selections.get(selection)
     scoring = UnitScores(criterion, data=data, verbose=verbose)
     if units is not None:

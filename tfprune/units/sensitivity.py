@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfprune._tools import plots
+from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, number, table
 from tfprune.coupling.groups import connected_sets, equal_count_constraints
 from tfprune.masks import layer_filter
@@ -156,6 +157,7 @@ def sensitivity(
     >>> found.sets[0].name, found.sets[0].pruned
     ('hidden', (4,))
     """
+    check_model(model)
     fractions = _checked_fractions(fractions)
     scoring = UnitScores(criterion, data=data)
     copy = prunable(model)

@@ -1,5 +1,6 @@
 """Freezes elements of weights in one step."""
 
+from tfprune._tools.checks import check_model
 from tfprune.masks.skipping import warn_of_skipped
 from tfprune.weights.freezing import FreezingMethod
 from tfprune.weights.prunable import apply_masks, count_weights, select_weights, skipped_weights
@@ -69,6 +70,7 @@ def freeze_weights(
         S. Mandt, M. Hoffman, D. Blei, "Stochastic Gradient Descent as Approximate Bayesian
         Inference", https://arxiv.org/abs/1704.04289, for the preconditioner 1 / C.
     """
+    check_model(model)
     method = FreezingMethod(criterion, distribution=distribution, data=data, verbose=verbose)
     weights = select_weights(model, only, exclude, action="freeze")
     masks = method.masks(model, weights, target, final=target)

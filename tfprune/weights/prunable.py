@@ -97,6 +97,7 @@ def select_weights(model, only=None, exclude=None, *, action="prune", trained=Fa
     ]
     if not weights:
         why = skipping.listed(skipped_weights(model, only, exclude))
+        why = "; ".join(filter(None, (why, *_keras.changed_kernels(model))))
         raise ValueError(
             f"No weight is left to {action}: the layers chosen have no kernels, are excluded, or "
             f"are skipped. Received: only={only!r}, exclude={exclude!r}, model={model.name!r}."

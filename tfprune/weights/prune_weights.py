@@ -1,5 +1,6 @@
 """Prunes single weights in one step."""
 
+from tfprune._tools.checks import check_model
 from tfprune.masks.skipping import warn_of_skipped
 from tfprune.weights.prunable import apply_masks, count_weights, select_weights, skipped_weights
 from tfprune.weights.pruning import PruningMethod
@@ -63,6 +64,7 @@ def prune_weights(
     >>> bool((model.get_layer("d").kernel == 0).numpy().sum() == 4)
     True
     """
+    check_model(model)
     method = PruningMethod(
         criterion, pattern=pattern, distribution=distribution, data=data, verbose=verbose
     )

@@ -266,8 +266,9 @@ def _pin_reason(layer, incoming):
         return f"units stand on several axes of an input of {layer.name!r}"
     if type(layer) not in {cls for pair in DROP_INS.items() for cls in pair}:
         return f"{layer.name!r} ({type(layer).__name__}) may attend in a way of its own"
-    if any(p.quantization_mode or p.lora_enabled for p in parts.values()):
-        return f"{layer.name!r} is quantized or has LoRA"
+    changed = [reason for reason in map(_keras.changed_kernel, parts.values()) if reason]
+    if changed:
+        return f"{changed[0]} in {layer.name!r}"
     if len(parts["attention_output"].kernel.shape) != 3:
         return f"the output of {layer.name!r} has several axes"
     return None

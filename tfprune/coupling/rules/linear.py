@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown, values_of
@@ -145,7 +146,7 @@ def pin_reason(layer, incoming):
     """Returns why the channels of a layer with a rule are pinned."""
     if incoming is None:
         return f"units stand on several axes of the input of {layer.name!r}"
-    return f"{layer.name!r} is quantized or has LoRA"
+    return _keras.changed_kernel(layer) or f"{layer.name!r} has not the form of its class"
 
 
 def _value(variable):
