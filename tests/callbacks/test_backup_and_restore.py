@@ -201,7 +201,7 @@ def test_a_state_that_cannot_be_saved_warns(tmp_path):
     with pytest.warns(UserWarning, match="Opaque is not in the backup.*`last` is a object"):
         fit(tmp_path / "one", [Opaque()])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message="The state of the callback")
         fit(tmp_path / "two", [keras.callbacks.EarlyStopping("loss"), keras.callbacks.History()])
 
 

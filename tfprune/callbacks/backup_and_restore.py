@@ -177,15 +177,15 @@ class BackupAndRestore(NeedsBuilt, keras.callbacks.BackupAndRestore):
             "metrics": plain_data.pack(_values(self.model.metrics_variables), arrays),
         }
         contents["arrays"] = [array.dtype.name for array in arrays]
+        content = _keras.weights_in_memory(self.model)
+        with h5py.File(content, "a") as file:
+            group = file.create_group(_GROUP)
+            group["contents"] = np.frombuffer(json.dumps(contents).encode(), "uint8")
+            for index, array in enumerate(arrays):
+                group[str(index)] = plain_data.stored(array)
         try:
             with written_whole(self._path) as place:
-                self.model.save_weights(place)
-                with h5py.File(place, "a") as file:
-                    group = file.create_group(_GROUP)
-                    text = json.dumps(contents).encode()
-                    group["contents"] = np.frombuffer(text, "uint8")
-                    for index, array in enumerate(arrays):
-                        group[str(index)] = plain_data.stored(array)
+                place.write_bytes(content.getbuffer())
         except OSError as error:
             named = type(OSError(error.errno or 0, ""))(
                 f"Cannot write the backup: {reason(error)}. Received: "
