@@ -184,13 +184,19 @@ class PruneUnits(ScheduledCallback):
         super().on_train_batch_end(batch, logs)
 
     def get_state(self):
-        """The state for `BackupAndRestore`: that of the regularizer too."""
-        state = self._penalty.get_state() if self._penalty else {}
-        return {**super().get_state(), "penalty": state}
+        """The state for `BackupAndRestore`: those of criterion and regularizer too."""
+        state = super().get_state()
+        if isinstance(self.criterion, ActivationContribution):
+            state["contribution"] = self.criterion.get_state()
+        if self._penalty:
+            state["penalty"] = self._penalty.get_state()
+        return state
 
     def set_state(self, state):
         """Gives the state back."""
         super().set_state(state)
+        if isinstance(self.criterion, ActivationContribution):
+            self.criterion.set_state(state["contribution"])
         if self._penalty:
             self._penalty.set_state(state["penalty"])
 

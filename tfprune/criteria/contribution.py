@@ -109,6 +109,17 @@ class ActivationContribution(Criterion):
             )
         return ops.convert_to_numpy(observer.average)
 
+    def get_state(self):
+        """The averages, and how many steps they are of, for each layer it is attached to."""
+        numpy = ops.convert_to_numpy
+        return [[numpy(o.average), int(numpy(o.calls))] for o in self._observers.values()]
+
+    def set_state(self, state):
+        """Gives the state back."""
+        for observer, (average, calls) in zip(self._observers.values(), state, strict=True):
+            observer.average.assign(average)
+            observer.calls.assign(calls)
+
     def get_config(self):
         """The arguments that make this criterion again."""
         return {"every": self.every, "weight": self.weight, **super().get_config()}

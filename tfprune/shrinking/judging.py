@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
+from tfprune.measuring.data import named_errors
 from tfprune.measuring.metrics import check_data, fit_arguments
 from tfprune.recovery.copy_model import as_tuple
 from tfprune.recovery.output_error import output_errors
@@ -58,7 +59,8 @@ class Judge:
             return {"error": output_errors([model], self.dense, data, held_out=False)[0]}
         if not isinstance(self._data, (tuple, list)):
             check_data(self._data)
-        found = model.evaluate(**fit_arguments(self._data), return_dict=True, verbose=0)
+        with named_errors(model):
+            found = model.evaluate(**fit_arguments(self._data), return_dict=True, verbose=0)
         return {name: float(value) for name, value in found.items()}
 
     def value(self, metrics):

@@ -12,6 +12,7 @@ from tfprune._tools.tables import Change, Printable, changed, count, number, sho
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
+from tfprune.measuring.data import check_fits
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.recovery import distill, recalibrate, reconstruct
 from tfprune.shrinking.held_out import count_examples, hold_out
@@ -161,6 +162,9 @@ def prune(
     (0.5, 16)
     """
     check_model(model)
+    for given in (data, validation_data):
+        if given is not None:
+            check_fits(model, given)
     recover = _checked_recovery(recover, data)
     _check_fit(fit, data)
     _check_training(model, data, epochs, recover)
