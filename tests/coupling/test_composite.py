@@ -587,3 +587,42 @@ def test_a_branch_by_what_is_known_of_a_size_is_the_one_taken_on_data():
     small = tfprune.strip(model)
     x = np.random.default_rng(0).normal(size=(5, 7, 4))
     np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+# What `call` does beside its outputs -------------------------------------------------------------
+
+
+class AddsALoss(Composite):
+    def call(self, inputs):
+        hidden = self.wide(inputs)
+        self.add_loss(ops.sum(ops.square(hidden)))
+        return self.narrow(hidden)
+
+
+def test_a_layer_that_adds_a_loss_shrinks_and_still_adds_it():
+    masked = tfprune.prunable(model_with(AddsALoss(name="block")))
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    assert small.get_layer("block").wide.units == 4
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
+    assert len(small.losses) == 1
+    np.testing.assert_allclose(small.losses[0], masked.losses[0], rtol=1e-5)
+
+
+class InUpperCase(Composite):
+    """Products over letters in upper case and with spaces, as in attention over images."""
+
+    def call(self, inputs):
+        wide = self.wide(inputs)
+        scores = ops.einsum("bic, bIc -> biI", wide, wide)
+        return self.narrow(ops.einsum("biI,bIc->bic", scores, wide))
+
+
+def test_einsum_in_upper_case_is_traced():
+    masked = tfprune.prunable(model_with(InUpperCase(name="block"), (6, 4)))
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    assert small.count_params() < 0.5 * masked.count_params()
+    x = np.random.default_rng(0).normal(size=(5, 6, 4)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)

@@ -170,3 +170,49 @@ def test_a_subclass_of_a_drop_in_layer_that_is_called_otherwise_has_not_its_rule
 def test_a_subclass_without_a_call_of_its_own_has_the_rule_of_its_base():
     model = keras.Sequential([keras.Input((3,)), Named(4, name="own"), layers.Dense(2)])
     assert sets(model)["own"] == (4, {None})
+
+
+class Orthogonal(keras.regularizers.Regularizer):
+    """Of matrices of a size that it is given once; it has no config."""
+
+    def __init__(self, size):
+        self.eye = keras.ops.eye(size)
+
+    def __call__(self, value):
+        value = keras.ops.reshape(value, (-1, *self.eye.shape))
+        return keras.ops.sum(keras.ops.square(value @ value - self.eye))
+
+
+def regularized(**kwargs):
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(6, activation="relu", name="before")(inputs)
+    x = keras.layers.Dense(9, activation="relu", name="hidden", **kwargs)(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "reason"),
+    [
+        (
+            {"activity_regularizer": Orthogonal(3)},
+            "the activity_regularizer of 'hidden' fails for fewer units: InvalidArgumentError: ",
+        ),
+        (
+            {"bias_regularizer": Orthogonal(3)},
+            "the regularizer of 'hidden' for 'bias' fails for fewer units: InvalidArgumentError: ",
+        ),
+    ],
+)
+def test_units_of_which_a_regularizer_needs_all_are_pinned(kwargs, reason):
+    masked = tfprune.prunable(regularized(**kwargs))
+    sets = {each.name: each for each in tfprune.explain(masked).sets}
+    assert next(iter(sets["hidden"].pinned)).startswith(reason)
+    assert not sets["before"].pinned
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    assert [small.get_layer(name).units for name in ("before", "hidden")] == [3, 9]
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
+    small.train_on_batch(x, np.zeros((6, 2)))

@@ -9,12 +9,15 @@ Private here, and why:
 * `_keras_mask`: the mask of time steps that a tensor carries;
 * `Node`, the class of calls, to note in which line each was made, and of which shape its outputs
   are where Keras does not announce it (`KerasTensor._shape`);
+* `Einsum`, the class, which cannot infer shapes of subscripts in upper case, though it computes
+  with them, and `_auto_config`, out of which an operation is made again;
 * `_inputs_struct` and `_outputs_struct`: in which structure a model takes and gives tensors.
 """
 
 import contextlib
 import functools
 import inspect
+import string
 import sys
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.node import Node
+from keras.src.ops.numpy import Einsum
 
 from tfprune._keras.layers import all_layers
 from tfprune._keras.sharing import leads_to_copies
@@ -124,6 +128,56 @@ def inferring_shapes():
         yield
     finally:
         Node.__init__ = stock
+
+
+@contextlib.contextmanager
+def einsums_in_lower_case():
+    """While open, `einsum` of symbolic tensors takes upper case too, as it does of numbers.
+
+    The letters are replaced by others, with which Keras can infer the shape of the result.
+    """
+    stock = Einsum.__init__
+
+    def init(operation, subscripts, **kwargs):
+        subscripts = _in_lower_case(subscripts)
+        stock(operation, subscripts, **kwargs)
+        if operation._auto_config is not None:
+            operation._auto_config.config["subscripts"] = subscripts
+
+    Einsum.__init__ = init
+    try:
+        yield
+    finally:
+        Einsum.__init__ = stock
+
+
+def _in_lower_case(subscripts):
+    """The same sum, or the subscripts as they are where their order by letters has a meaning."""
+    subscripts = subscripts.replace(" ", "")
+    upper = sorted({letter for letter in subscripts if letter in string.ascii_uppercase})
+    spare = [letter for letter in string.ascii_lowercase if letter not in subscripts]
+    if "->" not in subscripts or len(upper) > len(spare):
+        return subscripts
+    return subscripts.translate(str.maketrans(dict(zip(upper, spare, strict=False))))
+
+
+@contextlib.contextmanager
+def noting_losses():
+    """While open, losses that a `call` adds are kept in the list returned if they are symbolic."""
+    stock, noted = keras.layers.Layer.add_loss, []
+
+    def add_loss(layer, loss):
+        leaves = keras.tree.flatten(loss)
+        symbolic = [leaf for leaf in leaves if is_symbolic(leaf)]
+        noted.extend(symbolic)
+        if not symbolic:
+            stock(layer, loss)
+
+    keras.layers.Layer.add_loss = add_loss
+    try:
+        yield noted
+    finally:
+        keras.layers.Layer.add_loss = stock
 
 
 def _is_static(tensor):

@@ -1,9 +1,11 @@
 """The analysis of a model: its trace, labels by rules, and the coupled units that result."""
 
+import keras
 import numpy as np
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model
+from tfprune.coupling.failures import core
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.resized_proofs import not_resizable
 from tfprune.coupling.rules import has_rule, label, rule_of
@@ -105,6 +107,7 @@ def _coupled(traced, apart, labels):
     traced.weight_axes.record_slices(labels)
     _pin_what_others_use(traced, labels, sliced_by)
     _tie_repeated_calls(traced, tensor_labels, labels)
+    _pin_what_regularizers_need(traced, tensor_labels, labels)
     for tensor in traced.outputs:
         labels.pin(tensor_labels[tensor], "it is an output of the model")
     roots = labels.roots()
@@ -146,6 +149,40 @@ def _pin_what_others_use(traced, labels, sliced_by):
             if known.isdisjoint(map(id, _keras.all_layers(called[key]))):
                 why = f"{called[key].name!r} has the weight {piece.variable.name!r} too"
                 labels.pin(piece.labels, why)
+
+
+def _pin_what_regularizers_need(traced, tensor_labels, labels):
+    """Pins units of which a user's regularizer fails when there is one less, as in training."""
+    for call in traced.calls:
+        regularizer = getattr(call.operation, "activity_regularizer", None)
+        for tensor in call.outputs if regularizer is not None else ():
+            shape = tuple(size or 1 for size in tensor.shape)
+            for axis, size in enumerate(shape[1:], 1):
+                if why := _why_not_for_less(regularizer, shape, axis):
+                    array = np.moveaxis(tensor_labels[tensor], axis - 1, 0)
+                    kind = f"activity_regularizer of {call.operation.name!r}"
+                    labels.pin(array.reshape(size, -1), f"the {kind} fails for fewer units: {why}")
+    for piece in labels.slices:
+        regularizer = getattr(piece.variable, "regularizer", None)
+        regularizer = getattr(regularizer, "regularizer", regularizer)  # that of a masked weight
+        if why := _why_not_for_less(regularizer, tuple(piece.variable.shape), piece.axis):
+            kind = f"regularizer of {piece.layer.name!r} for {piece.variable.name!r}"
+            labels.pin(piece.labels, f"the {kind} fails for fewer units: {why}")
+
+
+def _why_not_for_less(regularizer, shape, axis):
+    """Why a regularizer of a user's class cannot be used with one position less, or None."""
+    if regularizer is None or _keras.is_stock(type(regularizer)) or shape[axis] < 2:
+        return None
+    try:
+        regularizer(keras.ops.zeros(shape))
+    except Exception:  # so what it does of another shape would say nothing
+        return None
+    try:
+        regularizer(keras.ops.zeros([n - (along == axis) for along, n in enumerate(shape)]))
+    except Exception as error:  # the user's own code may fail in any way
+        return f"{type(error).__name__}: {core(str(error))}"
+    return None
 
 
 def _made_anew(call, labels):

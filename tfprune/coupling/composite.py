@@ -332,11 +332,17 @@ class _Run:
         try:
             shapes = contextlib.nullcontext() if sizes is None else _keras.inferring_shapes()
             functions = _keras.tensorflow_on_symbols(weights is not None)
-            with _keras.noting_lines(self.call, self.calling), shapes, functions:
+            lines, einsums = (
+                _keras.noting_lines(self.call, self.calling),
+                _keras.einsums_in_lower_case(),
+            )
+            with lines, shapes, functions, einsums, _keras.noting_losses() as losses:
                 outputs = self._outputs(args, kwargs)
         except Exception as error:  # the layer's own code may fail on symbolic tensors in any way
             why, depth = failure(self.call, error)
             raise NotTracedError(self.layer, why, depth) from error
+        if losses and weights is None:  # which its graph alone would not add
+            raise NotTracedError(self.layer, "its `call` adds a loss")
         are_symbolic = [_keras.is_symbolic(leaf) for leaf in keras.tree.flatten(outputs)]
         if not any(are_symbolic) or (weights is None and not all(are_symbolic)):
             why = "its `call` returns something else than symbolic tensors"

@@ -6,6 +6,7 @@ and save the same, so one of each equivalence class is evaluated, and only the c
 are counted again.
 """
 
+import inspect
 import math
 from dataclasses import dataclass, replace
 
@@ -176,9 +177,19 @@ def _resized(call, sizes):
     """A stand-in for the operation of a call, with weights of other sizes."""
     if not isinstance(call.operation, keras.layers.Layer):
         return call.operation
-    config = call.operation.get_config()
+    config = _config_of(call.operation)
     rule_of(call.operation).resize(config, call, sizes)
     return _ResizedLayer(call.operation, config, sizes)
+
+
+def _config_of(layer):
+    """The arguments of a layer, out of its attributes where they hold what has no config."""
+    try:
+        return layer.get_config()
+    except Exception:  # of a regularizer of the user's, which can fail in any way
+        makers = [vars(cls).get("__init__") for cls in type(layer).__mro__[:-1]]
+        names = {name for maker in makers if maker for name in inspect.signature(maker).parameters}
+        return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
 
 
 class _ResizedLayer:
