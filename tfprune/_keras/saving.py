@@ -16,6 +16,7 @@ from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
 from tfprune._keras.h5_files import keep_in_h5_files
+from tfprune._keras.training import BackedUp
 
 
 class SavedState(tf.__internal__.tracking.AutoTrackable, KerasSaveable):
@@ -42,6 +43,8 @@ def without_compile_state(model):
 
 def weights_in_memory(model):
     """What `model.save_weights` writes to a `.weights.h5` file, as an `io.BytesIO`."""
+    if isinstance(model, BackedUp):
+        return weights_in_memory(model.to_save())
     content = io.BytesIO()
     store = saving_lib.H5IOStore(content, mode="w")
     arguments = {"assets_store": None, "inner_path": "", "visited_saveables": set()}

@@ -104,10 +104,14 @@ class BackedUp:
         self._model, self._relay = model, relay
         self._before_saving, self._after_loading = before_saving, after_loading
 
+    def to_save(self):
+        """The model, with the weights as they are now."""
+        self._before_saving()
+        return self._model
+
     def save_weights(self, *args, **kwargs):
         """Saves the weights of the model, as they are now."""
-        self._before_saving()
-        self._model.save_weights(*args, **kwargs)
+        self.to_save().save_weights(*args, **kwargs)
 
     def load_weights(self, *args, **kwargs):
         """Loads the weights of the model, and lets training go on with them."""

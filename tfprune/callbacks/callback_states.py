@@ -9,6 +9,9 @@ from tfprune._tools import plain_data
 _WRITERS = ("CSVLogger", "ProgbarLogger", "RemoteMonitor", "TensorBoard")
 """Keras's callbacks of which the state is what they have written."""
 
+_OF_FIT = ("params", "_params", "_model")
+"""Attributes that `fit` sets."""
+
 
 class CallbackStates:
     """The states of callbacks, for `BackupAndRestore`.
@@ -65,6 +68,7 @@ class CallbackStates:
         changed = {
             attribute: value
             for attribute, value in vars(callback).items()
+            if attribute not in _OF_FIT
             if prints.get(attribute) != self._prints[name].get(attribute)
             or (attribute not in prints and value is not begun.get(attribute))
         }
@@ -101,7 +105,7 @@ def _prints(callback):
     found = {}
     for name, value in vars(callback).items():
         arrays = []
-        if name in ("params", "_params"):
+        if name in _OF_FIT:
             continue
         try:
             found[name] = plain_data.fingerprint(plain_data.pack(value, arrays), arrays)
