@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.shrinking.held_out import count_examples, has_labels, hold_out
+from tfprune.measuring.data import has_labels
+from tfprune.shrinking.held_out import count_examples, hold_out
 
 
 def numbers(data):

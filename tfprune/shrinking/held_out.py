@@ -40,15 +40,6 @@ def hold_out(data, validation_split=None):
     return _of_dataset(data) if isinstance(data, tf.data.Dataset) else _of_py_dataset(data)
 
 
-def has_labels(data):
-    """Whether data holds labels beside inputs."""
-    if isinstance(data, tf.data.Dataset):
-        data = data.element_spec
-    elif isinstance(data, keras.utils.PyDataset):
-        data = data[0]
-    return isinstance(data, (tuple, list)) and len(data) > 1 and data[1] is not None
-
-
 def count_examples(data):
     """How many examples data holds: an integer, of datasets by the size of the first batch."""
     if isinstance(data, (tuple, list)):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune.measuring.data import named_errors
+from tfprune.measuring.data import has_labels, named_errors
 from tfprune.measuring.metrics import check_data, fit_arguments
 from tfprune.recovery.copy_model import as_tuple
 from tfprune.recovery.output_error import output_errors
-from tfprune.shrinking.held_out import has_labels
 
 
 @dataclass(frozen=True)
