@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.coupling.rules.comparing import randomised
 from tfprune.layers import Masked
 from tfprune.stripping.inlining import inlined
 
@@ -189,3 +190,48 @@ def test_strip_opens_a_stock_model_with_zeros_in_it():
     model.get_layer("a").down.kernel.assign(kernel)
     small = tfprune.strip(model, custom_layers="inline")
     assert small.get_layer("a_up").units == 5
+
+
+class TrainsOtherwise(layers.Layer):
+    """Does something else in training, in one of several ways, or only what its layers do."""
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.dense = layers.Dense(8, activation="relu", name="dense_inside")
+        self.drop = layers.Dropout(0.5, name="drop_inside")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs, training=False):
+        x = self.drop(self.dense(inputs), training=training)
+        if self.kind == "adds" and training:
+            return x + 100.0
+        if self.kind == "scales":
+            return x * (2.0 if training else 3.0)
+        if self.kind == "axis":
+            return x + keras.ops.sum(inputs, axis=0 if training else -1, keepdims=True)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["adds", "scales", "axis", "alike"])
+def test_what_a_layer_does_in_training_is_kept(kind):
+    model = keras.Sequential(
+        [keras.Input((5,)), TrainsOtherwise(kind, name="odd"), layers.Dense(3, name="logits")]
+    )
+    masked = tfprune.prunable(randomised(model))
+    tfprune.prune_units(masked, units={"odd_dense_inside": [0, 3, 5]})
+    small = tfprune.strip(masked)
+    names = [layer.name for layer in small.layers if not isinstance(layer, layers.InputLayer)]
+    assert names[0] == ("odd_dense_inside" if kind == "alike" else "odd")
+    assert small.weights[0].shape == (5, 5)
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
+    if kind == "adds":
+        for part in (masked, small):
+            part.layers[0].drop.rate = 0.0
+        np.testing.assert_allclose(small(x, training=True), masked(x, training=True), rtol=1e-5)
+    if kind != "alike":
+        with pytest.raises(ValueError, match="does something else in training.*layer='odd'"):
+            tfprune.strip(masked, custom_layers="inline")

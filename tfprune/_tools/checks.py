@@ -51,8 +51,10 @@ def one_of(argument, value, known):
     return value
 
 
-def check_model(model, argument="model"):
+def check_model(model, argument="model", or_layer=False):
     """Raises a `ValueError` unless a value is a model of Keras 3; names what helps.
+
+    With `or_layer`, a layer by itself will do.
 
     >>> check_model("model.keras")
     Traceback (most recent call last):
@@ -60,7 +62,7 @@ def check_model(model, argument="model"):
     ValueError: Argument `model` must be a Keras model. Received: 'model.keras'. Load it with
     `keras.models.load_model(path)` first.
     """
-    if isinstance(model, keras.Model):
+    if isinstance(model, keras.layers.Layer if or_layer else keras.Model):
         return
     modules = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
     start = f"Argument `{argument}` must be a Keras model. Received: "

@@ -5,6 +5,7 @@ second time here, and the layer itself is not touched.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import math
@@ -18,6 +19,7 @@ from tfprune.coupling import any_size
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.failures import core, failure
 from tfprune.coupling.rules import has_rule
+from tfprune.coupling.training_branches import calls_made
 from tfprune.coupling.weight_values import WeightArray
 
 
@@ -32,8 +34,10 @@ class Inside:
         originals: For each object of the copy, such as a layer or variable, by id, the original.
         problem: Why the nodes are no graph by themselves, or None.
         weights: Pairs of a symbolic tensor and the weight of the layer for which it stands.
-        in_place: Whether the graph holds for sizes of the inputs which are numbers, or takes the
-            layer's own weights, so that it cannot replace the layer.
+        in_place: Whether the graph holds for sizes of the inputs which are numbers, takes the
+            layer's own weights, or differs in training, so that it cannot replace the layer.
+        is_for_inference: Whether `call` does something else in training, which the graph, where it
+            replaces the layer, does not do.
     """
 
     inputs: list
@@ -43,6 +47,7 @@ class Inside:
     problem: str | None = None
     weights: tuple = ()
     in_place: bool = False
+    is_for_inference: bool = False
 
 
 def filled(node, known):
@@ -95,6 +100,23 @@ def open_composite(layer, args, kwargs, in_place=False):
     """
     if in_place or not is_composite(layer):
         return _traced_in_place(layer, args, kwargs)
+    inside = why = None
+    try:
+        inside = _traced_to_inline(layer, args, kwargs)
+        if not _trains_otherwise(layer, args, kwargs):
+            return inside
+    except NotTracedError as error:
+        why = error
+    try:
+        return _traced_in_place(layer, args, kwargs)
+    except NotTracedError as error:
+        if inside is not None:
+            return dataclasses.replace(inside, is_for_inference=True)
+        raise (why if why.depth >= error.depth else error) from None
+
+
+def _traced_to_inline(layer, args, kwargs):
+    """The `Inside` of a layer that its graph can replace."""
     run = _run(layer)
     try:
         inside = run.traced(args, kwargs)
@@ -107,11 +129,25 @@ def open_composite(layer, args, kwargs, in_place=False):
         return run.traced_with_sizes(args, kwargs)
     except NotTracedError as error:
         is_alike = why.depth == error.depth < math.inf
-        why = why if is_alike or why.depth > error.depth else error
-    try:
-        return _traced_in_place(layer, args, kwargs)
-    except NotTracedError as error:
-        raise (why if why.depth >= error.depth else error) from None
+        raise (why if is_alike or why.depth > error.depth else error) from None
+
+
+def _trains_otherwise(layer, args, kwargs):
+    """Whether `call` does something else in training, beside what the layers in it do."""
+    if "training" not in inspect.signature(own_class(layer).call).parameters:
+        return False
+    made = []
+    for training in (False, True):
+        run = _run(layer)
+        run.training = training
+        before = run.states()
+        try:
+            inside, _ = run._traced(args, kwargs, any_size.STATIC_SIZES[0])
+        except NotTracedError:
+            made.append(None)
+        else:
+            made.append((calls_made(inside), any_size.is_equal(before, run.states())))
+    return made[0] is not None and made[0] != made[1]
 
 
 def _traced_in_place(layer, args, kwargs):
@@ -157,11 +193,13 @@ class _Run:
 
     Attributes:
         failed: After a run in place that failed, the layer inside whose call did, or None.
+        training: The argument `training` of `call`, where it is passed; by default that of
+            inference, if it is needed.
     """
 
     def __init__(self, layer, copy, originals):
         self.layer, self.copy, self.originals = layer, copy, originals
-        self.failed, self.calling = None, []
+        self.failed, self.calling, self.training = None, [], None
         call = inspect.getattr_static(own_class(copy), "call")
         call = getattr(call, "python_function", call)  # that of a `tf.function`
         self.call = call.__get__(copy, type(copy))
@@ -324,7 +362,14 @@ class _Run:
     def _outputs(self, args, kwargs):
         structure = [list(args), dict(kwargs)]
         args, kwargs = keras.tree.map_structure(lambda leaf: _cast(leaf, self.layer), structure)
-        return self.call(*args, **_for_inference(self.call, kwargs))
+        kwargs = _for_inference(self.call, kwargs)
+        if self.training is not None:
+            kwargs["training"] = self.training
+        return self.call(*args, **kwargs)
+
+    def states(self):
+        """The values of the weights of the copy that gradients do not change."""
+        return [_keras.values(weight).copy() for weight in self.copy.non_trainable_variables]
 
     def _traced(self, args, kwargs, sizes, weights=None):
         args, kwargs = self._placeholders(args, kwargs, sizes)

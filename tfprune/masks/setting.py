@@ -41,7 +41,7 @@ def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=No
     >>> np.asarray(model.get_layer("d").frozen_masks["kernel"])[0]
     array([ True, False])
     """
-    check_model(model)
+    check_model(model, or_layer=True)
     layer = find_layer(model, layer)
     mask = _mask_of(layer, weight)
     if trainable is not None:

@@ -4,6 +4,8 @@ The `call` of a copy is run on symbolic tensors, so no layer's computation is wr
 here. A layer with weights of its own, outside of its sub-layers, needs a rule instead.
 """
 
+import warnings
+
 import keras
 
 from tfprune import _keras
@@ -24,8 +26,9 @@ def inlined(model, wholly=False, keep=()):
     """Returns the model with its composite layers inlined: replaced by the layers inside them.
 
     A composite layer is one without a rule that has layers inside, such as a transformer block
-    written as a `keras.layers.Layer`. Its `call` is run on symbolic tensors. If that works, and
-    uses no weights but those of its sub-layers, the graph that results replaces it. The sub-layers
+    written as a `keras.layers.Layer`. Its `call` is run on symbolic tensors. If that works, uses
+    no weights but those of its sub-layers, and does the same in training but for what these do
+    themselves, the graph that results replaces it. The sub-layers
     are named after it: `block_attention` for `attention` in `block`.
 
     Of a subclassed model the graph of its `call` in inference mode is returned, of the layers that
@@ -87,10 +90,20 @@ def inlined(model, wholly=False, keep=()):
 def _refuse_what_stays(model):
     for call in trace(model).in_place.values():
         raise ValueError(
-            "A layer cannot be inlined: its `call` uses weights of its own, or what it computes "
-            "depends on the size of an input. "
+            "A layer cannot be inlined: its `call` uses weights of its own, does something else in "
+            "training, or what it computes depends on the size of an input. "
             f"Received: layer={call.operation.name!r} ({type(call.operation).__name__}), "
             'custom_layers="inline". Use `custom_layers=None`, with which it is resized in place.'
+        )
+
+
+def _warn_of_training(inside, layer):
+    if inside.is_for_inference:
+        warnings.warn(
+            f"The `call` of {layer.name!r} does something else in training, which its graph, by "
+            "which it is replaced, does not do. Train before `strip`, or write that part as a "
+            "layer of its own inside.",
+            stacklevel=2,
         )
 
 
@@ -131,6 +144,7 @@ class _Inliner:
     def run_call(self, args, kwargs):
         """Returns the graph of the `call` of a subclassed model, as a flat model."""
         inside = open_composite(self.model, args, kwargs)
+        _warn_of_training(inside, self.model)
         self._rename_inside(inside, "")
         given = kwargs or args[0]
         inputs = [
@@ -197,6 +211,7 @@ class _Inliner:
             return None
         if inside.in_place:
             return None
+        _warn_of_training(inside, layer)
         if id(layer) not in self.renamed:
             self.renamed.add(id(layer))
             self._rename_inside(inside, f"{layer.name}_")
