@@ -83,7 +83,9 @@ NO_MODELS = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_is_no_model_is_named(name):
-    for value, word in NO_MODELS.values():
+    for kind, (value, word) in NO_MODELS.items():
+        if (name, kind) == ("set_masks", "layer"):  # it takes a layer by itself
+            continue
         with pytest.raises(ValueError, match=f"must be a Keras model.*{word}") as error:
             FUNCTIONS[name](value)
         assert one_sentence(error)

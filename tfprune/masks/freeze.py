@@ -39,7 +39,7 @@ def freeze(model, layer, weight=None, index=True, *, optimizer=None):
     >>> tfprune.masks.count_masks(model).frozen
     4
     """
-    check_model(model, or_layer=True)
+    check_model(model)
     for part, name, chosen in _chosen(model, layer, weight, index):
         set_masks(model, part, name, frozen=_frozen(part, name) | chosen, optimizer=optimizer)
 
@@ -63,7 +63,7 @@ def unfreeze(model, layer, weight=None, index=True, *, optimizer=None):
     >>> model.get_layer("d").frozen_masks["kernel"].numpy().tolist()
     [[False, False], [False, False], [True, True], [True, True]]
     """
-    check_model(model, or_layer=True)
+    check_model(model)
     for part, name, chosen in _chosen(model, layer, weight, index):
         set_masks(model, part, name, frozen=_frozen(part, name) & ~chosen, optimizer=optimizer)
 

@@ -127,7 +127,7 @@ def capture(model, optimizer=None):
     >>> int(model.optimizer.iterations), int(np.count_nonzero(model.get_layer("d").kernel))
     (0, 4)
     """
-    check_model(model, or_layer=True)
+    check_model(model)
     optimizer = _built(model, optimizer)
     state = None if optimizer is None else _optimizer_state(model, optimizer)
     return Snapshot(
@@ -159,7 +159,7 @@ def rewind(model, snapshot, optimizer=None):
         for rewinding to step 0; J. Frankle et al., "Linear Mode Connectivity and the Lottery
         Ticket Hypothesis", https://arxiv.org/abs/1912.05671, for rewinding to a later one.
     """
-    check_model(model, or_layer=True)
+    check_model(model)
     if not isinstance(snapshot, Snapshot):
         raise ValueError(
             "Argument `snapshot` must be a `Snapshot`: of `tfprune.capture`, or read from a file "

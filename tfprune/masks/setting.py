@@ -19,7 +19,7 @@ def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=No
     change in no other way.
 
     Args:
-        model: The model which holds the layer.
+        model: The model which holds the layer, or a layer by itself.
         layer: A layer of `tfprune.layers`, or its name.
         weight: The weight's name in `layer.trainable_masks`, as `"kernel"`.
         trainable: Which elements are kept; the others are pruned. A boolean array of the weight's

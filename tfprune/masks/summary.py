@@ -84,7 +84,7 @@ def summary(model):
     >>> round(kernel.sparsity, 3), kernel.pattern, bias.pattern
     (0.333, 'units', 'dense')
     """
-    check_model(model, or_layer=True)
+    check_model(model)
     counts = count_masks(model)
     layers = masked_layers(model)
     return Summary(
