@@ -338,7 +338,7 @@ def test_data_and_a_loss_are_needed(residual, name):
             scores(plain, name, data=(X, Y))
     else:
         with pytest.raises(ValueError, match=r"3 of them not finite, layer='a'"):
-            scores(plain, "activation_variance", data=(np.full_like(X, np.inf), None))
+            scores(plain, "activation_variance", data=(np.full_like(X, 3e38), None))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "bn_scale", "fpgm", "magnitude", "random"])

@@ -109,7 +109,7 @@ class TestActivationContribution:
         values = []
         for _ in range(2):
             x, y = draw.normal(size=(8, 3)).astype("f"), draw.normal(size=(8, 1)).astype("f")
-            alone = ActivationContribution()
+            alone = ActivationContribution(weight=1.0)  # it goes on from what was measured
             alone.attach(layer, units=2, axis=-1)
             model.make_train_function(force=True)
             model.train_on_batch(x, y)

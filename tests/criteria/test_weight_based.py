@@ -370,7 +370,7 @@ def test_data_and_a_loss_are_needed(residual, name):
 
 def test_gradients_that_are_not_finite_are_refused_with_the_layer(residual):
     with pytest.raises(ValueError, match=r"not finite, layer='(a|b|bn|out)'"):
-        scores(residual, "taylor", data=(np.full_like(X, np.nan), Y))
+        scores(residual, "taylor", data=(np.full_like(X, 1e38), Y))
 
 
 @pytest.mark.parametrize("argument", ["aggregate", "normalize"])

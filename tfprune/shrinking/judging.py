@@ -34,8 +34,8 @@ class Judge:
     """Measures models: by their loss, or by how far their outputs are from the dense model's.
 
     Args:
-        dense: The dense model. The loss is taken where it is compiled with one and `data` has
-            labels.
+        dense: The dense model. The loss is taken where it is compiled with one, trains with Keras's
+            own `train_step`, and `data` has labels.
         data: What is evaluated on, as `hold_out` gives it; None to measure nothing.
         name: What the data is, for reports.
 
@@ -121,7 +121,7 @@ def is_lower(new, old):
 
 
 def _has_loss(model):
-    if not getattr(model, "compiled", False):
+    """Whether a model has a loss that copies of it, which may be plain models, have as well."""
+    if not getattr(model, "compiled", False) or not _keras.has_stock_train_step(model):
         return False
-    has_own = not _keras.has_stock_train_step(model)
-    return has_own or _keras.compile_arguments(model).get("loss") is not None
+    return _keras.compile_arguments(model).get("loss") is not None
