@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
+from tfprune.stripping.liveness import Liveness
 
 ops = keras.ops
 HEADS, SIZE, LENGTH = 4, 3, 6
@@ -191,3 +192,10 @@ def test_heads_with_constants_of_their_own_stay(cls):
 def test_outputs_that_nothing_takes_do_not_matter():
     shapes = stripped(WithConstants(name="own"))
     assert shape_of(shapes, "inner/kernel") == (4, 4)
+
+
+def test_what_strip_returns_is_left_as_it_is():
+    masked = tfprune.prunable(model_of(WithConstants(name="own")))
+    tfprune.prune_units(masked, 0.5, tfprune.criteria.Random(seed=0))
+    found = Liveness(tfprune.strip(masked))
+    assert not found.changes

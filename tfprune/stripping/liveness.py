@@ -19,7 +19,6 @@ import numpy as np
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError
 from tfprune.coupling.analysis import couple
-from tfprune.coupling.calls import Passed
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.labels import FIXED
@@ -80,6 +79,11 @@ class Liveness:
         return not is_whole or bool(self.dropped) or self._has_dead_calls
 
     @property
+    def size(self):
+        """How large the model is: its weights and its calls."""
+        return _keras.count_weights(self.model), len(self.coupling.trace.calls)
+
+    @property
     def may_uncover_more(self):
         """Whether what goes may let more go: units tied or pinned by what is there no more."""
         needed, roots = self.needed, self.coupling.roots
@@ -100,10 +104,10 @@ class Liveness:
 
     @property
     def _has_dead_calls(self):
-        live = set(self.calls)
+        live, trace = set(self.calls), self.coupling.trace
         return any(
-            call not in live and not call.in_place and not isinstance(call.operation, Passed)
-            for call in self.coupling.trace.calls
+            call not in live and not any(id(parent) in trace.in_place for parent in call.parents)
+            for call in trace.calls
         )
 
     def rebuilt(self):

@@ -78,7 +78,7 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
     small = passes[0].rebuilt()
     while passes[-1].may_uncover_more:
         further = Liveness(small, keep=keep)
-        if not further.changes:
+        if not further.changes or further.size >= passes[-1].size:
             break
         passes.append(further)
         small = further.rebuilt()
