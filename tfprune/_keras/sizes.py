@@ -283,5 +283,7 @@ def _example(leaf):
     if not isinstance(leaf, keras.KerasTensor):
         return leaf
     shape = [2 if size is None else size for size in leaf.shape]
-    values = np.random.default_rng(0).uniform(size=shape)
+    draw = np.random.default_rng(0)
+    is_float = keras.backend.is_float_dtype(leaf.dtype)  # others may be masks: not all 0
+    values = draw.uniform(size=shape) if is_float else draw.integers(0, 2, shape)
     return keras.ops.cast(keras.ops.convert_to_tensor(values), leaf.dtype)

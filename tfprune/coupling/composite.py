@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import weakref
 from dataclasses import dataclass
@@ -158,10 +159,10 @@ def _traced_in_place(layer, args, kwargs):
     are not looked into: they are calls of the graph as they are.
     """
     has_own = any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:])
-    first, closed, deeply = None, list(_closed.get(layer, ())), False
+    first, closed = None, list(_closed.get(layer, ()))
     while True:
         failed = None
-        for sizes in any_size.STATIC_SIZES:
+        for deeply, sizes in itertools.product((False, True)[: 1 + has_own], any_size.STATIC_SIZES):
             run = _run(layer)
             try:
                 inside = run.traced_in_place(args, kwargs, sizes, deeply, closed)
@@ -171,12 +172,9 @@ def _traced_in_place(layer, args, kwargs):
                 if closed:
                     _closed[layer] = weakref.WeakSet(closed)
                 return inside
-        if has_own and not deeply and failed is None:
-            deeply = True
-        elif failed is None:
+        if failed is None:
             raise first
-        else:
-            closed.append(failed)
+        closed.append(failed)
 
 
 _closed = weakref.WeakKeyDictionary()
