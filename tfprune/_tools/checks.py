@@ -56,11 +56,10 @@ def check_model(model, argument="model", or_layer=False):
 
     With `or_layer`, a layer by itself will do.
 
-    >>> check_model("model.keras")
+    >>> check_model(None)
     Traceback (most recent call last):
         ...
-    ValueError: Argument `model` must be a Keras model. Received: 'model.keras'. Load it with
-    `keras.models.load_model(path)` first.
+    ValueError: Argument `model` must be a Keras model. Received: an object of type NoneType.
     """
     if isinstance(model, keras.layers.Layer if or_layer else keras.Model):
         return

@@ -45,6 +45,7 @@ class ScheduledCallback(NeedsBuilt):
     In a training loop of your own, call `after_step` once after each step, and once before the
     first if the schedule begins at step 0:
 
+    >>> import keras
     >>> import tfprune
     >>> from tfprune.callbacks import PruneWeights
     >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(2)])
