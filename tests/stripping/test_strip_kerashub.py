@@ -15,6 +15,7 @@ from tests.kerashub_models import (
     inputs_of,
     randomise,
 )
+from tfprune.rebuild.copying import in_double_precision
 
 pytest.importorskip("keras_hub", reason="KerasHub is an extra of the tests")
 
@@ -42,12 +43,24 @@ def saved_and_loaded(model, path):
     return keras.saving.load_model(path)
 
 
-def assert_reloads(small, x, path):
-    """The file of the small model holds it, unless Keras says that a class in it has no config."""
+def assert_same(masked, small, x):
+    """In double precision where single precision cannot tell."""
+    pairs = list(zip(outputs(masked, x), outputs(small, x), strict=True))
+    if all(np.abs(theirs - ours).max() <= 1e-4 * np.abs(ours).max() for ours, theirs in pairs):
+        return
+    masked, small = (in_double_precision(model).model for model in (masked, small))
+    for ours, theirs in zip(outputs(masked, x), outputs(small, x), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-9 * np.abs(ours).max())
+
+
+def assert_reloads(small, model, x, path):
+    """The file of the small model holds it, unless Keras cannot save and load the model either."""
     try:
         again = saved_and_loaded(small, path)
-    except (NotImplementedError, TypeError, ValueError):
-        return  # some classes of KerasHub have no config, or one that is not whole
+    except Exception as error:  # some classes of KerasHub have no config, or one that is not whole
+        with pytest.raises(type(error)):
+            saved_and_loaded(model, path)
+        return
     for ours, theirs in zip(outputs(small, x), outputs(again, x), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5 * np.abs(ours).max())
 
@@ -70,10 +83,8 @@ def test_backbone_is_stripped_exactly_or_refused_by_name(name, tmp_path):
         return
     small, report = tfprune.strip(masked, return_report=True)
     assert small.count_params() < model.count_params()
-    for ours, theirs in zip(outputs(masked, x), outputs(small, x), strict=True):
-        # In single precision; `strip` itself compares in double precision where that cannot tell.
-        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-3 * np.abs(ours).max())
+    assert_same(masked, small, x)
     if name in TRANSFORMERS:
         assert count_beside_vocabulary(small) <= 0.35 * count_beside_vocabulary(model)
     if not report.not_from_config:
-        assert_reloads(small, x, tmp_path / "small.keras")
+        assert_reloads(small, model, x, tmp_path / "small.keras")
