@@ -340,3 +340,48 @@ def test_weights_that_make_units(make, smaller):
     assert {weight.name: tuple(weight.shape) for weight in own.weights} == smaller
     x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
     np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests.kept_classes")
+class ResizedFirst(layers.Layer):
+    """`Resizing`, called without a word on training, lets the normalisation after it train."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.resize = layers.Resizing(4, 4, name="resize")
+        self.conv = layers.Conv2D(filters, 1, name="conv_inside")
+        self.norm = layers.BatchNormalization(name="norm_inside")
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], self.filters))
+
+    def call(self, inputs):
+        return self.norm(self.conv(self.resize(inputs))) * (1.0 / ops.shape(inputs)[1])
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def test_no_run_of_a_layer_changes_statistics():
+    inputs = keras.Input((6, 6, 3))
+    x = ResizedFirst(8, name="first")(inputs)
+    x = layers.GlobalAveragePooling2D(name="pool")(ops.relu(x))
+    model = randomise_statistics(keras.Model(inputs, layers.Dense(2, name="logits")(x)))
+    masked = pruned(model)
+    before = [keras.ops.convert_to_numpy(v) for v in masked.variables]
+    small, _ = tfprune.strip(masked, return_report=True)
+    assert small.get_layer("first").filters == 4
+    for array, variable in zip(before, masked.variables, strict=True):
+        np.testing.assert_array_equal(array, variable)
+    x = np.random.default_rng(0).normal(size=(4, 6, 6, 3)).astype("float32")
+    expected = masked(x, training=False)
+    np.testing.assert_allclose(small(x, training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+def randomise_statistics(model):
+    randomised(model)
+    norm = model.get_layer("first").norm
+    norm.moving_variance.assign(np.random.default_rng(1).uniform(0.5, 2.0, norm.gamma.shape))
+    return model

@@ -88,7 +88,7 @@ from tfprune._keras.optimizers import (
 from tfprune._keras.own_steps import has_own_steps, take_class
 from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
 from tfprune._keras.precision import half_precision, in_precision
-from tfprune._keras.random_numbers import fixed_seed, unchanged
+from tfprune._keras.random_numbers import called_in_inference, fixed_seed, unchanged
 from tfprune._keras.saving import SavedState, weights_in_memory, without_compile_state
 from tfprune._keras.sizes import (
     become,

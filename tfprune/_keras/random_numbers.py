@@ -33,6 +33,15 @@ def unchanged(model):
                 variable.assign(value)
 
 
+def called_in_inference(layer, args, kwargs):
+    """What a layer returns in inference, with its state as it was.
+
+    Where nothing is said of training, a layer inside decides for all after it: `Resizing` trains.
+    """
+    with unchanged(layer):
+        return layer(*args, **{"training": False, **kwargs})
+
+
 @contextlib.contextmanager
 def fixed_seed(seed):
     """A context in which functions of `tf.random` draw the same numbers each time it is entered."""

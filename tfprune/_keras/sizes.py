@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfprune._keras.classes import is_stock
 from tfprune._keras.graphs import functional, is_saved_as_graph
 from tfprune._keras.layers import all_layers
+from tfprune._keras.random_numbers import called_in_inference
 from tfprune._keras.variables import raw
 
 _OF_KERAS = ("_build_shapes_dict", "input_spec", "_losses", "_loss_ids")
@@ -251,7 +252,9 @@ def config_fits(layer, arguments, without_config=True):
 def _same_outputs(layer, other, arguments, scale=1.0, tolerance=1e-3):
     """Whether two layers give the same, called on the arguments times a number."""
     args, kwargs = keras.tree.map_structure(lambda leaf: _scaled(leaf, scale), arguments)
-    ours, theirs = (keras.tree.flatten(each(*args, **kwargs)) for each in (layer, other))
+    ours, theirs = (
+        keras.tree.flatten(called_in_inference(each, args, kwargs)) for each in (layer, other)
+    )
     return all(
         np.allclose(a, b, rtol=tolerance, atol=0.01 * tolerance * np.max(np.abs(a), initial=0))
         for a, b in zip(map(np.asarray, ours), map(np.asarray, theirs), strict=True)

@@ -114,7 +114,7 @@ class _Trials:
     def _outputs(self, layer, values):
         """Those outputs of a call that anything takes."""
         args, kwargs = _arguments(self.opened, values)
-        outputs = keras.tree.flatten(layer(*args, **kwargs))
+        outputs = keras.tree.flatten(_keras.called_in_inference(layer, args, kwargs))
         used = itertools.compress(outputs, self._is_used)
         return [np.asarray(keras.ops.cast(output, "float64")) for output in used]
 

@@ -57,6 +57,8 @@ class Trials:
         args, kwargs = self._arguments(tensors)
         states = [(v, np.array(v)) for v in getattr(operation, "variables", ())]
         try:
+            if isinstance(operation, keras.layers.Layer):
+                kwargs = {"training": False, **kwargs}
             outputs = keras.tree.flatten(operation(*args, **kwargs))
             return [keras.ops.convert_to_numpy(output) for output in outputs]
         except Exception as failure:  # the operation may fail in any way
