@@ -263,3 +263,34 @@ def _load(path, format):
         return keras.models.load_model(path).output_shape[-1]
     signature = tf.saved_model.load(path).signatures["serving_default"]
     return next(iter(signature.structured_outputs.values())).shape[-1]
+
+
+class NoConfig(keras.layers.Layer):
+    """Keras can write no config of an argument that is an object."""
+
+    def __init__(self, kept, **kwargs):
+        super().__init__(**kwargs)
+        self.kept = kept
+
+    def call(self, inputs):
+        return inputs * 2.0
+
+
+class NoConfigRegularizer(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return 0.01 * keras.ops.sum(keras.ops.abs(x))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: NoConfig(object(), name="odd"),
+        lambda: keras.layers.Dense(3, kernel_regularizer=NoConfigRegularizer(), name="odd"),
+    ],
+)
+def test_a_keras_file_of_a_layer_without_a_config_is_refused_by_name(layer, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layer(), keras.layers.Dense(2, name="logits")])
+    with pytest.raises(ValueError, match="Keras can write no config of a layer.*layer='odd'"):
+        export(model, tmp_path / "m.keras")
+    assert not list(tmp_path.iterdir())
+    export(model, tmp_path / "m", format="saved_model")

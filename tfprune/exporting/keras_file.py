@@ -2,6 +2,8 @@
 
 import zipfile
 
+import keras
+
 from tfprune import _keras
 
 SUFFIX = ".keras"
@@ -26,8 +28,25 @@ def write(model, place):
             "SavedModel, LiteRT or ONNX, save its weights (`.weights.h5`), or let `get_config` "
             "return its sizes and its epsilon."
         )
-    _keras.without_compile_state(model).save(place)
+    try:
+        _keras.without_compile_state(model).save(place)
+    except NotImplementedError as error:
+        layer = next((each for each in _keras.all_layers(model)[::-1] if _no_config(each)), model)
+        raise ValueError(
+            "Cannot export a `.keras` file, because Keras can write no config of a layer, or of "
+            f"what is among its arguments. Received: layer={layer.name!r} "
+            f"({type(layer).__name__}). Export it as SavedModel, LiteRT or ONNX, save its weights "
+            "(`.weights.h5`), or give the class a `get_config`."
+        ) from error
     with zipfile.ZipFile(place) as archive:
         broken = archive.testzip()
     if broken is not None:
         raise RuntimeError(f"The `.keras` file cannot be read back. Received: {broken!r} in it.")
+
+
+def _no_config(layer):
+    try:
+        keras.saving.serialize_keras_object(layer)
+    except NotImplementedError:
+        return True
+    return False
