@@ -16,6 +16,7 @@ class Embedding(Rule):
 
     def label(self, call, inputs, labels):
         layer, output = call.operation, call.outputs[0]
+        labels.pin(inputs[0], f"{layer.name!r} looks up rows by it")
         if layer.quantization_mode or getattr(layer, "lora_enabled", False):
             return [fixed(output)]
         units = labels.fresh(layer.output_dim)

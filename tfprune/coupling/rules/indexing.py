@@ -140,6 +140,8 @@ class Take(DataMovement):
         table, (output,) = call.args[0], call.outputs
         if not isinstance(table, np.ndarray) or call.operation.axis != 0 or not inputs:
             return super().label_arrays(call, inputs, outputs, labels)
+        for indices in inputs:
+            labels.pin(indices, f"{call.operation.name!r} looks up rows by it")
         rows, *vectors = labels.along_axes(table)
         if rows is not None:
             labels.pin(rows, f"{call.operation.name!r} looks it up")
