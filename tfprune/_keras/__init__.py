@@ -31,10 +31,8 @@ from tfprune._keras.graphs import (
     all_operations,
     calls_functions_of_layers,
     carries_mask,
-    einsums_in_lower_case,
     functional,
     graph_config,
-    inferring_shapes,
     input_layers,
     input_structure,
     is_functional_config,
@@ -45,8 +43,6 @@ from tfprune._keras.graphs import (
     nodes,
     nodes_between,
     not_asked_for_configs,
-    noting_lines,
-    noting_losses,
     operations,
     output_structure,
     part_of,
@@ -114,6 +110,12 @@ from tfprune._keras.subclassed import (
     required_arguments,
 )
 from tfprune._keras.tensorflow_calls import tensorflow_on_symbols
+from tfprune._keras.tracing import (
+    einsums_in_lower_case,
+    inferring_shapes,
+    noting_lines,
+    noting_losses,
+)
 from tfprune._keras.training import BackedUp, Relay
 from tfprune._keras.variables import (
     MaskVariable,
