@@ -385,3 +385,27 @@ def randomise_statistics(model):
     norm = model.get_layer("first").norm
     norm.moving_variance.assign(np.random.default_rng(1).uniform(0.5, 2.0, norm.gamma.shape))
     return model
+
+
+class LowRank(layers.Dense):
+    """Adds a product whose rank is the number of units; the shape is what `Dense` says it is."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.first = self.add_weight(shape=(shape[-1], 4), name="first")
+        self.second = self.add_weight(shape=(4, self.units), name="second")
+
+    def call(self, inputs):
+        return super().call(inputs) + ops.matmul(ops.matmul(inputs, self.first), self.second)
+
+
+def test_numbers_that_only_say_the_shape_of_the_output_are_right():
+    inputs = keras.Input((5,))
+    both = [LowRank(4, name="low"), layers.Dense(4, name="other")]
+    product = layers.Multiply()([layer(inputs) for layer in both])
+    masked = pruned(randomised(keras.Model(inputs, product)))
+    small = tfprune.strip(masked)
+    assert small.get_layer("low").first.shape == (5, 2)
+    assert small.get_layer("low").units == 4
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)

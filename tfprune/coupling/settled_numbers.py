@@ -74,6 +74,7 @@ class _Trials:
     def __init__(self, opened, before, new, sizes):
         self.opened, self.new = opened, new
         self.examples, self._reached = [], {}
+        self._says_shapes = True
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
         for static_sizes in (*any_size.STATIC_SIZES, any_size.OTHER_SIZES):
@@ -86,6 +87,7 @@ class _Trials:
                 array if counts is None else np.repeat(array, counts[1], counts[0])
                 for array, counts in zip(expected, map(_unit_counts(sizes), outputs), strict=True)
             ]
+            self._says_shapes &= self._said(before, inputs) == [a.shape for a in expected]
             self.examples.append((kept, wanted))
 
     def reached(self, choice):
@@ -105,7 +107,8 @@ class _Trials:
                 found = self._outputs(self.new, kept)
             except Exception as error:  # the layer's own code may fail in any way
                 return (0, _lines(error, self.new))
-            if [array.shape for array in found] != [array.shape for array in wanted]:
+            shapes = [array.shape for array in wanted]
+            if [array.shape for array in found] != shapes or not self._says(shapes, kept):
                 return (0, (np.inf,))
             pairs = zip(found, wanted, strict=True)
             is_right &= all(np.allclose(a, b, 1e-3, 1e-5) for a, b in pairs)
@@ -117,6 +120,23 @@ class _Trials:
         outputs = keras.tree.flatten(_keras.called_in_inference(layer, args, kwargs))
         used = itertools.compress(outputs, self._is_used)
         return [np.asarray(keras.ops.cast(output, "float64")) for output in used]
+
+    def _said(self, layer, values):
+        """The shapes that the layer's class says by itself, without a run; None if it says none."""
+        says = ("compute_output_shape", "compute_output_spec")
+        if all(getattr(type(layer), name) is getattr(keras.Layer, name) for name in says):
+            return None
+        arguments = _arguments(self.opened, values)
+        args, kwargs = keras.tree.map_structure(_symbolic, arguments)
+        try:
+            outputs = keras.tree.flatten(layer.compute_output_spec(*args, **kwargs))
+        except Exception:  # the layer's own code may fail in any way
+            return None
+        return [tuple(each.shape) for each in itertools.compress(outputs, self._is_used)]
+
+    def _says(self, shapes, values):
+        """Whether Keras would see these shapes, if it saw right ones before."""
+        return not self._says_shapes or self._said(self.new, values) == shapes
 
     def is_said_by_config(self, choice):
         """Whether the config of the layer makes one that computes the same with its weights."""
@@ -130,6 +150,11 @@ class _Trials:
             return repr(keras.saving.serialize_keras_object(self.new)["config"])
         except Exception:  # the layer's own code may fail in any way
             return None
+
+
+def _symbolic(leaf):
+    is_tensor = keras.ops.is_tensor(leaf)
+    return keras.KerasTensor(leaf.shape, leaf.dtype.name) if is_tensor else leaf
 
 
 def _lines(error, layer):
