@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.coupling.composite import NotTracedError, open_composite
+from tfprune.coupling.composite import open_composite
+from tfprune.coupling.layer_runs import NotTracedError
 from tfprune.coupling.trace import call_arguments, trace
 
 layers, ops = keras.layers, keras.ops

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.composite import own_class
 from tfprune.coupling.groups import equalize_groups
 from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.kept_units import keeping
+from tfprune.coupling.layer_runs import own_class
 from tfprune.coupling.resizing import resize_in_place, resized_config
 from tfprune.coupling.settled_numbers import settle_numbers
 from tfprune.coupling.sizes import Sizes, scale_factors

@@ -9,16 +9,10 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling import any_size
 from tfprune.coupling.calls import Call, Passed, Tensor, Trace
-from tfprune.coupling.composite import (
-    NotTracedError,
-    filled,
-    is_composite,
-    is_opened,
-    open_composite,
-    symbolic,
-)
+from tfprune.coupling.composite import filled, is_opened, open_composite
 from tfprune.coupling.failures import no_graph, not_recorded
 from tfprune.coupling.labels import FIXED, Labels, placed
+from tfprune.coupling.layer_runs import NotTracedError, is_composite, symbolic
 from tfprune.coupling.rules import label, rule_of
 from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.rules.embedding import Embedding
