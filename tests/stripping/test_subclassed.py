@@ -326,14 +326,53 @@ def test_the_parts_of_a_model_that_is_never_called():
     model = tfprune.prunable(OnlyTrains())
     model.compile("adam")
     model.fit(array(6, 4), verbose=0)
-    with pytest.raises(ValueError, match="models inside it one by one"):
-        tfprune.prune_units(model, 0.5)
     for part in (model.encoder, model.decoder):
         tfprune.prune_units(part, 0.5)
     model.fit(array(6, 4), verbose=0)
     small = tfprune.strip(model.encoder)
     assert small.get_layer("hidden").units == 4
     np.testing.assert_allclose(small(array(6, 4)), model.encoder(array(6, 4)), rtol=1e-4, atol=1e-5)
+
+
+NEEDS_A_GRAPH = {
+    "explain": tfprune.explain,
+    "strip": tfprune.strip,
+    "keep": lambda model: tfprune.strip(model, custom_layers="keep"),
+    "prune_units": lambda model: tfprune.prune_units(model, 0.5),
+    "prune": lambda model: tfprune.prune(model, 0.5),
+    "remove": lambda model: tfprune.surgery.remove(model, "hidden"),
+    "export": lambda model: tfprune.export(model, "nowhere"),
+    "fit_and_shrink": lambda model: tfprune.fit_and_shrink(model, array(6, 4), stages=0.5),
+    "callback": lambda model: model.fit(
+        array(6, 4), verbose=0, callbacks=[tfprune.callbacks.PruneUnits(0.5)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_A_GRAPH)
+def test_a_model_without_a_call_is_refused_with_the_calls_that_help(name):
+    model = OnlyTrains()
+    model.compile("adam")
+    with pytest.raises(ValueError, match="no `call` of its own") as refusal:
+        NEEDS_A_GRAPH[name](model)
+    assert "`model.encoder`, `model.decoder`" in str(refusal.value)
+    assert "Call it on data" not in str(refusal.value)
+
+
+def test_the_parts_of_a_model_without_a_call_must_be_built():
+    model = OnlyTrains()
+    model.decoder = keras.Sequential([layers.Dense(4, name="late")], name="unbuilt")
+    with pytest.raises(ValueError, match=r"parts must be built before.*\['unbuilt', 'late'\]"):
+        tfprune.prunable(model)
+
+
+def test_weights_of_a_model_without_a_call_are_pruned_while_it_trains():
+    model = tfprune.prunable(OnlyTrains())
+    model.compile("adam")
+    callback = tfprune.callbacks.PruneWeights(tfprune.schedules.OneShot(0.5, step=0))
+    model.fit(array(6, 4), verbose=0, callbacks=[callback])
+    kernel = np.array(model.encoder.get_layer("hidden").kernel)
+    assert (kernel == 0).mean() == 0.5
 
 
 class Sampling(layers.Layer):

@@ -103,8 +103,11 @@ from tfprune._keras.sizes import (
 from tfprune._keras.subclassed import (
     built_inputs,
     called_on,
+    check_parts_built,
+    has_own_call,
     has_stock_compile,
     has_stock_train_step,
+    models_inside,
     note_call,
     renew_optimizers,
     required_arguments,

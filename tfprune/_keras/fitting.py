@@ -16,6 +16,8 @@ import sys
 import keras
 from keras.src.backend.common import global_state
 
+from tfprune._keras.subclassed import check_parts_built, has_own_call
+
 
 def callback_list():
     """The `keras.callbacks.CallbackList` that calls a callback now; None if none does."""
@@ -39,9 +41,14 @@ def _local(name, kind):
 
 
 def build_in_fit(model):
-    """Builds a model for the data of the `fit` that calls a callback now, if it is not built."""
+    """Builds a model for the data of the `fit` that calls a callback now, if it is not built.
+
+    One whose class has no `call` cannot be: its parts must be built.
+    """
     data = _local("epoch_iterator", object)
-    if data is not None and not model.built:
+    if not has_own_call(model):
+        check_parts_built(model)
+    elif data is not None and not model.built:
         DataOfFit(data).build(model)
 
 

@@ -11,6 +11,8 @@ import inspect
 
 import keras
 
+from tfprune._keras.layers import all_layers
+
 _CALLED_ON = "_tfprune_called_on"
 
 
@@ -64,6 +66,37 @@ def keep_calls(model, copy):
     """
     if called_on(model):
         vars(copy)[_CALLED_ON] = called_on(model)
+
+
+def has_own_call(model):
+    """Whether the class of a model says what it computes, and not only how it trains."""
+    return inspect.unwrap(type(model).call) is not keras.Model.call
+
+
+def check_parts_built(model):
+    """Raises a `ValueError` if parts of a model whose class has no `call` are not built."""
+    missing = [part.name for part in all_layers(model)[1:] if not part.built]
+    if missing:
+        raise ValueError(
+            "The model has no `call` of its own, so each of its parts must be built before. "
+            f"Received: model={model.name!r} ({type(model).__name__}), not built: {missing}. Call "
+            "these on data once, or train the model for a step."
+        )
+
+
+def models_inside(model):
+    """The models among the attributes of a model, and in lists and dicts there: a dict by name."""
+    found = {}
+    for name, value in vars(model).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, keras.Model):
+            found[name] = value
+        elif isinstance(value, (list, tuple)):
+            found.update({f"{name}[{place}]": part for place, part in enumerate(value)})
+        elif isinstance(value, dict):
+            found.update({f"{name}[{key!r}]": part for key, part in value.items()})
+    return {name: part for name, part in found.items() if isinstance(part, keras.Model)}
 
 
 def required_arguments(model):

@@ -52,6 +52,8 @@ def no_graph(model, error=None):
             f"Received: model={model.name!r}. Add `keras.Input(shape)` first and add layers, "
             "or call the model on data once."
         )
+    if isinstance(model, keras.Model) and not _keras.has_own_call(model):
+        return no_call(model)
     if error is not None:
         return (
             "The model has no graph of layers that can be read: it must be Functional or "
@@ -64,4 +66,22 @@ def no_graph(model, error=None):
         f"Received: model={getattr(model, 'name', model)!r} ({type(model).__name__}). "
         "Call it on data, or build it as `keras.Model(inputs, model.call(inputs))` with "
         "`inputs = keras.Input(...)`, or give the models inside it one by one."
+    )
+
+
+def no_call(model):
+    """Why a model has no trace whose class has no `call`, and what to do with it."""
+    parts = [f"`model.{name}`" for name in _keras.models_inside(model)]
+    name = (getattr(model, "own_class", None) or type(model)).__name__
+    advice = (
+        f"Give the models inside it one by one: {', '.join(parts[:5])}. `tfprune.prunable(model)` "
+        f"puts masks on all of them and trains as {name} does; make a new {name} of what `strip` "
+        "returns for each."
+        if parts
+        else f"Give {name} a `call` that says what its layers compute together."
+    )
+    return (
+        "The model has no `call` of its own, so there is no graph of the whole: its parts are only "
+        f"called by other methods, such as `train_step`. Received: model={model.name!r} ({name}). "
+        + advice
     )

@@ -5,9 +5,11 @@ import pathlib
 
 import tensorflow as tf
 
+from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.files import all_written_whole
 from tfprune._tools.finite import check_finite_weights
+from tfprune.coupling.failures import no_call
 from tfprune.exporting.targets import Target, named_errors
 from tfprune.masks.setting import masked_layers
 
@@ -145,6 +147,8 @@ def _check_model(model):
     check_model(model)
     _check_no_masks(model)
     check_finite_weights(model)
+    if not _keras.has_own_call(model):
+        raise ValueError(no_call(model))
     if not model.built:
         raise ValueError(
             f"Argument `model` must be built. Received: model={model.name!r}. Call it on data once."

@@ -17,6 +17,7 @@ from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change
 from tfprune.callbacks import ScheduledCallback, StraightThrough
 from tfprune.coupling.costs import total_macs
+from tfprune.coupling.failures import no_call
 from tfprune.shrinking.shrinkable_model import ShrinkableModel
 from tfprune.shrinking.stages import ShrinkResult, Stage, plan_stages
 
@@ -137,6 +138,8 @@ def _check_model(model):
             "The model must be compiled with an optimizer, as for `fit`. "
             f"Received: model={getattr(model, 'name', model)!r}. Call `model.compile(...)` first."
         )
+    if not _keras.has_own_call(model):
+        raise ValueError(no_call(model))
     own = [
         name
         for name in ("train_step", "test_step", "compute_loss", "compute_metrics", "fit")

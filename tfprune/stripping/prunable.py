@@ -108,7 +108,9 @@ def _check_outputs(model, masked):
 
 
 def _check_built(model):
-    if not (model.built or _is_built_inside(model)):
+    if not _keras.has_own_call(model):
+        _keras.check_parts_built(model)
+    elif not (model.built or _is_built_inside(model)):
         raise ValueError(
             "The model is not built, so its weights do not exist yet. "
             f"Received: model={model.name!r} ({type(model).__name__}). Call it on data once, or "
@@ -128,6 +130,6 @@ def _check_no_lora(layers):
 
 
 def _is_built_inside(model):
-    """Whether a model that is never called itself, as its `train_step` calls parts, is built."""
+    """Whether a model that was never called itself, as its `train_step` calls parts, is built."""
     parts = _keras.all_layers(model)[1:]
     return not isinstance(model, keras.Sequential) and parts and all(p.built for p in parts)
