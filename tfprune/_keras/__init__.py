@@ -102,6 +102,7 @@ from tfprune._keras.sizes import (
 )
 from tfprune._keras.subclassed import (
     built_inputs,
+    built_shapes,
     called_on,
     check_parts_built,
     has_own_call,

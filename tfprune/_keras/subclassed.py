@@ -11,6 +11,7 @@ import inspect
 
 import keras
 
+from tfprune._keras.graphs import functional
 from tfprune._keras.layers import all_layers
 
 _CALLED_ON = "_tfprune_called_on"
@@ -25,6 +26,19 @@ def built_inputs(model):
     """
     shapes = dict(getattr(model, "_build_shapes_dict", None) or {})
     return {name: _tensors(shape, model.input_dtype) for name, shape in shapes.items()}
+
+
+def built_shapes(layer):
+    """The shapes that a layer or model takes and those that it makes: two lists.
+
+    Without a graph only those for which it was built are known, and nothing of what it makes.
+    """
+    graph = functional(layer)
+    if graph is not None:
+        return [tuple(t.shape) for t in graph.inputs], [tuple(t.shape) for t in graph.outputs]
+    shapes = dict(getattr(layer, "_build_shapes_dict", None) or {})
+    tensors = keras.tree.flatten([_tensors(shape, "float32") for shape in shapes.values()])
+    return [tuple(tensor.shape) for tensor in tensors if tensor is not None], []
 
 
 def _tensors(shapes, dtype):

@@ -12,6 +12,7 @@ from tfprune.coupling.rules import has_rule, label, rule_of
 from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
+from tfprune.coupling.unreached import pin_what_they_may_read
 
 
 def couple(model, apart=(), keep=()):
@@ -108,6 +109,7 @@ def _coupled(traced, apart, labels):
     _pin_what_others_use(traced, labels, sliced_by)
     _tie_repeated_calls(traced, tensor_labels, labels)
     _pin_what_regularizers_need(traced, tensor_labels, labels)
+    pin_what_they_may_read(traced, tensor_labels, labels)
     for tensor in traced.outputs:
         labels.pin(tensor_labels[tensor], "it is an output of the model")
     roots = labels.roots()

@@ -110,6 +110,8 @@ class Trace:
         in_place: For composite layers that stay what they are, by id, the first call; not for
             those inside others.
         weight_axes: The axes of the weights that are tensors in the calls.
+        unreached: The parts of users' models and layers that no call reaches, see
+            `tfprune.coupling.unreached`.
     """
 
     inputs: tuple
@@ -121,6 +123,7 @@ class Trace:
     output_structure: object = field(default=None, repr=False)
     in_place: dict = field(default_factory=dict, repr=False)
     weight_axes: object = field(default=None, repr=False)
+    unreached: tuple = ()
 
     def users_of(self, tensor):
         """The operations that take a tensor, also where it enters a layer that stays what it is."""

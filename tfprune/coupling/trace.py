@@ -17,6 +17,7 @@ from tfprune.coupling.rules import label, rule_of
 from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.rules.embedding import Embedding
 from tfprune.coupling.time_steps import at_each_step, folded, hides_mask, unfolded
+from tfprune.coupling.unreached import unreached_parts
 from tfprune.coupling.weight_values import Spread, WeightArray, WeightAxes, gets_batch
 
 _OF_TEXT = (keras.layers.Hashing, keras.layers.StringLookup, keras.layers.TextVectorization)
@@ -50,11 +51,13 @@ def trace(model, closed=(), keep=(), whole=False):
     """
     graph = _keras.functional(model)
     if graph is None:
-        return _trace_call(model, *call_arguments(model), closed, keep, whole)
-    known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
-    tracer = _Tracer(closed, keep, whole)
-    calls = list(tracer.calls(graph, known, ()))
-    return tracer.trace(calls, graph.inputs, _keras.output_structure(model), known)
+        traced = _trace_call(model, *call_arguments(model), closed, keep, whole)
+    else:
+        known = {id(tensor): _tensor(tensor) for tensor in graph.inputs}
+        tracer = _Tracer(closed, keep, whole)
+        calls = list(tracer.calls(graph, known, ()))
+        traced = tracer.trace(calls, graph.inputs, _keras.output_structure(model), known)
+    return dataclasses.replace(traced, unreached=tuple(unreached_parts(model, traced)))
 
 
 def call_arguments(model):
@@ -310,13 +313,15 @@ class _Tracer:
     def _weights(self, layer, inside):
         """The arrays of the weights that the calls in a layer take, by the ids of what they are."""
         owners = {id(weight): part for part in _keras.all_layers(layer) for weight in part.weights}
+        leaves = {
+            id(leaf): leaf for node in inside.nodes for leaf in keras.tree.flatten(filled(node, {}))
+        }
         taken = {
-            id(leaf): inside.originals[id(leaf)]
-            for node in inside.nodes
-            for leaf in keras.tree.flatten(filled(node, {}))
+            key: inside.originals[key]
+            for key, leaf in leaves.items()
             if isinstance(leaf, keras.Variable)
         }
-        taken.update({id(tensor): weight for tensor, weight in inside.weights})
+        taken.update({id(t): weight for t, weight in inside.weights if id(t) in leaves})
         return {
             key: self.weight_axes.of(owners[id(weight)], weight) for key, weight in taken.items()
         }

@@ -12,7 +12,7 @@ from tfprune._tools.tables import NOTHING, Printable, count, table
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
-from tfprune.coupling.trace import input_names
+from tfprune.coupling.trace import input_names, trace
 from tfprune.masks.skipping import NO_MASKS
 from tfprune.reports import explain_plot
 from tfprune.stripping.inlining import inlined
@@ -126,7 +126,7 @@ class Explanation(Printable, Plottable):
         name: The model's name.
         sets: A `CoupledUnits` for each set, in the order of the model.
         graph: A `Node` for each call, in the order in which they run.
-        notes: What could not be counted, and why.
+        notes: What could not be counted, and why; parts that no `call` uses.
     """
 
     name: str
@@ -214,11 +214,16 @@ def explain(model, input_shapes=None):
     [('a + b', ('logits',), 4, '94', '3,242')]
     """
     check_model(model)
+    unreached = trace(model).unreached
     model = inlined(model)
     coupling = couple(model)
     saved = removal_savings(model, coupling, input_shapes)
     unknown = {(c.name, c.reason) for c in costs(model, input_shapes) if c.macs is None}
     notes = [f"MACs of {name!r} are not known: {why}" for name, why in sorted(unknown)]
+    notes += [
+        f"{each.part.name!r} is in no set: the `call` of {each.holder.name!r} does not use it"
+        for each in unreached
+    ]
     skipped = set_skip_reasons(coupling)
     if not any(map(_keras.is_guarded, model.weights)):
         skipped = {key: why for key, why in skipped.items() if why != NO_MASKS}

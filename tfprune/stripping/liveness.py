@@ -150,6 +150,7 @@ class Liveness:
             error=None if checked is None else checked.error,
             not_from_config=tuple(layer.name for layer in _keras.not_from_config(small)),
             not_compared=() if checked is None else checked.not_compared,
+            unreached=tuple(each.part.name for each in coupling.trace.unreached if each.stays),
         )
 
     def _reasons(self):

@@ -1,4 +1,4 @@
-"""Units that masks prune in a layer, and which stay all the same."""
+"""Units that masks prune in a layer and which stay all the same; parts that stay as they are."""
 
 import warnings
 
@@ -35,6 +35,31 @@ def warn_of_partly_masked(coupling, needed):
             + more,
             stacklevel=3,
         )
+
+
+def warn_of_twins(coupling, needed):
+    """Warns of parts that stay, because no `call` uses them, while what they look like shrinks.
+
+    So does an encoder whose moving average only `train_step` uses.
+
+    Args:
+        coupling: A `Coupling`.
+        needed: Boolean array over its units: which stay.
+    """
+    shrunk = {
+        id(piece.variable)
+        for piece in coupling.slices
+        if not needed[coupling.roots[piece.labels]].all()
+    }
+    for each in coupling.trace.unreached:
+        if each.stays and each.twin and shrunk.intersection(map(id, each.twin.weights)):
+            warnings.warn(
+                f"Units were removed from {each.twin.name!r}, and not from {each.part.name!r}, "
+                "which has weights of the same shapes and which the `call` of "
+                f"{each.holder.name!r} does not use. Where one is a copy or a moving average of "
+                "the other, give the new model a new one.",
+                stacklevel=3,
+            )
 
 
 def _masked(coupling, layer, family):

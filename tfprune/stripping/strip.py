@@ -8,7 +8,7 @@ from tfprune._tools.checks import check_model, one_of
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import sized_by_config
 from tfprune.stripping.liveness import Liveness
-from tfprune.stripping.partly_masked import warn_of_partly_masked
+from tfprune.stripping.partly_masked import warn_of_partly_masked, warn_of_twins
 from tfprune.stripping.strip_report import joined
 
 
@@ -29,7 +29,8 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
     Of a subclassed model whose config cannot say the new sizes, the Functional model of its `call`
     in inference mode is returned. It is compiled as the model is if that trains with Keras's own
     `train_step`, and else not compiled. One that cannot be inlined stays a model of its class, with
-    its own `train_step`.
+    its own `train_step`. Parts that the `call` of such a model does not use, as a head that only
+    its `train_step` calls, stay what they are, with the units that they may read.
 
     Args:
         model: Any Keras model that is built, of `tfprune.layers` or of stock layers, masked or not.
@@ -83,6 +84,7 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
         passes.append(further)
         small = further.rebuilt()
     warn_of_partly_masked(passes[0].coupling, passes[0].needed)
+    warn_of_twins(passes[0].coupling, passes[0].needed)
     checked = check_equal(model, small, data) if check else None
     if checked is not None and checked.not_compared:
         warnings.warn(

@@ -38,6 +38,8 @@ class StripReport:
             files, SavedModel, LiteRT and ONNX files do.
         not_compared: The names, or positions, of outputs that are not deterministic: they differ
             from call to call of the same model, so they were not compared.
+        unreached: The names of parts which stay as they were, because the `call` of the model or
+            layer around them does not use them, such as a head that only `train_step` calls.
     """
 
     layers: tuple
@@ -46,6 +48,7 @@ class StripReport:
     error: float | None = field(default=None)
     not_from_config: tuple = ()
     not_compared: tuple = ()
+    unreached: tuple = ()
 
     @property
     def removed_units(self):
@@ -64,6 +67,10 @@ class StripReport:
             f"output {name!r} is not deterministic: it differs from call to call of the model, so "
             "it was not compared"
             for name in self.not_compared
+        ]
+        lines += [
+            f"{name} stays as it was: the `call` of what it is in does not use it"
+            for name in self.unreached
         ]
         before, after = self.parameters
         return "\n".join([*lines, f"parameters: {before:,} -> {after:,}"])
