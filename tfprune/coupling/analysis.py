@@ -10,6 +10,7 @@ from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.resized_proofs import not_resizable
 from tfprune.coupling.rules import has_rule, label, rule_of
 from tfprune.coupling.rules.base import fixed
+from tfprune.coupling.rules.embedding import Embedding
 from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
 from tfprune.coupling.unreached import pin_what_they_may_read
@@ -58,28 +59,32 @@ def couple(model, apart=(), keep=()):
 
 
 def _along_other_axes(coupling, apart, literal):
-    """A `Coupling` in which units are on other axes where all on an axis are pinned.
+    """A `Coupling` in which units are on other axes where more of them can go then.
 
-    So heads that must stay lose some of what each has, or the other way round.
+    So heads that must stay lose some of what each has, or the other way round; and dense layers
+    over tokens lose their own units in place of channels that pass through them.
     """
-    traced, tried = coupling.trace, False
-    places = {
+    calls, chosen, tried = coupling.trace.calls, frozenset(), False
+    of_heads = {
         id(call.operation)
-        for call in traced.calls
+        for call in calls
         if call.memo.get("has other axis") and _are_pinned(coupling, call.outputs)
     }
-    while places:
-        other = _coupled(traced, apart, Labels(literal, places))
-        closed, tried = not_resizable(other), True
-        if not closed and _removable(other) > _removable(coupling):
-            return other
-        left = {
-            id(call.operation)
-            for call in traced.calls
-            if id(call.operation) in places and not any(id(p) in closed for p in call.parents)
-        }
-        places = left if closed and left != places else ()
-    return _coupled(traced, apart, Labels(literal)) if tried else coupling
+    beside = {id(call.operation) for call in calls if call.memo.get("has units beside")}
+    for places in (of_heads, beside):
+        while places:
+            other = _coupled(coupling.trace, apart, Labels(literal, chosen | places))
+            closed, tried = not_resizable(other), True
+            if not closed and _removable(other) > _removable(coupling):
+                coupling, chosen, tried = other, chosen | places, False
+                break
+            left = {
+                id(call.operation)
+                for call in calls
+                if id(call.operation) in places and not any(id(p) in closed for p in call.parents)
+            }
+            places = left if closed and left != places else ()
+    return _coupled(coupling.trace, apart, Labels(literal, chosen)) if tried else coupling
 
 
 def _are_pinned(coupling, tensors):
@@ -149,8 +154,15 @@ def _pin_what_others_use(traced, labels, sliced_by):
         known = sliced_by.get((id(piece.variable), piece.axis), set())
         for key in (holding - known) & called.keys() if len(holding) > 1 else ():
             if known.isdisjoint(map(id, _keras.all_layers(called[key]))):
-                why = f"{called[key].name!r} has the weight {piece.variable.name!r} too"
-                labels.pin(piece.labels, why)
+                labels.pin(piece.labels, _why_needed_whole(called[key], piece))
+
+
+def _why_needed_whole(layer, piece):
+    """Why a layer that shares a weight needs all along an axis of it."""
+    name = f"the weight {piece.variable.name!r}"
+    if isinstance(rule_of(layer), Embedding) and piece.axis == 0:
+        return f"{layer.name!r} looks up rows of {name}, which it shares"
+    return f"{layer.name!r} shares {name}, and how it uses axis {piece.axis} of it is not known"
 
 
 def _pin_what_regularizers_need(traced, tensor_labels, labels):

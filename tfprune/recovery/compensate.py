@@ -131,7 +131,8 @@ def _consumers(provenance):
     calls, skipped = [], []
     for path, each in by_path(provenance.coupling.trace.calls).items():
         folds = type(rule_of(each[0].operation)).folds is not Rule.folds
-        if folds and any(_removed_inputs(provenance, call).any() for call in each):
+        is_beside = any(call.memo.get("has units beside") for call in each)  # so none are inputs
+        if folds and not is_beside and any(_removed_inputs(provenance, c).any() for c in each):
             if len(each) > 1:
                 skipped.append("/".join(path))
             else:

@@ -217,6 +217,8 @@ def _tasks(model, provenance):
             continue
         seen.add(id(layer))
         reason = _why_not(layer, calls[call.path], theirs)
+        if reason is None and _has_removed_beside(provenance, theirs[0]):
+            reason = "units were removed along another axis of its inputs"
         name = "/".join(call.path)
         if reason is not None:
             skipped.append(SkippedLayer(name, reason))
@@ -247,6 +249,13 @@ def _is_other_product(layer, other):
         bias = 0 if other.bias is None else np.asarray(other.bias)
         differs |= as_columns(ours, np.asarray(layer.bias) != bias)
     return (differs & (trainable.any(axis=1) | trainable_bias)).any()
+
+
+def _has_removed_beside(provenance, call):
+    """Whether a dense layer is called on fewer positions, since these are units of other layers."""
+    labels = provenance.coupling.tensor_labels[call.inputs[0]]
+    is_removed = not provenance.is_kept(labels).all()
+    return isinstance(call.operation, keras.layers.Dense) and labels.shape[-1] == 1 and is_removed
 
 
 def _why_not(layer, calls, theirs):

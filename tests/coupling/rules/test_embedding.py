@@ -37,3 +37,23 @@ def test_positions_that_a_constant_spreads_stay():
     positions = ops.cast(inputs * 0.0, "int32") + np.arange(5)[None]
     small, _ = stripped(inputs, positions)
     assert small.get_layer("logits").kernel.shape == (5 * 2, 2)
+
+
+class SharedHead(keras.layers.Layer):
+    """Multiplies by the embeddings of another layer."""
+
+    def __init__(self, words, **kwargs):
+        super().__init__(**kwargs)
+        self.words = words
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, keras.ops.transpose(self.words.embeddings))
+
+
+def test_rows_that_a_head_shares_with_a_lookup_stay_with_the_true_reason():
+    words = keras.layers.Embedding(11, 8, name="words")
+    inputs = keras.Input((5,), dtype="int32")
+    logits = SharedHead(words, name="head")(words(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="after")(logits))
+    reasons = [why for one in tfprune.explain(model).sets for why in one.pinned]
+    assert "'words' looks up rows of the weight 'embeddings', which it shares" in reasons

@@ -113,19 +113,75 @@ class TestUnitNormalization:
         assert width(model) == 4
 
 
-@pytest.mark.parametrize(
-    "make, reason",
-    [
-        (lambda: layers.Masking(), "masks steps by all of its units"),
-        (
-            lambda: layers.SpectralNormalization(layers.Dense(4)),
-            "normalises its kernel as a whole",
-        ),
-    ],
-)
-def test_what_looks_at_all_units_holds_them(make, reason):
-    model = model_of(make(), module=layers)
-    with pytest.raises(ValueError, match=reason):
+def test_masking_looks_at_all_units_and_holds_them():
+    model = model_of(layers.Masking(), module=layers)
+    with pytest.raises(ValueError, match="masks steps by all of its units"):
         tfprune.prune_units(model, 0.5)
     zero(model.get_layer("before").kernel, 1, [1, 4])
     assert width(model) == 8
+
+
+SPECTRAL = {
+    "dense": ((6,), lambda: keras.layers.Dense(8, activation="relu")),
+    "dense without a bias": ((6,), lambda: keras.layers.Dense(8, use_bias=False)),
+    "convolution": ((7, 6), lambda: keras.layers.Conv1D(8, 3, padding="same")),
+    "transposed": ((7, 6), lambda: keras.layers.Conv1DTranspose(8, 3, strides=2)),
+    "depthwise": ((7, 6), lambda: keras.layers.DepthwiseConv1D(3)),
+}
+
+
+def spectral(shape, inner):
+    x = inputs = keras.Input(shape)
+    x = keras.layers.Dense(10, activation="sigmoid", name="before")(x)
+    x = keras.layers.SpectralNormalization(inner(), power_iterations=2, name="spectral")(x)
+    x = keras.layers.Dense(3, name="after")(keras.layers.Activation("tanh", name="tanh")(x))
+    return tfprune.prunable(randomised(keras.Model(inputs, x)))
+
+
+class TestSpectralNormalization:
+    @pytest.mark.parametrize("name", SPECTRAL)
+    def test_units_before_and_inside_go(self, name):
+        model = spectral(*SPECTRAL[name])
+        tfprune.prune_units(model, 0.5)
+        small = stripped(model)
+        assert small.get_layer("before").units == 5
+        layer = small.get_layer("spectral")
+        assert type(layer) is keras.layers.SpectralNormalization
+        assert layer.power_iterations == 2
+        assert layer.vector_u.shape == (1, layer.kernel.shape[-1])
+        assert small.get_layer("after").kernel.shape[0] == (5 if name == "depthwise" else 4)
+
+    @pytest.mark.parametrize("name", ["dense", "convolution", "transposed"])
+    def test_it_trains_on_as_with_masks(self, name):
+        model = spectral(*SPECTRAL[name])
+        tfprune.prune_units(model, 0.5)
+        small = tfprune.strip(model)
+        data = np.random.default_rng(3).normal(size=(4, *model.inputs[0].shape[1:]))
+        for _ in range(2):  # the kernel that is normalised in the first is the one of the second
+            expected = model(data, training=True)
+            np.testing.assert_allclose(small(data, training=True), expected, rtol=1e-4, atol=1e-5)
+        kernel = small.get_layer("spectral").kernel
+        norms = [float(np.abs(np.asarray(k)).sum()) for k in (kernel, model.layers[2].kernel)]
+        np.testing.assert_allclose(*norms, rtol=1e-4)
+
+    def test_constants_are_folded_into_the_bias_inside(self):
+        model = spectral((6,), lambda: keras.layers.Dense(8, use_bias=False))
+        zero(model.get_layer("before").kernel, 1, [1, 4])
+        small = stripped(model)
+        assert small.get_layer("before").units == 8
+        assert small.get_layer("spectral").layer.use_bias
+
+    def test_a_layer_without_a_rule_inside_holds_units_by_name(self):
+        class Own(keras.layers.Layer):
+            def build(self, shape):
+                self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
+
+            def call(self, x):
+                return keras.ops.sort(x @ self.kernel, axis=-1)
+
+            def compute_output_shape(self, shape):
+                return (*shape[:-1], 8)
+
+        model = spectral((6,), lambda: Own(name="own"))
+        with pytest.raises(ValueError, match="normalises a layer without a rule, 'own'"):
+            tfprune.prune_units(model, 0.5)

@@ -174,6 +174,11 @@ def broadcast_labels(call, arrays, labels):
             joined.append(array)
     if not joined:
         return None
+    along = [tuple(np.flatnonzero(np.array(array.shape) != 1)) for array in joined]
+    if any(a and b and not set(a) & set(b) for a in along for b in along):
+        for array in joined:  # to unite all with all would leave one unit, which cannot go
+            labels.pin(array, f"{name!r} joins units of several axes")
+        return max(zip(along, joined, strict=True), key=lambda pair: pair[0])[1]
     result = joined[0]
     for array in joined[1:]:
         labels.unite(result, array, f"{name!r} joins it with fixed channels")

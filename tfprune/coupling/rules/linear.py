@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.labels import along, placed
+from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown, values_of
 from tfprune.coupling.rules.blocks import groups_left
@@ -155,7 +155,26 @@ def _value(variable):
 
 @rule(keras.layers.Dense)
 class Dense(Linear):
-    """A dense layer: kernel of shape (inputs, units)."""
+    """A dense layer: kernel of shape (inputs, units).
+
+    It does the same at each position of the other axes. So units along one of these, as of a layer
+    over tokens the channels, pass through it, and its own stay; or they stay, and its own may go
+    (`Labels.other_axis`).
+    """
+
+    def label(self, call, inputs, labels):
+        layer, (output,), array = call.operation, call.outputs, inputs[0]
+        is_beside = along(array, -1) is None and array.shape[-1] == 1
+        if not (is_beside and self.applies(call) and is_elementwise(layer.activation)):
+            return super().label(call, inputs, labels)
+        call.memo["has units beside"] = True
+        if id(layer) in labels.other_axis:
+            labels.pin(array, self.pin_reason(call, None))
+            return super().label(call, [fixed(call.inputs[0])], labels)
+        outgoing = labels.fresh(output.shape[-1])
+        labels.pin(outgoing, f"units stand on another axis of the output of {layer.name!r}")
+        self.slices(call, np.full(layer.kernel.shape[0], FIXED), outgoing, labels)
+        return [array]
 
     def taps(self, call):
         """The kernel."""

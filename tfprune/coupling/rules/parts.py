@@ -92,13 +92,13 @@ class OfParts(Rule):
 
     def resize(self, config, call, sizes):
         """Resizes all parts."""
+        sizes = sizes_inside(sizes, self._labels(call))
         for place, (rule, part, _) in enumerate(self.parts(call)):
             rule.resize(self.config_of(config, place), part, sizes)
 
     def in_place(self, call):
         """Those in all parts."""
-        found, parts = {}, self.parts(call)
-        labels = {t: call.memo["labels", t] for _, part, _ in parts for t in part.outputs}
+        found, parts, labels = {}, self.parts(call), self._labels(call)
 
         def within(resize):
             return lambda copy, sizes: resize(copy, sizes_inside(sizes, labels))
@@ -107,3 +107,8 @@ class OfParts(Rule):
             for key, resize in rule.in_place(part).items():
                 found[key] = within(resize)
         return found
+
+    def _labels(self, call):
+        """The labels of the tensors that parts make, which are not in the model."""
+        known = (("labels", t) for _, part, _ in self.parts(call) for t in part.outputs)
+        return {key[1]: call.memo[key] for key in known if key in call.memo}

@@ -3,9 +3,19 @@
 import keras
 import numpy as np
 
+from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import along
-from tfprune.coupling.rules.base import Need, Rule, pin_inputs, rule, unknown_outputs
+from tfprune.coupling.rules.base import (
+    Need,
+    Rule,
+    has_rule,
+    pin_inputs,
+    rule,
+    rule_of,
+    unknown_outputs,
+)
 from tfprune.coupling.rules.blocks import fit, operation_axes
+from tfprune.coupling.rules.parts import OfParts
 
 
 @rule(keras.layers.Normalization)
@@ -118,12 +128,36 @@ class Masking(Rule):
 
 
 @rule(keras.layers.SpectralNormalization)
-class SpectralNormalization(Rule):
-    """Divides the kernel of the layer inside by its norm while it trains."""
+class SpectralNormalization(OfParts):
+    """The layer inside, with the kernel it holds: in inference nothing is normalised.
+
+    While it trains, its kernel is divided by the largest singular value first, and what results is
+    the new kernel. Units whose elements are all 0 do not change that value.
+    """
 
     def label(self, call, inputs, labels):
-        reason = f"{call.operation.name!r} normalises its kernel as a whole"
-        return pin_inputs(call, inputs, labels, reason)
+        layer = call.operation
+        if not has_rule(layer.layer):
+            reason = f"{layer.name!r} normalises a layer without a rule, {layer.layer.name!r}"
+            return pin_inputs(call, inputs, labels, reason)
+        (outputs,) = self.label_parts(call, inputs, labels)
+        last = len(layer.kernel.shape) - 1
+        for piece in [p for p in labels.slices if p.variable is layer.kernel and p.axis == last]:
+            labels.slice(layer, layer.vector_u, 1, piece.labels)
+        return outputs
 
     def constants(self, call, inputs):
-        return unknown_outputs(call)
+        if not has_rule(call.operation.layer):
+            return unknown_outputs(call)
+        return self.constants_of_parts(call, inputs)[0]
+
+    def parts(self, call):
+        layer = call.operation.layer
+        if "parts" not in call.memo:
+            outputs = tuple(Tensor(tensor.shape, tensor.dtype) for tensor in call.outputs)
+            inside = Call(layer, call.inputs, {}, outputs)
+            call.memo["parts"] = [(rule_of(layer), inside, None)] if has_rule(layer) else []
+        return call.memo["parts"]
+
+    def config_of(self, config, place):
+        return config["layer"]["config"]
