@@ -355,7 +355,7 @@ class TestContract:
         class Mine(keras.Model):
             pass
 
-        with pytest.raises(ValueError, match="Functional or Sequential"):
+        with pytest.raises(ValueError, match="Give Mine a `call`"):
             tfprune.strip(Mine())
 
     def test_the_report_prints_every_layer(self):

@@ -190,10 +190,18 @@ def not_from_config(model, strictly=False):
         if functional(layer) is not None:
             found += not_from_config(layer, strictly)
         elif isinstance(layer, keras.layers.Layer):
-            is_wrapper = is_stock(type(layer))
-            parts = all_layers(layer)[1:] if is_wrapper else [layer]
-            own = [part for part in parts if not is_stock(type(part))]
+            own = _outermost_own(layer)
             found += [p for p in own if not config_fits(p, _arguments(p), not strictly)]
+    return found
+
+
+def _outermost_own(layer):
+    """The layers of users' classes in a layer, or it, but for those inside others of them."""
+    found, inside = [], set()
+    for part in all_layers(layer):
+        if not is_stock(type(part)) and id(part) not in inside:
+            found.append(part)
+            inside.update(map(id, all_layers(part)))
     return found
 
 

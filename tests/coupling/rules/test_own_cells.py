@@ -132,7 +132,55 @@ class MyGRU(keras.layers.GRUCell):
     """A subclass of a cell of Keras."""
 
 
-CELLS = [Elman, Gated, Pieces, OfLayers, MyLSTM, MyGRU]
+class _Around(keras.layers.Layer):
+    """Holds a cell and calls it."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.inner = self.make(units)
+
+    @property
+    def state_size(self):
+        return self.inner.state_size
+
+    @property
+    def output_size(self):
+        return self.units
+
+    def get_initial_state(self, batch_size=None):
+        return self.inner.get_initial_state(batch_size=batch_size)
+
+    def build(self, shape):
+        self.inner.build(shape)
+        super().build(shape)
+
+    def call(self, inputs, states, training=False):
+        output, states = self.inner(inputs, states, training=training)
+        return ops.tanh(output), states
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@registered
+class AroundGRU(_Around):
+    make = keras.layers.GRUCell
+
+
+@registered
+class AroundLSTM(_Around):
+    make = keras.layers.LSTMCell
+
+
+@registered
+class AroundOwn(_Around):
+    """A cell around one of a user's class, around one of Keras."""
+
+    make = AroundGRU
+
+
+CELLS = [AroundGRU, AroundLSTM, AroundOwn, Elman, Gated, Pieces, OfLayers, MyLSTM, MyGRU]
 
 
 def over(cell, wrap=lambda layer: layer, masked=False, **kwargs):
@@ -175,7 +223,19 @@ def test_units_go_and_a_file_has_the_new_sizes(make, tmp_path):
     assert again.count_params() == small.count_params()
 
 
-@pytest.mark.parametrize(("make", "stock"), [(MyLSTM, "LSTMCell"), (MyGRU, "GRUCell")])
+@registered
+class PlainGRU(_Around):
+    """Does what the cell inside does."""
+
+    make = keras.layers.GRUCell
+
+    def call(self, inputs, states):
+        return self.inner(inputs, states)
+
+
+@pytest.mark.parametrize(
+    ("make", "stock"), [(MyLSTM, "LSTMCell"), (MyGRU, "GRUCell"), (PlainGRU, "GRUCell")]
+)
 def test_the_rule_read_off_a_cell_is_that_of_keras(make, stock):
     """The same weights stay as with the rule that is written for the cell of Keras."""
     ours, theirs = over(make(6)), over(getattr(keras.layers, stock)(6))

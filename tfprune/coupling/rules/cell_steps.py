@@ -1,5 +1,6 @@
 """One step of a recurrent cell of a user's class, traced, and the labels of its tensors."""
 
+import functools
 import inspect
 from dataclasses import dataclass
 
@@ -44,6 +45,8 @@ class Step:
 def trace_step(cell, shape, dtype):
     """Runs the `call` of a copy of a cell on symbolic tensors.
 
+    The calls of layers inside that have no rule, such as cells, are looked into.
+
     Args:
         cell: The cell. It is not changed.
         shape: The shape of an input without the batch axis.
@@ -57,13 +60,16 @@ def trace_step(cell, shape, dtype):
     """
     copies = _keras.copied_objects(cell)
     copy, originals = unmask(copies[0][1]), {id(new): old for old, new in copies}
-    _check_parts(cell)
     try:
         states = initial_states(copy, BATCH)
     except Exception as error:  # the cell's own code may fail in any way
         why, _ = failure(getattr(copy, "get_initial_state", copy.call), error)
         raise NotTracedError(why) from error
     weights = _keras.symbolic_weights(copy)
+    for part in _keras.all_layers(copy)[1:]:
+        if part.weights and not has_rule(part):  # such as a cell of Keras
+            weights += _keras.symbolic_weights(part)
+            _keras.call_directly(part, functools.partial(_called, part))
     inputs = keras.Input(batch_shape=(BATCH, *shape), dtype=dtype)
     given = keras.tree.map_structure(
         lambda state: keras.Input(batch_shape=state.shape, dtype=dtype), states
@@ -100,10 +106,11 @@ def _takes_training(cell):
     return "training" in inspect.signature(cell.call).parameters
 
 
-def _check_parts(cell):
-    for part in _keras.all_layers(cell)[1:]:
-        if part.weights and not has_rule(part):
-            raise NotTracedError(f"its layer {part.name!r} has weights and no rule")
+def _called(part, *args, **kwargs):
+    """What a layer inside makes, in inference, without the call that Keras would note."""
+    if _takes_training(part):
+        kwargs["training"] = False
+    return part.call(*args, **kwargs)
 
 
 class LabelledStep:
