@@ -180,7 +180,24 @@ class AroundOwn(_Around):
     make = AroundGRU
 
 
-CELLS = [AroundGRU, AroundLSTM, AroundOwn, Elman, Gated, Pieces, OfLayers, MyLSTM, MyGRU]
+@registered
+class Normed(_Around):
+    """Normalises what the cell inside gives."""
+
+    make = keras.layers.SimpleRNNCell
+
+    def build(self, shape):
+        super().build(shape)
+        self.norm = keras.layers.LayerNormalization(name="norm")
+        self.norm.build((None, self.units))
+
+    def call(self, inputs, states, training=False):
+        output, _ = self.inner(inputs, states, training=training)
+        output = ops.tanh(self.norm(output))
+        return output, [output]
+
+
+CELLS = [Normed, AroundGRU, AroundLSTM, AroundOwn, Elman, Gated, Pieces, OfLayers, MyLSTM, MyGRU]
 
 
 def over(cell, wrap=lambda layer: layer, masked=False, **kwargs):

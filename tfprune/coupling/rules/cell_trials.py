@@ -10,7 +10,7 @@ from tfprune.coupling.failures import failure
 from tfprune.coupling.labels import Labels
 from tfprune.coupling.rules.cell_steps import LabelledStep, NotTracedError
 from tfprune.coupling.rules.own_weights import own_weights
-from tfprune.masks.in_place import unmask
+from tfprune.masks.in_place import mask_in_place, unmask
 
 STEPS, TRIALS = 3, 4
 """Over how many steps, and with how many choices of units, a cell is tried."""
@@ -18,6 +18,11 @@ STEPS, TRIALS = 3, 4
 TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
 """The difference that is allowed, by the dtype in which a cell computes; by default 1e-4."""
 
+_NORMS = (
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+    keras.layers.GroupNormalization,
+)
 MOST_CHOICES = 64
 """How many choices of the attributes that are sizes are tried."""
 
@@ -111,6 +116,7 @@ class _Trials:
             after.append(smaller)
         sequence = draw.normal(size=(2, STEPS, len(self.features))).astype("float32")
         larger = self._resized(before, {})
+        self._mask_norms(larger, kept)
         try:
             expected, _ = _run(larger, sequence)
         except Exception as error:  # the cell's own code may fail in any way
@@ -128,6 +134,21 @@ class _Trials:
             and np.allclose(ours[..., where], theirs, rtol=allowed, atol=allowed / 10)
             for ours, theirs, where, shape in zip(expected, found, stays, announced, strict=True)
         )
+
+    def _mask_norms(self, cell, kept):
+        """Lets norms inside a copy of the cell take their statistics over the units that stay."""
+        places = {id(weight): place for place, weight in enumerate(own_weights(cell))}
+        for part in _keras.all_layers(cell)[1:]:
+            if not isinstance(part, _NORMS):
+                continue
+            mask_in_place(part)
+            for mask in part.masks_by_name.values():
+                stays, place = np.array(mask.trainable), places[id(mask.weight)]
+                for axis in range(stays.ndim):
+                    if (place, axis) in self.axes:
+                        shape = [-1 if a == axis else 1 for a in range(stays.ndim)]
+                        stays &= kept[self.axes[place, axis]].reshape(shape)
+                mask.set(stays, np.asarray(mask.frozen))
 
     def _kept(self, seed):
         """For each unit whether it is kept; of each weight and tensor one is."""
