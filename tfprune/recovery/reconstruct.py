@@ -14,6 +14,7 @@ from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
+from tfprune.recovery.following_norms import FollowingNorm, following_norms
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
 from tfprune.recovery.output_error import output_errors
@@ -205,6 +206,7 @@ def _tasks(model, provenance):
     """The layers to fit, in order, and those with other inputs than before that are left."""
     traced = trace(model)
     calls = by_path(traced.calls)
+    norms, others = following_norms(traced), following_norms(provenance.coupling.trace)
     changed, tasks, skipped, seen = set(), [], [], set()
     for call in traced.calls:
         theirs = provenance.calls.get(call.path, [])
@@ -223,9 +225,10 @@ def _tasks(model, provenance):
         if reason is not None:
             skipped.append(SkippedLayer(name, reason))
         elif changed.intersection(call.inputs) or _is_other_product(layer, theirs[0].operation):
-            tasks.append(
-                _Task(name, layer, theirs[0].operation, _outputs(provenance, layer, theirs[0]))
-            )
+            teacher, outputs = theirs[0].operation, _outputs(provenance, layer, theirs[0])
+            pair = norms.get(id(layer)), others.get(id(teacher))
+            norm = None if None in pair else FollowingNorm(*pair, outputs)
+            tasks.append(_Task(name, layer, teacher, outputs, norm))
     return tasks, skipped
 
 
@@ -306,6 +309,8 @@ class _Task:
     layer: keras.layers.Layer
     teacher: keras.layers.Layer
     outputs: np.ndarray | None
+    norm: FollowingNorm | None = None
+    """The batch normalization behind it; its mean takes the place of a bias that is missing."""
     examples: int = 0
     inputs: int = 0
     """How many of its inputs are left."""
@@ -318,11 +323,15 @@ class _Task:
         `ridge` is None to select one.
         """
         form = form_of(self.layer)
+        trainable, trainable_bias = _trainable(form)
+        is_absorbed = self.layer.bias is None and self.norm is not None
+        if is_absorbed:
+            trainable_bias = trainable.any(axis=1)
         data_pass = _Run(model, dense, self, form, holds_out=ridge is None)
         data_pass.run(data, verbose, batch_size)
         sums, held_out = data_pass.sums()
         self.examples = int(float(data_pass.examples))
-        self.inputs = int(_trainable(form)[0].any(axis=2).sum(axis=1).max())
+        self.inputs = int(trainable.any(axis=2).sum(axis=1).max())
         self.is_short = float(sums["count"]) < self.inputs
         if not all(np.isfinite(t).all() for each in (sums, held_out) for t in each.values()):
             raise ValueError(
@@ -330,9 +339,9 @@ class _Task:
                 f"Received: layer={self.name!r}."
             )
         if ridge is None:
-            solution = select_ridge(sums, held_out, *_trainable(form))
+            solution = select_ridge(sums, held_out, trainable, trainable_bias)
         else:
-            solution = solve(sums, *_trainable(form), ridge)
+            solution = solve(sums, trainable, trainable_bias, ridge)
         before, after, held = solution.before, solution.after, self.examples // HELD_OUT
         if ridge is None and float(sums["count"]) < LEAST_ROWS:
             held = 0
@@ -349,6 +358,9 @@ class _Task:
         if self.layer.bias is not None:
             bias = np.asarray(self.layer.bias, "float64") + solution.bias.reshape(-1)
             self.layer.bias.assign(bias)
+        if self.norm is not None:
+            fitted = (trainable.any(axis=1) | trainable_bias).reshape(-1)
+            self.norm.fit(solution.bias.reshape(-1) * is_absorbed, fitted)
         return ReconstructedLayer(self.name, before, after, solution.ridge)
 
 
