@@ -232,7 +232,7 @@ def print_tables(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="one is enough to see that it runs")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="1 to see that it runs")
     results = Path(__file__).parent / "results"
     parser.add_argument("--out", type=Path, default=results / "recovery.json")
     arguments = parser.parse_args()

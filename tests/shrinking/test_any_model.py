@@ -126,6 +126,35 @@ def test_pruned_in_one_call(model):
         tfprune.prune(model, HALF, (X, Y), epochs=1)
 
 
+class Counted(keras.Model):
+    """A model with a graph and a training step of its own."""
+
+    def train_step(self, data):
+        self.steps = getattr(self, "steps", 0) + 1
+        return super().train_step(data)
+
+
+def test_a_step_of_its_own_is_kept_and_trains():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(12, activation="relu", name="hidden")(inputs)
+    model = Counted(inputs, layers.Dense(3, name="last")(hidden))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    small = tfprune.prune(model, HALF, (X, Y), epochs=2)
+    assert type(small) is Counted
+    assert small.count_params() <= 0.5 * model.count_params()
+    assert small.steps > 0
+
+
+def test_a_subclassed_model_keeps_its_step_where_nothing_makes_a_graph_of_it():
+    model = OwnStep()
+    model(X)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    small = tfprune.prune(model, HALF, (X, Y), recover=(), epochs=1)
+    assert type(small) is OwnStep
+    assert small.count_params() <= 0.5 * model.count_params()
+    small.fit(X, Y, verbose=0)
+
+
 def test_shrunk_while_it_trains(model):
     stages = {1: HALF}
     if isinstance(model, OwnStep):

@@ -164,3 +164,34 @@ def test_a_split_of_batches_is_refused(settled):
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="`validation_split` is for data in arrays"):
         tfprune.prune(settled, 0.5, batches, validation_split=0.2)
+
+
+def test_auto_takes_the_criterion_that_is_best_after_recovery():
+    keras.utils.set_random_seed(0)
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(200, 8)).astype("float32")
+    y = np.argmax(x[:, :3] * x[:, 3:6], axis=1)
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(24, activation="relu", name="wide"),
+            keras.layers.Dense(12, activation="relu", name="narrow"),
+            keras.layers.Dense(3, name="logits"),
+        ]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, epochs=15, verbose=0)
+
+    def losses(data, **options):
+        report = tfprune.prune(model, 0.6, data, return_report=True, **options)[1]
+        return report.stages["reconstruct"], report.decisions[0]
+
+    for data in ((x, y), (x,)):
+        last = tfprune.criteria.SecondOrder() if len(data) == 2 else "activation_variance"
+        key = "loss" if len(data) == 2 else "error"
+        each = [losses(data, criterion=name)[0][key] for name in ("magnitude", "l2", last)]
+        best, decision = losses(data)
+        assert len({round(value, 6) for value in each}) > 1
+        np.testing.assert_allclose(best[key], min(each), rtol=2e-2)
+        name = ("magnitude", "l2", "second_order" if len(data) == 2 else last)[np.argmin(each)]
+        assert decision.stage == f"criterion {name!r}"

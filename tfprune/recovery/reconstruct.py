@@ -108,7 +108,9 @@ def reconstruct(
     double precision: for each layer a square matrix of its inputs (times taps). Masks stay: pruned
     and frozen elements keep their values. Layers with `trainable=False` are skipped.
 
-    Statistics of batch normalization are not changed: call `tfprune.recalibrate` afterwards.
+    The statistics of a batch normalization that alone follows a fitted layer become those of the
+    dense model, with the mean lower by the bias d where the layer has none. Other statistics are
+    not changed: call `tfprune.recalibrate` afterwards.
 
     Args:
         model: A masked model after `tfprune.prune_units` or `prune_weights`, or what

@@ -66,11 +66,15 @@ class Judge:
         """What is to be small, of the metrics of a model."""
         return metrics["loss" if self.uses_loss else "error"]
 
+    @property
+    def what(self):
+        """What is measured and on which data, in words."""
+        return f"{'loss' if self.uses_loss else 'error of the outputs'} on {self._name}"
+
     def decide(self, stage, before, after, note=""):
         """The `Decision` between the metrics before a stage and after it."""
         old, new = self.value(before), self.value(after)
-        what = "loss" if self.uses_loss else "error of the outputs"
-        reason = f"{note}{what} on {self._name} {old:.4g} -> {new:.4g}"
+        reason = f"{note}{self.what} {old:.4g} -> {new:.4g}"
         return Decision(stage, is_lower(new, old), reason)
 
 
