@@ -75,7 +75,7 @@ def merged(first, second, inputs):
             _arguments(ours), _merged_leaves(ours, theirs, pairs, known)
         )
         try:
-            operation = _operation(ours.operation, theirs.operation, args)
+            operation = _operation(ours, theirs, args)
         except DependsOnSizeError as error:
             raise DependsOnSizeError(f"{_keras.line_of(ours)}{error}") from None
         outputs = keras.tree.flatten(operation(*args, **kwargs))
@@ -125,8 +125,9 @@ def is_equal(a, b):
     return a is b or bool(np.array_equal(np.asarray(a), np.asarray(b)))
 
 
-def _operation(ours, theirs, args):
-    """The operation to call: that of the first trace, or one that leaves sizes open."""
+def _operation(first, second, args):
+    """The operation to call: that of the first of two calls, or one that leaves sizes open."""
+    ours, theirs = first.operation, second.operation
     if ours is theirs:
         return ours
     own = [
@@ -140,13 +141,14 @@ def _operation(ours, theirs, args):
         return ours
     if different != ["newshape"]:
         raise DependsOnSizeError(f"its `{type(ours).__name__}` depends on the size of an input")
-    shape = [a if a == b else None for a, b in zip(ours.newshape, theirs.newshape, strict=True)]
+    made = first.outputs[0].shape, second.outputs[0].shape  # what -1 stands for among them
+    shape = [a if a == b else None for a, b in zip(*made, strict=True)]
     return _reshape(ours, shape, args[0].shape)
 
 
 def _reshape(operation, shape, before):
-    """A reshape with the sizes that are None or -1 left open."""
-    first, *rest = [None if size == -1 else size for size in shape]
+    """A reshape with the sizes that are None left open."""
+    first, *rest = shape
     if [first, *rest].count(None) == 1:
         return type(operation)(
             tuple(-1 if size is None else size for size in (first, *rest)), name=operation.name
