@@ -129,6 +129,7 @@ from tfprune._keras.variables import (
     is_being_read,
     is_finite,
     is_guarded,
+    is_index,
     is_same_value,
     live_elements,
     mask_gradient,

@@ -151,10 +151,19 @@ def _let_slice(tensor):
     tensor.__class__ = _Sliceable
 
 
-def symbolic_weights(layer):
+def is_index(weight):
+    """Whether a weight is of whole numbers, such as the indices of positions."""
+    return keras.backend.standardize_dtype(weight.dtype) in ("int32", "int64")
+
+
+def symbolic_weights(layer, with_indices=False):
     """Puts a symbolic tensor in the place of each float weight that a layer of a copy holds itself.
 
     Those in lists and dicts among its attributes are found too.
+
+    Args:
+        layer: The layer.
+        with_indices: Whether to do so with weights of whole numbers too.
 
     Returns:
         A list of pairs of the weight and the tensor.
@@ -174,7 +183,9 @@ def symbolic_weights(layer):
         kind = kind if kind is dict else next((k for k in (list, dict) if k in kind), None)
         items = () if kind is None else values.items() if kind is dict else enumerate(values)
         for key, value in list(items):
-            if isinstance(value, keras.Variable) and keras.backend.is_float_dtype(value.dtype):
+            if isinstance(value, keras.Variable) and (
+                keras.backend.is_float_dtype(value.dtype) or (with_indices and is_index(value))
+            ):
                 target = vars(layer) if values is own else values
                 kind.__setitem__(target, key, tensor_of(value))  # past the tracker of Keras
     return list(found.values())

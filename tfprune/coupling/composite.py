@@ -19,6 +19,7 @@ from tfprune.coupling.layer_runs import (
     NotTracedError,
     is_composite,
     own_class,
+    tensors_in,
 )
 from tfprune.coupling.rules import has_rule
 from tfprune.coupling.training_branches import calls_made
@@ -123,20 +124,29 @@ def _traced_in_place(layer, args, kwargs):
     a wrong output shape, their calls are looked into as well. Layers inside whose own calls fail
     are not looked into: they are calls of the graph as they are.
     """
-    has_own = any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:])
+    parts = _keras.all_layers(layer)
+    has_own = any(not _keras.is_stock(type(part)) for part in parts[1:])
+    has_indices = any(_keras.is_index(weight) for part in parts for weight in part.weights)
+    all_sizes = any_size.static_sizes(layer, tensors_in((args, kwargs)))
+    ways = (False, True)[: 1 + has_indices], (False, True)[: 1 + has_own], all_sizes
     first, closed = None, list(_closed.get(layer, ()))
     while True:
-        failed = None
-        for deeply, sizes in itertools.product((False, True)[: 1 + has_own], any_size.STATIC_SIZES):
+        failed = found = None
+        for with_indices, deeply, sizes in itertools.product(*ways):
             run = _run(layer)
             try:
-                inside = run.traced_in_place(args, kwargs, sizes, deeply, closed)
+                inside = run.traced_in_place(args, kwargs, sizes, deeply, closed, with_indices)
             except NotTracedError as error:
                 first, failed = first or error, failed or run.failed
             else:
-                if closed:
-                    _closed[layer] = weakref.WeakSet(closed)
-                return inside
+                found = found or inside
+                if run.can_call_parts(inside):
+                    found = inside
+                    break
+        if found is not None:
+            if closed:
+                _closed[layer] = weakref.WeakSet(closed)
+            return found
         if failed is None:
             raise first
         closed.append(failed)

@@ -104,11 +104,14 @@ class LayerRun:
         self._check(inside, args, kwargs)
         return inside
 
-    def traced_in_place(self, args, kwargs, sizes, deeply=False, closed=()):
+    def traced_in_place(
+        self, args, kwargs, sizes, deeply=False, closed=(), with_indices=False
+    ):
         """The `Inside` for one set of sizes, in which own weights are tensors too.
 
         The calls of composite layers inside are part of it, not only those of the layer; with
-        `deeply`, those of all layers of users' classes; not of those in `closed`.
+        `deeply`, those of all layers of users' classes; not of those in `closed`. The weights are
+        those of floating-point numbers; with `with_indices`, those of whole numbers too.
         """
         left = {id(inner) for part in closed for inner in _keras.all_layers(part)}
         inlined = [
@@ -121,7 +124,7 @@ class LayerRun:
         weights = tuple(
             (tensor, self.originals[id(variable)])
             for part in [self.copy, *inlined]
-            for variable, tensor in _keras.symbolic_weights(part)
+            for variable, tensor in _keras.symbolic_weights(part, with_indices)
         )
         inside, constants = self.traced_once(args, kwargs, sizes, weights)
         self._check_problem(inside)
@@ -154,6 +157,20 @@ class LayerRun:
                 why = f"{_keras.line_of(node)}{type(error).__name__}: {core(str(error))}"
                 raise NotTracedError(self.layer, why) from error
             values.update(zip(map(id, node.outputs), found, strict=True))
+
+    def can_call_parts(self, inside):
+        """Whether layers of users' classes in a graph with numbers as sizes can be called there."""
+        for node in inside.nodes:
+            layer = self.originals.get(id(node.operation))
+            if layer is None or _keras.is_stock(type(layer)) or not getattr(layer, "weights", ()):
+                continue
+            arguments = list(node.arguments.args), dict(node.arguments.kwargs)
+            args, kwargs = keras.tree.map_structure(_zeros, arguments)
+            try:
+                _keras.called_in_inference(node.operation, args, kwargs)
+            except Exception:  # the layer's own code may fail in any way
+                return False
+        return True
 
     def _is_inlined(self, part, deeply):
         original = self.originals[id(part)]
@@ -317,6 +334,17 @@ def _node_where_changed(inside, before, after):
         if changed.intersection(map(id, leaves)):
             return node
     return None
+
+
+def _zeros(leaf):
+    is_tensor = _keras.is_symbolic(leaf) and leaf.dtype != "string"
+    return keras.ops.zeros(leaf.shape, leaf.dtype) if is_tensor else leaf
+
+
+def tensors_in(structure):
+    """The symbolic tensors and `Tensor`s among the leaves of a structure."""
+    leaves = keras.tree.flatten(structure)
+    return [leaf for leaf in leaves if _keras.is_symbolic(leaf) or isinstance(leaf, Tensor)]
 
 
 def symbolic(structure):

@@ -77,7 +77,10 @@ class _Trials:
         self._says_shapes = True
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
-        for static_sizes in (*any_size.STATIC_SIZES, any_size.OTHER_SIZES):
+        own_sizes = any_size.static_sizes(opened.operation, opened.inputs)
+        for number, static_sizes in enumerate([any_size.OTHER_SIZES, *own_sizes]):
+            if number > len(any_size.STATIC_SIZES) and self.examples:
+                break  # those that it may demand are tried only where no others are taken
             inputs, kept = _inputs(opened, sizes, static_sizes)
             try:
                 expected = self._outputs(before, inputs)

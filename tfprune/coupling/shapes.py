@@ -190,7 +190,10 @@ def shapes_of(call, size):
     Returns:
         A `Shapes`.
     """
-    bound = inspect.signature(call.operation.call).bind(*call.args, **call.kwargs).arguments
+    signature, kwargs = inspect.signature(call.operation.call), dict(call.kwargs)
+    if "training" not in signature.parameters:  # which Keras does not pass on then
+        kwargs.pop("training", None)
+    bound = signature.bind(*call.args, **kwargs).arguments
     tensors = [leaf for leaf in keras.tree.flatten(list(bound.values())) if _is_tensor(leaf)]
     return Shapes(
         inputs=tuple(map(size, tensors)),

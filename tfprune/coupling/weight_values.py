@@ -49,7 +49,10 @@ class WeightAxes:
         self.count = self.first
 
     def of(self, layer, weight):
-        """The `WeightArray` of a weight of a layer."""
+        """The `WeightArray` of a weight of a layer; one of whole numbers has no units."""
+        if _keras.is_index(weight):
+            value = keras.ops.convert_to_numpy(_keras.raw(weight))
+            return weight_array(value, [None] * value.ndim)
         axes = []
         for axis, size in enumerate(weight.shape):
             key = id(weight), axis
