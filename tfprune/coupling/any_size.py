@@ -72,6 +72,8 @@ def is_runnable(nodes):
 
 def with_size(tensor, sizes):
     """A symbolic tensor like another, with numbers for what is None in its shape."""
+    if getattr(tensor, "sized", None) is not None:
+        return keras.KerasTensor(tensor.sized(sizes), tensor.dtype)
     batch, other = sizes
     shape = [
         size if size is not None else (other if axis else batch)

@@ -16,11 +16,14 @@ class Tensor:
         dtype: The dtype.
         has_mask: Whether it carries a mask of time steps. Layers that take a list of tensors see it
             though it is not among their arguments.
+        sized: Function of a size of the batch and one of other dynamic axes that returns the shape,
+            where these are not what stands in place of None.
     """
 
     shape: tuple
     dtype: str
     has_mask: bool = False
+    sized: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,10 +128,10 @@ def _traced_in_place(layer, args, kwargs):
     has_own = any(not _keras.is_stock(type(part)) for part in parts[1:])
     has_indices = any(_keras.is_index(weight) for part in parts for weight in part.weights)
     all_sizes = any_size.static_sizes(layer, tensors_in((args, kwargs)))
-    ways = (False, True)[: 1 + has_indices], (False, True)[: 1 + has_own], all_sizes
     first, closed = None, list(_closed.get(layer, ()))
     while True:
         failed = found = None
+        ways = (False, True)[: 1 + has_indices], (False, True)[: 1 + has_own], all_sizes
         for with_indices, deeply, sizes in itertools.product(*ways):
             run = _run(layer)
             try:
@@ -150,6 +150,7 @@ def _traced_in_place(layer, args, kwargs):
         if failed is None:
             raise first
         closed.append(failed)
+        all_sizes = any_size.STATIC_SIZES  # others did not help
 
 
 _closed = weakref.WeakKeyDictionary()

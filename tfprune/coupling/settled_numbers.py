@@ -74,9 +74,9 @@ class _Trials:
     def __init__(self, opened, before, new, sizes):
         self.opened, self.new = opened, new
         self.examples, self._reached = [], {}
-        self._says_shapes = True
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
+        self._is_said = [True] * len(outputs)  # whether its class says the right shape
         own_sizes = any_size.static_sizes(opened.operation, opened.inputs)
         for number, static_sizes in enumerate([any_size.OTHER_SIZES, *own_sizes]):
             if number > len(any_size.STATIC_SIZES) and self.examples:
@@ -90,7 +90,8 @@ class _Trials:
                 array if counts is None else np.repeat(array, counts[1], counts[0])
                 for array, counts in zip(expected, map(_unit_counts(sizes), outputs), strict=True)
             ]
-            self._says_shapes &= self._said(before, inputs) == [a.shape for a in expected]
+            shapes = [array.shape for array in expected]
+            self._is_said = self._right(self._said(before, inputs), shapes)
             self.examples.append((kept, wanted))
 
     def reached(self, choice):
@@ -137,9 +138,17 @@ class _Trials:
             return None
         return [tuple(each.shape) for each in itertools.compress(outputs, self._is_used)]
 
+    def _right(self, said, shapes):
+        """For each output whether Keras would see this shape, and saw the right one before."""
+        if said is None or len(said) != len(shapes):
+            return [False] * len(shapes)
+        trios = zip(self._is_said, said, shapes, strict=True)
+        return [before and ours == theirs for before, ours, theirs in trios]
+
     def _says(self, shapes, values):
-        """Whether Keras would see these shapes, if it saw right ones before."""
-        return not self._says_shapes or self._said(self.new, values) == shapes
+        """Whether Keras would see these shapes, where it saw right ones before."""
+        is_any = any(self._is_said)
+        return not is_any or self._right(self._said(self.new, values), shapes) == self._is_said
 
     def is_said_by_config(self, choice):
         """Whether the config of the layer makes one that computes the same with its weights."""

@@ -150,7 +150,11 @@ def walk(traced, input_shapes):
                 lambda leaf: known.get(leaf, leaf) if _is_tensor(leaf) else leaf,
                 (list(call.args), call.kwargs),
             )
-            outputs = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+            said = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+            outputs = [
+                one if tensor.sized is None else keras.KerasTensor(tensor.shape, tensor.dtype)
+                for one, tensor in zip(said, call.outputs, strict=True)
+            ]
         known.update(zip(call.outputs, outputs, strict=True))
         yield call, shapes_of(call, lambda tensor: tuple(known[tensor].shape))
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling import any_size
+from tfprune.coupling.actual_shapes import with_actual_shapes
 from tfprune.coupling.calls import Call, Passed, Tensor, Trace
 from tfprune.coupling.composite import filled, is_opened, open_composite
 from tfprune.coupling.failures import no_graph, not_recorded
@@ -231,11 +232,13 @@ class _Tracer:
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
             else:
+                opened = self._composite
                 if inside.in_place:  # to try others of the class in other ways takes long
                     self.classes_in_place.add(type(operation))
-                opened = self._in_place if inside.in_place else self._composite
+                    call, opened = with_actual_shapes(call), self._in_place
                 if is_composite(operation) or _passes_units(call, inside):
                     return (yield from opened(call, inside))
+        call = with_actual_shapes(call)
         yield call
         return call.outputs
 
