@@ -106,6 +106,10 @@ class Labels:
         self.count += size
         return labels
 
+    def is_literal(self, call):
+        """Whether a call is made in a layer whose sizes are numbers in its code."""
+        return any(id(parent) in self.literal for parent in call.parents)
+
     def along_axes(self, array):
         """The labels along each axis of an array among the arguments of a call.
 

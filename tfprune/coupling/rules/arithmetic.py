@@ -46,7 +46,7 @@ class Elementwise(Rule):
         A constant that is the same all along an axis has as many positions as its code makes, so
         it fixes none; whether the code follows is shown by running it, see `resized_proofs`.
         """
-        is_literal = any(id(parent) in labels.literal for parent in call.parents)
+        is_literal = labels.is_literal(call)
         (output,), (result,) = call.outputs, outputs
         rank, reason = len(output.shape), f"{call.operation.name!r} joins it with fixed channels"
         found = [

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.base import rule
 from tfprune.coupling.rules.blocks import counts_along
 from tfprune.coupling.rules.data_movement import DataMovement
@@ -201,7 +202,24 @@ class RepeatVector(DataMovement):
 
 @rule(*_keras.operation_classes("BroadcastTo"))
 class BroadcastTo(DataMovement):
-    """The same positions again and again along axes of size 1 and new ones in front."""
+    """The same positions again and again along axes of size 1 and new ones in front.
+
+    In a layer that stays what it is, units begin on the first of these axes, such as heads that one
+    mask is for: whether the code follows is shown by running it, see `resized_proofs`.
+    """
+
+    def label(self, call, inputs, labels):
+        (output,), (result,) = call.outputs, super().label(call, inputs, labels)
+        rank = len(output.shape)
+        before = (1,) * (rank - len(call.inputs[0].shape)) + tuple(call.inputs[0].shape)
+        spread = [a for a in range(1, rank) if before[a] == 1 and output.shape[a] != 1]
+        is_fixed = call.in_place and result.size == 1 and (result == FIXED).all()
+        if not is_fixed or not spread or labels.is_literal(call):
+            return [result]
+        labels.took_constants = True
+        result = placed(labels.fresh(output.shape[spread[0]]), spread[0] - 1, rank - 1)
+        call.memo["shapes"] = [result.shape]
+        return [result]
 
     def moved(self, call, arrays, number):
         rank = len(call.outputs[0].shape)
