@@ -55,6 +55,8 @@ from tfprune._keras.layers import (
     changed_kernels,
     count_weights,
     guarded_variables,
+    let_infer_shapes,
+    let_say_shapes,
     named_layers,
     own_trainable_variables,
     recurrent_states,

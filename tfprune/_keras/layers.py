@@ -98,6 +98,25 @@ def _unmade(cls):
     return cls.__new__(cls)
 
 
+def let_infer_shapes(layer):
+    """Lets Keras run the `call` of a layer for the shapes of its outputs, whatever its class says.
+
+    Returns:
+        Whether its class says them by itself; otherwise nothing is changed.
+    """
+    says = type(layer).compute_output_shape is not keras.Layer.compute_output_shape
+    is_asked = type(layer).compute_output_spec is keras.Layer.compute_output_spec
+    if says and is_asked:
+        by_running = keras.Layer.compute_output_shape.__get__(layer)
+        vars(layer)["compute_output_shape"] = by_running
+    return says and is_asked
+
+
+def let_say_shapes(layer):
+    """Lets the class of a layer say the shapes of its outputs again, see `let_infer_shapes`."""
+    vars(layer).pop("compute_output_shape", None)
+
+
 def attention_projections(layer):
     """The projections of an attention layer by name: query, key, value, attention_output, gate."""
     return {part.name: part for part in layer._layers if isinstance(part, keras.layers.EinsumDense)}

@@ -49,6 +49,21 @@ def settle_numbers(opened, before, new, sizes, known=None):
             return True
     changes = _changes(options)
     enough = _WRONG if sizes.kept_units.grown else _RIGHT  # values of new units come later
+    choice, reached = _best(options, changes, trials, enough)
+    if reached < enough and trials.says_wrong and _keras.let_infer_shapes(new):
+        trials.forget()
+        choice, reached = _best(options, changes, trials, enough)
+        if reached < enough:
+            _keras.let_say_shapes(new)
+    if reached == _RIGHT and known is not None:
+        choice = _said_by_config(choice, changes, trials)
+        known.setdefault(key, []).append(choice)
+    _set(new, choice)
+    return None if reached[0] == 0 else reached == _RIGHT
+
+
+def _best(options, changes, trials, enough):
+    """The choice with which the layer comes furthest, and how far it comes."""
     choice, reached = None, (-1,)
     for index in (0, -1):  # all new, all as before
         start = {place: values[index] for place, values in options.items()}
@@ -56,11 +71,7 @@ def settle_numbers(opened, before, new, sizes, known=None):
         choice, reached = max((choice, reached), found, key=lambda pair: pair[1])
         if reached >= enough:
             break
-    if reached == _RIGHT and known is not None:
-        choice = _said_by_config(choice, changes, trials)
-        known.setdefault(key, []).append(choice)
-    _set(new, choice)
-    return None if reached[0] == 0 else reached == _RIGHT
+    return choice, reached
 
 
 class _Trials:
@@ -69,11 +80,12 @@ class _Trials:
     Attributes:
         new: The layer.
         examples: For some sizes of what is dynamic, inputs and the outputs that are right.
+        says_wrong: Whether only the shapes that the layer's class says were wrong with a choice.
     """
 
     def __init__(self, opened, before, new, sizes):
         self.opened, self.new = opened, new
-        self.examples, self._reached = [], {}
+        self.examples, self._reached, self.says_wrong = [], {}, False
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
         self._is_said = [True] * len(outputs)  # whether its class says the right shape
@@ -103,19 +115,27 @@ class _Trials:
             self._reached[key] = self._run(choice)
         return self._reached[key]
 
+    def forget(self):
+        """Forgets how far the layer came, since it was changed."""
+        self._reached = {}
+
     def _run(self, choice):
         _set(self.new, choice)
-        is_right = True
+        is_right = is_said = True
         for kept, wanted in self.examples:
             try:
                 found = self._outputs(self.new, kept)
             except Exception as error:  # the layer's own code may fail in any way
                 return (0, _lines(error, self.new))
             shapes = [array.shape for array in wanted]
-            if [array.shape for array in found] != shapes or not self._says(shapes, kept):
+            if [array.shape for array in found] != shapes:
                 return (0, (np.inf,))
             pairs = zip(found, wanted, strict=True)
             is_right &= all(np.allclose(a, b, 1e-3, 1e-5) for a, b in pairs)
+            is_said &= self._says(shapes, kept)
+        self.says_wrong |= is_right and not is_said
+        if not is_said:
+            return (0, (np.inf,))
         return _RIGHT if is_right else _WRONG
 
     def _outputs(self, layer, values):
