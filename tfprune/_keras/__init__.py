@@ -129,6 +129,7 @@ from tfprune._keras.variables import (
     forbid_reading,
     guard,
     is_being_read,
+    is_constant,
     is_finite,
     is_guarded,
     is_index,

@@ -122,27 +122,14 @@ def _traced_in_place(layer, args, kwargs):
 
     If the layers inside that hold no others cannot be called on symbolic tensors, as when they say
     a wrong output shape, their calls are looked into as well. Layers inside whose own calls fail
-    are not looked into: they are calls of the graph as they are.
+    are not looked into: they are calls of the graph as they are. Sizes are preferred with which
+    the layers inside can be called.
     """
-    parts = _keras.all_layers(layer)
-    has_own = any(not _keras.is_stock(type(part)) for part in parts[1:])
-    has_indices = any(_keras.is_index(weight) for part in parts for weight in part.weights)
-    all_sizes = any_size.static_sizes(layer, tensors_in((args, kwargs)))
     first, closed = None, list(_closed.get(layer, ()))
+    all_sizes = any_size.static_sizes(layer, tensors_in((args, kwargs)))
     while True:
-        failed = found = None
-        ways = (False, True)[: 1 + has_indices], (False, True)[: 1 + has_own], all_sizes
-        for with_indices, deeply, sizes in itertools.product(*ways):
-            run = _run(layer)
-            try:
-                inside = run.traced_in_place(args, kwargs, sizes, deeply, closed, with_indices)
-            except NotTracedError as error:
-                first, failed = first or error, failed or run.failed
-            else:
-                found = found or inside
-                if run.can_call_parts(inside):
-                    found = inside
-                    break
+        found, failed, errors = _traced_with_any(layer, args, kwargs, all_sizes, closed)
+        first = first or next(iter(errors), None)
         if found is not None:
             if closed:
                 _closed[layer] = weakref.WeakSet(closed)
@@ -153,8 +140,43 @@ def _traced_in_place(layer, args, kwargs):
         all_sizes = any_size.STATIC_SIZES  # others did not help
 
 
+def _traced_with_any(layer, args, kwargs, all_sizes, closed):
+    """The `Inside` of a layer for the first sizes, and in the first way, for which there is one.
+
+    Returns:
+        The `Inside` or None, the first layer inside whose call failed or None, and the errors.
+    """
+    has_own = any(not _keras.is_stock(type(part)) for part in _keras.all_layers(layer)[1:])
+    found = failed = None
+    errors, with_weights_outside = [], set()
+    ways = itertools.product((False, True), (False, True)[: 1 + has_own], all_sizes)
+    before = _ways.get(layer)
+    for way in ways if before is None else (before, *ways):
+        with_constants, deeply, sizes = way
+        is_other = with_constants and way != before
+        if is_other and (found is not None or sizes not in with_weights_outside):
+            continue
+        run = _run(layer)
+        try:
+            inside = run.traced_in_place(args, kwargs, sizes, deeply, closed, with_constants)
+        except NotTracedError as error:
+            errors.append(error)
+            failed = failed or run.failed
+            if run.is_outside:
+                with_weights_outside.add(sizes)
+            continue
+        found = found or inside
+        if run.can_call_parts(inside):
+            _ways[layer] = way
+            return inside, failed, errors
+    return found, failed, errors
+
+
 _closed = weakref.WeakKeyDictionary()
 """For layers that were traced in place, the layers inside whose own calls fail."""
+
+_ways = weakref.WeakKeyDictionary()
+"""For layers that were traced in place, how: this is tried first when they are traced again."""
 
 
 def _run(layer):

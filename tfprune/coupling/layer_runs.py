@@ -26,7 +26,8 @@ class Inside:
         nodes: The calls inside, in an order in which they can run.
         originals: For each object of the copy, such as a layer or variable, by id, the original.
         problem: Why the nodes are no graph by themselves, or None.
-        weights: Pairs of a symbolic tensor and the weight of the layer for which it stands.
+        weights: Pairs of a symbolic tensor and the weight of the layer for which it stands, or the
+            constant.
         in_place: Whether the graph holds for sizes of the inputs which are numbers, takes the
             layer's own weights, or differs in training, so that it cannot replace the layer.
         is_for_inference: Whether `call` does something else in training, which the graph, where it
@@ -56,6 +57,8 @@ class LayerRun:
 
     Attributes:
         failed: After a run in place that failed, the layer inside whose call did, or None.
+        is_outside: After such a run, whether something was computed with weights outside of the
+            graph.
         training: The argument `training` of `call`, where it is passed; by default that of
             inference, if it is needed.
     """
@@ -63,6 +66,7 @@ class LayerRun:
     def __init__(self, layer, copy, originals):
         self.layer, self.copy, self.originals = layer, copy, originals
         self.failed, self.calling, self.training = None, [], None
+        self.is_outside, self._looked_up = False, None
         call = inspect.getattr_static(own_class(copy), "call")
         call = getattr(call, "python_function", call)  # that of a `tf.function`
         self.call = call.__get__(copy, type(copy))
@@ -105,13 +109,14 @@ class LayerRun:
         return inside
 
     def traced_in_place(
-        self, args, kwargs, sizes, deeply=False, closed=(), with_indices=False
+        self, args, kwargs, sizes, deeply=False, closed=(), with_constants=False
     ):
         """The `Inside` for one set of sizes, in which own weights are tensors too.
 
         The calls of composite layers inside are part of it, not only those of the layer; with
-        `deeply`, those of all layers of users' classes; not of those in `closed`. The weights are
-        those of floating-point numbers; with `with_indices`, those of whole numbers too.
+        `deeply`, those of all layers of users' classes; not of those in `closed`. With
+        `with_constants`, calls of layers on constants are part of it too, such as embeddings of all
+        positions, and weights of whole numbers are tensors as well.
         """
         left = {id(inner) for part in closed for inner in _keras.all_layers(part)}
         inlined = [
@@ -124,8 +129,13 @@ class LayerRun:
         weights = tuple(
             (tensor, self.originals[id(variable)])
             for part in [self.copy, *inlined]
-            for variable, tensor in _keras.symbolic_weights(part, with_indices)
+            for variable, tensor in _keras.symbolic_weights(part, with_constants)
         )
+        for part in [self.copy, *inlined] if with_constants else ():
+            for stock in _keras.sub_layers(part):
+                if stock.weights and _keras.is_stock(type(stock)):
+                    call = functools.partial(type(stock).__call__, stock)
+                    _keras.call_directly(stock, functools.partial(self._on_constants, call))
         inside, constants = self.traced_once(args, kwargs, sizes, weights)
         self._check_problem(inside)
         self._run_on_weights(inside)
@@ -135,13 +145,30 @@ class LayerRun:
             if not any_size.is_equal(constants, others):
                 node = _node_where_changed(inside, others, constants)
                 self.failed = self.originals.get(id(_keras.part_of(node)))
+                self.is_outside = True
                 why = "it computes with values of weights, or at random, outside of its graph"
                 raise NotTracedError(self.layer, why)
         return inside
 
+    def _on_constants(self, call, *args, **kwargs):
+        """Calls a layer on symbolic tensors in place of constants, if it gets no others."""
+        leaves = keras.tree.flatten((args, kwargs))
+        if self._looked_up is None or any(map(_keras.is_symbolic, leaves)):
+            return call(*args, **kwargs)
+        stand_ins = {id(leaf): _stand_in(leaf) for leaf in leaves if _keras.is_constant(leaf)}
+        values = {id(leaf): leaf for leaf in leaves}
+        self._looked_up += [(tensor, values[key]) for key, tensor in stand_ins.items()]
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: stand_ins.get(id(leaf), leaf), (args, kwargs)
+        )
+        return call(*args, **kwargs)
+
     def _run_on_weights(self, inside):
         """Runs what is computed of weights alone, which fails if they are too short."""
-        values = {id(tensor): _keras.raw(weight) for tensor, weight in inside.weights}
+        values = {
+            id(tensor): _keras.raw(weight) if isinstance(weight, keras.Variable) else weight
+            for tensor, weight in inside.weights
+        }
         for node in inside.nodes:
             arguments = list(node.arguments.args), dict(node.arguments.kwargs)
             leaves = keras.tree.flatten(arguments)
@@ -197,11 +224,14 @@ class LayerRun:
 
     def _inside(self, inputs, outputs, weights=None):
         """The `Inside` of a run, and the constant tensors that its calls take."""
+        looked_up, self._looked_up = self._looked_up or [], None
+        weights = None if weights is None else (*weights, *looked_up)
         nodes, constants, problem = _keras.nodes_between(
             [*inputs, *(tensor for tensor, _ in weights or ())],
             [leaf for leaf in keras.tree.flatten(outputs) if _keras.is_symbolic(leaf)],
             with_variables=weights is not None,
         )
+        constants += [value for _, value in looked_up]
         _check_built(self.layer, [node.operation for node in nodes], self.originals)
         inside = Inside(
             inputs, outputs, nodes, self.originals, problem, weights or (), weights is not None
@@ -260,7 +290,7 @@ class LayerRun:
             weights: In place, pairs of a symbolic tensor and the weight for which it stands.
         """
         args, kwargs = self._placeholders(args, kwargs, sizes)
-        inputs = symbolic((args, kwargs))
+        inputs, self._looked_up = symbolic((args, kwargs)), []
         try:
             shapes = contextlib.nullcontext() if sizes is None else _keras.inferring_shapes()
             functions = _keras.tensorflow_on_symbols(weights is not None)
@@ -334,6 +364,12 @@ def _node_where_changed(inside, before, after):
         if changed.intersection(map(id, leaves)):
             return node
     return None
+
+
+def _stand_in(constant):
+    """A symbolic tensor for a constant."""
+    dtype = keras.backend.standardize_dtype(constant.dtype)
+    return keras.Input(batch_shape=tuple(constant.shape), dtype=dtype)
 
 
 def _zeros(leaf):

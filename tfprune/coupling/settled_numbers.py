@@ -88,7 +88,7 @@ class _Trials:
         self.examples, self._reached, self.says_wrong = [], {}, False
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
-        self._is_said = [True] * len(outputs)  # whether its class says the right shape
+        self._said_axes = None  # for each output the axes whose size its class says rightly
         own_sizes = any_size.static_sizes(opened.operation, opened.inputs)
         for number, static_sizes in enumerate([any_size.OTHER_SIZES, *own_sizes]):
             if number > len(any_size.STATIC_SIZES) and self.examples:
@@ -103,7 +103,10 @@ class _Trials:
                 for array, counts in zip(expected, map(_unit_counts(sizes), outputs), strict=True)
             ]
             shapes = [array.shape for array in expected]
-            self._is_said = self._right(self._said(before, inputs), shapes)
+            found = _equal_axes(self._said(before, inputs), shapes)
+            if self._said_axes is not None:
+                found = [a & b for a, b in zip(self._said_axes, found, strict=True)]
+            self._said_axes = found
             self.examples.append((kept, wanted))
 
     def reached(self, choice):
@@ -158,17 +161,12 @@ class _Trials:
             return None
         return [tuple(each.shape) for each in itertools.compress(outputs, self._is_used)]
 
-    def _right(self, said, shapes):
-        """For each output whether Keras would see this shape, and saw the right one before."""
-        if said is None or len(said) != len(shapes):
-            return [False] * len(shapes)
-        trios = zip(self._is_said, said, shapes, strict=True)
-        return [before and ours == theirs for before, ours, theirs in trios]
-
     def _says(self, shapes, values):
         """Whether Keras would see these shapes, where it saw right ones before."""
-        is_any = any(self._is_said)
-        return not is_any or self._right(self._said(self.new, values), shapes) == self._is_said
+        if not any(self._said_axes):
+            return True
+        found = _equal_axes(self._said(self.new, values), shapes)
+        return all(a <= b for a, b in zip(self._said_axes, found, strict=True))
 
     def is_said_by_config(self, choice):
         """Whether the config of the layer makes one that computes the same with its weights."""
@@ -182,6 +180,16 @@ class _Trials:
             return repr(keras.saving.serialize_keras_object(self.new)["config"])
         except Exception:  # the layer's own code may fail in any way
             return None
+
+
+def _equal_axes(said, shapes):
+    """For each output the set of axes along which it has the size that is said."""
+    if said is None or len(said) != len(shapes):
+        return [set()] * len(shapes)
+    return [
+        {axis for axis, size in enumerate(ours) if len(ours) == len(theirs) and size == theirs[axis]}
+        for ours, theirs in zip(said, shapes, strict=True)
+    ]
 
 
 def _symbolic(leaf):

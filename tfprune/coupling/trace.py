@@ -306,11 +306,13 @@ class _Tracer:
 
         yield from self.calls_inside(inside, known, parents, name_of)
         for tensor, output in zip(keras.tree.flatten(inside.outputs), call.outputs, strict=True):
-            if id(tensor) in known:
-                yield passed(known[id(tensor)], output, layer)
-            else:  # a constant, or None
-                array = np.full((1,) * len(output.shape), np.nan)
-                yield Call(Spread(array, f"{prefix}_makes"), (), {}, (output,), parents)
+            made = known.get(id(tensor))
+            if isinstance(made, Tensor):
+                yield passed(made, output, layer)
+                continue
+            if made is None:  # a constant, or None
+                made = np.full((1,) * len(output.shape), np.nan)
+            yield Call(Spread(made, f"{prefix}_makes"), (), {}, (output,), parents)
         return call.outputs
 
     def _weights(self, layer, inside):
@@ -326,7 +328,8 @@ class _Tracer:
         }
         taken.update({id(t): weight for t, weight in inside.weights if id(t) in leaves})
         return {
-            key: self.weight_axes.of(owners[id(weight)], weight) for key, weight in taken.items()
+            key: self.weight_axes.of(owners.get(id(weight)), weight)
+            for key, weight in taken.items()
         }
 
     def calls_inside(self, inside, known, parents, name_of):
@@ -352,7 +355,7 @@ class _Tracer:
         """Arguments with a tensor in place of each weight, for a layer that has some itself."""
         tensors = {}
         for leaf in keras.tree.flatten(structure):
-            if isinstance(leaf, WeightArray) and leaf.ndim > 1:
+            if isinstance(leaf, WeightArray) and (leaf.ndim > 1 or set(leaf.axes) == {None}):
                 tensors[id(leaf)] = Tensor(leaf.shape, leaf.dtype.name)
                 spread = Spread(leaf, f"{operation.name}_takes")
                 yield Call(spread, (), {}, (tensors[id(leaf)],), parents, in_place=True)

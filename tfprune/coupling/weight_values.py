@@ -49,9 +49,9 @@ class WeightAxes:
         self.count = self.first
 
     def of(self, layer, weight):
-        """The `WeightArray` of a weight of a layer; one of whole numbers has no units."""
-        if _keras.is_index(weight):
-            value = keras.ops.convert_to_numpy(_keras.raw(weight))
+        """The `WeightArray` of a weight of a layer; constants and whole numbers have no units."""
+        if not isinstance(weight, keras.Variable) or _keras.is_index(weight):
+            value = keras.ops.convert_to_numpy(weight)
             return weight_array(value, [None] * value.ndim)
         axes = []
         for axis, size in enumerate(weight.shape):
