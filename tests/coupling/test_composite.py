@@ -241,6 +241,20 @@ class Windows(Composite):
         return ops.reshape(x, (batch, height, width, 4))
 
 
+class WindowsByTheirNumber(Composite):
+    """Puts windows together whose number alone is known, and not how large an image was."""
+
+    def call(self, images):
+        batch, height, width, channels = ops.shape(images)
+        x = ops.reshape(images, (batch, height // 4, 4, width // 4, 4, channels))
+        x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 16, channels))
+        x = self.narrow(self.wide(x))
+        batch = ops.shape(x)[0] // ((height // 4) * (width // 4))
+        x = ops.reshape(x, (batch, height // 4, width // 4, 4, 4, -1))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(x, (batch, height, width, -1))
+
+
 class Causal(Composite):
     """Adds what depends on the length."""
 
@@ -286,9 +300,10 @@ def test_sizes_that_are_read_are_left_open(name, length, dtype):
         np.testing.assert_allclose(small(x), model(x), rtol=tolerance, atol=tolerance)
 
 
-def test_windows_of_images():
+@pytest.mark.parametrize("cls", [Windows, WindowsByTheirNumber])
+def test_windows_of_images(cls):
     inputs = keras.Input((8, 12, 3))
-    block = Windows(name="windows")
+    block = cls(name="windows")
     block.wide.build((None, 16, 3))
     block.narrow.build((None, 16, 8))
     block.built = True

@@ -156,14 +156,14 @@ def is_index(weight):
     return keras.backend.standardize_dtype(weight.dtype) in ("int32", "int64")
 
 
-def symbolic_weights(layer, with_whole_numbers=False):
+def symbolic_weights(layer, with_indices=False):
     """Puts a symbolic tensor in the place of each float weight that a layer of a copy holds itself.
 
     Those in lists and dicts among its attributes are found too.
 
     Args:
         layer: The layer.
-        with_whole_numbers: Whether to do so with weights of whole numbers too.
+        with_indices: Whether to do so with weights of whole numbers too.
 
     Returns:
         A list of pairs of the weight and the tensor.
@@ -184,7 +184,7 @@ def symbolic_weights(layer, with_whole_numbers=False):
         items = () if kind is None else values.items() if kind is dict else enumerate(values)
         for key, value in list(items):
             if isinstance(value, keras.Variable) and (
-                keras.backend.is_float_dtype(value.dtype) or (with_whole_numbers and is_index(value))
+                keras.backend.is_float_dtype(value.dtype) or (with_indices and is_index(value))
             ):
                 target = vars(layer) if values is own else values
                 kind.__setitem__(target, key, tensor_of(value))  # past the tracker of Keras

@@ -25,8 +25,8 @@ Fewer steps where it takes no more, and more examples where those of a batch are
 OTHER_SIZES = (3, 6)
 """Sizes that such a layer is run with too, when it has become smaller."""
 
-_MOST_OWN_SIZES = 6
-"""How many other sizes are tried that a layer may demand."""
+_MOST_DEMANDED = 6
+"""How many sizes are tried that a layer may demand."""
 
 _CHECKED = (5, 16)
 
@@ -38,25 +38,32 @@ class DependsOnSizeError(ValueError):
 def static_sizes(layer, tensors):
     """The sizes to trace a layer with that stays what it is, in the order in which they are tried.
 
-    After `STATIC_SIZES` come those that the layer may demand: of its weights, as where positions
-    are added to each step, and of the inputs of models inside.
-
     Args:
         layer: The layer.
         tensors: The tensors that it is called on.
 
     Returns:
-        A list of pairs of the size of the batch and of any other dynamic axis.
+        A list of pairs of the size of the batch and of any other dynamic axis: `STATIC_SIZES`, then
+        those that the layer may demand.
     """
     if not any(None in tensor.shape[1:] for tensor in tensors):
         return list(STATIC_SIZES)
+    found = [(STATIC_SIZES[0][0], size) for size in demanded_sizes(layer)]
+    return [*STATIC_SIZES, *(sizes for sizes in found if sizes not in STATIC_SIZES)]
+
+
+def demanded_sizes(layer):
+    """Sizes of dynamic axes that a layer may demand, at most six.
+
+    They are those of the inputs of models inside, and those of its weights, as where positions are
+    added to each step.
+    """
     parts = _keras.all_layers(layer)
     graphs = [graph for graph in map(_keras.functional, parts) if graph is not None]
     given = [tensor.shape[1:] for graph in graphs for tensor in graph.inputs]
     own = [weight.shape for part in parts for weight in part.weights]
-    wanted = [size for shape in (*given, *own) for size in shape if size is not None and size > 1]
-    found = [(STATIC_SIZES[0][0], size) for size in dict.fromkeys(wanted)]
-    return [*STATIC_SIZES, *[each for each in found if each not in STATIC_SIZES][:_MOST_OWN_SIZES]]
+    found = [size for shape in (*given, *own) for size in shape if size is not None and size > 1]
+    return list(dict.fromkeys(found))[:_MOST_DEMANDED]
 
 
 def is_runnable(nodes):

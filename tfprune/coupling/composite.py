@@ -166,10 +166,30 @@ def _traced_with_any(layer, args, kwargs, all_sizes, closed):
                 with_weights_outside.add(sizes)
             continue
         found = found or inside
-        if run.can_call_parts(inside):
+        if _can_call_parts(inside):
             _ways[layer] = way
             return inside, failed, errors
     return found, failed, errors
+
+
+def _can_call_parts(inside):
+    """Whether layers of users' classes in a graph with numbers as sizes can be called there."""
+
+    def zeros(leaf):
+        is_tensor = _keras.is_symbolic(leaf) and leaf.dtype != "string"
+        return keras.ops.zeros(leaf.shape, leaf.dtype) if is_tensor else leaf
+
+    for node in inside.nodes:
+        layer = inside.originals.get(id(node.operation))
+        if layer is None or _keras.is_stock(type(layer)) or not getattr(layer, "weights", ()):
+            continue
+        arguments = list(node.arguments.args), dict(node.arguments.kwargs)
+        args, kwargs = keras.tree.map_structure(zeros, arguments)
+        try:
+            _keras.called_in_inference(node.operation, args, kwargs)
+        except Exception:  # the layer's own code may fail in any way
+            return False
+    return True
 
 
 _closed = weakref.WeakKeyDictionary()

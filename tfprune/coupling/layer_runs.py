@@ -108,9 +108,7 @@ class LayerRun:
         self._check(inside, args, kwargs)
         return inside
 
-    def traced_in_place(
-        self, args, kwargs, sizes, deeply=False, closed=(), with_constants=False
-    ):
+    def traced_in_place(self, args, kwargs, sizes, deeply=False, closed=(), with_constants=False):
         """The `Inside` for one set of sizes, in which own weights are tensors too.
 
         The calls of composite layers inside are part of it, not only those of the layer; with
@@ -184,20 +182,6 @@ class LayerRun:
                 why = f"{_keras.line_of(node)}{type(error).__name__}: {core(str(error))}"
                 raise NotTracedError(self.layer, why) from error
             values.update(zip(map(id, node.outputs), found, strict=True))
-
-    def can_call_parts(self, inside):
-        """Whether layers of users' classes in a graph with numbers as sizes can be called there."""
-        for node in inside.nodes:
-            layer = self.originals.get(id(node.operation))
-            if layer is None or _keras.is_stock(type(layer)) or not getattr(layer, "weights", ()):
-                continue
-            arguments = list(node.arguments.args), dict(node.arguments.kwargs)
-            args, kwargs = keras.tree.map_structure(_zeros, arguments)
-            try:
-                _keras.called_in_inference(node.operation, args, kwargs)
-            except Exception:  # the layer's own code may fail in any way
-                return False
-        return True
 
     def _is_inlined(self, part, deeply):
         original = self.originals[id(part)]
@@ -370,11 +354,6 @@ def _stand_in(constant):
     """A symbolic tensor for a constant."""
     dtype = keras.backend.standardize_dtype(constant.dtype)
     return keras.Input(batch_shape=tuple(constant.shape), dtype=dtype)
-
-
-def _zeros(leaf):
-    is_tensor = _keras.is_symbolic(leaf) and leaf.dtype != "string"
-    return keras.ops.zeros(leaf.shape, leaf.dtype) if is_tensor else leaf
 
 
 def tensors_in(structure):

@@ -187,7 +187,11 @@ def _equal_axes(said, shapes):
     if said is None or len(said) != len(shapes):
         return [set()] * len(shapes)
     return [
-        {axis for axis, size in enumerate(ours) if len(ours) == len(theirs) and size == theirs[axis]}
+        {
+            axis
+            for axis, size in enumerate(ours)
+            if len(ours) == len(theirs) and size == theirs[axis]
+        }
         for ours, theirs in zip(said, shapes, strict=True)
     ]
 

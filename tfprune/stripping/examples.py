@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.coupling.any_size import demanded_sizes
 from tfprune.coupling.failures import core
 from tfprune.coupling.trace import call_arguments, input_structure, trace
 from tfprune.exporting.checks import unpacked_batches
@@ -13,7 +14,10 @@ _EXAMPLES = 4
 _BATCH = 32  # of examples that are given
 
 _SIZES = ((16,), (11, 13, 9), (32, 48, 32), (8,), (64,), (128,), (4,), (2,))
-"""What dynamic axes are tried with, in order; the last number stands for all axes after it."""
+"""What dynamic axes are tried with, in order; the last number stands for all axes after it.
+
+Then, if the model takes none of these, sizes of its weights.
+"""
 
 
 def random_batches(model, sizes=2):
@@ -42,7 +46,10 @@ def random_batches(model, sizes=2):
     known = _known_values(model, tensors)
     dynamic = any(None in tensor.shape[1:] for tensor in tensors)
     found, failure = [], None
-    for size in _SIZES if dynamic else _SIZES[:1]:
+    demanded = [(size,) for size in demanded_sizes(model) if (size,) not in _SIZES]
+    for size in (*_SIZES, *demanded) if dynamic else _SIZES[:1]:
+        if size in demanded and found:
+            break
         batches, error = _accepted(model, run, tensors, known, size)
         found += batches
         failure, sizes = failure or error, sizes - bool(batches)
