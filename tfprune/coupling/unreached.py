@@ -53,7 +53,7 @@ def unreached_parts(model, traced):
     for call in traced.calls:
         inside = isinstance(call.operation, keras.layers.Layer)
         reached.update(map(id, _keras.all_layers(call.operation) if inside else ()))
-    used = {variable for variable, _ in traced.weight_axes.starts}
+    used = traced.weight_axes.taken
     found = []
     for holder, stays in holders:
         parts = list(_not_in(reached, holder))

@@ -34,6 +34,7 @@ class WeightAxes:
         first: The smallest number. Those below it belong to other weights.
         starts: For each axis of a weight, as the ids of the layer and weight and the axis, the
             layer, the weight, the axis and the number of the first position.
+        taken: The ids of the weights, with units or without.
         count: One more than the largest number; 0 stands for what is fixed.
         ties: Pairs of arrays of numbers of the same unit, each with the reason.
         pins: Arrays of numbers that cannot be removed, each with the reason.
@@ -41,6 +42,7 @@ class WeightAxes:
 
     first: int = 1
     starts: dict = field(default_factory=dict)
+    taken: set = field(default_factory=set)
     count: int = field(init=False)
     ties: list = field(default_factory=list)
     pins: list = field(default_factory=list)
@@ -50,6 +52,7 @@ class WeightAxes:
 
     def of(self, layer, weight):
         """The `WeightArray` of a weight of a layer; constants and whole numbers have no units."""
+        self.taken.add(id(weight))
         if not isinstance(weight, keras.Variable) or _keras.is_index(weight):
             value = keras.ops.convert_to_numpy(weight)
             return weight_array(value, [None] * value.ndim)
