@@ -10,7 +10,9 @@ from tfprune import criteria, layers
 CLASSES = [
     getattr(criteria, name)
     for name in criteria.__all__
-    if isinstance(getattr(criteria, name), type) and name not in ("Criterion", "Function")
+    if isinstance(getattr(criteria, name), type)
+    and issubclass(getattr(criteria, name), criteria.Criterion)
+    and name not in ("Criterion", "Function")
 ]
 
 

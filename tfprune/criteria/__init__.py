@@ -11,6 +11,7 @@ from tfprune.criteria import activations, freezing, units, weights
 from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.criterion import Criterion, Function
+from tfprune.criteria.sparsegpt import SparseGPT
 from tfprune.criteria.weight_based import (
     FPGM,
     L1,
@@ -35,6 +36,7 @@ __all__ = [
     "Magnitude",
     "Random",
     "SecondOrder",
+    "SparseGPT",
     "Taylor",
     "TaylorActivation",
     "activations",

@@ -22,6 +22,9 @@ It returns an array of the weight's shape, higher = keep.
 | "wanda" | abs(w) times the norm of its input | x |
 | "lamp" | w^2 over the sum of larger squares | |
 
+`tfprune.prune_weights` also takes "sparsegpt", which scores elements and changes those that are
+kept; see `tfprune.criteria.SparseGPT`.
+
 A function of your own:
 
 >>> def far_from_one(weight):
@@ -32,7 +35,7 @@ array([0., 2.])
 
 import numpy as np
 
-from tfprune.criteria import arguments
+from tfprune.criteria import arguments, sparsegpt
 from tfprune.criteria.criterion import Criterion
 from tfprune.criteria.measuring import MEASURES
 
@@ -200,6 +203,10 @@ def grasp(weight, hessian_gradient):
 def wanda(weight, input_norm):
     """|w| times the norm ||x||_2 of the input feature that it is multiplied with.
 
+    The paper compares the elements of each output with one another: give
+    `pattern=tfprune.patterns.Unstructured(compare="output")` for that. By default those of the
+    whole weight are compared, as with other criteria.
+
     Args:
         weight: Array of any shape.
         input_norm: Array which broadcasts to that shape.
@@ -282,6 +289,13 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
+    if sparsegpt.find(identifier) is not None:
+        raise ValueError(
+            "SparseGPT does not only score elements, it changes those that are kept, layer after "
+            "layer, so nothing takes it but `tfprune.prune_weights(model, target, "
+            f'"{sparsegpt.NAME}", data=...)`. Received: criterion={identifier!r}. Call that before '
+            'training, or take another criterion, such as "wanda".'
+        )
     criterion = _REGISTRY.get(identifier)
     if isinstance(criterion, Criterion) and criterion.of_weight is None:
         raise ValueError(

@@ -3,10 +3,12 @@
 | pattern | what is pruned as a whole |
 |---|---|
 | `Unstructured()` | single elements |
+| `Unstructured(compare="output")` | single elements, equally many of each output |
 | `NM(keep=2, of=4)` | single elements, so that two of four consecutive inputs stay |
 | `Block((4, 1))` | blocks of four inputs x one output |
 
-N:M groups and blocks lie in the matrix form of a weight, inputs x outputs; see `matrix_axes`.
+Outputs, N:M groups and blocks lie in the matrix form of a weight, inputs x outputs; see
+`matrix_axes`.
 
 Example:
 
@@ -53,6 +55,6 @@ def get(identifier, argument="pattern"):
     Example:
 
     >>> get(None), get(serialize(NM(keep=2, of=4)))
-    (Unstructured(), NM(keep=2, of=4, axis=-2))
+    (Unstructured(compare='weight'), NM(keep=2, of=4, axis=-2))
     """
     return _REGISTRY.get(identifier, argument)

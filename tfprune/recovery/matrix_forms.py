@@ -6,12 +6,13 @@ A dense layer has a row for each position. A convolution has a row for each plac
 which holds the patch of inputs there. A depthwise convolution has a group for each channel.
 """
 
-import itertools
 import math
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfprune.criteria.patches import patches, same_paddings
 
 
 class Dense:
@@ -53,42 +54,18 @@ class _Windowed(Dense):
 
     def rows(self, inputs, outputs):
         """For each place of the window what each tap holds, channels last in it."""
-        window, groups = tuple(self.layer.kernel_size), self.shape[0]
-        sizes = tf.shape(outputs)[1:-1]
-        padded = tf.pad(inputs, self._paddings(inputs, sizes))
-        taps = [self._tap(padded, place, sizes) for place in itertools.product(*map(range, window))]
-        taps = tf.stack([tf.reshape(t, [-1, groups, t.shape[-1] // groups]) for t in taps], 2)
-        return tf.reshape(tf.transpose(taps, [1, 0, 2, 3]), [groups, -1, self.shape[1]])
-
-    def _strides_and_dilations(self):
-        values, rank = (self.layer.strides, self.layer.dilation_rate), len(self.layer.kernel_size)
-        return [(v,) * rank if isinstance(v, int) else tuple(v) for v in values]
-
-    def _paddings(self, inputs, sizes):
-        """Zeros before and after each axis, as TensorFlow's "same" has them."""
-        paddings = [[0, 0]]
-        strides, dilations = self._strides_and_dilations()
-        for axis, size in enumerate(self.layer.kernel_size):
-            reach = (size - 1) * dilations[axis] + 1
-            before = after = 0
-            if self.layer.padding == "causal":
-                before = reach - 1
-            elif self.layer.padding == "same":
-                covered = (sizes[axis] - 1) * strides[axis] + reach
-                missing = tf.maximum(covered - tf.shape(inputs)[axis + 1], 0)
-                before, after = missing // 2, missing - missing // 2
-            paddings.append([before, after])
-        return [*paddings, [0, 0]]
-
-    def _tap(self, padded, place, sizes):
-        """The inputs of one tap: every stride-th position from its place in the window."""
-        strides, dilations = self._strides_and_dilations()
-        index = [slice(None)]
-        for axis, offset in enumerate(place):
-            start = offset * dilations[axis]
-            end = start + (sizes[axis] - 1) * strides[axis] + 1
-            index.append(slice(start, end, strides[axis]))
-        return padded[tuple(index)]
+        layer = self.layer
+        window, rank = tuple(layer.kernel_size), len(layer.kernel_size)
+        strides, dilations = (
+            (value,) * rank if isinstance(value, int) else tuple(value)
+            for value in (layer.strides, layer.dilation_rate)
+        )
+        paddings = [(0, 0)] * rank
+        if layer.padding == "same":
+            paddings = same_paddings(inputs, window, strides, dilations)
+        elif layer.padding == "causal":
+            paddings = [((window[0] - 1) * dilations[0], 0)]
+        return patches(inputs, window, strides, dilations, paddings, self.shape[0])
 
 
 class Convolution(_Windowed):

@@ -1,9 +1,11 @@
 """Prunes single weights in one step."""
 
 from tfprune._tools.checks import check_model
+from tfprune.criteria.sparsegpt import find
 from tfprune.masks.skipping import warn_of_skipped
 from tfprune.weights.prunable import apply_masks, count_weights, select_weights, skipped_weights
 from tfprune.weights.pruning import PruningMethod
+from tfprune.weights.sparsegpt import SparseGPTMethod
 
 
 def prune_weights(
@@ -65,11 +67,21 @@ def prune_weights(
     True
     """
     check_model(model)
-    method = PruningMethod(
-        criterion, pattern=pattern, distribution=distribution, data=data, verbose=verbose
-    )
-    weights = select_weights(model, only, exclude)
-    masks = method.masks(model, weights, target, final=target)
-    apply_masks(model, weights, masks)
-    warn_of_skipped(skipped_weights(model, only, exclude))
+    options = {
+        "pattern": pattern,
+        "distribution": distribution,
+        "data": data,
+        "verbose": verbose,
+    }
+    skipped = {}
+    sparsegpt = find(criterion)
+    if sparsegpt is not None:
+        method = SparseGPTMethod(sparsegpt, **options)
+        weights, skipped = method.prune(model, select_weights(model, only, exclude), target)
+    else:
+        method = PruningMethod(criterion, **options)
+        weights = select_weights(model, only, exclude)
+        masks = method.masks(model, weights, target, final=target)
+        apply_masks(model, weights, masks)
+    warn_of_skipped({**skipped_weights(model, only, exclude), **skipped})
     return count_weights(weights)

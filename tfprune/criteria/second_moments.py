@@ -1,0 +1,209 @@
+"""Second moments of the inputs of weights, sum x x', over data: the Hessians of least squares.
+
+For outputs x W, the error of other weights W + D is tr(D' H D) with H = sum x x' over all rows x
+that the matrix W is multiplied with, examples and positions alike.
+"""
+
+import math
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from tfprune import _keras
+from tfprune._tools.finite import NotFiniteError
+from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
+from tfprune.criteria.matrix_products import NoProductError
+from tfprune.criteria.weight_uses import matrices_of, products_of
+
+ELEMENTS_AT_ONCE = 2**21
+"""How many elements of the rows are held at once."""
+
+IN_DOUBLE_PRECISION = 1024
+"""Up to how many inputs the sums are in double precision, which takes twice the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix of which a weight consists, all of it or a piece.
+
+    Attributes:
+        steps: How to get it out of the weight, as (groups, rows, columns); see `moved`.
+        groups, rows: Integers.
+        inputs: What it is multiplied with, as a set of numbers; two matrices with equal ones have
+            the same sums.
+    """
+
+    steps: tuple
+    groups: int
+    rows: int
+    inputs: frozenset
+
+
+@dataclass(eq=False)
+class Use:
+    """How a model uses a weight.
+
+    Attributes:
+        place: Integer, where in the order of the model it is used first.
+        matrices: A tuple of `Matrix`.
+        problem: Why it is not used in products with inputs alone, or None.
+    """
+
+    place: int = 0
+    matrices: tuple = ()
+    problem: str | None = None
+
+
+class _Run(DataPass):
+    """Runs the model with tensors of the graph in place of some weights."""
+
+    def __init__(self, model, variables):
+        super().__init__(model, variables, needs_loss=False)
+
+    def run(self, data, verbose=0):
+        """Runs the model over the data once; there are as many runs as blocks, each is traced."""
+        logger = tf.get_logger()
+        level = logger.level
+        logger.setLevel("ERROR")  # it would advise against tracing so often
+        try:
+            super().run(data, verbose)
+        finally:
+            logger.setLevel(level)
+
+    def substituted(self, x):
+        """The outputs, and the tensor that stood for each weight."""
+        variables = self.variables_read.items
+        tensors = [tf.identity(_keras.raw(variable)) for variable in variables]
+        reads = dict(zip(map(id, variables), tensors, strict=True))
+        with _keras.reading(reads), _keras.kernels_read_outside():
+            return self(x, training=False), tensors
+
+
+class _Uses(_Run):
+    def __init__(self, model, variables):
+        super().__init__(model, variables)
+        self.found = Untracked([])
+        (self.bad_outputs,) = accumulators([()], "bad_outputs").items
+
+    def add_batch(self, x, y, sample_weight, size):
+        outputs, tensors = self.substituted(x)
+        floats = [t for t in keras.tree.flatten(outputs) if _is_float(t)]
+        are_bad = [tf.reduce_any(~tf.math.is_finite(tf.convert_to_tensor(t))) for t in floats]
+        if are_bad:
+            self.bad_outputs.assign_add(tf.cast(tf.reduce_any(are_bad), "float32"))
+        order = {op.name: place for place, op in enumerate(tensors[0].graph.get_operations())}
+        numbers = {}
+        self.found.items = [
+            _use(tensor, tuple(variable.shape), order, numbers)
+            for tensor, variable in zip(tensors, self.variables_read.items, strict=True)
+        ]
+
+
+def _is_float(tensor):
+    return hasattr(tensor, "dtype") and keras.backend.is_float_dtype(tensor.dtype)
+
+
+def _use(tensor, shape, order, numbers):
+    use = Use(place=min((order[op.name] for op in tensor.consumers()), default=0))
+    try:
+        matrices = matrices_of(products_of(tensor), shape)
+    except NoProductError as error:
+        use.problem = str(error)
+        return use
+    use.matrices = tuple(
+        Matrix(
+            steps=steps,
+            groups=products[0].groups,
+            rows=products[0].row_size,
+            inputs=frozenset(numbers.setdefault(each.key, len(numbers)) for each in products),
+        )
+        for steps, products in matrices.items()
+    )
+    return use
+
+
+def weight_uses(model, variables, data, verbose=0):
+    """How a model uses weights, seen while it runs over data once.
+
+    Args:
+        model: The model.
+        variables: Weights of it that carry masks.
+        data, verbose: See `tfprune.criteria.measuring.measure`.
+
+    Returns:
+        A list of `Use`s.
+
+    Raises:
+        NotFiniteError: If data, weights or outputs are not finite.
+    """
+    run = _Uses(model, variables)
+    run.run(data, verbose)
+    if float(run.bad_outputs):
+        raise NotFiniteError(
+            f"The outputs of the model are NaN or infinite on the data. Received: "
+            f"model={model.name!r}, {int(run.bad_outputs)} batches with such outputs."
+        )
+    return run.found.items
+
+
+class _Moments(_Run):
+    def __init__(self, model, variables, wanted):
+        super().__init__(model, variables)
+        totals = {}
+        for matrices in wanted:
+            for matrix in matrices:
+                if matrix.inputs not in totals:
+                    shape = (matrix.groups, matrix.rows, matrix.rows)
+                    is_small = math.prod(shape) <= IN_DOUBLE_PRECISION**2
+                    dtype = "float64" if is_small else "float32"
+                    (total,) = accumulators([shape], "second_moments", dtype).items
+                    totals[matrix.inputs] = total
+        self.wanted = Untracked(wanted)
+        self.totals = Untracked([totals])
+
+    def add_batch(self, x, y, sample_weight, size):
+        _, tensors = self.substituted(x)
+        (totals,) = self.totals.items
+        missing = dict(totals)
+        for tensor, matrices in zip(tensors, self.wanted.items, strict=True):
+            products = products_of(tensor)
+            for matrix in matrices:
+                total = missing.pop(matrix.inputs, None)
+                for product in products if total is not None else ():
+                    if product.steps == matrix.steps:
+                        _add(total, product)
+
+
+def _add(total, product):
+    """Adds a batch, by as many examples at a time as memory should hold."""
+    examples, size = product.examples()
+    count = tf.shape(examples)[0]
+    step = tf.clip_by_value(ELEMENTS_AT_ONCE // tf.maximum(size, 1), 1, ELEMENTS_AT_ONCE)
+
+    def body(start):
+        rows = tf.cast(product.rows(examples, slice(start, start + step)), total.dtype)
+        total.assign_add(tf.matmul(rows, rows, transpose_a=True))
+        return (start + step,)
+
+    tf.while_loop(lambda start: start < count, body, (tf.constant(0),), parallel_iterations=1)
+
+
+def second_moments(model, variables, uses, data):
+    """Sum x x' for the matrices of some weights, over examples and positions of the data.
+
+    The model runs as far as these weights are used.
+
+    Args:
+        model: The model.
+        variables: Weights of it that carry masks.
+        uses: The `Use` of each.
+        data: See `tfprune.criteria.measuring.measure`.
+
+    Returns:
+        A dict from `Matrix.inputs` to an array (groups, rows, rows).
+    """
+    run = _Moments(model, variables, [use.matrices for use in uses])
+    run.run(data)
+    (totals,) = run.totals.items
+    return {inputs: _keras.values(total) for inputs, total in totals.items()}

@@ -1,0 +1,251 @@
+"""SparseGPT: one-shot pruning of weights with an update of those that are kept.
+
+Block by block in the order of the model: the inputs of a block are measured with all blocks before
+it pruned, and only its own Hessians are in memory. A block is a layer of the model, with all that
+is in it. What is done is in the masks of the model and nowhere else, so pruning that was
+interrupted goes on where it is called again: weights that have their sparsity stay as they are.
+"""
+
+import gc
+
+import keras
+import numpy as np
+
+from tfprune import _keras, patterns
+from tfprune._tools.finite import NotFiniteError
+from tfprune.criteria.second_moments import second_moments, weight_uses
+from tfprune.criteria.weight_uses import moved, write
+from tfprune.patterns import NM, Block, matrix_axes, pruned_count
+from tfprune.weights import distributions
+from tfprune.weights.obs import inverse_factor, output_errors, sweep
+from tfprune.weights.prunable import apply_masks, check_target
+from tfprune.weights.scores import error_context
+from tfprune.weights.tiles import TilingError, check_pattern, shares, tiles_of
+
+MOST_INPUTS = 2**14
+"""The most inputs of a matrix: the Hessian of so many takes 1 GiB."""
+
+
+class SparseGPTMethod:
+    """Prunes weights of a model by SparseGPT.
+
+    Args:
+        options: `tfprune.criteria.SparseGPT`.
+        pattern, distribution, data, verbose: See `tfprune.prune_weights`.
+
+    Raises:
+        ValueError: If an argument is wrong, or two do not go together.
+    """
+
+    def __init__(self, options, *, pattern=None, distribution="uniform", data=None, verbose=0):
+        self.options = options
+        self.pattern = patterns.get(pattern)
+        self.distribution = distributions.get(distribution)
+        self.data = data
+        self.verbose = verbose
+        check_pattern(self.pattern)
+        if self.distribution is distributions.GLOBAL:
+            raise ValueError(
+                "Argument `distribution` cannot be 'global' with SparseGPT, which decides layer "
+                "after layer. Take 'uniform', 'erk', or a dict of sparsities of layers."
+            )
+        if data is None:
+            raise ValueError(
+                "SparseGPT measures the inputs of layers on data. Received: data=None. Pass "
+                "`data=(x,)`, `(x, y)` or a dataset; labels are not needed."
+            )
+
+    def prune(self, model, weights, target):
+        """Prunes weights to a sparsity, in place.
+
+        Args:
+            model: The model.
+            weights: `PrunableWeight`s of it.
+            target: Float from 0 to 1.
+
+        Returns:
+            The weights that have their sparsity, and a dict from a reason to the names of weights
+            that were left out.
+
+        Raises:
+            ValueError: If it cannot be done. Nothing is changed then.
+        """
+        check_target(target)
+        variables = [weight.variable for weight in weights]
+        uses = weight_uses(model, variables, self.data)
+        names = {id(layer): name for layer, name in _keras.named_layers(model)}
+        possible, skipped = [], {}
+        for weight, use in zip(weights, uses, strict=True):
+            reason = self._why_not(weight, use)
+            if reason is None:
+                possible.append((weight, use))
+            else:
+                name = f"{names.get(id(weight.layer), weight.layer.name)}/{weight.name}"
+                skipped.setdefault(reason, []).append(name)
+        if not possible:
+            reasons = "; ".join(f"{', '.join(map(repr, n))}: {r}" for r, n in skipped.items())
+            raise ValueError(
+                "SparseGPT can prune none of the weights that are selected. Received: "
+                f"model={model.name!r}. Weights: {reasons}."
+            )
+        pruned = [weight for weight, _ in possible]
+        sparsities = distributions.allocate(self.distribution, model, pruned, target, final=target)
+        tasks = [
+            (use, weight, sparsity)
+            for (weight, use), sparsity in zip(possible, sparsities, strict=True)
+            if self._is_to_prune(weight, sparsity)
+        ]
+        blocks = _blocks(model, sorted(tasks, key=lambda task: task[0].place))
+        progress = keras.utils.Progbar(len(blocks), verbose=self.verbose, unit_name="block")
+        for number, block in enumerate(blocks):
+            self._prune_block(model, block)
+            progress.update(number + 1)
+        return pruned, skipped
+
+    def _why_not(self, weight, use):
+        """Why a weight cannot be pruned, or None."""
+        if use.problem is not None:
+            return use.problem
+        if weight.variable.constraint is not None:
+            return "it has a constraint, which the update would not keep to"
+        most = max(matrix.rows for matrix in use.matrices)
+        if most > MOST_INPUTS:
+            return f"it has {most:,} inputs, and {MOST_INPUTS:,} are the most"
+        if isinstance(self.pattern, Block) and weight.frozen_mask.any():
+            return "it has frozen elements, and blocks are pruned as a whole"
+        with error_context(weight):
+            try:
+                tiles_of(weight, use.matrices, self.pattern, self.options.block_size)
+            except TilingError as error:
+                return str(error)
+        return None
+
+    def _is_to_prune(self, weight, sparsity):
+        """Whether a weight lacks pruned elements; raises an error where it cannot be."""
+        pattern, kept = self.pattern, weight.trainable_mask
+        with error_context(weight):
+            if isinstance(pattern, NM) and 0 < sparsity < pattern.sparsity - 1e-9:
+                raise ValueError(
+                    "SparseGPT decides on each group of N:M at once, so the sparsity must be that "
+                    f"of the pattern, {pattern.sparsity:.6g}. Received: {sparsity:.6g}."
+                )
+            mask = pattern.mask(
+                np.abs(weight.value),
+                sparsity,
+                trainable=kept,
+                frozen=weight.frozen_mask,
+                matrix=matrix_axes(weight.layer, weight.name) if pattern.uses_matrix else None,
+            )
+        return not np.array_equal(mask, kept)
+
+    def _prune_block(self, model, block):
+        uses, weights, sparsities = zip(*block, strict=True)
+        variables = [weight.variable for weight in weights]
+        moments = second_moments(model, variables, uses, self.data)
+        for inputs in moments.values():
+            if not np.isfinite(np.einsum("gii->", inputs)):
+                names = sorted({weight.layer.name for weight in weights})
+                raise NotFiniteError(
+                    f"Inputs of the layers {names} are too large, or not finite, on the data. "
+                    "Layers before them are pruned already."
+                )
+        for use, weight, sparsity in block:
+            value, mask = self._pruned(weight, use.matrices, moments, sparsity)
+            weight.variable.assign(value)
+            apply_masks(model, [weight], [mask])
+        del moments, inputs
+        gc.collect()  # the function that measured, and its variables
+
+    def _pruned(self, weight, matrices, moments, sparsity):
+        """The new value and the new mask of a weight."""
+        value, mask = weight.value.copy(), weight.trainable_mask.copy()
+        frozen = weight.frozen_mask
+        tiles = tiles_of(weight, matrices, self.pattern, self.options.block_size)
+        count = pruned_count(sparsity, mask.size)
+        select = _Selection(self.pattern, sparsity, *shares(tiles, matrices, mask, frozen, count))
+        for number, matrix in enumerate(matrices):
+            forms = [np.array(moved(array, matrix.steps)) for array in (value, mask, frozen)]
+            of_group = {}
+            for place, tile in enumerate(tiles):
+                if tile.matrix == number:
+                    columns = of_group.setdefault(tile.group, {})
+                    columns.setdefault(tile.columns.start, []).append(place)
+            for group, columns in of_group.items():
+                moment = moments[matrix.inputs][group]
+                factor = inverse_factor(moment, self.options.damping)
+                for places in columns.values():
+                    index = (group, slice(None), tiles[places[0]].columns)
+                    rows = [(tiles[place].first, tiles[place].end) for place in places]
+                    parts = [form[index] for form in forms]
+                    new, kept = _updated(moment, factor, rows, select.of(places), *parts)
+                    parts[0][...], parts[1][...] = new, kept
+            write(value, matrix.steps, forms[0])
+            write(mask, matrix.steps, forms[1])
+        return value, mask
+
+
+def _updated(moment, factor, rows, select, weights, kept, frozen):
+    """New weights and their mask; an output that the update makes no better is not updated."""
+    before = weights.astype(factor.dtype)
+    after = before.copy()
+    fixed = frozen if frozen.any() else None
+
+    def select_tile(number, scores):
+        first, end = rows[number]
+        return select(number, scores, kept[first:end], frozen[first:end])
+
+    mask = sweep(after, factor, rows, select_tile, fixed)
+    plain = np.where(mask, before, 0)
+    errors = (output_errors(moment, each - before) for each in (after, plain))
+    is_better = np.less(*errors)
+    new = np.where(mask, np.where(is_better, after, plain), 0).astype(weights.dtype)
+    return np.where(frozen, weights, new), mask
+
+
+class _Selection:
+    """Selects the masks of tiles, which together lose as many elements as was settled."""
+
+    def __init__(self, pattern, sparsity, sizes, pruned, shares):
+        self.pattern, self.sparsity = pattern, sparsity
+        self.sizes, self.pruned, self.shares = sizes, pruned, shares
+        self.missing = 0  # whole blocks may not be able to reach a share
+
+    def of(self, places):
+        """The function that selects the masks of the tiles at some places."""
+
+        def select(number, scores, kept, frozen):
+            place = places[number]
+            size, before = self.sizes[place], self.pruned[place]
+            sparsity = self.sparsity
+            if not isinstance(self.pattern, NM):
+                wanted = before + max(self.shares[place] + self.missing, 0)
+                sparsity = float(min(wanted / size, 1.0))
+            mask = self.pattern.mask(scores, sparsity, trainable=kept, frozen=frozen)
+            lost = size - np.count_nonzero(mask) - before
+            self.missing += self.shares[place] - lost if isinstance(self.pattern, Block) else 0
+            return mask
+
+        return select
+
+
+def _blocks(model, tasks):
+    """The tasks in lots: those whose weights are in the same layer of the model."""
+    found = {}
+    outermost = _outermost(model)
+    for task in tasks:
+        found.setdefault(outermost.get(id(task[1].layer), id(task[1].layer)), []).append(task)
+    return list(found.values())
+
+
+def _outermost(model):
+    """For each layer in a model, by id, the id of the layer around it that no layer is around.
+
+    Models inside are no layers in that sense.
+    """
+    found = {}
+    for layer in _keras.sub_layers(model):
+        if isinstance(layer, keras.Model):
+            found.update(_outermost(layer))
+        else:
+            found.update((id(part), id(layer)) for part in _keras.all_layers(layer))
+    return found
