@@ -51,9 +51,12 @@ def _follow(operation, position, steps, resolve, found):
 
         def resolve_inside(operand):
             places = [i for i, inner in enumerate(graph.inputs) if inner is operand]
-            if not places:
-                raise NoProductError("it is used inside a `tf.function`, on what that computes")
-            return resolve(operation.inputs[places[0]])
+            if places:
+                return resolve(operation.inputs[places[0]])
+            inside = operand.op
+            if inside.type == "ExpandDims":  # as `Conv1D` does
+                return tf.expand_dims(resolve_inside(inside.inputs[0]), _static(inside.inputs[1]))
+            raise NoProductError("it is used inside a `tf.function`, on what that computes")
 
         _collect(graph.inputs[position], steps, resolve_inside, found)
     elif operation.type in _PASSING:
