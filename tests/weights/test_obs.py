@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfprune.weights.obs import inverse_factor, output_errors, sweep
+from tfprune.weights.obs import Hessian, sweep
 
 RNG = np.random.default_rng(0)
 DAMPING = 1e-2
@@ -27,7 +27,7 @@ def swept(weights, hessian, mask, fixed=None, tile=2):
         assert scores.shape == mask[first:end].shape
         return mask[first:end]
 
-    kept = sweep(new, inverse_factor(hessian, DAMPING), tiles, select, fixed)
+    kept = sweep(new, Hessian(hessian.copy(), DAMPING).upper, tiles, select, fixed)
     np.testing.assert_array_equal(kept, mask)
     return new
 
@@ -51,7 +51,7 @@ def test_scores_are_the_errors_of_optimal_brain_surgeon():
         seen[number] = scores
         return np.ones(scores.shape, bool)
 
-    sweep(weights.copy(), inverse_factor(hessian, DAMPING), [(0, 2), (2, 6)], select)
+    sweep(weights.copy(), Hessian(hessian.copy(), DAMPING).upper, [(0, 2), (2, 6)], select)
     for first, end in ((0, 2), (2, 6)):
         for j in range(first, end):
             expected = weights[j] ** 2 / np.linalg.inv(damped[j:, j:])[0, 0]
@@ -89,7 +89,8 @@ def test_where_what_goes_comes_first_it_is_the_exact_solution_and_else_no_better
     exact = least_squares(weights, damped, mask, np.zeros_like(weights))
     new = swept(weights, hessian, mask)
     least, found, plain = (
-        output_errors(damped, each - weights).sum() for each in (exact, new, weights * mask)
+        np.sum((each - weights) * (damped @ (each - weights)))
+        for each in (exact, new, weights * mask)
     )
     assert least < found < plain
 
@@ -110,13 +111,24 @@ def test_elements_that_are_fixed_keep_their_values_and_the_others_make_up_for_it
 def test_inputs_that_are_never_used_and_single_precision():
     weights, hessian, _ = problem()
     hessian[:, 2] = hessian[2] = 0
-    single = np.triu(inverse_factor(hessian.astype("float32"), DAMPING))
+    single = np.triu(Hessian(hessian.astype("float32"), DAMPING).upper)
     assert single.dtype == np.float32
-    np.testing.assert_allclose(single, np.triu(inverse_factor(hessian, DAMPING)), rtol=2e-3)
-    nothing = np.triu(inverse_factor(np.zeros((3, 3)), DAMPING))
+    np.testing.assert_allclose(single, np.triu(Hessian(hessian.copy(), DAMPING).upper), rtol=2e-3)
+    nothing = np.triu(Hessian(np.zeros((3, 3)), DAMPING).upper)
     np.testing.assert_array_equal(nothing, np.eye(3))
 
 
 def test_errors_are_those_of_the_outputs():
     x, change = RNG.normal(size=(9, 4)), RNG.normal(size=(4, 3))
-    np.testing.assert_allclose(output_errors(x.T @ x, change), ((x @ change) ** 2).sum(0))
+    found = Hessian(x.T @ x, DAMPING).errors(change)
+    np.testing.assert_allclose(found, ((x @ change) ** 2).sum(0))
+
+
+def test_nothing_is_copied_and_too_little_damping_is_raised():
+    x = RNG.normal(size=(3, 60)).astype("float32")
+    array = x.T @ x
+    hessian = Hessian(array, 1e-12)
+    assert np.shares_memory(hessian.upper, array)
+    assert np.isfinite(np.triu(hessian.upper)).all()
+    change = RNG.normal(size=(60, 2)).astype("float32")
+    np.testing.assert_allclose(hessian.errors(change), ((x @ change) ** 2).sum(0), rtol=1e-4)

@@ -27,7 +27,7 @@ from tfprune._keras.fitting import (
     data_of_fit,
     global_seed,
 )
-from tfprune._keras.function_graphs import called_graph, kernels_read_outside
+from tfprune._keras.function_graphs import called_graph, free_graph, kernels_read_outside
 from tfprune._keras.graphs import (
     all_operations,
     calls_functions_of_layers,

@@ -3,6 +3,8 @@
 Private here, and why:
 
 * `tf.Graph._get_function`, the graph of a function that is called, which has no public access;
+* `dismantle_func_graph`, by which TensorFlow frees the graph of a function that nobody calls again;
+  it does so by itself for the outermost function alone;
 * `keras.src.backend.tensorflow.nn.conv`, which runs grouped convolutions in a function of its own.
 """
 
@@ -11,6 +13,7 @@ import contextlib
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow import nn
+from tensorflow.python.framework.func_graph import FuncGraph, dismantle_func_graph
 
 
 def called_graph(operation):
@@ -42,3 +45,9 @@ def kernels_read_outside():
         yield
     finally:
         nn.conv = stock
+
+
+def free_graph(graph):
+    """Frees the graph of a function that is not called again, which would stay for good."""
+    if isinstance(graph, FuncGraph):
+        dismantle_func_graph(graph)

@@ -60,6 +60,7 @@ class _Run(DataPass):
 
     def __init__(self, model, variables):
         super().__init__(model, variables, needs_loss=False)
+        self.graphs = Untracked([])
 
     def run(self, data, verbose=0):
         """Runs the model over the data once; there are as many runs as blocks, each is traced."""
@@ -70,11 +71,14 @@ class _Run(DataPass):
             super().run(data, verbose)
         finally:
             logger.setLevel(level)
+            for graph in self.graphs.items:
+                _keras.free_graph(graph)
 
     def substituted(self, x):
         """The outputs, and the tensor that stood for each weight."""
         variables = self.variables_read.items
         tensors = [tf.identity(_keras.raw(variable)) for variable in variables]
+        self.graphs.items.append(tensors[0].graph)
         reads = dict(zip(map(id, variables), tensors, strict=True))
         with _keras.reading(reads), _keras.kernels_read_outside():
             return self(x, training=False), tensors
@@ -150,17 +154,17 @@ def weight_uses(model, variables, data, verbose=0):
 class _Moments(_Run):
     def __init__(self, model, variables, wanted):
         super().__init__(model, variables)
-        totals = {}
-        for matrices in wanted:
-            for matrix in matrices:
-                if matrix.inputs not in totals:
-                    shape = (matrix.groups, matrix.rows, matrix.rows)
-                    is_small = math.prod(shape) <= IN_DOUBLE_PRECISION**2
-                    dtype = "float64" if is_small else "float32"
-                    (total,) = accumulators([shape], "second_moments", dtype).items
-                    totals[matrix.inputs] = total
+        every = {matrix.inputs: matrix for matrices in wanted for matrix in matrices}
         self.wanted = Untracked(wanted)
-        self.totals = Untracked([totals])
+        self.totals = Untracked([{inputs: _zeros(matrix) for inputs, matrix in every.items()}])
+
+    def take(self):
+        """The sums by inputs. TensorFlow may keep the variables for longer, but no values then."""
+        (totals,) = self.totals.items
+        found = {inputs: total.numpy() for inputs, total in totals.items()}
+        for total in totals.values():
+            total.assign(tf.zeros((0,), total.dtype))
+        return found
 
     def add_batch(self, x, y, sample_weight, size):
         _, tensors = self.substituted(x)
@@ -173,6 +177,13 @@ class _Moments(_Run):
                 for product in products if total is not None else ():
                     if product.steps == matrix.steps:
                         _add(total, product)
+
+
+def _zeros(matrix):
+    """A variable for the sums of a matrix, which may take values of other shapes afterwards."""
+    shape = (matrix.groups, matrix.rows, matrix.rows)
+    dtype = "float64" if math.prod(shape) <= IN_DOUBLE_PRECISION**2 else "float32"
+    return tf.Variable(tf.zeros(shape, dtype), trainable=False, shape=tf.TensorShape(None))
 
 
 def _add(total, product):
@@ -204,6 +215,8 @@ def second_moments(model, variables, uses, data):
         A dict from `Matrix.inputs` to an array (groups, rows, rows).
     """
     run = _Moments(model, variables, [use.matrices for use in uses])
-    run.run(data)
-    (totals,) = run.totals.items
-    return {inputs: _keras.values(total) for inputs, total in totals.items()}
+    try:
+        run.run(data)
+    finally:
+        found = run.take()
+    return found

@@ -23,35 +23,70 @@ LAZY_ROWS = 128
 """Over how many inputs updates of those after them are gathered, to make one matrix product."""
 
 
-def inverse_factor(hessian, damping):
-    """The upper triangular C with C'C = (H + damping * mean(diag H) * I)^-1.
+class Hessian:
+    """A Hessian H and the factor C of its damped inverse, in the memory of one array.
 
-    H = U U' with U upper triangular, from a Cholesky decomposition in reversed order, and C is the
-    inverse of U. So no inverse of H is decomposed, which rounding may have made indefinite.
+    C'C = (H + damping * mean(diag H) * I)^-1 with C upper triangular. H = U U' with U upper
+    triangular, from a Cholesky decomposition in reversed order, and C is the inverse of U; so no
+    inverse of H is decomposed, which rounding may have made indefinite. Where rounding is too
+    coarse for the damping, ten times as much is taken.
 
     Args:
-        hessian: Array (n, n), symmetric, at least positive semidefinite. It is not changed.
+        array: Array (n, n) in C order, symmetric, at least positive semidefinite. It is used up.
         damping: Float above 0.
 
-    Returns:
-        An array (n, n) of which the upper triangle is C. What is below is something else.
+    Attributes:
+        upper: Array (n, n) of which the upper triangle is C. What is below is something else.
 
     Example:
 
-    >>> factor = np.triu(inverse_factor(np.array([[2.0, 1.0], [1.0, 2.0]]), 1e-9))
+    >>> factor = np.triu(Hessian(np.array([[2.0, 1.0], [1.0, 2.0]]), 1e-9).upper)
     >>> np.round(factor.T @ factor * 3, 6).tolist()
     [[2.0, -1.0], [-1.0, 2.0]]
     """
-    reversed_ = np.array(hessian[::-1, ::-1], order="F")
-    mean = float(np.trace(hessian)) / len(hessian)
-    reversed_[np.diag_indices(len(hessian))] += damping * mean if mean > 0 else 1.0
-    potrf, trtri = scipy.linalg.get_lapack_funcs(("potrf", "trtri"), (reversed_,))
-    lower, failed = potrf(reversed_, lower=True, overwrite_a=True, clean=False)
-    if not failed:
-        lower, failed = trtri(lower, lower=True, overwrite_c=True)
-    if failed:
-        raise np.linalg.LinAlgError("The matrix is not positive definite.")
-    return lower[::-1, ::-1]
+
+    def __init__(self, array, damping):
+        _reverse(array)
+        # What LAPACK writes to, in the order of its memory: C in the lower triangle, all reversed.
+        # H stays in the upper one, but for its diagonal.
+        self._array = array.T
+        self._diagonal = np.diagonal(array).copy()
+        potrf, trtri = scipy.linalg.get_lapack_funcs(("potrf", "trtri"), (self._array,))
+        mean = float(self._diagonal.mean(dtype="float64"))
+        while True:
+            added = damping * mean if mean > 0 else 1.0
+            np.fill_diagonal(self._array, self._diagonal + self._diagonal.dtype.type(added))
+            lower, failed = potrf(self._array, lower=True, overwrite_a=True, clean=False)
+            if not failed:
+                break
+            damping *= 10
+            for j in range(len(array) - 1):
+                array[j, j + 1 :] = array[j + 1 :, j]
+        lower, _ = trtri(lower, lower=True, overwrite_c=True)
+        self._array = lower
+        self.upper = lower[::-1, ::-1]
+
+    def errors(self, change):
+        """The squared errors of the outputs, diag(D' H D), that a change of the weights makes.
+
+        Args:
+            change: Array (n, outputs).
+        """
+        change = change[::-1]
+        (symm,) = scipy.linalg.get_blas_funcs(("symm",), (self._array,))
+        product = symm(1.0, self._array, change, lower=0)
+        product += (self._diagonal - np.diagonal(self._array))[:, None] * change
+        return np.einsum("ij,ij->j", change, product)
+
+
+def _reverse(array):
+    """Reverses both axes of a square array in place, which is the order of its memory."""
+    flat, size = array.reshape(-1), array.size
+    for start in range(0, size // 2, 2**18):
+        end = min(start + 2**18, size // 2)
+        first = flat[start:end].copy()
+        flat[start:end] = flat[size - end : size - start][::-1]
+        flat[size - end : size - start] = first[::-1]
 
 
 def sweep(weights, factor, tiles, select, fixed=None):
@@ -59,7 +94,7 @@ def sweep(weights, factor, tiles, select, fixed=None):
 
     Args:
         weights: Array (inputs, outputs). It becomes the new weights.
-        factor: From `inverse_factor`.
+        factor: `Hessian.upper`.
         tiles: Pairs of a first and a last input (exclusive), in order, all inputs together: the
             mask of each is selected when the sweep gets there.
         select: Function from the number of a tile, and its scores w^2 / C_jj^2, to the mask of
@@ -98,13 +133,3 @@ def _lots(tiles):
             size = end - first
         lots[-1].append(number)
     return lots
-
-
-def output_errors(hessian, change):
-    """The squared errors of the outputs, diag(D' H D), that a change of the weights makes.
-
-    Args:
-        hessian: Array (n, n).
-        change: Array (n, outputs).
-    """
-    return np.einsum("ij,ij->j", change, hessian @ change)

@@ -17,7 +17,7 @@ from tfprune.criteria.second_moments import second_moments, weight_uses
 from tfprune.criteria.weight_uses import moved, write
 from tfprune.patterns import NM, Block, matrix_axes, pruned_count
 from tfprune.weights import distributions
-from tfprune.weights.obs import inverse_factor, output_errors, sweep
+from tfprune.weights.obs import Hessian, sweep
 from tfprune.weights.prunable import apply_masks, check_target
 from tfprune.weights.scores import error_context
 from tfprune.weights.tiles import TilingError, check_pattern, shares, tiles_of
@@ -99,6 +99,7 @@ class SparseGPTMethod:
         progress = keras.utils.Progbar(len(blocks), verbose=self.verbose, unit_name="block")
         for number, block in enumerate(blocks):
             self._prune_block(model, block)
+            gc.collect()  # what measured the block
             progress.update(number + 1)
         return pruned, skipped
 
@@ -149,55 +150,57 @@ class SparseGPTMethod:
                     f"Inputs of the layers {names} are too large, or not finite, on the data. "
                     "Layers before them are pruned already."
                 )
-        for use, weight, sparsity in block:
-            value, mask = self._pruned(weight, use.matrices, moments, sparsity)
+        hessians = {}
+        for number, (use, weight, sparsity) in enumerate(block):
+            for matrix in use.matrices:
+                if matrix.inputs not in hessians:
+                    arrays = moments.pop(matrix.inputs)
+                    hessians[matrix.inputs] = [Hessian(a, self.options.damping) for a in arrays]
+            value, mask = self._pruned(weight, use.matrices, hessians, sparsity)
+            later = {matrix.inputs for use, _, _ in block[number + 1 :] for matrix in use.matrices}
+            hessians = {inputs: each for inputs, each in hessians.items() if inputs in later}
             weight.variable.assign(value)
             apply_masks(model, [weight], [mask])
-        del moments, inputs
-        gc.collect()  # the function that measured, and its variables
 
-    def _pruned(self, weight, matrices, moments, sparsity):
+    def _pruned(self, weight, matrices, hessians, sparsity):
         """The new value and the new mask of a weight."""
         value, mask = weight.value.copy(), weight.trainable_mask.copy()
         frozen = weight.frozen_mask
         tiles = tiles_of(weight, matrices, self.pattern, self.options.block_size)
         count = pruned_count(sparsity, mask.size)
         select = _Selection(self.pattern, sparsity, *shares(tiles, matrices, mask, frozen, count))
+        strips = {}  # the tiles of the same outputs, which are decided one after the other
+        for place, tile in enumerate(tiles):
+            strips.setdefault((tile.matrix, tile.group, tile.columns.start), []).append(place)
         for number, matrix in enumerate(matrices):
-            forms = [np.array(moved(array, matrix.steps)) for array in (value, mask, frozen)]
-            of_group = {}
-            for place, tile in enumerate(tiles):
-                if tile.matrix == number:
-                    columns = of_group.setdefault(tile.group, {})
-                    columns.setdefault(tile.columns.start, []).append(place)
-            for group, columns in of_group.items():
-                moment = moments[matrix.inputs][group]
-                factor = inverse_factor(moment, self.options.damping)
-                for places in columns.values():
+            forms = [moved(array, matrix.steps) for array in (value, mask, frozen)]
+            for (of_matrix, group, _), places in strips.items():
+                if of_matrix == number:
                     index = (group, slice(None), tiles[places[0]].columns)
                     rows = [(tiles[place].first, tiles[place].end) for place in places]
                     parts = [form[index] for form in forms]
-                    new, kept = _updated(moment, factor, rows, select.of(places), *parts)
-                    parts[0][...], parts[1][...] = new, kept
-            write(value, matrix.steps, forms[0])
-            write(mask, matrix.steps, forms[1])
+                    hessian = hessians[matrix.inputs][group]
+                    parts[0][...], parts[1][...] = _updated(
+                        hessian, rows, select.of(places), *parts
+                    )
+            for array, form in zip((value, mask), forms, strict=False):
+                if not np.may_share_memory(array, form):
+                    write(array, matrix.steps, form)
         return value, mask
 
 
-def _updated(moment, factor, rows, select, weights, kept, frozen):
+def _updated(hessian, rows, select, weights, kept, frozen):
     """New weights and their mask; an output that the update makes no better is not updated."""
-    before = weights.astype(factor.dtype)
+    before = weights.astype(hessian.upper.dtype)
     after = before.copy()
-    fixed = frozen if frozen.any() else None
 
     def select_tile(number, scores):
         first, end = rows[number]
         return select(number, scores, kept[first:end], frozen[first:end])
 
-    mask = sweep(after, factor, rows, select_tile, fixed)
+    mask = sweep(after, hessian.upper, rows, select_tile, frozen if frozen.any() else None)
     plain = np.where(mask, before, 0)
-    errors = (output_errors(moment, each - before) for each in (after, plain))
-    is_better = np.less(*errors)
+    is_better = hessian.errors(after - before) < hessian.errors(plain - before)
     new = np.where(mask, np.where(is_better, after, plain), 0).astype(weights.dtype)
     return np.where(frozen, weights, new), mask
 
