@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
@@ -18,6 +19,9 @@ from tfprune.criteria.weight_uses import matrices_of, products_of
 
 ELEMENTS_AT_ONCE = 2**21
 """How many elements of the rows are held at once."""
+
+ROWS_AT_ONCE = 512
+"""To how many rows of the sums is added at once."""
 
 IN_DOUBLE_PRECISION = 1024
 """Up to how many inputs the sums are in double precision, which takes twice the memory."""
@@ -156,15 +160,12 @@ class _Moments(_Run):
         super().__init__(model, variables)
         every = {matrix.inputs: matrix for matrices in wanted for matrix in matrices}
         self.wanted = Untracked(wanted)
-        self.totals = Untracked([{inputs: _zeros(matrix) for inputs, matrix in every.items()}])
+        self.totals = Untracked([{inputs: _Total(matrix) for inputs, matrix in every.items()}])
 
     def take(self):
         """The sums by inputs. TensorFlow may keep the variables for longer, but no values then."""
         (totals,) = self.totals.items
-        found = {inputs: total.numpy() for inputs, total in totals.items()}
-        for total in totals.values():
-            total.assign(tf.zeros((0,), total.dtype))
-        return found
+        return {inputs: total.take() for inputs, total in totals.items()}
 
     def add_batch(self, x, y, sample_weight, size):
         _, tensors = self.substituted(x)
@@ -176,28 +177,44 @@ class _Moments(_Run):
                 total = missing.pop(matrix.inputs, None)
                 for product in products if total is not None else ():
                     if product.steps == matrix.steps:
-                        _add(total, product)
+                        total.add(product)
 
 
-def _zeros(matrix):
-    """A variable for the sums of a matrix, which may take values of other shapes afterwards."""
-    shape = (matrix.groups, matrix.rows, matrix.rows)
-    dtype = "float64" if math.prod(shape) <= IN_DOUBLE_PRECISION**2 else "float32"
-    return tf.Variable(tf.zeros(shape, dtype), trainable=False, shape=tf.TensorShape(None))
+class _Total:
+    """The sums of a matrix, as variables of some rows each, so that little is added at once."""
 
+    def __init__(self, matrix):
+        self.shape = (matrix.groups, matrix.rows, matrix.rows)
+        self.dtype = "float64" if math.prod(self.shape) <= IN_DOUBLE_PRECISION**2 else "float32"
+        self.pieces = []
+        for start in range(0, matrix.rows, ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, matrix.rows))
+            zeros = tf.zeros((matrix.groups, rows.stop - start, matrix.rows), self.dtype)
+            # Of any shape, so that it can be emptied.
+            piece = tf.Variable(zeros, trainable=False, shape=tf.TensorShape(None))
+            self.pieces.append((rows, piece))
 
-def _add(total, product):
-    """Adds a batch, by as many examples at a time as memory should hold."""
-    examples, size = product.examples()
-    count = tf.shape(examples)[0]
-    step = tf.clip_by_value(ELEMENTS_AT_ONCE // tf.maximum(size, 1), 1, ELEMENTS_AT_ONCE)
+    def add(self, product):
+        """Adds a batch, by as many examples at a time as memory should hold."""
+        examples, size = product.examples()
+        count = tf.shape(examples)[0]
+        step = tf.clip_by_value(ELEMENTS_AT_ONCE // tf.maximum(size, 1), 1, ELEMENTS_AT_ONCE)
 
-    def body(start):
-        rows = tf.cast(product.rows(examples, slice(start, start + step)), total.dtype)
-        total.assign_add(tf.matmul(rows, rows, transpose_a=True))
-        return (start + step,)
+        def body(start):
+            x = tf.cast(product.rows(examples, slice(start, start + step)), self.dtype)
+            for rows, piece in self.pieces:
+                piece.assign_add(tf.matmul(x[..., rows], x, transpose_a=True))
+            return (start + step,)
 
-    tf.while_loop(lambda start: start < count, body, (tf.constant(0),), parallel_iterations=1)
+        tf.while_loop(lambda start: start < count, body, (tf.constant(0),), parallel_iterations=1)
+
+    def take(self):
+        """The sums as an array. TensorFlow may keep the variables for longer, but emptied."""
+        found = np.empty(self.shape, self.dtype)
+        for rows, piece in self.pieces:
+            found[:, rows] = piece.numpy()
+            piece.assign(tf.zeros((0,), self.dtype))
+        return found
 
 
 def second_moments(model, variables, uses, data):

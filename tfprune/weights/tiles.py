@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.criteria.weight_uses import moved
 from tfprune.patterns import NM, Block, Unstructured, matrix_axes
 
-ELEMENTS_AT_ONCE = 2**20
+ELEMENTS_AT_ONCE = 2**19
 """How many elements of a matrix are worked on at once."""
 
 
