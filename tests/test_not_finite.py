@@ -55,6 +55,7 @@ WITH_DATA = {
     "prune_units": lambda m, d: tfprune.prune_units(tfprune.prunable(m), 0.5, "taylor", data=d),
     "apoz": lambda m, d: tfprune.prune_units(tfprune.prunable(m), 0.5, "apoz", data=d),
     "prune_weights": lambda m, d: tfprune.prune_weights(tfprune.prunable(m), 0.5, "wanda", data=d),
+    "sparsegpt": lambda m, d: tfprune.prune_weights(tfprune.prunable(m), 0.5, "sparsegpt", data=d),
     "freeze_weights": lambda m, d: tfprune.freeze_weights(tfprune.prunable(m), 0.5, data=d),
     "recalibrate": lambda m, d: tfprune.recalibrate(m, d),
     "reconstruct": lambda m, d: tfprune.reconstruct(masked(), m, d),

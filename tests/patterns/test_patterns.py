@@ -9,6 +9,7 @@ from tfprune.patterns import NM, Block, Pattern, Unstructured, top_k_mask
 
 EVERY = [
     Unstructured(),
+    Unstructured(compare="output"),
     NM(keep=2, of=4),
     NM(keep=1, of=3, axis=-1),
     Block((4, 1)),
@@ -98,3 +99,33 @@ def test_a_pattern_of_ones_own():
 def test_a_pattern_without_mask_says_so():
     with pytest.raises(NotImplementedError, match="Pattern must implement `mask`"):
         Pattern().mask(np.ones(2), 0.5)
+
+
+def test_compared_by_output_each_loses_its_lowest():
+    rng = np.random.default_rng(0)
+    scores = rng.random((2, 5, 6)) * np.arange(1, 7)  # the last outputs have the highest scores
+    axes = patterns.MatrixAxes(stack=(0,), inputs=(1,), outputs=(2,))
+    pattern = Unstructured(compare="output")
+    for sparsity in (0.1, 0.3, 0.5, 0.71, 0.99):
+        mask = pattern.mask(scores, sparsity, matrix=axes)
+        gone = (~mask).sum((0, 1))
+        assert gone.sum() == round(sparsity * 60) and np.ptp(gone) <= 1
+        for scored, kept in zip(scores.reshape(10, 6).T, mask.reshape(10, 6).T, strict=True):
+            assert not kept[np.argsort(scored)[: (~kept).sum()]].any()
+        lowest_of_rank = np.sort(scores.reshape(10, 6), axis=0)[gone.min()]
+        one_more = gone > gone.min()
+        if one_more.any() and not one_more.all():
+            assert lowest_of_rank[one_more].max() < lowest_of_rank[~one_more].min()
+
+
+def test_compared_by_output_what_is_pruned_and_frozen_counts_in_its_output():
+    scores = np.arange(24.0).reshape(6, 4)
+    kept, frozen = np.ones((6, 4), bool), np.zeros((6, 4), bool)
+    kept[5, 0], frozen[:2, 1] = False, True
+    pattern = Unstructured(compare="output")
+    mask = pattern.mask(scores, 0.5, trainable=kept, frozen=frozen)
+    assert ((~mask).sum(0) == 3).all() and not mask[5, 0] and mask[:2, 1].all()
+    mask = pattern.mask(scores, 0.9, trainable=kept, frozen=frozen)
+    assert (~mask).sum() == 22 and mask[:2, 1].all()
+    with pytest.raises(ValueError, match="23 of 24|unfreeze"):
+        pattern.mask(scores, 1.0, trainable=kept, frozen=frozen)

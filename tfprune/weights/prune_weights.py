@@ -29,14 +29,26 @@ def prune_weights(
     computed before the first is set, so an error leaves the model as it was. To prune on a schedule
     while a model trains, use `tfprune.callbacks.PruneWeights`.
 
+    "sparsegpt" also changes the weights that are kept, so that the outputs of each layer stay what
+    they are as well as they can; see `tfprune.criteria.SparseGPT`. It goes through the model layer
+    by layer (a composite layer, such as a decoder block, counts as one): the inputs of each are
+    measured, in one pass over the data, with those before it pruned. All weights that are
+    multiplied with inputs as matrices are pruned, in layers of any class: dense and einsum layers,
+    the projections of attention, convolutions, weights of one's own. Others (embeddings that are
+    looked up, recurrent kernels, kernels of transposed convolutions, weights with a constraint) are
+    named in a warning and left. Errors are found before anything is changed. If it is interrupted,
+    the layers that are done stay pruned; the same call goes on with the others.
+
     Args:
         model: A model of drop-in layers, see `tfprune.prunable`.
         target: Float from 0 to 1, the sparsity. Below 1 at least one element of each weight is
             kept; at 1 none.
         criterion: "magnitude", "random", "gradient", "second_order", "movement", "synflow",
-            "grasp", "wanda", "lamp"; an object such as `tfprune.criteria.Random(seed=0)`; or a
-            callable. See `tfprune.criteria.weights`.
-        pattern: `None` for single elements, or a `tfprune.patterns.NM` or `Block`.
+            "grasp", "wanda", "lamp"; "sparsegpt"; an object such as
+            `tfprune.criteria.Random(seed=0)`; or a callable. See `tfprune.criteria.weights`.
+        pattern: `None` for single elements, or a `tfprune.patterns.NM` or `Block`; or
+            `Unstructured(compare="output")`, which prunes equally many of each output, as the paper
+            on "wanda" does.
         distribution: "uniform", the sparsity for each weight; "erk" or "global", for all of them
             together; a dict from layers, names or predicates `(layer, weight_name) -> bool` to
             sparsities of their own; or a callable. See `tfprune.distributions`.
@@ -47,10 +59,11 @@ def prune_weights(
             `(layer, weight_name) -> bool`, which then decides about every weight that carries
             masks, biases and the scales of norms too. Default: all kernels and embeddings.
         exclude: Weights that are not pruned although `only` selects them, given in the same way.
-        verbose: 0 is quiet, 1 shows the progress through the data.
+        verbose: 0 is quiet, 1 shows the progress through the data, with "sparsegpt" that through
+            the layers.
 
     Returns:
-        `MaskCounts` over the selected weights.
+        `MaskCounts` over the selected weights, without those that "sparsegpt" leaves.
 
     Raises:
         ValueError: If there is nothing to prune, a layer is unknown, scores are NaN or infinite,
