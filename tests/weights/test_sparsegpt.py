@@ -175,6 +175,27 @@ def test_mixed_and_half_precision(policy):
     assert errors["sparsegpt"] < 0.5 * errors["magnitude"]
 
 
+class Net(keras.Model):
+    """The MLP as a subclassed model, its layers in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = mlp().layers
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_a_subclassed_model_is_pruned_as_the_same_functional_one():
+    model, net = mlp(), Net()
+    net(X)
+    for each in (model, net):
+        prune_weights(each, 0.5, "sparsegpt", data=(X,))
+    assert_same(kernels(net), kernels(model))
+
+
 # Patterns and distributions ----------------------------------------------------------------------
 
 
@@ -195,6 +216,28 @@ def test_two_of_four_inputs_stay_in_every_group_of_a_convolution_and_a_dense_lay
     assert (kept[:, :, :4].sum(2) == 2).all() and kept[:, :, 4:].all()
     assert (~pruned(model, "grouped")).sum() == 2 * 4
     assert ((~pruned(model, "head")).reshape(16, 4, 3).sum(1) == 2).all()
+
+
+def test_a_group_is_selected_by_the_weights_it_has_when_its_turn_comes():
+    model = mlp()
+    new = kernels(model)[0].astype(float)
+    prune_weights(
+        model, 0.75, "sparsegpt", pattern=patterns.NM(keep=1, of=4), data=(X,), only="first"
+    )
+    hessian = X.T.astype(float) @ X
+    hessian += 0.01 * np.trace(hessian) / 16 * np.eye(16)
+    inverses = [np.linalg.inv(hessian[j:, j:]) for j in range(16)]
+    for j, inverse in enumerate(inverses):
+        if j % 4 == 0:
+            variances = [[inverses[k][0, 0]] for k in range(j, j + 4)]
+            best = np.argmax(np.square(new[j : j + 4]) / variances, axis=0)
+        error = np.where(best == j % 4, 0, new[j]) / inverse[0, 0]
+        new[j:] -= np.outer(inverse[:, 0], error)
+        new[j] *= best == j % 4
+    plain, found = mlp(), kernels(model)[0]
+    is_updated = (found != kernels(plain)[0] * (found != 0)).any(axis=0)
+    assert is_updated.sum() >= 6  # the others were better off without
+    np.testing.assert_allclose(found[:, is_updated], new[:, is_updated], atol=1e-4)
 
 
 def test_groups_along_outputs_blocks_and_equal_counts_of_outputs():

@@ -201,8 +201,7 @@ def _updated(hessian, rows, select, weights, kept, frozen):
     mask = sweep(after, hessian.upper, rows, select_tile, frozen if frozen.any() else None)
     plain = np.where(mask, before, 0)
     is_better = hessian.errors(after - before) < hessian.errors(plain - before)
-    new = np.where(mask, np.where(is_better, after, plain), 0).astype(weights.dtype)
-    return np.where(frozen, weights, new), mask
+    return np.where(is_better, after, plain), mask
 
 
 class _Selection:
