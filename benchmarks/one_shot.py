@@ -1,9 +1,9 @@
 """SparseGPT of a large model: memory at any moment, time, and what the update gains.
 
 Decoder blocks of 768 units, eight heads and an MLP of 3,072, random, as many as make 500 MiB of
-weights; 64 sequences of 128 positions as data. At the fullest moment the process may hold 1.3 times
-the weights. With what it holds before (the weights and their masks, which are a byte an element
-each, and TensorFlow itself) taken off, that is 0.3 times the weights on top.
+weights; 64 sequences of 128 positions as data. At the fullest moment the process should hold 1.3
+times the weights. With what it holds before (the weights, their masks and TensorFlow itself) taken
+off, that is 0.3 times the weights on top.
 
     python benchmarks/one_shot.py [--fast] [--out FILE]
 

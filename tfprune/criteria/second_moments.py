@@ -4,6 +4,7 @@ For outputs x W, the error of other weights W + D is tr(D' H D) with H = sum x x
 that the matrix W is multiplied with, examples and positions alike.
 """
 
+import gc
 import math
 from dataclasses import dataclass
 
@@ -75,8 +76,23 @@ class _Run(DataPass):
             super().run(data, verbose)
         finally:
             logger.setLevel(level)
-            for graph in self.graphs.items:
-                _keras.free_graph(graph)
+            self.test_function = None
+            while self.graphs.items:
+                _keras.free_graph(self.graphs.items.pop())
+            for _ in range(2):  # what the first finds lets go of more
+                gc.collect()
+
+    def make_test_function(self, force=False):
+        """One function; TensorFlow would keep the graph of the one that Keras puts inside."""
+        if tf.distribute.has_strategy():
+            return super().make_test_function(force)
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def step(iterator):
+            return self.test_step(next(iterator))
+
+        self.test_function = step
+        return step
 
     def substituted(self, x):
         """The outputs, and the tensor that stood for each weight."""
