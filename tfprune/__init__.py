@@ -19,6 +19,7 @@ from tfprune import (
     schedules,
     surgery,
 )
+from tfprune.blocks.prune_blocks import prune_blocks
 from tfprune.exporting.export import export
 from tfprune.masks.freeze import freeze, unfreeze
 from tfprune.masks.rewinding import capture, rewind
@@ -71,6 +72,7 @@ __all__ = [
     "patterns",
     "prunable",
     "prune",
+    "prune_blocks",
     "prune_units",
     "prune_weights",
     "recalibrate",

@@ -295,7 +295,7 @@ def _einsum(operation, shapes):
 @macs_of(_keras.raw_operation("DotProductAttention"))
 def _dot_product_attention(operation, shapes):
     query, key, value = (_shape(shapes.arguments[name]) for name in ("query", "key", "value"))
-    return product(*query[:-1], key[1], query[-1] + value[-1])
+    return sum(product(*query[:-1], key[1], last) for last in (query[-1], value[-1]))
 
 
 @macs_of(*map(_keras.raw_operation, ("Conv", "DepthwiseConv", "SeparableConv")))

@@ -3,7 +3,7 @@
 from tfprune import _keras
 
 
-def without_dead_calls(config, dropped, empty=None):
+def without_dead_calls(config, dropped, empty=None, replaced=None):
     """Returns the config of a Functional model without dropped inputs and without dead calls.
 
     A call that has one input left is removed too, and that input takes the place of its output.
@@ -15,11 +15,13 @@ def without_dead_calls(config, dropped, empty=None):
             to the positions of the inputs that are dropped.
         empty: Dict from the same of splits to a list, which tells of each piece whether it is
             empty. Empty pieces that nothing uses are dropped.
+        replaced: Dict from the same of calls to the tensor that takes the place of their output:
+            the name of an operation, the index of its call, and that of the output.
 
     Returns:
         The new config.
     """
-    graph = _Graph(config, dropped, empty or {})
+    graph = _Graph(config, dropped, empty or {}, replaced or {})
     layers = [graph.without_unneeded(layer) for layer in config["layers"]]
     return {
         **config,
@@ -31,12 +33,12 @@ def without_dead_calls(config, dropped, empty=None):
 class _Graph:
     """The calls of a config by name and node index, and the sources of tensors after removals."""
 
-    def __init__(self, config, dropped, empty):
+    def __init__(self, config, dropped, empty, replaced):
         self.layers = {layer["name"]: layer for layer in config["layers"]}
         # Inputs and outputs of the model count the calls of a nested Functional model from 1.
         self.first = {n: int(_keras.is_functional_config(c)) for n, c in self.layers.items()}
         self.dropped = dropped
-        self.aliases = {}
+        self.aliases = dict(replaced)
         for (name, node), positions in dropped.items():
             left = [t for i, t in enumerate(self._inputs(name, node)) if i not in positions]
             if len(left) == 1:

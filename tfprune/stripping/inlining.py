@@ -70,11 +70,34 @@ def inlined(model, wholly=False, keep=()):
     arguments = None if has_graph else call_arguments(model)
     if not has_graph and id(model) in trace(model).in_place:
         return model  # it can only stay what it is
-    copy = copy_model(model).model
-    inliner = _Inliner(copy, keep)
+    flat = _inlined(copy_model(model).model, arguments, lambda each: each.name not in keep)
+    return model if flat is None else flat
+
+
+def with_inlined(model, layers):
+    """Returns the model with some of its composite layers inlined, and none besides.
+
+    Args:
+        model: Any Keras model that is built; the `call` of a subclassed one is inlined too. It is
+            not changed.
+        layers: The layers.
+
+    Returns:
+        A new Functional model as of `inlined`, and a dict from its layers to those of `model`.
+    """
+    copy = copy_model(model)
+    chosen = {id(copy.layers[layer]) for layer in layers}
+    arguments = None if _keras.functional(model) is not None else call_arguments(copy.model)
+    flat = _inlined(copy.model, arguments, lambda each: id(each) in chosen)
+    return copy.model if flat is None else flat, {new: old for old, new in copy.layers.items()}
+
+
+def _inlined(copy, arguments, takes):
+    """A copy of a model inlined; None if nothing in its graph is inlined."""
+    has_graph, inliner = arguments is None, _Inliner(copy, takes)
     flat = inliner.run() if has_graph else inliner.run_call(*arguments)
     if has_graph and not inliner.renamed:
-        return model
+        return None
     is_stock = has_graph or _keras.has_stock_train_step(copy)
     if take_class(copy, flat) and copy.compiled and is_stock:
         arguments = {**_keras.compile_arguments(copy), "optimizer": copy.optimizer}
@@ -111,10 +134,15 @@ def sized_by_config(model):
 
 
 class _Inliner:
-    """Calls the operations of a model again, and in place of composite layers those inside them."""
+    """Calls the operations of a model again, and in place of composite layers those inside them.
 
-    def __init__(self, model, keep):
-        self.model, self.keep = model, keep
+    Args:
+        model: A copy of the model, whose layers are taken.
+        takes: Function of a composite layer: whether it is inlined.
+    """
+
+    def __init__(self, model, takes):
+        self.model, self.takes = model, takes
         self.graph = _keras.functional(model)
         operations = [] if self.graph is None else self.graph.operations
         self.owners = {operation.name: id(operation) for operation in operations}
@@ -172,22 +200,25 @@ class _Inliner:
 
     def _call(self, operation, args, kwargs):
         inner = _keras.functional(operation)
-        if inner is not None and any(map(is_composite, graph_operations(operation))):
+        if inner is not None and any(map(self._inlines, graph_operations(operation))):
             for each in graph_operations(operation):
                 if self.owners.setdefault(each.name, id(each)) != id(each):
                     self._rename(each, f"{operation.name}_{each.name}")
             return self._through(inner, symbolic(args))
         if at_each_step(operation) is not None:
             operation = self._at_each_step(operation, args[0])
-        is_inlined = is_composite(operation) and operation.name not in self.keep
+        is_inlined = self._inlines(operation)
         outputs = self._inline(operation, args, kwargs) if is_inlined else None
         return operation(*args, **kwargs) if outputs is None else outputs
+
+    def _inlines(self, operation):
+        return is_composite(operation) and self.takes(operation)
 
     def _at_each_step(self, operation, sequence):
         """A `TimeDistributed` whose layer is inlined, as a model, if it has composite layers."""
         inner = innermost(operation)
         graph = _keras.functional(inner)
-        if not any(map(is_composite, [inner] if graph is None else graph_operations(inner))):
+        if not any(map(self._inlines, [inner] if graph is None else graph_operations(inner))):
             return operation
         if id(operation) not in self.wrappers:
             step = keras.Input(batch_shape=(None, *sequence.shape[2:]), dtype=sequence.dtype)

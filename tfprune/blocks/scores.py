@@ -1,0 +1,127 @@
+"""Scores of residual blocks: how much a model would miss them."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune import _keras
+from tfprune.coupling.composite import filled
+from tfprune.measuring.metrics import check_data, evaluate
+from tfprune.rebuild.bypassed import bypassed
+from tfprune.stripping.examples import given_batches
+
+NAMES = ("block_influence", "loss")
+"""The criteria that have a name."""
+
+
+def check_criterion(criterion, model, data):
+    """Raises a `ValueError` unless a criterion is known and has the data that it needs."""
+    if not callable(criterion) and criterion not in NAMES:
+        raise ValueError(
+            f"Argument `criterion` must be one of {list(NAMES)}, or a function of the model "
+            f"without a block. Received: criterion={criterion!r}."
+        )
+    if not callable(criterion) and data is None:
+        raise ValueError(
+            f"The criterion {criterion!r} is measured on data. Received: data=None. "
+            "Pass `data=(x,)`, `(x, y)` or a dataset."
+        )
+    if criterion == "loss" and not model.compiled:
+        raise ValueError(
+            "The criterion 'loss' needs a model that is compiled with a loss. "
+            f"Received: model={model.name!r}, not compiled."
+        )
+
+
+def scores_of(found, criterion, data, verbose=0):
+    """The score of each block; higher = keep.
+
+    Args:
+        found: The `Blocks`.
+        criterion: "block_influence", "loss" or a function, as in `tfprune.prune_blocks`.
+        data: The data to measure on.
+        verbose: 0 is quiet, 1 shows a progress bar.
+
+    Returns:
+        A list of floats.
+
+    Raises:
+        ValueError: If a score is not finite.
+    """
+    if criterion == "block_influence":
+        scores = _block_influences(found, data, verbose)
+    else:
+        measured = _loss(data) if criterion == "loss" else criterion
+        progress = keras.utils.Progbar(len(found.blocks), verbose=verbose)
+        scores = []
+        for block in found.blocks:
+            scores.append(float(measured(bypassed(found.model, [block]))))
+            progress.add(1)
+    wrong = [b.name for b, s in zip(found.blocks, scores, strict=True) if not np.isfinite(s)]
+    if wrong:
+        raise ValueError(f"The scores of blocks must be finite. Received others for {wrong}.")
+    return scores
+
+
+def _loss(data):
+    check_data(data)
+    return lambda model: evaluate(model, data)["loss"]
+
+
+def _block_influences(found, data, verbose):
+    """1 - the mean cosine of what goes into and comes out of a block, over all its vectors."""
+    totals, counts = np.zeros(len(found.blocks)), np.zeros(len(found.blocks))
+    wanted = {id(t) for block in found.blocks for t in (block.part.start, block.part.end)}
+    progress = keras.utils.Progbar(None, verbose=verbose)
+    for arrays in given_batches(found.model, data):
+        values = {key: [] for key in wanted}
+        with _keras.unchanged(found.model):
+            _run(found.model, list(map(tf.convert_to_tensor, arrays)), values)
+        for place, block in enumerate(found.blocks):
+            for pair in zip(values[id(block.part.start)], values[id(block.part.end)], strict=True):
+                cosines = _cosines(*pair)
+                totals[place] += cosines.sum()
+                counts[place] += cosines.size
+        progress.add(1)
+    return list(1 - totals / counts)
+
+
+def _cosines(before, after):
+    """The cosines of the vectors along the last axis; 1 where both are 0, 0 where one is."""
+    before, after = (
+        keras.ops.convert_to_numpy(keras.ops.cast(t, "float64")) for t in (before, after)
+    )
+    norms = np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1)
+    products = norms[0] * norms[1]
+    are_both_zero = (norms[0] == 0) & (norms[1] == 0)
+    cosines = (before * after).sum(-1) / np.where(products == 0, 1, products)
+    return np.where(are_both_zero, 1.0, cosines)
+
+
+def _run(model, inputs, values):
+    """Runs a model call by call; adds what is asked for to `values`, by the tensors' ids.
+
+    A model is called as often as the one around it calls it. What no later call takes is freed.
+    """
+    graph = _keras.functional(model)
+    calls = [node for node, _ in _keras.nodes(graph)]
+    ends = set(map(id, graph.outputs))
+    last = {id(tensor): node for node in calls for tensor in node.arguments.keras_tensors}
+    known = dict(zip(map(id, graph.inputs), inputs, strict=True))
+    for key in values.keys() & known.keys():
+        values[key].append(known[key])
+    for node in calls:
+        args, kwargs = filled(node, known)
+        inner = _keras.functional(node.operation)
+        if inner is None:
+            outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+        else:
+            outputs = _run(node.operation, keras.tree.flatten(args), values)
+        for tensor, output in zip(node.outputs, outputs, strict=True):
+            known[id(tensor)] = output
+            if id(tensor) in values:
+                values[id(tensor)].append(output)
+        for tensor in node.arguments.keras_tensors:
+            if last[id(tensor)] is node and id(tensor) not in ends:
+                known.pop(id(tensor), None)
+    return [known[id(tensor)] for tensor in graph.outputs]
