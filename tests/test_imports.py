@@ -16,8 +16,8 @@ import tfprune
 PACKAGE = Path(tfprune.__file__).parent
 ROOMS = """
 _tools _keras layers schedules patterns masks coupling exporting rebuild stripping measuring
-criteria weights units blocks experiments interop optimizers recovery reports callbacks surgery shrinking
-cli
+criteria weights units blocks experiments interop optimizers recovery reports callbacks surgery
+shrinking cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -92,8 +92,8 @@ def find_blocks(model, only=None, exclude=None):
         closed = sorted({layer.name for layer in _layers_around(graph)})
         inside = f" Layers {closed} hold blocks, but cannot be inlined." if closed else ""
         raise ValueError(
-            f"There is no residual block{chosen} that can be bypassed: none that gives the shape it "
-            "takes, with something added, and in which nothing else uses what is computed."
+            f"There is no residual block{chosen} that can be bypassed: none that gives the shape "
+            "it takes, with something added, and in which nothing else uses what is computed."
             f"{inside} Received: model={model.name!r} ({type(model).__name__}), only={only!r}, "
             f"exclude={exclude!r}. Prune units, with `tfprune.prune`."
         )
@@ -141,7 +141,10 @@ def _parts(model, graph, path=()):
         name = node.operation.name
         if id(node) in ends:
             yield path, ends[id(node)]
-        elif id(node) in inside and _keras.functional(node.operation) is not None:
-            if name not in seen:  # that which is called twice
-                seen.add(name)
-                yield from _parts(node.operation, inside[id(node)], (*path, name))
+        elif (
+            id(node) in inside
+            and _keras.functional(node.operation) is not None
+            and name not in seen  # as that which is called twice
+        ):
+            seen.add(name)
+            yield from _parts(node.operation, inside[id(node)], (*path, name))

@@ -95,10 +95,10 @@ def prune_blocks(
             blocks; or a budget of `tfprune.budgets`: `Parameters(0.7)`, `MACs(0.7)`,
             `Latency(fraction=0.7)`, met with as few blocks removed as possible in the order of the
             scores.
-        criterion: Which blocks go first: "block_influence", those that change least what they take,
-            1 - the mean cosine of the vectors (along the last axis) that go in and come out; "loss",
-            those without which the loss is lowest; or a function that takes the model without one
-            of the blocks and returns a float, low where it is missed least.
+        criterion: Which blocks go first: "block_influence", those that change least what they
+            take: 1 - the mean cosine of the vectors (along the last axis) that go in and come out;
+            "loss", those without which the loss is lowest; or a function that takes the model
+            without one of the blocks and returns a float, low where that block is missed least.
         data: What the criterion is measured on: `(x,)`, `(x, y)` or a dataset of such batches;
             "loss" needs labels and a model that is compiled.
         only, exclude: Layers, names or predicates: blocks go only if a layer in them is among

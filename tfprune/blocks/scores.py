@@ -88,9 +88,7 @@ def _block_influences(found, data, verbose):
 
 def _cosines(before, after):
     """The cosines of the vectors along the last axis; 1 where both are 0, 0 where one is."""
-    before, after = (
-        keras.ops.convert_to_numpy(keras.ops.cast(t, "float64")) for t in (before, after)
-    )
+    before, after = (np.asarray(keras.ops.cast(each, "float64")) for each in (before, after))
     norms = np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1)
     products = norms[0] * norms[1]
     are_both_zero = (norms[0] == 0) & (norms[1] == 0)

@@ -119,10 +119,10 @@ class Graph:
         before, reached, found = self._before[id(maker)], {id(start)}, []
         first = self._numbers.get(id(self._makers.get(id(start))), -1)
         for node in self.nodes[first + 1 : self._numbers[id(maker)] + 1]:
-            if before >> self._numbers[id(node)] & 1:
-                if any(id(tensor) in reached for tensor in _tensors(node)):
-                    reached.update(map(id, node.outputs))
-                    found.append(node)
+            is_needed = before >> self._numbers[id(node)] & 1
+            if is_needed and any(id(tensor) in reached for tensor in _tensors(node)):
+                reached.update(map(id, node.outputs))
+                found.append(node)
         return tuple(found) if id(end) in reached else ()
 
     def _passage(self, tensor):
