@@ -48,7 +48,7 @@ from tfprune._keras.graphs import (
     output_structure,
     part_of,
 )
-from tfprune._keras.initial_values import zeros_as_initial_values
+from tfprune._keras.initial_values import without_values, zeros_as_initial_values
 from tfprune._keras.layers import (
     all_layers,
     attention_projections,
@@ -85,7 +85,7 @@ from tfprune._keras.optimizers import (
     variable_index,
 )
 from tfprune._keras.own_steps import has_own_steps, take_class
-from tfprune._keras.pairs import layer_pairs, own_variable_pairs, variable_pairs
+from tfprune._keras.pairs import layer_pairs, own_variable_pairs, own_variables, variable_pairs
 from tfprune._keras.precision import half_precision, in_precision
 from tfprune._keras.random_numbers import called_in_inference, fixed_seed, unchanged
 from tfprune._keras.saving import SavedState, weights_in_memory, without_compile_state

@@ -1,12 +1,17 @@
-"""Variables that are made without running their initializers, since they are overwritten at once.
+"""Variables that are made without running their initializers.
+
+Since they are overwritten at once, or since only their shapes are asked for.
 
 Private here, and why:
 
 * `_shape` and `_dtype` of a variable, and the variable itself in the closure of the function that
-  Keras gives to TensorFlow as its initial value: only from there its size is known.
+  Keras gives to TensorFlow as its initial value: only from there its size is known;
+* `_initialize_with_initializer`, which gives a variable its first value, and `_value` and
+  `_initializer`, which a variable without one has.
 """
 
 import contextlib
+import threading
 
 import keras
 import tensorflow as tf
@@ -20,6 +25,27 @@ def zeros_as_initial_values():
     """
     with tf.variable_creator_scope(_made_of_zeros):
         yield
+
+
+@contextlib.contextmanager
+def without_values():
+    """While open, variables that this thread makes from an initializer never get a value.
+
+    A model that is built so takes no memory for its weights. It has their shapes, and cannot run.
+    """
+    thread, before = threading.get_ident(), keras.Variable._initialize_with_initializer
+
+    def note_initializer(variable, initializer):
+        if threading.get_ident() == thread:
+            variable._value, variable._initializer = None, initializer  # as before it has one
+        else:
+            before(variable, initializer)
+
+    keras.Variable._initialize_with_initializer = note_initializer
+    try:
+        yield
+    finally:
+        keras.Variable._initialize_with_initializer = before
 
 
 def _made_of_zeros(make, initial_value=None, **arguments):

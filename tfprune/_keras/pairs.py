@@ -55,12 +55,12 @@ def variable_pairs(old, new, without=()):
 def own_variable_pairs(layer, counterpart):
     """The weights that a layer holds itself, each with its counterpart."""
     # By place, because weights without a name are numbered anew, and names may come twice.
-    ours, theirs = _own_variables(layer), _own_variables(counterpart)
+    ours, theirs = own_variables(layer), own_variables(counterpart)
     if len(theirs) > len(ours):
         theirs = [variable for variable in theirs if variable.name != "bias"]
     return zip(ours, theirs, strict=True)
 
 
-def _own_variables(layer):
+def own_variables(layer):
     """The variables that a layer holds itself, without those of the layers inside."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]

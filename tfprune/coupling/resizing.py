@@ -119,8 +119,10 @@ def resized_config(config, operation, sizes, folds=None):
     config = {**config, "config": arguments}
     # A model that is called twice has its operations called twice, at the same node index.
     by_node = {call.node_index: call for call in reversed(calls[id(operation)])}
-    for index, call in by_node.items() if "inbound_nodes" in config else ():
-        rule.rewrite(config["inbound_nodes"][index], call, sizes)
+    nodes = config.get("inbound_nodes", [])
+    for index, call in by_node.items():
+        if index < len(nodes):  # else it is called so in another model only
+            rule.rewrite(nodes[index], call, sizes)
     return config
 
 

@@ -5,6 +5,7 @@ import warnings
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model, one_of
+from tfprune.rebuild.same_class import rebuild_same_class, rescaled_floats
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import sized_by_config
 from tfprune.stripping.liveness import Liveness
@@ -12,7 +13,15 @@ from tfprune.stripping.partly_masked import warn_of_partly_masked, warn_of_twins
 from tfprune.stripping.strip_report import joined
 
 
-def strip(model, *, custom_layers=None, check=True, data=None, return_report=False):
+def strip(
+    model,
+    *,
+    custom_layers=None,
+    same_class=False,
+    check=True,
+    data=None,
+    return_report=False,
+):
     """Returns a smaller model of stock Keras layers, without the units that have no effect.
 
     Use it after training with masks, before export. A unit is removed if masks, zeros and constants
@@ -40,6 +49,10 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
             own `train_step`; `"inline"`, they are inlined or refused. By default they stay where
             their own configs can make them so small; else they are inlined where that is possible,
             and else resized in place.
+        same_class: Whether the result is made by the model's own class, from its config with
+            smaller numbers, so that its config, caches and presets say its new sizes: a `CausalLM`
+            of KerasHub stays one that generates. Prune with `selection="same_class"`, which keeps
+            what a config can say.
         check: Whether to run both models and compare their outputs. Those that differ from call to
             call of the same model, also with a fixed seed, are not compared; a warning names them.
         data: Examples to compare on, instead of random inputs: `x`, `(x,)`, `(x, y)` or a dataset
@@ -51,7 +64,8 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
         slots kept; with `return_report=True`, the model and the report.
 
     Raises:
-        ValueError: If the model cannot be traced or rebuilt, with the layer and the reason; if
+        ValueError: If the model cannot be traced or rebuilt, with the layer and the reason; if no
+            config of its class says the new sizes, with `same_class=True`; if
             weights are not finite, or the model runs on no inputs that were tried.
         RuntimeError: If the outputs differ, which would be a bug in this function.
 
@@ -73,6 +87,13 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
     check_model(model)
     one_of("custom_layers", custom_layers, (None, "keep", "inline"))
     keep = True if custom_layers == "keep" else ()
+    if same_class:
+        if custom_layers == "inline":
+            raise ValueError(
+                "A model of the same class has the layers of its class, so none can be inlined. "
+                "Received: same_class=True, custom_layers='inline'."
+            )
+        return _of_same_class(model, check, data, return_report)
     if custom_layers is None and sized_by_config(model):
         keep = _from_config(model)
     passes = [Liveness(model, keep=keep, wholly=custom_layers == "inline")]
@@ -86,15 +107,30 @@ def strip(model, *, custom_layers=None, check=True, data=None, return_report=Fal
     warn_of_partly_masked(passes[0].coupling, passes[0].needed)
     warn_of_twins(passes[0].coupling, passes[0].needed)
     checked = check_equal(model, small, data) if check else None
+    _warn_of_not_compared(model, checked)
+    if not return_report:
+        return small
+    return small, functools.reduce(joined, (each.report(small, checked) for each in passes))
+
+
+def _of_same_class(model, check, data, return_report):
+    """The smaller model that the class of the model makes from its config."""
+    liveness = Liveness(model, keep=True)
+    floats = rescaled_floats(model, liveness.rebuilt())
+    small = rebuild_same_class(liveness.model, liveness.kept_units, liveness.folds, floats)
+    warn_of_partly_masked(liveness.coupling, liveness.needed)
+    checked = check_equal(model, small, data) if check else None
+    _warn_of_not_compared(model, checked)
+    return (small, liveness.report(small, checked)) if return_report else small
+
+
+def _warn_of_not_compared(model, checked):
     if checked is not None and checked.not_compared:
         warnings.warn(
             f"Outputs of {model.name!r} are not deterministic, so they were not compared: "
             f"{list(checked.not_compared)}.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    if not return_report:
-        return small
-    return small, functools.reduce(joined, (each.report(small, checked) for each in passes))
 
 
 def _from_config(model):

@@ -8,7 +8,7 @@ from tfprune.masks import layer_filter
 from tfprune.units.budgets import Latency
 from tfprune.units.selection import limits
 
-SCOPES = ("uniform", "global", "greedy", "exact")
+SCOPES = ("uniform", "global", "greedy", "exact", "same_class")
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -24,9 +24,12 @@ class Selection(Configurable):
     - "exact": the kept units have the greatest sum of scores that the budget allows (an integer
       program, for small models). Under "greedy" and "exact" scores below 0 count from the lowest
       up, and a fraction is taken as a budget of units.
+    - "same_class": equal counts in all blocks, so that the config of the model's own class can say
+      them, for `tfprune.strip(model, same_class=True)`. Each number in the config loses the same
+      fraction.
 
     Args:
-        scope: "uniform", "global", "greedy" or "exact".
+        scope: "uniform", "global", "greedy", "exact" or "same_class".
         round_to: Integer. Each layer that loses units keeps a multiple of it: the nearest, of two
             as near the larger, and all units where the nearest is more than it has. Under a budget
             multiples go by the same ranking until it is met, never above it. 8 or 16 suits most
