@@ -6,11 +6,16 @@ get no values, so this takes little time and no memory for models of any size.
 """
 
 import copy
+import functools
 import itertools
+
+import keras
 
 from tfprune import _keras
 from tfprune.masks.in_place import unmask
 from tfprune.rebuild.copying import copy_model
+
+_NO_ARGUMENTS = ("build_config", "compile_config", "inbound_nodes", "batch_shape", "dtype")
 
 MOST_TRIED = 512
 """How many combinations of numbers are tried to find those that make given shapes."""
@@ -20,12 +25,15 @@ class ConfigNumbers:
     """The numbers in the config of a model of a user's or a library's class.
 
     Args:
-        model: The model, of a class that is neither `keras.Model` nor `keras.Sequential`.
+        model: The model: of a class of its own, or with layers of users' classes in it.
 
     Attributes:
-        before: A dict from the place of each whole number above 1 in the config, as a tuple of keys
-            and indices, to the number.
+        before: A dict from the places of each whole number above 1 in the config to the number. A
+            place is a tuple of keys and indices. An argument that has the same value in all objects
+            of a class, as in all blocks of a model, is one number with several places.
         shapes_before: The shapes of the weights that the config makes.
+        taken_together: Those of the numbers asked for with `moved` that the class takes only along
+            with others.
 
     Raises:
         ValueError: If the class cannot make the model from its config.
@@ -33,10 +41,16 @@ class ConfigNumbers:
 
     def __init__(self, model):
         self._model, self._moved = model, {}
-        if _keras.is_stock(type(model)):
-            self._refuse(f"it is a plain {type(model).__name__}, and no class makes it")
+        self.taken_together = set()
+        plain = unmask(copy_model(model).model)
+        parts = _keras.all_layers(plain)
+        if all(_keras.is_stock(type(part)) for part in parts):
+            self._refuse("it has no class but those of Keras, which `strip` keeps in any case")
+        self._classes = _keras.custom_objects_of(parts)
         try:
-            self._config = unmask(copy_model(model).model).get_config()
+            self._class, config = type(plain), plain.get_config()
+            self._config = _keras.without_shapes({"config": config})["config"]
+            self._build_config = plain.get_build_config()
         except Exception as error:  # the user's own code may fail in any way
             self._refuse(f"its `get_config` fails: {type(error).__name__}: {str(error)[:200]}")
         self._held = {
@@ -44,12 +58,13 @@ class ConfigNumbers:
             for name, value in self._config.items()
             if isinstance(value, dict) and _is_without_weights(getattr(model, name, None))
         }
-        numbers = dict(_numbers(self._config, self._held))
-        self.before = {place: number for place, number in numbers.items() if number > 1}
+        self.before = self._found()
+        self._shapes = _shapes_of(self._class, repr(self._config))
         self._building = _keras.without_values
         self.shapes_before = self.shapes({})
         if self.shapes_before is None:  # it uses values of weights when it is built
             self._building = _keras.zeros_as_initial_values
+            self._shapes.clear()
             self.shapes_before = self.shapes({})
         if self.shapes_before != [tuple(weight.shape) for weight in weights_in_order(model)]:
             self._refuse("its config makes weights of other shapes")
@@ -63,11 +78,15 @@ class ConfigNumbers:
         Returns:
             A list of tuples; None if the class makes no model of them.
         """
-        try:
-            with self._building():
-                return [tuple(w.shape) for w in weights_in_order(self._made(numbers, {}))]
-        except Exception:  # the user's own code may fail in any way
-            return None
+        key = frozenset(numbers.items())
+        if key not in self._shapes:
+            try:
+                with self._building():
+                    made = weights_in_order(self._made(numbers, {}))
+                self._shapes[key] = [tuple(weight.shape) for weight in made]
+            except Exception:  # the user's own code may fail in any way
+                self._shapes[key] = None
+        return self._shapes[key]
 
     def make(self, numbers, floats):
         """A model of the class with other numbers in its config; its weights hold zeros."""
@@ -76,18 +95,40 @@ class ConfigNumbers:
 
     def _made(self, numbers, floats):
         config = copy.deepcopy({k: v for k, v in self._config.items() if k not in self._held})
-        for place, number in {**numbers, **floats}.items():
-            *path, last = place
-            inner = config
-            for key in path:
-                inner = inner[key]
-            inner[last] = number
-        return type(self._model).from_config({**config, **self._held})
+        for places, number in {**numbers, **floats}.items():
+            for *path, last in places:
+                inner = config
+                for key in path:
+                    inner = inner[key]
+                inner[last] = number
+        with keras.saving.custom_object_scope(self._classes):
+            made = self._class.from_config({**config, **self._held})
+        if not made.built and self._build_config:
+            made.build_from_config(self._build_config)
+        return made
+
+    def _found(self, kind=int):
+        """The numbers of a kind, with their places."""
+        found = {}
+        for place, number in _numbers(self._config, self._held, kind):
+            found.setdefault((*self._argument(place), number), []).append(place)
+        return {
+            tuple(places): key[-1] for key, places in found.items() if kind is float or key[-1] > 1
+        }
+
+    def _argument(self, place):
+        """The class of the object that an argument is of, and its name."""
+        owner, start, inner = type(self._model).__name__, 0, self._config
+        for depth, key in enumerate(place[:-1]):
+            if isinstance(inner, dict) and "class_name" in inner and key == "config":
+                owner, start = inner["class_name"], depth + 1
+            inner = inner[key]
+        return owner, *place[start:]
 
     @property
     def floats(self):
-        """A dict from the place of each floating-point number in the config to the number."""
-        return dict(_numbers(self._config, self._held, float))
+        """A dict from the places of each floating-point number in the config to the number."""
+        return self._found(float)
 
     def matching(self, shapes):
         """The numbers that make weights of given shapes.
@@ -111,9 +152,7 @@ class ConfigNumbers:
             if found == shapes:
                 return {p: n for p, n in numbers.items() if n != self.before[p]}
             if found is not None and len(found) == len(shapes):
-                wrong = [
-                    i for i, pair in enumerate(zip(found, shapes, strict=True)) if len({*pair}) > 1
-                ]
+                wrong = [index for index, shape in enumerate(shapes) if found[index] != shape]
                 if nearest is None or len(wrong) < len(nearest[1]):
                     nearest = found, wrong
         return self._refuse_shapes(shapes, *(nearest or (self.shapes_before, [])))
@@ -128,18 +167,24 @@ class ConfigNumbers:
                 found[number * new // old] = None
         return [*(n for n in found if n != number and n > 0), number] if moved else [number]
 
-    def moved(self, place):
-        """The axes of weights whose sizes depend on a number, as pairs of indices.
+    def moved(self, places):
+        """The axes of weights whose sizes may depend on a number, as pairs of indices.
 
-        Empty for a number that changes how many weights there are.
+        Empty for a number that changes how many weights there are. For one that the class takes
+        only along with others, all axes of that size.
         """
-        if place not in self._moved:
-            number = self.before[place]
+        if places not in self._moved:
+            number = self.before[places]
             others = (2 * number, number // 2, number + 1, number - 1)
-            found = (self.shapes({place: other}) for other in others if other > 0)
-            differing = (each for each in found if each not in (None, self.shapes_before))
-            self._moved[place] = self._differing_axes(next(differing, self.shapes_before))
-        return self._moved[place]
+            made = [self.shapes_before]
+            while others and made[-1] in (None, self.shapes_before):
+                other, *others = others
+                made.append(self.shapes({places: other}) if other > 0 else self.shapes_before)
+            if made[-1] in (None, self.shapes_before) and None in made:
+                self.taken_together.add(places)
+                made.append([tuple(n * (1 + (n == number)) for n in s) for s in self.shapes_before])
+            self._moved[places] = self._differing_axes(made[-1] or self.shapes_before)
+        return self._moved[places]
 
     def _differing_axes(self, shapes):
         if [*map(len, self.shapes_before)] != [*map(len, shapes)]:
@@ -152,10 +197,8 @@ class ConfigNumbers:
         ]
 
     def _refuse_shapes(self, shapes, nearest, wrong):
-        weights = [weights_in_order(self._model)[index].path for index in wrong]
-        pairs = [
-            f"{w!r} {shapes[i]}, not {nearest[i]}" for w, i in zip(weights, wrong, strict=True)
-        ]
+        weights = weights_in_order(self._model)
+        pairs = [f"{weights[i].path!r} {nearest[i]}, not {shapes[i]}" for i in wrong]
         self._refuse(
             "no numbers in its config make these shapes. What comes nearest makes "
             + "; ".join(pairs[:3])
@@ -171,9 +214,16 @@ class ConfigNumbers:
         )
 
 
-def name_of(place):
-    """The name of a place in a config, for messages: `num_heads`, `vision_encoder.num_heads`."""
-    return ".".join(str(key) for key in place if key not in ("config",))
+@functools.lru_cache(maxsize=8)
+def _shapes_of(cls, config):
+    """The shapes that a class made of numbers so far, for a config as text; added to."""
+    return {}
+
+
+def name_of(places):
+    """What a number is called in messages: `num_heads`, `vision_encoder.num_heads`, `0.dim`."""
+    names = [".".join(str(key) for key in place if key != "config") for place in places]
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def weights_in_order(model):
@@ -196,9 +246,7 @@ def _numbers(config, held, kind=int, place=()):
     for key, value in items:
         here = (*place, key)
         if isinstance(value, dict | list):
-            if not (place == () and key in held):
+            if not (place == () and key in held) and key not in _NO_ARGUMENTS:
                 yield from _numbers(value, held, kind, here)
-        elif (
-            isinstance(value, kind) and not isinstance(value, bool) and (kind is float or value > 1)
-        ):
+        elif isinstance(value, kind) and not isinstance(value, bool):
             yield here, value

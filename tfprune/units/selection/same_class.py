@@ -10,16 +10,16 @@ changes.
 import itertools
 import math
 import weakref
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.coupling.kept_units import keeping
 from tfprune.rebuild.config_numbers import ConfigNumbers, name_of, weights_in_order
-from tfprune.rebuild.engine import rebuild
-from tfprune.rebuild.same_class import rebuild_same_class, rescaled_floats
-from tfprune.stripping.check import check_equal
+from tfprune.rebuild.copying import copy_model
+from tfprune.stripping.strip import strip
 from tfprune.units import budgets
+from tfprune.units.prunable import PrunableUnits
 from tfprune.units.selection import limits
 from tfprune.units.selection.costs import costs_for
 from tfprune.units.selection.removal_groups import removal_groups
@@ -125,9 +125,7 @@ class _Kept:
         groups = self.groups
         removed = groups.removed.copy()
         for place, kept in counts.items():
-            inside = np.unique(groups.group_of_unit[self.sets[place].units])
-            size = len(self.sets[place].units) // len(inside)
-            removed[inside[: len(inside) - kept // size]] = True
+            removed |= _lowest(groups, self.sets[place], kept)
         dead = self.units.pruned() | removed[groups.group_of_unit]
         dead[self.units.coupling.roots[0]] = False
         must_stay = removed & ~groups.removable & ~groups.removed
@@ -180,7 +178,8 @@ def _found_moves(units):
     found = {}
     for subset in itertools.islice(subsets, MOST_TRIED):
         parts = math.gcd(*(numbers.before[place] for place in subset))
-        if parts > 1 and not _is_union(frozenset(subset), found):
+        may_be = _no_axis_is_moved_by_one(subset, numbers, counted)
+        if parts > 1 and may_be and not _is_union(frozenset(subset), found):
             move = Move(subset, parts, numbers, counted)
             counts = move.counts(parts - 1)
             if counts is not None:
@@ -227,22 +226,36 @@ def _failure(units, moves):
 
     As where it multiplies by the root of its width.
     """
-    kept = np.ones(units.coupling.size, bool)
-    groups = removal_groups(units)
+    masked = copy_model(units.model).model
+    trial = PrunableUnits(masked)
+    groups = removal_groups(trial)
+    removed = groups.removed.copy()
     for move in moves:
         for place, count in (move.counts(max(1, move.parts // 2)) or {}).items():
-            members = units.coupling.sets[place].units
-            inside = np.unique(groups.group_of_unit[members])
-            going = inside[: len(inside) - count * len(inside) // len(members)]
-            kept[np.isin(groups.group_of_unit, going)] = False
-    kept_units = keeping(units.coupling, kept)
+            removed |= _lowest(groups, trial.coupling.sets[place], count)
+    trial.mask(removed[groups.group_of_unit])
     try:
-        reference = rebuild(units.model, kept_units)
-        floats = rescaled_floats(units.model, reference)
-        check_equal(reference, rebuild_same_class(units.model, kept_units, {}, floats))
+        strip(masked, same_class=True)
     except (ValueError, RuntimeError) as error:
         return str(error).split(". ")[0]
     return None
+
+
+def _lowest(groups, unit_set, kept):
+    """Which groups go so that a set keeps so many units, as a boolean array over groups."""
+    inside = np.unique(groups.group_of_unit[unit_set.units])
+    size = len(unit_set.units) // len(inside)
+    removed = np.zeros(len(groups.removed), bool)
+    removed[inside[: len(inside) - kept // size]] = True
+    return removed
+
+
+def _no_axis_is_moved_by_one(subset, numbers, counted):
+    """Whether each axis without units that a number moves is moved by another one too."""
+    if not numbers.taken_together.isdisjoint(subset):
+        return True  # which axes it moves is not known
+    moved = Counter(axis for place in subset for axis in numbers.moved(place))
+    return all(count > 1 for axis, count in moved.items() if axis not in counted.axes)
 
 
 def _is_union(subset, found):
