@@ -247,7 +247,7 @@ def test_prune_in_one_call_and_training_goes_on():
     y = np.zeros((5, 6, 2), "float32")
     model.fit(data(), y, epochs=1, verbose=0)
     small, report = tfprune.prune(
-        model, 0.5, (data(), y), same_class=True, epochs=2, recover=None, return_report=True
+        model, 0.5, (data(), y), selection="same_class", epochs=2, recover=None, return_report=True
     )
     assert type(small) is Net
     assert small.width == 8

@@ -45,8 +45,8 @@ def prune_units(
         criterion: The name of a criterion ("magnitude", "l1", "taylor", ...), a
             `tfprune.criteria.Criterion` with its arguments, or a callable; see
             `tfprune.criteria.units`.
-        selection: "uniform", "global", "greedy" or "exact", or a `tfprune.Selection` with its
-            arguments (`round_to`, `min_units`, `max_fraction`).
+        selection: "uniform", "global", "greedy", "exact" or "same_class", or a `tfprune.Selection`
+            with its arguments (`round_to`, `min_units`, `max_fraction`).
         data: `(x, y)` or a dataset of batches, for criteria that are measured on data. Arrays are
             read in batches of 32.
         only: The layers whose units may go: a layer or its name, a sequence of these, where a

@@ -73,10 +73,6 @@ class Selection(Configurable):
         by_layer = counterparts.by_layer(self.max_fraction)
         return Selection(**{**self._arguments(), "max_fraction": by_layer})
 
-    def with_scope(self, scope):
-        """The same selection with another scope."""
-        return Selection(**{**self._arguments(), "scope": scope})
-
     def _arguments(self):
         names = ("scope", "round_to", "min_units", "max_fraction")
         return {name: getattr(self, name) for name in names}
