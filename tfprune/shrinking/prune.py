@@ -26,6 +26,7 @@ from tfprune.shrinking.settled_norms import (
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip
 from tfprune.stripping.strip_report import StripReport
+from tfprune.units.selection import selection as selections
 
 _RECOVERIES = ("reconstruct", "recalibrate", "distill")
 _FIT = set(inspect.signature(keras.Model.fit).parameters) - {
@@ -126,7 +127,10 @@ def prune(
             the best after recovery of "magnitude", "l2" and "second_order" (not divided; without
             labels "activation_variance"), judged as the steps are, which takes three times as
             long; else "magnitude".
-        selection: See `tfprune.prune_units`; here all layers are ranked together by default.
+        selection: See `tfprune.prune_units`; here all layers are ranked together by default. With
+            "same_class", all blocks keep equally many units and the result is made by the model's
+            own class, from its config with smaller numbers (`tfprune.strip(same_class=True)`): a
+            task of KerasHub stays one that generates and has presets.
         recover: How accuracy is recovered: a name or a sequence among "reconstruct", "recalibrate"
             and "distill" (in the training of `epochs`). "auto": "reconstruct" and "recalibrate"
             where there is data. `None` or `()` for nothing.
@@ -142,7 +146,8 @@ def prune(
 
     Returns:
         The small model, of stock Keras layers, compiled as `model` is; where the class of `model`
-        has steps of its own, of that class if its sizes can be changed. With `return_report=True`,
+        has steps of its own, of that class if its sizes can be changed, and with
+        `selection="same_class"` in any case. With `return_report=True`,
         the model and the report.
 
     Raises:
@@ -185,6 +190,7 @@ def prune(
             stages["dense, recalibrated"] = metrics
             model = judge.dense = settled
     is_auto = isinstance(criterion, str) and criterion == "auto"
+    selection = selections.get(selection)
     arguments = {"target": target, "selection": selection, "data": rest if is_auto else data}
     arguments |= {"only": only, "exclude": exclude}
     one_shot = OneShot(given, model, judge, recover, rest, batch_size, verbose, **arguments)
@@ -195,7 +201,7 @@ def prune(
     masked, counts, metrics = pruned.masked, pruned.counts, pruned.metrics
     stages |= pruned.stages
     decisions += pruned.decisions
-    small, removed = _stripped(masked, given)
+    small, removed = _stripped(masked, given, selection.scope == "same_class")
     if epochs:
         _check_steps(small, given, epochs)
         watched = judged if judge.uses_loss else validation_data
@@ -278,10 +284,10 @@ def _check_training(model, data, epochs, recover):
         )
 
 
-def _stripped(masked, model):
+def _stripped(masked, model, same_class):
     """The small model, of the class of the model if that has steps of its own, and the report."""
-    small, report = strip(masked, return_report=True)
-    if not _keras.has_own_steps(model) or _has_steps_of(small, model):
+    small, report = strip(masked, same_class=same_class, return_report=True)
+    if same_class or not _keras.has_own_steps(model) or _has_steps_of(small, model):
         return small, report
     try:
         kept, its = strip(masked, custom_layers="keep", return_report=True)
