@@ -280,4 +280,4 @@ def test_killed_at_random_points_and_in_writes(tmp_path):
         same(found, truth[data])
         total, cut, round = total + done, cut + torn, round + 1
     print(f"{total} kills, {cut} of them in a write")
-    assert cut >= KILLS // 4
+    assert cut >= max(1, KILLS // 4)

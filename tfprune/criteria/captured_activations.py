@@ -14,7 +14,7 @@ def capture_inputs(layer, see):
         see(inputs, kwargs.get("mask"))
         return call(inputs, *args, **kwargs)
 
-    with _attribute(layer, "call", captured):
+    with attribute(layer, "call", captured):
         yield
 
 
@@ -27,12 +27,13 @@ def capture_preactivations(layer, see):
         see(outputs)
         return outputs if activation is None else activation(outputs, *args, **kwargs)
 
-    with _attribute(layer, "activation", captured):
+    with attribute(layer, "activation", captured):
         yield
 
 
 @contextlib.contextmanager
-def _attribute(layer, name, value):
+def attribute(layer, name, value):
+    """While open, an attribute of a layer is something else."""
     # Not `setattr`, which would track an activation that is a layer anew.
     own = vars(layer)
     before = {name: own[name]} if name in own else {}

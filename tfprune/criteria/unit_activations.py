@@ -7,9 +7,12 @@ Time steps that a mask leaves out are measured like all others.
 
 A gradient at a tensor is that by way of these layers alone, so a sum over the tensors of a residual
 stream counts nothing twice. The calls of the model are run one by one, which gives access to every
-tensor.
+tensor. A layer that was traced for one size is run as a whole, and what the layers in it read is
+seen as they are called.
 """
 
+import contextlib
+import functools
 from collections import ChainMap
 from dataclasses import dataclass, field
 
@@ -22,6 +25,7 @@ from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import Rule, rule_of
 from tfprune.coupling.trace import input_structure
+from tfprune.criteria.captured_activations import attribute
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.criteria.measuring import check_compiled
 from tfprune.criteria.unit_slices import roles
@@ -104,6 +108,32 @@ def _captures(units, sets):
                 capture = found.setdefault(tensor, ActivationCapture(tensor, units_at))
                 capture.read(call, is_read[units_at])
     return list(found.values())
+
+
+def _seen_in(trace, captures):
+    """The captures whose tensors can be seen: in layers traced for one size, those layers read."""
+    for capture in captures:
+        capture.calls = [
+            call
+            for call in capture.calls
+            if isinstance(call.operation, keras.layers.Layer)
+            or _traced_for_one_size(call, trace) is None
+        ]
+    _refuse_repeated(trace)
+    return [capture for capture in captures if capture.calls]
+
+
+def _refuse_repeated(trace):
+    """Refuses layers that were traced for one size and are called more than once."""
+    made = {tensor for call, _ in _steps(trace) for tensor in call.outputs}
+    needed = {tensor for call, _ in _steps(trace) for tensor in (*call.inputs, *call.masks)}
+    if needed - made - set(trace.inputs):
+        names = sorted({call.operation.name for call in trace.in_place.values()})
+        raise ValueError(
+            "Activations inside a layer that is called several times cannot be measured where its "
+            f"`call` is traced for one size. Received: layers among {names}. Take a criterion of "
+            "weights or gradients ('magnitude', 'taylor')."
+        )
 
 
 def _joins(call):
@@ -217,7 +247,7 @@ def measure_activations(names, units, data, sets=None, verbose=0):
     needs_loss = "contribution" in names
     if needs_loss:
         check_compiled(units.model, ["contribution"])
-    captures = _captures(units, sets)
+    captures = _seen_in(units.coupling.trace, _captures(units, sets))
     for capture in captures:
         capture.begin()
     if captures:
@@ -250,13 +280,20 @@ class _Activations(DataPass):
         for capture in captures:
             for call in capture.calls:
                 read_by.setdefault(call, []).append(capture.tensor)
-        for call in trace.calls:
-            for tensor in read_by.get(call, ()):
-                if tensor not in seen:
-                    seen[tensor] = self._watched(values[tensor])
-            known = ChainMap({tensor: seen[tensor] for tensor in read_by.get(call, ())}, values)
-            args, kwargs = _filled(list(call.args), known), _filled(call.kwargs, known)
-            outputs = call.operation(*args, **kwargs)
+
+        def see(tensor, value):
+            if tensor not in seen:
+                seen[tensor] = self._watched(value)
+            return seen[tensor]
+
+        for call, inside in _steps(trace):
+            read = {tensor: see(tensor, values[tensor]) for tensor in read_by.get(call, ())}
+            known = ChainMap(read, values)
+            with contextlib.ExitStack() as stack:
+                for layer, calls in _by_layer(inside).items():
+                    stack.enter_context(_captured_reads(layer, calls, read_by, see))
+                args, kwargs = _filled(list(call.args), known), _filled(call.kwargs, known)
+                outputs = call.operation(*args, **kwargs)
             values.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
         self._seen.items = [seen[capture.tensor] for capture in captures]
         outputs = [values[tensor] for tensor in trace.outputs]
@@ -287,6 +324,66 @@ class _Activations(DataPass):
             for capture, a in zip(captures, self._seen.items, strict=True):
                 capture.add(a)
         self._seen.items = []
+
+
+def _steps(trace):
+    """The calls to run one by one: of a layer that was traced for one size, its call as a whole.
+
+    Returns:
+        A list of pairs of a call and, for such a layer, the calls inside.
+    """
+    found, inside = [], {}
+    for call in trace.calls:
+        layer = _traced_for_one_size(call, trace)
+        if layer is None:
+            found.append((call, ()))
+        elif id(layer) in inside:
+            inside[id(layer)].append(call)
+        else:
+            inside[id(layer)] = [call]
+            found.append((trace.in_place[id(layer)], inside[id(layer)]))
+    return found
+
+
+def _traced_for_one_size(call, trace):
+    """The outermost layer around a call that was traced for one size, or None."""
+    return next((part for part in call.parents if id(part) in trace.in_place), None)
+
+
+def _by_layer(calls):
+    """The calls of each layer, in order."""
+    found = {}
+    for call in calls:
+        if isinstance(call.operation, keras.layers.Layer):
+            found.setdefault(call.operation, []).append(call)
+    return found
+
+
+@contextlib.contextmanager
+def _captured_reads(layer, calls, read_by, see):
+    """While open, what the calls of a layer read is seen, each call in its turn."""
+    turns, call_before = iter(calls), layer.call
+
+    def captured(*args, **kwargs):
+        turn = next(turns, None)
+        for tensor in read_by.get(turn, ()):
+            args, kwargs = _replaced(turn, tensor, args, kwargs, functools.partial(see, tensor))
+        return call_before(*args, **kwargs)
+
+    with attribute(layer, "call", captured):
+        yield
+
+
+def _replaced(call, tensor, args, kwargs, see):
+    """The arguments of a call that runs, with what `see` returns in place of a tensor's value."""
+    traced = keras.tree.flatten(list(call.args))
+    places = [place for place, leaf in enumerate(traced) if leaf is tensor]
+    if places:
+        leaves = keras.tree.flatten(list(args))
+        leaves[places[0]] = see(leaves[places[0]])
+        return keras.tree.pack_sequence_as(list(args), leaves), kwargs
+    name = next(name for name, value in call.kwargs.items() if value is tensor)
+    return args, {**kwargs, name: see(kwargs[name])}
 
 
 def _as_input(tensor):

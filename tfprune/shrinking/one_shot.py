@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from tfprune.coupling.failures import core
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
 from tfprune.recovery import recalibrate, reconstruct
@@ -109,7 +110,7 @@ class OneShot:
             try:
                 tried = self.by(criterion_of(name))
             except _LACKS as error:
-                others[name] = str(error).split(". ")[0]
+                others[name] = core(str(error)).split(". ")[0]
                 continue
             found = self.judge.value(tried.metrics)
             others[name] = f"{found:.4g}"
