@@ -23,12 +23,14 @@ class Block:
         path: The names of the nested models around it.
         part: The part of the graph.
         layers: The layers in it: those of the model that the user gave.
+        place: How many blocks run before it, those left out by `only` and `exclude` included.
     """
 
     name: str
     path: tuple
     part: Part
     layers: tuple
+    place: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +41,12 @@ class Blocks:
         model: The model in whose graph they are: the one given, or one in which the layers around
             them are inlined.
         blocks: The blocks, in the order in which they run.
+        depth: How many there are, those left out by `only` and `exclude` included.
     """
 
     model: keras.Model
     blocks: tuple
+    depth: int
 
 
 def find_blocks(model, only=None, exclude=None):
@@ -72,7 +76,8 @@ def find_blocks(model, only=None, exclude=None):
         flat, originals = with_inlined(model, around)
     found, names = [], {}
     graph = graph if flat is model else graph_of(flat)
-    for path, part in _repeating(_parts(flat, graph)):
+    parts = _repeating(_parts(flat, graph))
+    for place, (path, part) in enumerate(parts):
         layers = tuple(
             dict.fromkeys(
                 originals.get(layer, layer)
@@ -86,7 +91,7 @@ def find_blocks(model, only=None, exclude=None):
         names[name] = number = names.get(name, 0) + 1
         name += f" (call {number})" if number > 1 else ""
         if any(map(filters[0], layers)) and not any(map(filters[1], layers)):
-            found.append(Block(name, path, part, layers))
+            found.append(Block(name, path, part, layers, place))
     if not found:
         chosen = "" if only is None and exclude is None else " among those chosen"
         closed = sorted({layer.name for layer in _layers_around(graph)})
@@ -97,7 +102,7 @@ def find_blocks(model, only=None, exclude=None):
             f"{inside} Received: model={model.name!r} ({type(model).__name__}), only={only!r}, "
             f"exclude={exclude!r}. Prune units, with `tfprune.prune`."
         )
-    return Blocks(flat, tuple(found))
+    return Blocks(flat, tuple(found), len(parts))
 
 
 def _graph(model):

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune import _keras
 from tfprune._tools.checks import check_model, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, count, number, table
 from tfprune.blocks.find import find_blocks
+from tfprune.blocks.same_class import of_same_class
 from tfprune.blocks.scores import check_criterion, scores_of
-from tfprune.coupling.costs import costs, total_macs
+from tfprune.blocks.within_budget import within_budget
+from tfprune.coupling.costs import total_macs
 from tfprune.masks import layer_filter
-from tfprune.measuring.latency import latency
 from tfprune.rebuild.bypassed import bypassed
 from tfprune.units import budgets
 
@@ -44,6 +44,7 @@ class BlocksReport(Printable):
         blocks: A `ScoredBlock` for each block that could go, in the order in which they run.
         depth, parameters, macs: Before and after, each a `Change`; `depth` counts the blocks that
             could go, MACs are None where they are not known.
+        why_not_same_class: Why the result is not made by the model's own class, or None.
     """
 
     target: str
@@ -51,6 +52,7 @@ class BlocksReport(Printable):
     depth: Change
     parameters: Change
     macs: Change
+    why_not_same_class: str | None = None
 
     def tables(self):
         """The rich tables that are printed: the blocks, the model."""
@@ -73,6 +75,7 @@ def prune_blocks(
     data=None,
     only=None,
     exclude=None,
+    same_class=None,
     return_report=False,
     verbose=0,
 ):
@@ -103,16 +106,21 @@ def prune_blocks(
             "loss" needs labels and a model that is compiled.
         only, exclude: Layers, names or predicates: blocks go only if a layer in them is among
             `only`, and stay if one is among `exclude`.
+        same_class: Whether the result is made by the model's own class, from its config with a
+            smaller number of layers, so that its config, caches and presets say its depth: a
+            `CausalLM` of KerasHub stays one that generates. By default it is where the class can
+            make it and it computes the same; with `True`, anything else is refused.
         return_report: Whether to return a `BlocksReport` as well, with the scores.
         verbose: 0 is quiet, 1 shows progress.
 
     Returns:
-        The model without these blocks, compiled as `model` is, with masks if it has any. It is a
-        Functional (or Sequential) model, in which layers that hold several blocks are inlined.
+        The model without these blocks, compiled as `model` is, with masks if it has any. It is one
+        of the model's class (see `same_class`), or else a Functional (or Sequential) model, in
+        which layers that hold several blocks are inlined.
 
     Raises:
-        ValueError: If there are no blocks that can go or too few of them, data is missing, or the
-            budget cannot be met.
+        ValueError: If there are no blocks that can go or too few of them, data is missing, the
+            budget cannot be met, or a model of the same class is asked for and cannot be made.
 
     Example:
 
@@ -140,10 +148,13 @@ def prune_blocks(
     scores = scores_of(found, criterion, data, verbose)
     order = [found.blocks[place] for place in np.argsort(scores, kind="stable")]
     if most is None:
-        small, removed = _within_budget(model, found, order, target)
+        small, removed = within_budget(model, found, order, target)
     else:
         removed = order[:most]
         small = bypassed(found.model, removed)
+    why_not = None
+    if same_class is not False and removed:
+        small, why_not = of_same_class(model, found, removed, small, same_class)
     if not return_report:
         return small
     gone = set(map(id, removed))
@@ -161,6 +172,7 @@ def prune_blocks(
         depth=Change(len(found.blocks), len(found.blocks) - len(removed)),
         parameters=Change(model.count_params(), small.count_params()),
         macs=Change(*(_macs(each, target) for each in (model, small))),
+        why_not_same_class=why_not,
     )
     return small, report
 
@@ -188,68 +200,6 @@ def _number_to_remove(target, found):
             f"Received: target={target!r}, blocks {[block.name for block in found.blocks]}."
         )
     return int(wanted)
-
-
-def _within_budget(model, found, order, budget):
-    """The model with the fewest blocks removed that meets a budget, and these blocks."""
-    meets = _Within(model, budget)
-    if meets(model):
-        return bypassed(found.model, []), []
-    least = bypassed(found.model, order)
-    if not meets(least):
-        raise ValueError(
-            f"The budget cannot be met by removing blocks: without all {len(order)} that can go, "
-            f"{meets.in_words(least)} remain. Received: target={budget!r}. Allow more, or prune "
-            "units of the result with `tfprune.prune`."
-        )
-    too_few, small, enough = 0, least, len(order)
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        candidate = bypassed(found.model, order[:middle])
-        if meets(candidate):
-            small, enough = candidate, middle
-        else:
-            too_few = middle
-    return small, order[:enough]
-
-
-class _Within:
-    """Whether a model is within a budget, a fraction of which counts from another model."""
-
-    def __init__(self, model, budget):
-        self.model, self.budget = model, budget
-        self.dense = None if isinstance(budget, budgets.Latency) else self._cost(model)
-
-    def __call__(self, small):
-        if self.dense is None:
-            dense, cost = self._latencies(small)
-            return cost <= self.budget.allowed(dense)
-        return self._cost(small) <= self.budget.allowed(self.dense)
-
-    def in_words(self, small):
-        if self.dense is None:
-            return f"{1000 * self._latencies(small)[1]:.3g} ms"
-        return f"{self._cost(small):,} of {self.dense:,} {self.budget.what}"
-
-    def _latencies(self, small):
-        return latency([self.model, small], self.budget.batch_size, self.budget.input_shapes)
-
-    def _cost(self, model):
-        if isinstance(self.budget, budgets.Parameters):
-            return model.count_params()
-        if isinstance(self.budget, budgets.Bytes):
-            return sum(
-                _keras.raw(each).dtype.size * math.prod(each.shape) for each in model.weights
-            )
-        known = costs(model, self.budget.input_shapes)
-        unknown = [f"{call.name!r}: {call.reason}" for call in known if call.macs is None]
-        if unknown:
-            raise ValueError(
-                "The MACs of the model are not known, so no budget of them can be met. Received: "
-                f"model={model.name!r}, {'; '.join(unknown[:3])}. Give `MACs` the sizes of dynamic "
-                "dimensions with `input_shapes`, or take another budget."
-            )
-        return sum(call.macs for call in known)
 
 
 def _in_words(target):

@@ -148,7 +148,7 @@ def walk(traced, input_shapes):
         else:
             args, kwargs = keras.tree.map_structure(
                 lambda leaf: known.get(leaf, leaf) if _is_tensor(leaf) else leaf,
-                (list(call.args), call.kwargs),
+                (list(call.args), _passed_on(call)),
             )
             said = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
             outputs = [
@@ -194,16 +194,20 @@ def shapes_of(call, size):
     Returns:
         A `Shapes`.
     """
-    signature, kwargs = inspect.signature(call.operation.call), dict(call.kwargs)
-    if "training" not in signature.parameters:  # which Keras does not pass on then
-        kwargs.pop("training", None)
-    bound = signature.bind(*call.args, **kwargs).arguments
+    signature = inspect.signature(call.operation.call)
+    bound = signature.bind(*call.args, **_passed_on(call)).arguments
     tensors = [leaf for leaf in keras.tree.flatten(list(bound.values())) if _is_tensor(leaf)]
     return Shapes(
         inputs=tuple(map(size, tensors)),
         outputs=tuple(map(size, call.outputs)),
         arguments={name: _sized(value, size) for name, value in bound.items()},
     )
+
+
+def _passed_on(call):
+    """The keyword arguments of a call that Keras passes on: no `training` that is not taken."""
+    is_taken = "training" in inspect.signature(call.operation.call).parameters
+    return {name: v for name, v in call.kwargs.items() if is_taken or name != "training"}
 
 
 def _is_tensor(leaf):

@@ -45,14 +45,14 @@ class ConfigNumbers:
         plain = unmask(copy_model(model).model)
         parts = _keras.all_layers(plain)
         if all(_keras.is_stock(type(part)) for part in parts):
-            self._refuse("it has no class but those of Keras, which `strip` keeps in any case")
+            self.refuse("it has no class but those of Keras, which `strip` keeps in any case")
         self._classes = _keras.custom_objects_of(parts)
         try:
             self._class, config = type(plain), plain.get_config()
             self._config = _keras.without_shapes({"config": config})["config"]
             self._build_config = plain.get_build_config()
         except Exception as error:  # the user's own code may fail in any way
-            self._refuse(f"its `get_config` fails: {type(error).__name__}: {str(error)[:200]}")
+            self.refuse(f"its `get_config` fails: {type(error).__name__}: {str(error)[:200]}")
         self._held = {
             name: getattr(model, name)
             for name, value in self._config.items()
@@ -67,18 +67,18 @@ class ConfigNumbers:
             self._shapes.clear()
             self.shapes_before = self.shapes({})
         if self.shapes_before != [tuple(weight.shape) for weight in weights_in_order(model)]:
-            self._refuse("its config makes weights of other shapes")
+            self.refuse("its config makes weights of other shapes")
 
     def shapes(self, numbers):
         """The shapes of all weights with other numbers in the config.
 
         Args:
-            numbers: A dict from places to numbers, for those that change.
+            numbers: A dict from places to numbers, or to lists, for those that change.
 
         Returns:
             A list of tuples; None if the class makes no model of them.
         """
-        key = frozenset(numbers.items())
+        key = repr(sorted(numbers.items(), key=repr))
         if key not in self._shapes:
             try:
                 with self._building():
@@ -100,7 +100,7 @@ class ConfigNumbers:
                 inner = config
                 for key in path:
                     inner = inner[key]
-                inner[last] = number
+                inner[last] = copy.copy(number)
         with keras.saving.custom_object_scope(self._classes):
             made = self._class.from_config({**config, **self._held})
         if not made.built and self._build_config:
@@ -124,6 +124,10 @@ class ConfigNumbers:
                 owner, start = inner["class_name"], depth + 1
             inner = inner[key]
         return owner, *place[start:]
+
+    def lists(self, length):
+        """The lists of so many entries in the config, as pairs of a place and the list."""
+        return [each for each in _numbers(self._config, self._held, list) if len(each[1]) == length]
 
     @property
     def floats(self):
@@ -199,18 +203,19 @@ class ConfigNumbers:
     def _refuse_shapes(self, shapes, nearest, wrong):
         weights = weights_in_order(self._model)
         pairs = [f"{weights[i].path!r} {nearest[i]}, not {shapes[i]}" for i in wrong]
-        self._refuse(
+        self.refuse(
             "no numbers in its config make these shapes. What comes nearest makes "
             + "; ".join(pairs[:3])
             + (f"; and {len(pairs) - 3} more" if len(pairs) > 3 else "")
         )
 
-    def _refuse(self, why):
+    def refuse(self, why):
+        """Raises a `ValueError` that says why the config cannot say the new sizes."""
         raise ValueError(
             f"The config of a model cannot say its new sizes, because {why}. Received: "
-            f"model={self._model.name!r} ({type(self._model).__name__}). Prune with "
-            "`selection='same_class'`, which keeps what a config can say, or strip without "
-            "`same_class=True`."
+            f"model={self._model.name!r} ({type(self._model).__name__}). Prune units with "
+            "`selection='same_class'`, which keeps what a config can say, or leave `same_class` "
+            "out."
         )
 
 
@@ -245,8 +250,9 @@ def _numbers(config, held, kind=int, place=()):
     items = config.items() if isinstance(config, dict) else enumerate(config)
     for key, value in items:
         here = (*place, key)
-        if isinstance(value, dict | list):
-            if not (place == () and key in held) and key not in _NO_ARGUMENTS:
-                yield from _numbers(value, held, kind, here)
-        elif isinstance(value, kind) and not isinstance(value, bool):
+        if (place == () and key in held) or key in _NO_ARGUMENTS:
+            continue
+        if isinstance(value, kind) and not isinstance(value, bool):
             yield here, value
+        if isinstance(value, dict | list):
+            yield from _numbers(value, held, kind, here)

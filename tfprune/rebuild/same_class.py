@@ -42,10 +42,22 @@ def rebuild_same_class(model, kept_units, folds, floats=None):
     pairs = list(zip(weights, weights_in_order(new), strict=True))
     values = NewValues(kept_units, folds, None)
     convert.copy_weights(model, new, values.weight, values.mask, pairs)
-    convert.copy_compile_state(model, new, values.slot, pairs)
+    copy_own_compile_state(model, new, pairs, values.slot)
+    return new
+
+
+def copy_own_compile_state(model, new, pairs, *take):
+    """Compiles a model of the same class as `model` is, also with what its own `compile` takes.
+
+    Args:
+        model: The model.
+        new: The one of the same class.
+        pairs: Pairs of a weight and its counterpart.
+        *take: As in `tfprune.rebuild.convert.copy_compile_state`.
+    """
+    convert.copy_compile_state(model, new, *take, pairs=pairs)
     for name in _compiled_with(model):
         setattr(new, name, getattr(model, name))
-    return new
 
 
 def _compiled_with(model):
