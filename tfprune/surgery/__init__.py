@@ -12,6 +12,7 @@ from tfprune.surgery.functions import (
 )
 from tfprune.surgery.plan import Plan, Resized, Split, edit
 from tfprune.surgery.sizes import by, inputs_of
+from tfprune.surgery.tokens import remove_tokens, unused_tokens
 
 __all__ = [
     "Plan",
@@ -24,8 +25,10 @@ __all__ = [
     "inputs_of",
     "insert",
     "remove",
+    "remove_tokens",
     "replace",
     "resize",
     "resize_kernel",
     "shrink",
+    "unused_tokens",
 ]
