@@ -20,6 +20,7 @@ from tfprune import (
     surgery,
 )
 from tfprune.blocks.prune_blocks import prune_blocks
+from tfprune.blocks.prune_experts import prune_experts
 from tfprune.exporting.export import export
 from tfprune.masks.freeze import freeze, unfreeze
 from tfprune.masks.rewinding import capture, rewind
@@ -73,6 +74,7 @@ __all__ = [
     "prunable",
     "prune",
     "prune_blocks",
+    "prune_experts",
     "prune_units",
     "prune_weights",
     "recalibrate",

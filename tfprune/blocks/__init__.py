@@ -1,1 +1,1 @@
-"""Residual blocks as units of pruning: found in the graph, scored, and removed."""
+"""Parts larger than units: residual blocks and experts, found, scored and removed."""
