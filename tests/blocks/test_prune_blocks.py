@@ -116,6 +116,8 @@ def test_what_is_used_elsewhere_too_is_no_block():
         wide.append(keras.layers.Dense(8, name=f"wide_{number}")(x))
         x = x + keras.layers.Dense(4, name=f"narrow_{number}")(wide[-1])
     model = keras.Model(inputs, [x, wide[1]])
+    (stays,) = find_blocks(model).stays
+    assert stays.endswith("stays: what is computed in it goes to 'the outputs' too.")
     assert [layer.name for block in find_blocks(model).blocks for layer in block.layers] == [
         *("wide_0", "narrow_0", "wide_2", "narrow_2"),
     ]
@@ -172,6 +174,15 @@ def test_a_task_of_kerashub_loses_layers_of_its_backbone():
 
 def test_positions_that_are_added_to_tokens_are_no_block():
     assert names(BACKBONES["GPT2"]()) == ["transformer_layer_0", "transformer_layer_1"]
+
+
+def test_a_layer_that_gives_the_others_something_stays_and_says_why():
+    model = randomise(BACKBONES["T5"]())  # the first layers give the others position biases
+    x = inputs_of(model)
+    _, report = tfprune.prune_blocks(model, 1, data=(x,), return_report=True, same_class=False)
+    assert [each.name[-1] for each in report.blocks] == ["1", "1"]
+    assert "'transformer_encoder_layer_0' stays" in str(report.stays)
+    assert "'transformer_encoder_layer_1'" in report.stays[0] and "stays" in str(report)
 
 
 def test_masks_of_steps_go_past_the_block():

@@ -23,7 +23,7 @@ class Block:
         path: The names of the nested models around it.
         part: The part of the graph.
         layers: The layers in it: those of the model that the user gave.
-        place: How many blocks run before it, those left out by `only` and `exclude` included.
+        place: How many blocks run before it, those that are left out or stay included.
     """
 
     name: str
@@ -41,12 +41,14 @@ class Blocks:
         model: The model in whose graph they are: the one given, or one in which the layers around
             them are inlined.
         blocks: The blocks, in the order in which they run.
-        depth: How many there are, those left out by `only` and `exclude` included.
+        depth: How many there are, those that are left out or stay included.
+        stays: For each block or layer with blocks in it that cannot go, a sentence that says why.
     """
 
     model: keras.Model
     blocks: tuple
     depth: int
+    stays: tuple
 
 
 def find_blocks(model, only=None, exclude=None):
@@ -74,7 +76,7 @@ def find_blocks(model, only=None, exclude=None):
     flat, originals = model, {}
     if around or _keras.functional(model) is None:
         flat, originals = with_inlined(model, around)
-    found, names = [], {}
+    found, names, stays = [], {}, []
     graph = graph if flat is model else graph_of(flat)
     parts = _repeating(_parts(flat, graph))
     for place, (path, part) in enumerate(parts):
@@ -90,19 +92,23 @@ def find_blocks(model, only=None, exclude=None):
         name = "/".join((*path, last.name))
         names[name] = number = names.get(name, 0) + 1
         name += f" (call {number})" if number > 1 else ""
-        if any(map(filters[0], layers)) and not any(map(filters[1], layers)):
+        if part.users:
+            users = ", ".join(map(repr, part.users[:3]))
+            stays.append(f"{name!r} stays: what is computed in it goes to {users} too.")
+        elif any(map(filters[0], layers)) and not any(map(filters[1], layers)):
             found.append(Block(name, path, part, layers, place))
+    closed = sorted({layer.name for layer in _layers_around(graph)})
+    stays += [f"{name!r} holds blocks, but cannot be inlined." for name in closed]
     if not found:
         chosen = "" if only is None and exclude is None else " among those chosen"
-        closed = sorted({layer.name for layer in _layers_around(graph)})
-        inside = f" Layers {closed} hold blocks, but cannot be inlined." if closed else ""
+        why = "".join(f" {each}" for each in stays[:5])
         raise ValueError(
             f"There is no residual block{chosen} that can be bypassed: none that gives the shape "
             "it takes, with something added, and in which nothing else uses what is computed."
-            f"{inside} Received: model={model.name!r} ({type(model).__name__}), only={only!r}, "
+            f"{why} Received: model={model.name!r} ({type(model).__name__}), only={only!r}, "
             f"exclude={exclude!r}. Prune units, with `tfprune.prune`."
         )
-    return Blocks(flat, tuple(found), len(parts))
+    return Blocks(flat, tuple(found), len(parts), tuple(stays))
 
 
 def _graph(model):
@@ -138,9 +144,9 @@ def _repeating(parts):
 
 
 def _parts(model, graph, path=()):
-    """The parts that can be bypassed in a model and in those nested in it, each with its path."""
+    """The residual parts of a model and of those nested in it, each with its path."""
     inside = {id(node): inner for node, inner in graph.containers}
-    ends = {id(part.nodes[-1]): part for part in graph.parts}
+    ends = {id(part.nodes[-1]): part for part in (*graph.parts, *graph.used_parts)}
     seen = set()
     for node in graph.nodes:
         name = node.operation.name

@@ -44,6 +44,7 @@ class BlocksReport(Printable):
         blocks: A `ScoredBlock` for each block that could go, in the order in which they run.
         depth, parameters, macs: Before and after, each a `Change`; `depth` counts the blocks that
             could go, MACs are None where they are not known.
+        stays: For each block that cannot go a sentence that says why.
         why_not_same_class: Why the result is not made by the model's own class, or None.
     """
 
@@ -52,11 +53,12 @@ class BlocksReport(Printable):
     depth: Change
     parameters: Change
     macs: Change
+    stays: tuple = ()
     why_not_same_class: str | None = None
 
     def tables(self):
         """The rich tables that are printed: the blocks, the model."""
-        blocks = table(("block",), ("score", "removed"))
+        blocks = table(("block",), ("score", "removed"), notes=self.stays)
         for each in self.blocks:
             blocks.add_row(each.name, number(each.score), "yes" if each.removed else "")
         total = table(("total",), ("before", "after", "ratio"))
@@ -172,6 +174,7 @@ def prune_blocks(
         depth=Change(len(found.blocks), len(found.blocks) - len(removed)),
         parameters=Change(model.count_params(), small.count_params()),
         macs=Change(*(_macs(each, target) for each in (model, small))),
+        stays=found.stays,
         why_not_same_class=why_not,
     )
     return small, report

@@ -28,6 +28,8 @@ class Part:
         structure: What parts that are alike have in common: the classes of their operations, in
             order, without those of norms and activations after the addition.
         is_other: Whether it is an addition unlike all others of its stream.
+        users: The names of the operations that use what is computed in it; without any, it can be
+            bypassed.
     """
 
     start: keras.KerasTensor
@@ -36,6 +38,7 @@ class Part:
     is_layer: bool
     structure: tuple
     is_other: bool = False
+    users: tuple = ()
 
 
 class Graph:
@@ -49,6 +52,7 @@ class Graph:
 
     Attributes:
         parts: The residual parts that can be bypassed.
+        used_parts: Those in which something else uses what is computed, so that they cannot.
         containers: The calls of composite layers and models that hold parts and are none
             themselves, each with the `Graph` inside it.
         is_repeating: Whether some of its parts repeat, as in a stack of blocks.
@@ -67,7 +71,7 @@ class Graph:
             self._before[id(node)] = before
         self._numbers = {id(node): number for number, node in enumerate(nodes)}
         steps = self._without_nested([*filter(None, map(self._residual, nodes))])
-        self.parts, self.is_repeating = self._grouped(self._linked(steps))
+        self.parts, self.used_parts, self.is_repeating = self._grouped(self._linked(steps))
 
     # Steps: single residual additions, and composite layers that hold some -----------------------
 
@@ -191,23 +195,25 @@ class Graph:
 
     def _is_closed(self, start, end):
         """Whether nothing else uses what is computed between two tensors."""
-        nodes = self._between(start, end)
+        return bool(self._between(start, end)) and not self._outer_users(start, end)
+
+    def _outer_users(self, start, end):
+        """The names of the operations that use what is computed between two tensors."""
+        nodes, found = self._between(start, end), {}
         inside, outputs = set(map(id, nodes)), set(map(id, self.outputs))
-        return bool(nodes) and all(
-            tensor is end
-            or (
-                id(tensor) not in outputs
-                and all(id(user) in inside for user in self._users.get(id(tensor), ()))
-            )
-            for node in nodes
-            for tensor in node.outputs
-        )
+        for tensor in (tensor for node in nodes for tensor in node.outputs):
+            if tensor is not end:
+                users = self._users.get(id(tensor), ())
+                found.update((u.operation.name, None) for u in users if id(u) not in inside)
+                if id(tensor) in outputs:
+                    found["the outputs"] = None
+        return tuple(found)
 
     # Parts that repeat ----------------------------------------------------------------------------
 
     def _grouped(self, runs):
         """The parts of all runs, of as many steps as repeat, and whether they are a stack."""
-        found, is_repeating = [], False
+        found, used, is_repeating = [], [], False
         for run in runs:
             place = 0
             while place < len(run):
@@ -217,10 +223,10 @@ class Graph:
                 for _ in range(times):
                     steps = run[place : place + period]
                     part = self._joined(steps, times == 1 and _is_single(steps[0], run))
-                    if self._is_closed(part.start, part.end):
-                        found.append(part)
+                    users = self._outer_users(part.start, part.end)
+                    (used if users else found).append(dataclasses.replace(part, users=users))
                     place += period
-        return found, is_repeating
+        return found, used, is_repeating
 
     def _joined(self, steps, is_other):
         part = dataclasses.replace(steps[0], is_other=is_other)
