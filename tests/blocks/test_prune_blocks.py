@@ -185,6 +185,12 @@ def test_a_layer_that_gives_the_others_something_stays_and_says_why():
     assert "'transformer_encoder_layer_1'" in report.stays[0] and "stays" in str(report)
 
 
+@pytest.mark.parametrize(("name", "depth"), [("DebertaV3", 2), ("T5Gemma", 4)])
+def test_what_a_layer_makes_besides_may_be_used_or_not(name, depth):
+    # Of sizes alone, from its input; or caches that nothing takes.
+    assert len(names(BACKBONES[name]())) == depth
+
+
 def test_masks_of_steps_go_past_the_block():
     inputs = keras.Input((5, models.DIM))
     x = keras.layers.Masking(name="steps")(inputs)

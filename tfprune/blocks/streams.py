@@ -86,7 +86,7 @@ class Graph:
         if place is not None and not graph.is_repeating:
             start, end = symbolic(filled(node, {}))[place], node.outputs[0]
             if _alike(start, end):
-                return self._part(start, end, True)
+                return self._part(start, end, (node,), is_layer=True)
         if graph.parts or graph.containers:
             self.containers.append((node, graph))
         return None
@@ -99,7 +99,7 @@ class Graph:
         terms = self._terms(node)
         for term in terms:
             if _alike(term, end) and any(o is not term and self._leads_to(term, o) for o in terms):
-                return self._part(term, end, False)
+                return self._part(term, end, self._between(term, end))
         return None
 
     def _terms(self, node):
@@ -161,8 +161,9 @@ class Graph:
             if before is not None and before not in follows:
                 follows[before] = place
                 trailing[before] = [type(n.operation) for n in self._between(tensor, step.start)]
-                if self._is_closed(steps[before].start, step.start):
-                    steps[before] = self._until(steps[before], step.start)
+                longer = self._until(steps[before], step.start)
+                if not self._outer_users(longer):
+                    steps[before] = longer
         runs, seen = [], set()
         for place in range(len(steps)):
             run = []
@@ -184,25 +185,22 @@ class Graph:
                 return
             steps[place] = self._until(steps[place], users[0].outputs[0])
 
-    def _part(self, start, end, is_layer):
-        nodes = self._between(start, end)
+    def _part(self, start, end, nodes, is_layer=False):
         structure = tuple((type(n.operation), len(_weights(n.operation))) for n in nodes)
         return Part(start, end, nodes, is_layer, structure)
 
     def _until(self, part, end):
+        """A part with norms and activations after it, or further parts, up to another tensor."""
         nodes = self._between(part.start, end)
+        if part.is_layer:
+            nodes = (*part.nodes, *self._between(part.end, end))
         return dataclasses.replace(part, end=end, nodes=nodes)
 
-    def _is_closed(self, start, end):
-        """Whether nothing else uses what is computed between two tensors."""
-        return bool(self._between(start, end)) and not self._outer_users(start, end)
-
-    def _outer_users(self, start, end):
-        """The names of the operations that use what is computed between two tensors."""
-        nodes, found = self._between(start, end), {}
-        inside, outputs = set(map(id, nodes)), set(map(id, self.outputs))
-        for tensor in (tensor for node in nodes for tensor in node.outputs):
-            if tensor is not end:
+    def _outer_users(self, part):
+        """The names of the operations that use what is computed in a part."""
+        inside, outputs, found = set(map(id, part.nodes)), set(map(id, self.outputs)), {}
+        for tensor in (tensor for node in part.nodes for tensor in node.outputs):
+            if tensor is not part.end:
                 users = self._users.get(id(tensor), ())
                 found.update((u.operation.name, None) for u in users if id(u) not in inside)
                 if id(tensor) in outputs:
@@ -223,7 +221,7 @@ class Graph:
                 for _ in range(times):
                     steps = run[place : place + period]
                     part = self._joined(steps, times == 1 and _is_single(steps[0], run))
-                    users = self._outer_users(part.start, part.end)
+                    users = self._outer_users(part)
                     (used if users else found).append(dataclasses.replace(part, users=users))
                     place += period
         return found, used, is_repeating
@@ -238,7 +236,7 @@ class Graph:
 
     def stream_from(self):
         """The place of the input that reaches the first output through parts, or None."""
-        ends = {id(part.end): part.start for part in self.parts}
+        ends = {id(part.end): part.start for part in (*self.parts, *self.used_parts)}
         places = {id(tensor): place for place, tensor in enumerate(self.inputs)}
         tensor, has_part = self.outputs[0] if self.outputs else None, False
         while tensor is not None and id(tensor) not in places:
