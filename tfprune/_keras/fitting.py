@@ -46,7 +46,7 @@ def build_in_fit(model):
     One whose class has no `call` cannot be: its parts must be built.
     """
     data = _local("epoch_iterator", object)
-    if not has_own_call(model):
+    if isinstance(model, keras.Model) and not has_own_call(model):
         check_parts_built(model)
     elif data is not None and not model.built:
         DataOfFit(data).build(model)
