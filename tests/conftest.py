@@ -37,4 +37,5 @@ def memory():
     """What the models of one module hold goes before the next; what is left will stay."""
     yield
     keras.backend.clear_session()
+    gc.collect()
     gc.freeze()

@@ -1,8 +1,10 @@
 """Smaller models of the model's own class: config, cache and presets say the new sizes."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -216,6 +218,14 @@ def test_unequal_blocks_are_refused_by_weight():
     for array, variable in zip(before, pruned.variables, strict=True):
         np.testing.assert_array_equal(array, variable)
     assert tfprune.strip(pruned).count_params() < subclassed().count_params()
+
+
+def test_what_is_known_of_a_model_does_not_keep_it():
+    pruned = masked(subclassed())
+    known = weakref.ref(pruned)
+    del pruned
+    gc.collect()
+    assert known() is None
 
 
 def test_classes_of_keras_need_no_class_made_again():

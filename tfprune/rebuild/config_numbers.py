@@ -40,7 +40,8 @@ class ConfigNumbers:
     """
 
     def __init__(self, model):
-        self._model, self._moved = model, {}
+        self._name, self._moved = f"{model.name!r} ({type(model).__name__})", {}
+        self._paths = [weight.path for weight in weights_in_order(model)]
         self.taken_together = set()
         plain = unmask(copy_model(model).model)
         parts = _keras.all_layers(plain)
@@ -118,7 +119,7 @@ class ConfigNumbers:
 
     def _argument(self, place):
         """The class of the object that an argument is of, and its name."""
-        owner, start, inner = type(self._model).__name__, 0, self._config
+        owner, start, inner = self._class.__name__, 0, self._config
         for depth, key in enumerate(place[:-1]):
             if isinstance(inner, dict) and "class_name" in inner and key == "config":
                 owner, start = inner["class_name"], depth + 1
@@ -201,8 +202,7 @@ class ConfigNumbers:
         ]
 
     def _refuse_shapes(self, shapes, nearest, wrong):
-        weights = weights_in_order(self._model)
-        pairs = [f"{weights[i].path!r} {nearest[i]}, not {shapes[i]}" for i in wrong]
+        pairs = [f"{self._paths[i]!r} {nearest[i]}, not {shapes[i]}" for i in wrong]
         self.refuse(
             "no numbers in its config make these shapes. What comes nearest makes "
             + "; ".join(pairs[:3])
@@ -213,7 +213,7 @@ class ConfigNumbers:
         """Raises a `ValueError` that says why the config cannot say the new sizes."""
         raise ValueError(
             f"The config of a model cannot say its new sizes, because {why}. Received: "
-            f"model={self._model.name!r} ({type(self._model).__name__}). Prune units with "
+            f"model={self._name}. Prune units with "
             "`selection='same_class'`, which keeps what a config can say, or leave `same_class` "
             "out."
         )

@@ -271,10 +271,11 @@ class _Counted:
     """
 
     def __init__(self, coupling, model):
-        self.sets = {i: each for i, each in enumerate(coupling.sets) if each.removable}
-        of_unit = np.full(coupling.size, len(self.sets))
-        for column, unit_set in enumerate(self.sets.values()):
-            of_unit[unit_set.units] = column
+        sets = {i: each.units for i, each in enumerate(coupling.sets) if each.removable}
+        self.sizes = {place: len(units) for place, units in sets.items()}
+        of_unit = np.full(coupling.size, len(sets))
+        for column, units in enumerate(sets.values()):
+            of_unit[units] = column
         order = {id(weight): index for index, weight in enumerate(weights_in_order(model))}
         self.shapes = [tuple(weight.shape) for weight in weights_in_order(model)]
         positions = {}
@@ -284,7 +285,7 @@ class _Counted:
                 piece.labels.size / piece.labels.shape[piece.axis if piece.labels.ndim > 1 else 0]
             )
             count = np.bincount(
-                of_unit[coupling.roots[piece.labels]].ravel(), minlength=len(self.sets) + 1
+                of_unit[coupling.roots[piece.labels]].ravel(), minlength=len(sets) + 1
             )
             positions[key] = positions.get(key, 0) + count / across
         self.axes = {key for key, count in positions.items() if count[:-1].any()}
@@ -302,7 +303,7 @@ class _Counted:
         """
         if [*map(len, shapes)] != [*map(len, self.shapes)]:
             return None
-        before = np.array([len(unit_set.units) for unit_set in self.sets.values()], float)
+        before = np.array([*self.sizes.values()], float)
         rows, lost = [], []
         for index, (old, new) in enumerate(zip(self.shapes, shapes, strict=True)):
             for axis, (a, b) in enumerate(zip(old, new, strict=True)):
@@ -317,5 +318,5 @@ class _Counted:
         is_right = np.allclose(rows @ units_lost, lost) and rank == len(before)
         if not is_right or (units_lost < 0).any() or (units_lost >= before).any():
             return None
-        places = zip(self.sets, before, units_lost, strict=True)
+        places = zip(self.sizes, before, units_lost, strict=True)
         return {place: int(n - gone) for place, n, gone in places if gone} or None
