@@ -61,13 +61,14 @@ def assert_reloads(small, model, x, path):
     """
     try:
         again = saved_and_loaded(small, path)
-    except NotImplementedError:  # a layer that was inside of another has no config
+    except Exception as failure:
+        try:
+            saved_and_loaded(model, path)
+        except type(failure):
+            return
+        # The config of a layer that was inside of another is missing, or fails.
         with pytest.raises(ValueError, match=r"Keras can write no config of a layer.*layer='"):
             tfprune.export(small, path.with_name("exported.keras"))
-        return
-    except Exception as error:  # or one that is not whole
-        with pytest.raises(type(error)):
-            saved_and_loaded(model, path)
         return
     for ours, theirs in zip(outputs(small, x), outputs(again, x), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5 * np.abs(ours).max())

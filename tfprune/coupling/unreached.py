@@ -90,7 +90,7 @@ def _not_in(reached, holder):
     for part in _keras.sub_layers(holder):
         layers = _keras.all_layers(part)
         if reached.isdisjoint(map(id, layers)):
-            if part.weights:
+            if _keras.own_trainable_variables(part):  # others are constants, as of rotary tables
                 yield part
         elif id(part) not in reached and _keras.functional(part) is None:
             yield from _not_in(reached, part)

@@ -5,6 +5,7 @@ import zipfile
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.failures import core
 
 SUFFIX = ".keras"
 
@@ -30,13 +31,16 @@ def write(model, place):
         )
     try:
         _keras.without_compile_state(model).save(place)
-    except NotImplementedError as error:
-        layer = next((each for each in _keras.all_layers(model)[::-1] if _no_config(each)), model)
+    except Exception as error:  # a user's `get_config` may fail in any way
+        layer = next((each for each in _keras.all_layers(model)[::-1] if _no_config(each)), None)
+        if layer is None:
+            raise
         raise ValueError(
             "Cannot export a `.keras` file, because Keras can write no config of a layer, or of "
             f"what is among its arguments. Received: layer={layer.name!r} "
             f"({type(layer).__name__}). Export it as SavedModel, LiteRT or ONNX, save its weights "
-            "(`.weights.h5`), or give the class a `get_config`."
+            "(`.weights.h5`), or give the class a `get_config` that "
+            f"works: {type(error).__name__}: {core(str(error))}"
         ) from error
     with zipfile.ZipFile(place) as archive:
         broken = archive.testzip()
@@ -47,6 +51,6 @@ def write(model, place):
 def _no_config(layer):
     try:
         keras.saving.serialize_keras_object(layer)
-    except NotImplementedError:
+    except Exception:  # a user's `get_config` may fail in any way
         return True
     return False
