@@ -70,7 +70,7 @@ def open_composite(layer, args, kwargs, in_place=False):
     inside = why = None
     try:
         inside = _traced_to_inline(layer, args, kwargs)
-        if not _trains_otherwise(layer, args, kwargs):
+        if not trains_otherwise(layer, args, kwargs):
             return inside
     except NotTracedError as error:
         why = error
@@ -99,7 +99,7 @@ def _traced_to_inline(layer, args, kwargs):
         raise (why if is_alike or why.depth > error.depth else error) from None
 
 
-def _trains_otherwise(layer, args, kwargs):
+def trains_otherwise(layer, args, kwargs):
     """Whether `call` does something else in training, beside what the layers in it do."""
     if "training" not in inspect.signature(own_class(layer).call).parameters:
         return False

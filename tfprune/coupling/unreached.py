@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.composite import trains_otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,7 @@ def unreached_parts(model, traced):
     used = traced.weight_axes.taken
     found = []
     for holder, stays in holders:
+        before = len(found)
         parts = list(_not_in(reached, holder))
         twins = [part for part in _keras.sub_layers(holder) if id(part) in reached]
         for part in parts:
@@ -68,7 +70,21 @@ def unreached_parts(model, traced):
                 for weight, _ in _keras.own_variable_pairs(holder, holder)
                 if id(weight) not in used and any(size > 1 for size in weight.shape)
             ]
+        if len(found) > before and not _may_use_more(model, holder, traced):
+            del found[before:]
     return found
+
+
+def _may_use_more(model, holder, traced):
+    """Whether training may use more of a holder than its call in the graph of a model does.
+
+    Other methods may call a model. A layer in a graph has its call alone, and what that could do
+    with arguments that it is not given, such as masks of what is left out, it never does.
+    """
+    call = traced.in_place.get(id(holder))
+    if holder is model or isinstance(holder, keras.Model) or call is None:
+        return True
+    return trains_otherwise(holder, list(call.args), call.kwargs)
 
 
 def _holders(model, traced):
