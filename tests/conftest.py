@@ -6,6 +6,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import keras
 import pytest
+from tensorflow.python.framework.ops import gradient_registry
 
 import tfprune  # noqa: F401 (its modules, and TensorFlow's, are to be frozen)
 
@@ -37,5 +38,8 @@ def memory():
     """What the models of one module hold goes before the next; what is left will stay."""
     yield
     keras.backend.clear_session()
+    # TensorFlow keeps each custom gradient that was traced, and with it the graph around it.
+    for name in [each for each in gradient_registry.list() if each.startswith("CustomGradient-")]:
+        del gradient_registry._registry[name]
     gc.collect()
     gc.freeze()
