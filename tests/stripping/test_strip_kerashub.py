@@ -61,10 +61,10 @@ def assert_reloads(small, model, x, path):
     """
     try:
         again = saved_and_loaded(small, path)
-    except Exception as failure:
+    except Exception:
         try:
             saved_and_loaded(model, path)
-        except type(failure):
+        except Exception:  # Keras cannot save and load the model either
             return
         # The config of a layer that was inside of another is missing, or fails.
         with pytest.raises(ValueError, match=r"Keras can write no config of a layer.*layer='"):
