@@ -14,7 +14,7 @@ from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order
 from tfprune.rebuild.copying import copy_model
-from tfprune.rebuild.same_class import copy_own_compile_state
+from tfprune.rebuild.same_class import copy_training_state
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.examples import caller, given_batches
 
@@ -220,7 +220,7 @@ class _Experts:
             return value
 
         convert.copy_weights(self.model, new, take, pairs=pairs)
-        copy_own_compile_state(self.model, new, pairs, take)
+        copy_training_state(self.model, new, pairs, take)
         return new
 
 

@@ -46,7 +46,8 @@ class DataPass(keras.Model):
         is_arrays = isinstance(data, (tuple, list))
         sizes = {"batch_size": batch_size} if is_arrays else {}
         # Keras makes up a batch where there is none, so empty data is refused before or after.
-        if is_arrays and any(not np.shape(leaf)[0] for leaf in keras.tree.flatten(data[0])):
+        leaves = keras.tree.flatten(data[0]) if is_arrays else []
+        if any(np.shape(leaf)[:1] == (0,) for leaf in leaves):
             raise ValueError(_no_batches(data))
         check_fits(self.measured, data)
         try:

@@ -46,8 +46,11 @@ def check_fits(model, data):
             return
         shapes = [tuple(each.shape) for each in keras.tree.flatten(x)]
         if len(shapes) != len(expected) or not all(map(_agree, shapes, expected)):
+            has_preprocessor = getattr(model, "preprocessor", None) is not None
             raise ValueError(
-                f"Argument `data` must hold inputs of the shapes {expected}. Received: {shapes}."
+                f"Argument `data` must hold inputs of the shapes {expected}. Received: "
+                f"{str(shapes[:4])[:-1]}{', ...' if len(shapes) > 4 else ''}]."
+                + (" `model.preprocessor` makes them of raw examples." if has_preprocessor else "")
             )
     _check_labels(model, y)
 

@@ -55,9 +55,9 @@ class ConfigNumbers:
         except Exception as error:  # the user's own code may fail in any way
             self.refuse(f"its `get_config` fails: {type(error).__name__}: {str(error)[:200]}")
         self._held = {
-            name: getattr(model, name)
+            name: getattr(plain, name)
             for name, value in self._config.items()
-            if isinstance(value, dict) and _is_without_weights(getattr(model, name, None))
+            if isinstance(value, dict) and _is_without_weights(getattr(plain, name, None))
         }
         self.before = self._found()
         self._shapes = _shapes_of(self._class, repr(self._config))

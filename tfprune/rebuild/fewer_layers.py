@@ -4,7 +4,7 @@ import itertools
 
 from tfprune.rebuild import convert
 from tfprune.rebuild.config_numbers import MOST_TRIED, ConfigNumbers, weights_in_order
-from tfprune.rebuild.same_class import copy_own_compile_state
+from tfprune.rebuild.same_class import copy_training_state
 
 
 def models_with_fewer_layers(model, gone, places, depth):
@@ -36,7 +36,7 @@ def models_with_fewer_layers(model, gone, places, depth):
         is_found, new = True, numbers.make(found, {})
         pairs = list(zip(kept, weights_in_order(new), strict=True))
         convert.copy_weights(model, new, pairs=pairs)
-        copy_own_compile_state(model, new, pairs)
+        copy_training_state(model, new, pairs)
         yield new
     if not is_found:
         numbers.refuse("no numbers in its config make the layers that stay, and no others")

@@ -42,12 +42,14 @@ def rebuild_same_class(model, kept_units, folds, floats=None):
     pairs = list(zip(weights, weights_in_order(new), strict=True))
     values = NewValues(kept_units, folds, None)
     convert.copy_weights(model, new, values.weight, values.mask, pairs)
-    copy_own_compile_state(model, new, pairs, values.slot)
+    copy_training_state(model, new, pairs, values.slot)
     return new
 
 
-def copy_own_compile_state(model, new, pairs, *take):
-    """Compiles a model of the same class as `model` is, also with what its own `compile` takes.
+def copy_training_state(model, new, pairs, *take):
+    """Lets a model of the same class train as `model` does: the same weights, compiled alike.
+
+    What the class's own `compile` takes besides Keras's, as a sampler, goes along.
 
     Args:
         model: The model.
@@ -55,9 +57,21 @@ def copy_own_compile_state(model, new, pairs, *take):
         pairs: Pairs of a weight and its counterpart.
         *take: As in `tfprune.rebuild.convert.copy_compile_state`.
     """
+    ours, theirs = _owners(model), _owners(new)
+    for weight, counterpart in pairs:
+        theirs[id(counterpart)].trainable = ours[id(weight)].trainable
     convert.copy_compile_state(model, new, *take, pairs=pairs)
     for name in _compiled_with(model):
         setattr(new, name, getattr(model, name))
+
+
+def _owners(model):
+    """The layer that holds each weight itself, by the weight's id."""
+    return {
+        id(variable): layer
+        for layer in _keras.all_layers(model)
+        for variable in _keras.own_variables(layer)
+    }
 
 
 def _compiled_with(model):

@@ -9,7 +9,7 @@ from tfprune.coupling.trace import trace
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order
-from tfprune.rebuild.same_class import copy_own_compile_state
+from tfprune.rebuild.same_class import copy_training_state
 from tfprune.stripping.check import TOLERANCE, Difference, lowest_precision
 from tfprune.stripping.examples import caller, random_batches
 
@@ -185,7 +185,7 @@ def _of_class(model, tables, kept):
     ):
         numbers.refuse("another size than that of the vocabulary goes along with it")
     convert.copy_weights(model, new, _rows(kept), _rows(kept), pairs)
-    copy_own_compile_state(model, new, pairs, _rows(kept))
+    copy_training_state(model, new, pairs, _rows(kept))
     return new
 
 
