@@ -47,8 +47,9 @@ def sized_inputs(model, input_shapes=None):
     >>> sized_inputs(model), sized_inputs(model, (7, 3))
     (((None, 3),), ((7, 3),))
     """
-    inputs = trace(model).inputs
-    declared = [tensor.shape[1:] for tensor in inputs]
+    graph = _keras.functional(model)
+    inputs = trace(model).inputs if graph is None else graph.inputs
+    declared = [tuple(tensor.shape[1:]) for tensor in inputs]
     if input_shapes is None:
         return tuple(declared)
     given = _listed(model, input_shapes)
