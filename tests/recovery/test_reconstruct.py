@@ -9,7 +9,7 @@ from tfprune import layers
 from tfprune.recovery import least_squares
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import form_of
-from tfprune.recovery.reconstruct import ReconstructionReport
+from tfprune.recovery.reconstruction_report import ReconstructionReport
 
 DRAW = np.random.default_rng(0)
 CONVOLUTIONS = {

@@ -18,6 +18,11 @@ from tfprune.recovery.following_norms import FollowingNorm, following_norms
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
 from tfprune.recovery.output_error import output_errors
+from tfprune.recovery.reconstruction_report import (
+    ReconstructedLayer,
+    ReconstructionReport,
+    SkippedLayer,
+)
 from tfprune.recovery.ridge_selection import HELD_OUT, is_better, is_held_out, select_ridge
 from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
@@ -30,54 +35,6 @@ error on those held out says little."""
 
 EXACT = 1e-6
 """The relative error below which a layer is not changed: it is rounding in single precision."""
-
-
-@dataclass(frozen=True)
-class ReconstructedLayer:
-    """The error of a layer's pre-activations, relative to their standard deviation.
-
-    Attributes:
-        name: The layer's name, after those of the nested models around it.
-        before, after: The relative error without and with the new weights; 0.1 is a hundredth of
-            the variance. It is measured on the held-out examples; on all where `ridge` was given.
-        ridge: The ridge; infinite where the bias alone was fitted.
-    """
-
-    name: str
-    before: float
-    after: float
-    ridge: float
-
-
-@dataclass(frozen=True)
-class SkippedLayer:
-    """A layer with other inputs than the dense one that keeps its weights, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ReconstructionReport:
-    """The layers that `reconstruct` fitted and skipped.
-
-    Attributes:
-        layers: A `ReconstructedLayer` for each layer that was fitted.
-        skipped: A `SkippedLayer` for each that was not.
-        few: A sentence that names the layers for which there were few examples; or None.
-    """
-
-    layers: tuple
-    skipped: tuple
-    few: str | None = None
-
-    def __str__(self):
-        lines = [
-            f"{r.name}: error {r.before:.2%} -> {r.after:.2%} (ridge {r.ridge:g})"
-            for r in self.layers
-        ]
-        lines += [f"{r.name}: left as it is, {r.reason}" for r in self.skipped]
-        return "\n".join([*lines, *([self.few] if self.few else [])])
 
 
 def reconstruct(
