@@ -17,8 +17,6 @@ import gc
 import json
 import os
 import platform
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,11 +24,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from _memory import forget_largest, largest_so_far, number_of
 from _timing import interleaved, ratio
 from rich.console import Console
 from rich.table import Table
 from step_overhead import CASES, STEPS_A_TURN, keras_step, tf_keras_step
-from strip import _largest_so_far
 
 import tfprune
 from tfprune.weights.prunable import select_weights
@@ -159,9 +157,7 @@ def update_of_resnet(rounds):
 
 def memory_peak(name):
     """By how many MB a process that holds one model grows at most in an update."""
-    command = [sys.executable, __file__, "--peak", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    return number_of(__file__, "--peak", name)
 
 
 def print_peak(name):
@@ -174,16 +170,9 @@ def print_peak(name):
     resnet = makers[name]()
     gc.collect()
     forget_largest()
-    before = _largest_so_far()
+    before = largest_so_far()
     resnet.update()
-    print(_largest_so_far() - before)
-
-
-def forget_largest():
-    """Begins the record of the largest size anew, where Linux lets it."""
-    path = Path("/proc/self/clear_refs")
-    if path.exists():
-        path.write_text("5")
+    print(largest_so_far() - before)
 
 
 # A training step ---------------------------------------------------------------------------------

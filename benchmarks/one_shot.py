@@ -25,10 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from mask_update import forget_largest
+from _memory import forget_largest, largest_so_far, megabytes
 from rich.console import Console
 from rich.table import Table
-from strip import _largest_so_far
 
 import tfprune
 
@@ -78,10 +77,6 @@ def sequences(count):
     return tf.data.Dataset.from_tensor_slices(x.astype("float32")).batch(4)
 
 
-def megabytes(model):
-    return sum(np.prod(weight.shape) for weight in model.weights) * 4 / 2**20
-
-
 def print_run(criterion, blocks, examples):
     """Memory on top of what the process holds, in MiB; seconds; relative error of the outputs."""
     model, data = tfprune.prunable(decoder(blocks)), sequences(examples)
@@ -95,9 +90,9 @@ def print_run(criterion, blocks, examples):
     )
     gc.collect()
     forget_largest()
-    start, at_start = _largest_so_far(), time.perf_counter()
+    start, at_start = largest_so_far(), time.perf_counter()
     counts = tfprune.prune_weights(model, 0.5, criterion, data=data)
-    seconds, on_top = time.perf_counter() - at_start, _largest_so_far() - start
+    seconds, on_top = time.perf_counter() - at_start, largest_so_far() - start
     assert counts.sparsity == 0.5
     error = np.square(model.predict(few, verbose=0) - before).mean() / before.var()
     found = {

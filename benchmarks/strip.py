@@ -23,9 +23,6 @@ import gc
 import json
 import os
 import platform
-import resource
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +32,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from _memory import STATUS, forget_largest, largest_so_far, megabytes, number_of
 from _timing import interleaved, ratio
+from _torch_peer import PEER, elements, peer_modules, peer_pruner, torch_called
 from rich.console import Console
 from rich.table import Table
 
@@ -49,13 +48,11 @@ from tfprune.units.scores import UnitScores
 from tfprune.units.selection.select_units import select_units
 
 ARCHITECTURES = ("ResNet50", "DenseNet121", "EfficientNetB0", "NASNetMobile", "ConvNeXtTiny")
-PEER = {"ResNet50": "resnet50", "DenseNet121": "densenet121"}
 SIZE = 64
 BOUNDS = {"strip without check": 1.0, "prunable": 1.5}
 WIDTHS = {"wide": [4096] * 4, "deep": [2048] * 13}  # 192 MiB of weights each
 MEMORY_BOUNDS = {"prunable": 1.2, "strip": 0.5}
 BATCHES = (1, 32)
-STATUS = Path("/proc/self/status")
 
 
 def build(name):
@@ -72,43 +69,6 @@ def masked(name):
     return model, units.coupling, ~dead
 
 
-def peer_modules():
-    """Torch, Torch-Pruning and the models, or None where they are not installed."""
-    try:
-        import torch
-        import torch_models
-        import torch_pruning
-    except ImportError:
-        return None
-    return torch, torch_pruning, torch_models
-
-
-def peer_pruner(name, modules):
-    """A function that prunes the next of a stock of equal torch models, and the stock."""
-    torch, torch_pruning, torch_models = modules
-    make = getattr(torch_models, PEER[name])
-    stock, done = [], []
-
-    def prune():
-        model = stock.pop()
-        torch_pruning.pruner.BasePruner(
-            model,
-            torch.zeros(1, 3, SIZE, SIZE),
-            importance=torch_pruning.importance.RandomImportance(),
-            pruning_ratio=0.5,
-            ignored_layers=[model[-1]],
-        ).step()
-        done[:] = [model]
-
-    return make, prune, stock, done
-
-
-def elements(torch_model):
-    """The elements of all weights, those of batch norms that are no parameters included."""
-    state = torch_model.state_dict().items()
-    return sum(value.numel() for key, value in state if "num_batches" not in key)
-
-
 # Time and memory ---------------------------------------------------------------------------------
 
 
@@ -118,26 +78,14 @@ def memory_peak(name, stage):
     A process of its own, because TensorFlow keeps memory for later use: in one where much was done
     before, a stage takes none.
     """
-    return _alone("--peak", name, stage)
-
-
-def _alone(*arguments, **environment):
-    """The number that this program prints when it is run with other arguments."""
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **environment},
-    )
-    return float(done.stdout.split()[-1])
+    return number_of(__file__, "--peak", name, stage)
 
 
 def print_peak(name, stage):
     modules = peer_modules()
-    before = _largest_so_far()
+    before = largest_so_far()
     if stage.startswith("torch"):
-        make, prune, stock, _ = peer_pruner(name, modules)
+        make, prune, stock, _ = peer_pruner(name, modules, SIZE)
         stock.append(make().eval())
         if stage == "torch-pruning":
             prune()
@@ -147,7 +95,7 @@ def print_peak(name, stage):
         model, _, _ = masked(name)
         if stage == "strip":
             tfprune.strip(model)
-    print(_largest_so_far() - before)
+    print(largest_so_far() - before)
 
 
 def memory_on_top(widths, stage):
@@ -157,7 +105,7 @@ def memory_on_top(widths, stage):
     that none is used again unseen: TensorFlow keeps it in a pool with oneDNN.
     """
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    return _alone("--on-top", widths, stage, **environment)
+    return number_of(__file__, "--on-top", widths, stage, **environment)
 
 
 def print_on_top(widths, stage):
@@ -170,9 +118,10 @@ def print_on_top(widths, stage):
         model = tfprune.prunable(model)
         tfprune.prune_units(model, 0.5)
     gc.collect()
-    before = _peak_from_now()
+    forget_largest()
+    before = largest_so_far()
     new = getattr(tfprune, stage)(model)
-    taken = _largest_so_far() - before
+    taken = largest_so_far() - before
     if stage == "strip":
         taken -= megabytes(new)
     print(taken / megabytes(model))
@@ -181,23 +130,6 @@ def print_on_top(widths, stage):
 def mlp(sizes):
     inputs = keras.Input((sizes[0],))
     return keras.Sequential([inputs, *(keras.layers.Dense(n, "relu") for n in sizes[1:])])
-
-
-def megabytes(model):
-    return sum(np.prod(weight.shape) for weight in model.weights) * 4 / 2**20
-
-
-def _peak_from_now():
-    """Forgets the largest size so far, and returns the size in MB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _largest_so_far()
-
-
-def _largest_so_far():
-    if STATUS.exists():  # where the other way would begin with the size of the parent
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def work(name, rounds, modules):
@@ -212,7 +144,7 @@ def work(name, rounds, modules):
         "strip": lambda: tfprune.strip(model),
     }
     if modules and name in PEER:
-        make, prune, stock, _ = peer_pruner(name, modules)
+        make, prune, stock, _ = peer_pruner(name, modules, SIZE)
         stock += [make().eval() for _ in range(rounds + 1)]
         assert elements(stock[0]) == model.count_params() == build(name).count_params()
         runs |= {"torch build": lambda: make().eval(), "torch-pruning": prune}
@@ -253,11 +185,11 @@ def payoff(name, rounds, modules):
     }
     runs = {"dense": called(dense), "small": called(small)}
     if modules and name in PEER:
-        make, prune, stock, done = peer_pruner(name, modules)
+        make, prune, stock, done = peer_pruner(name, modules, SIZE)
         stock.append(make().eval())
         prune()
-        runs |= {"torch dense": torch_called(make().eval(), modules[0])}
-        runs |= {"torch small": torch_called(done[0], modules[0])}
+        runs |= {"torch dense": torch_called(make().eval(), modules[0], SIZE)}
+        runs |= {"torch small": torch_called(done[0], modules[0], SIZE)}
         result["torch_parameters_ratio"] = elements(done[0]) / elements(make())
     for batch in BATCHES:
         at_batch = {key: run(batch) for key, run in runs.items()}
@@ -279,19 +211,6 @@ def called(model):
     def at(batch):
         x = tf.random.normal((batch, SIZE, SIZE, 3))
         return lambda: traced(x).numpy()
-
-    return at
-
-
-def torch_called(model, torch):
-    def at(batch):
-        x = torch.randn(batch, 3, SIZE, SIZE)
-
-        def run():
-            with torch.inference_mode():
-                model(x)
-
-        return run
 
     return at
 

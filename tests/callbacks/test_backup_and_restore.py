@@ -225,7 +225,7 @@ def test_there_is_one_backup(tmp_path):
 # Real kills -------------------------------------------------------------------------------------
 
 
-KILLS = int(os.environ.get("TFPRUNE_KILLS", "2"))
+KILLS = int(os.environ.get("TFPRUNE_KILLS", "20"))
 
 
 def killed(folder, data, units, kills, delays):
@@ -266,6 +266,13 @@ def is_writing(backup):
     return any(".partial" in path.name for path in backup.glob(".*"))
 
 
+def test_killed_twice(whole, tmp_path):
+    found, done, _ = killed(tmp_path, "shuffled", 8, 2, random.Random(0))
+    same(found, whole("shuffled"))
+    assert done >= 1
+
+
+@pytest.mark.slow
 def test_killed_at_random_points_and_in_writes(tmp_path):
     """A model with Dropout and some megabytes of backup; each second kill is in a write."""
     delays = random.Random(1)

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tfprune
 from tfprune.coupling.composite import open_composite
 from tfprune.coupling.layer_runs import NotTracedError
-from tfprune.coupling.trace import call_arguments, trace
+from tfprune.coupling.model_inputs import call_arguments
+from tfprune.coupling.trace import trace
 
 layers, ops = keras.layers, keras.ops
 

@@ -6,7 +6,7 @@ import pytest
 
 import tfprune
 from tfprune.criteria import ActivationContribution
-from tfprune.layers.masked import measured_of
+from tfprune.layers.layer_masks import measured_of
 
 X = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
 Y = np.ones((8, 2), "float32")

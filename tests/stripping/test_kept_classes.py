@@ -6,6 +6,7 @@ import pytest
 
 import tfprune
 from tests.coupling.rules.comparing import randomised
+from tests.user_code import LowRank
 from tfprune.coupling import couple
 
 layers, ops = keras.layers, keras.ops
@@ -385,18 +386,6 @@ def randomise_statistics(model):
     norm = model.get_layer("first").norm
     norm.moving_variance.assign(np.random.default_rng(1).uniform(0.5, 2.0, norm.gamma.shape))
     return model
-
-
-class LowRank(layers.Dense):
-    """Adds a product whose rank is the number of units; the shape is what `Dense` says it is."""
-
-    def build(self, shape):
-        super().build(shape)
-        self.first = self.add_weight(shape=(shape[-1], 4), name="first")
-        self.second = self.add_weight(shape=(4, self.units), name="second")
-
-    def call(self, inputs):
-        return super().call(inputs) + ops.matmul(ops.matmul(inputs, self.first), self.second)
 
 
 def test_numbers_that_only_say_the_shape_of_the_output_are_right():

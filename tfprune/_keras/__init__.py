@@ -77,6 +77,19 @@ from tfprune._keras.legacy import (
     legacy_weights_as,
     without_new_calls,
 )
+from tfprune._keras.masked_variables import (
+    MaskVariable,
+    guard,
+    is_being_read,
+    is_guarded,
+    live_elements,
+    mask_gradient,
+    observe_gradient,
+    reading,
+    uncast,
+    unguard,
+    unguarded,
+)
 from tfprune._keras.optimizers import (
     JointUpdate,
     compile_arguments,
@@ -117,6 +130,12 @@ from tfprune._keras.subclassed import (
     required_arguments,
 )
 from tfprune._keras.tensorflow_calls import tensorflow_on_symbols
+from tfprune._keras.traced_weights import (
+    UnreadableError,
+    forbid_reading,
+    is_index,
+    symbolic_weights,
+)
 from tfprune._keras.tracing import (
     einsums_in_lower_case,
     inferring_shapes,
@@ -124,25 +143,10 @@ from tfprune._keras.tracing import (
     noting_losses,
 )
 from tfprune._keras.training import BackedUp, Relay
-from tfprune._keras.variables import (
-    MaskVariable,
-    UnreadableError,
-    forbid_reading,
-    guard,
-    is_being_read,
+from tfprune._keras.values import (
     is_constant,
     is_finite,
-    is_guarded,
-    is_index,
     is_same_value,
-    live_elements,
-    mask_gradient,
-    observe_gradient,
     raw,
-    reading,
-    symbolic_weights,
-    uncast,
-    unguard,
-    unguarded,
     values,
 )

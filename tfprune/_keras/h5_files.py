@@ -15,7 +15,7 @@ from keras.src.legacy.saving import legacy_h5_format as stock
 from keras.src.legacy.saving import saving_utils
 
 from tfprune._keras.layers import all_layers
-from tfprune._keras.variables import unguarded
+from tfprune._keras.masked_variables import unguarded
 
 _GROUP = "tfprune"
 _OF_THE_MODEL = "top_level_model_weights"

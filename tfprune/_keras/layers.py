@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 
 from tfprune._keras.deep_copies import DeepCopy
-from tfprune._keras.variables import is_guarded, raw
+from tfprune._keras.masked_variables import is_guarded
+from tfprune._keras.values import raw
 
 
 def all_layers(layer):

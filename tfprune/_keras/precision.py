@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfprune._keras.copies import copied_objects
 from tfprune._keras.graphs import is_symbolic
 from tfprune._keras.layers import all_layers
-from tfprune._keras.variables import guard, is_guarded, raw
+from tfprune._keras.masked_variables import guard, is_guarded
+from tfprune._keras.values import raw
 
 
 def in_precision(model, precision):

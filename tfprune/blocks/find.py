@@ -8,7 +8,7 @@ import keras
 from tfprune import _keras
 from tfprune.blocks.streams import Part, graph_inside, graph_of
 from tfprune.coupling.layer_runs import NotTracedError
-from tfprune.coupling.trace import call_arguments
+from tfprune.coupling.model_inputs import call_arguments
 from tfprune.masks import layer_filter
 from tfprune.stripping.inlining import with_inlined
 

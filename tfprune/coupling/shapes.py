@@ -8,7 +8,8 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Passed, Tensor
-from tfprune.coupling.trace import input_structure, trace
+from tfprune.coupling.model_inputs import input_structure
+from tfprune.coupling.trace import trace
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from keras import ops
 
 from tfprune._tools.checks import check_integer
 from tfprune.criteria.criterion import Criterion
-from tfprune.layers.masked import keep_measured, measured_of
+from tfprune.layers.layer_masks import keep_measured, measured_of
 
 
 @keras.saving.register_keras_serializable("tfprune")

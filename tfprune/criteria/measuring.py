@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.coupling.trace import call_arguments
+from tfprune.coupling.model_inputs import call_arguments
 from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
 from tfprune.criteria.input_norms import input_norms
 from tfprune.rebuild.copying import in_double_precision

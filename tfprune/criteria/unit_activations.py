@@ -23,8 +23,8 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
+from tfprune.coupling.model_inputs import input_structure
 from tfprune.coupling.rules import Rule, rule_of
-from tfprune.coupling.trace import input_structure
 from tfprune.criteria.captured_activations import attribute
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.criteria.measuring import check_compiled

@@ -6,15 +6,12 @@ by the mask in the forward pass would cost more, an optimizer could move the sto
 """
 
 import functools
-import math
 from types import MappingProxyType
 
 import keras
-import numpy as np
 
 from tfprune import _keras
-
-_MEASURED = "_measured_of_units"
+from tfprune.layers.layer_masks import masks_of
 
 
 class Masked:
@@ -111,231 +108,6 @@ def _refuse_lora(layer, *args, **kwargs):
     )
 
 
-class WeightMask:
-    """The trainable and the frozen mask of one weight.
-
-    `live` caches `trainable & ~frozen`, the elements that training changes. `rewired` is the step
-    at which the weight was last rewired, -1 for never; it is saved with the masks.
-    """
-
-    not_in_copies = ("observer", "transform")
-
-    observer = None
-    """A callable that the weight's tensor passes through while its gradient is accumulated; its
-    `saved` is a variable to save with the masks, or `None`."""
-
-    transform = None
-    """A function that the weight's tensor passes through at each read, set by a callback."""
-
-    sums = None
-    """What was summed of the weight in training that is to go on, an array; see
-    `tfprune.masks.gradient_accumulation`. It is saved with the masks."""
-
-    def __init__(self, weight, name):
-        self.weight = weight
-        self.trainable = _boolean(weight, name, "trainable_mask", "ones")
-        self.frozen = _boolean(weight, name, "frozen_mask", "zeros")
-        self.live = _boolean(weight, name, "live", "ones")
-        self.rewired = _step(f"{name.replace('/', '_')}_rewired", -1)
-        _keras.guard(weight, self.trainable, self.live)
-        weight.masks = self
-        if weight.regularizer is not None:
-            weight.regularizer = MaskedRegularizer(weight.regularizer, weight, self.live)
-
-    def read(self):
-        """The weight as a tensor whose gradient is 0 in masked elements."""
-        value = _keras.uncast(self.weight)
-        if self.transform is not None:
-            value = self.transform(value)
-        value = _keras.mask_gradient(value, _keras.uncast(self.live))
-        return value if self.observer is None else self.observer(value)
-
-    def set(self, trainable=None, frozen=None):
-        """Writes masks (arrays of the weight's shape, or `None`) and zeroes what is pruned."""
-        with _keras.unguarded():
-            if trainable is None:
-                trainable = _keras.values(self.trainable)
-            else:
-                self.trainable.assign(trainable)
-            if frozen is None:
-                frozen = _keras.values(self.frozen)
-            else:
-                self.frozen.assign(frozen)
-            # Without frozen elements both variables share their memory.
-            live = trainable & ~frozen if frozen.any() else _keras.raw(self.trainable)
-            self.live.assign(live)
-            self.weight.as_in_checkpoint = None
-            if not trainable.all():
-                self.weight.zero_pruned(_keras.raw(self.weight))
-
-
-def _step(name, value):
-    return keras.Variable(
-        initializer=keras.initializers.Constant(value),
-        shape=(),
-        dtype="int64",
-        trainable=False,
-        autocast=False,
-        aggregation="only_first_replica",
-        name=name,
-    )
-
-
-def _boolean(weight, name, kind, initializer):
-    return _keras.MaskVariable(
-        initializer=initializer,
-        shape=tuple(weight.shape),
-        dtype="bool",
-        trainable=False,
-        autocast=False,
-        name=f"{name.replace('/', '_')}_{kind}",
-    )
-
-
-class MaskedRegularizer:
-    """A regularizer whose gradient is 0 in masked elements."""
-
-    def __init__(self, regularizer, weight, live):
-        self.regularizer = regularizer
-        self.weight = weight
-        self.live = live
-
-    def __call__(self, value):
-        """The penalty of `value`, the weight or a tensor of its shape."""
-        if value is self.weight:
-            value = _keras.uncast(self.weight)
-        return self.regularizer(_keras.mask_gradient(value, _keras.uncast(self.live)))
-
-
-class LayerMasks(_keras.SavedState):
-    """All masks of one layer, as they are in files and checkpoints: bits packed, eight a byte.
-
-    `first_step` is the step of the optimizer at which they were made; it is saved with them.
-    """
-
-    measured = None
-    """What was measured of the layer's units in training: an object with their running `average`
-    and the number of `calls`, or a pair of the two."""
-
-    def __init__(self):
-        super().__init__()
-        self.by_name = {}
-        self.first_step = _step("first_step", 0)
-
-    def add(self, name, weight):
-        """Makes fresh masks for a weight."""
-        mask = WeightMask(weight, name)
-        mask.first_step = self.first_step
-        self.by_name = {**self.by_name, name: mask}
-        for kind in ("trainable", "frozen", "live", "rewired"):  # TensorFlow tracks attributes
-            setattr(self, f"{name}/{kind}", getattr(mask, kind))
-
-    def _load_measured(self, pair):
-        """Takes measures of units from a file, also while they are taken."""
-        if self.measured is None or isinstance(self.measured, tuple):
-            self.measured = pair
-        elif tuple(self.measured.average.shape) == pair[0].shape:
-            self.measured.average.assign(pair[0])
-            self.measured.calls.assign(pair[1])
-
-    def save_own_variables(self, store):
-        """Writes the masks that prune or freeze anything, and the state kept with them."""
-        store["masks"] = np.int32(len(self.by_name))
-        if int(np.asarray(self.first_step)):
-            store["first_step"] = np.asarray(self.first_step)
-        if self.measured is not None:
-            store["unit_average"], store["unit_calls"] = map(np.asarray, _as_pair(self.measured))
-        for index, mask in enumerate(self.by_name.values()):
-            trainable, frozen = np.asarray(mask.trainable), np.asarray(mask.frozen)
-            if not trainable.all() or frozen.any():
-                store[f"shape_{index}"] = np.array(trainable.shape, "int32")
-                store[f"pruned_{index}"] = np.packbits(~trainable)
-                store[f"frozen_{index}"] = np.packbits(frozen)
-            if int(np.asarray(mask.rewired)) >= 0:
-                store[f"rewired_{index}"] = np.asarray(mask.rewired)
-            summed = _summed(mask)
-            if summed is not None:
-                store[f"observed_{index}"] = np.asarray(summed)
-
-    def load_own_variables(self, store):
-        """Reads and applies masks; a file of plain Keras weights leaves them as they are."""
-        masks = list(self.by_name.values())
-        states = [(np.asarray(mask.trainable), np.asarray(mask.frozen)) for mask in masks]
-        try:
-            if "masks" in store.keys():  # noqa: SIM118 (an h5 entry has keys() only)
-                states = [_read_mask(store, index, mask) for index, mask in enumerate(masks)]
-        finally:  # The weights have been loaded already, as they are in the file.
-            for mask, state in zip(masks, states, strict=True):
-                mask.set(*state)
-        if "masks" in store.keys():  # noqa: SIM118
-            is_noted = "first_step" in store.keys()  # noqa: SIM118
-            self.first_step.assign(np.asarray(store["first_step"]) if is_noted else 0)
-        if "unit_average" in store.keys():  # noqa: SIM118
-            pair = np.asarray(store["unit_average"]), int(np.asarray(store["unit_calls"]))
-            self._load_measured(pair)
-        for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
-            stored = {kind: f"{kind}_{index}" for kind in ("rewired", "observed")}
-            found = {k: np.asarray(store[n]) for k, n in stored.items() if n in store.keys()}  # noqa: SIM118
-            mask.rewired.assign(found.get("rewired", -1))
-            summed = _summed(mask)
-            if not isinstance(summed, keras.Variable):
-                mask.sums = found.get("observed")
-            elif "observed" in found:
-                summed.assign(found["observed"])
-
-
-def _as_pair(measured):
-    if isinstance(measured, tuple):
-        return measured
-    numpy = keras.ops.convert_to_numpy
-    return np.array(numpy(measured.average)), int(numpy(measured.calls))
-
-
-def measured_of(layer):
-    """The running average of each unit's measure, and how often it was taken; or None."""
-    masks = getattr(layer, "_weight_masks", None)
-    measured = vars(layer).get(_MEASURED) if masks is None else masks.measured
-    return None if measured is None else _as_pair(measured)
-
-
-def keep_measured(layer, measured):
-    """Keeps measures of units with a layer: in its files, and where it gets masks again.
-
-    Args:
-        layer: Any layer. Those that carry no masks keep them in memory alone.
-        measured: A pair, as `measured_of` returns it, or an object with these two.
-    """
-    masks = getattr(layer, "_weight_masks", None)
-    if masks is not None:
-        masks.measured = measured
-    else:
-        vars(layer)[_MEASURED] = _as_pair(measured)
-
-
-def _summed(mask):
-    """What has been summed of a weight: a variable while training runs, else an array or `None`."""
-    saved = None if mask.observer is None else mask.observer.saved
-    return mask.sums if saved is None else saved
-
-
-def _read_mask(store, index, mask):
-    """The trainable and the frozen mask of a weight as they are in a file."""
-    shape = tuple(mask.weight.shape)
-    if f"shape_{index}" not in store.keys():  # noqa: SIM118
-        return np.ones(shape, bool), np.zeros(shape, bool)
-    stored_shape = tuple(int(size) for size in np.asarray(store[f"shape_{index}"]))
-    if stored_shape != shape:
-        raise ValueError(
-            f"The masks in the file must have the weight's shape {shape}. "
-            f"Received: shape={stored_shape}, weight={mask.weight.path!r}."
-        )
-    pruned, frozen = (
-        np.unpackbits(np.asarray(store[f"{kind}_{index}"]), count=math.prod(shape))
-        for kind in ("pruned", "frozen")
-    )
-    return ~pruned.astype(bool).reshape(shape), frozen.astype(bool).reshape(shape)
-
-
 def _with_masks_made(stock_build):
     @functools.wraps(stock_build)
     def build(self, *args, **kwargs):
@@ -347,13 +119,11 @@ def _with_masks_made(stock_build):
 
 def make_masks(layer):
     """Makes masks for the weights which have none yet: see `Masked.masks_inner_weights`."""
-    if "_weight_masks" not in layer.__dict__:
-        layer._weight_masks = LayerMasks()
-        layer._weight_masks.measured = vars(layer).pop(_MEASURED, None)
+    masks = masks_of(layer)
     variables = _keras.own_trainable_variables(layer, layer.masks_inner_weights)
     for weight in variables:
         if not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype):
-            layer._weight_masks.add(_weight_name(layer, weight, variables), weight)
+            masks.add(_weight_name(layer, weight, variables), weight)
     for part in _keras.all_layers(layer) if layer.masks_inner_weights else []:
         if not isinstance(part, Masked):
             part.load_own_variables = _loading_as_in_file(part.load_own_variables)

@@ -7,7 +7,8 @@ import keras
 
 from tfprune import _keras
 from tfprune.layers import DROP_INS
-from tfprune.layers.masked import Masked, MaskedRegularizer, make_masks, reading_masks
+from tfprune.layers.masked import Masked, make_masks, reading_masks
+from tfprune.layers.weight_mask import MaskedRegularizer
 from tfprune.masks.first_step import UNKNOWN, note_first_step
 
 _KEY = "tfprune_in_place"

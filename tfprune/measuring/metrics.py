@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data
-from tfprune.coupling.trace import input_structure
+from tfprune.coupling.model_inputs import input_structure
 from tfprune.measuring.data import check_fits, named_errors
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.layers.masked import keep_measured, measured_of
+from tfprune.layers.layer_masks import keep_measured, measured_of
 
 _TRANSPOSED = tuple(getattr(keras.layers, f"Conv{n}DTranspose") for n in (1, 2, 3))
 

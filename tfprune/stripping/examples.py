@@ -7,7 +7,8 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.any_size import demanded_sizes
 from tfprune.coupling.failures import core
-from tfprune.coupling.trace import call_arguments, input_structure, trace
+from tfprune.coupling.model_inputs import call_arguments, input_structure
+from tfprune.coupling.trace import trace
 from tfprune.exporting.checks import unpacked_batches
 
 _EXAMPLES = 4

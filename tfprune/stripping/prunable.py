@@ -6,7 +6,7 @@ import keras
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model
-from tfprune.coupling.trace import call_arguments
+from tfprune.coupling.model_inputs import call_arguments
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter
 from tfprune.masks.first_step import current_step, note_first_step

@@ -22,7 +22,6 @@ from tfprune.stripping.inlining import inlined
 from tfprune.surgery.edits import (
     Connect,
     Disconnect,
-    Edit,
     Insert,
     Remove,
     Replace,
@@ -31,12 +30,11 @@ from tfprune.surgery.edits import (
     Shrink,
     from_dict,
 )
-from tfprune.surgery.growth import Growth, effects, grows_single_units, kept_units_of
-from tfprune.surgery.indices import kept_units_from, units_after, units_by_layer, units_made_only_by
+from tfprune.surgery.growth import Growth, effects, grows_single_units
+from tfprune.surgery.indices import units_after, units_by_layer
 from tfprune.surgery.lookup import find_operation
+from tfprune.surgery.new_sizes import kept_units_after
 from tfprune.surgery.restructure import apply_edits, copy_model
-from tfprune.surgery.size_solver import remove_negative, solve
-from tfprune.surgery.utility import Utilities
 
 
 @dataclass(frozen=True)
@@ -256,42 +254,17 @@ class Plan(Printable):
                 edit.check(start)
                 together.append(edit)
             start = apply_edits(start, together) if together else start
-            for edit in self._later_edits():
+            later = self._later_edits()
+            for edit in later:
                 edit.check(start)
-            self._solved = start, self._kept_units(start)
+            options = {"criterion": self._criterion, "relaxed": self._relaxed, **self._limits}
+            is_split = self._split is not None
+            kept_units = kept_units_after(start, later, self._units, split=is_split, **options)
+            self._solved = start, kept_units
         return self._solved
 
     def _later_edits(self):
         return [edit for edit in self.edits if not edit.before_sizes]
-
-    def _kept_units(self, start):
-        later = self._later_edits()
-        shrinks = any(isinstance(edit, Shrink) for edit in later)
-        if not shrinks and all(type(edit).constraints is Edit.constraints for edit in later):
-            return None
-        coupling = couple(start)
-        if self._units is not None:
-            return kept_units_from(coupling, start, self._units)
-        constraints = [
-            constraint for edit in later for constraint in edit.constraints(start, coupling, later)
-        ]
-        utilities = Utilities(start, coupling, self._criterion)
-        if shrinks:
-            if constraints:
-                raise ValueError(
-                    "`shrink` names no sizes, and cannot be planned together with edits that ask "
-                    "for some. Make one model after the other."
-                )
-            solution = remove_negative(coupling, utilities, **self._limits)
-        elif constraints:
-            removed = [layer for edit in later for layer in edit.removed(start)]
-            cheap = units_made_only_by(coupling, removed)
-            ask = utilities if _may_shrink(constraints) or self._split else np.ones_like
-            options = {"relaxed": self._relaxed, "cheap": cheap, **self._limits}
-            solution = solve(coupling, constraints, ask, **options)
-        else:
-            return None
-        return kept_units_of(coupling, solution, split=self._split is not None)
 
     # Context manager, printing, JSON ------------------------------------------------------------
 
@@ -391,11 +364,6 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
 
 def _inserted_names(edits):
     return {name for edit in edits if isinstance(edit, Insert) for name in edit.names}
-
-
-def _may_shrink(constraints):
-    first = constraints[0]
-    return len(constraints) > 1 or first.hard or first.size < first.current
 
 
 def _serialised(layer, argument):

@@ -2,9 +2,8 @@
 
 Private here, and why:
 
-* `keras.Variable`: `_value`, the `tf.Variable` under it, whose assign methods all writers end in;
-  `_maybe_autocast` and `AutocastScope`, to read as a layer does and without its casts;
-  `_deferred_initialize`, since a variable may be made after its layer is built;
+* `keras.Variable`: `_maybe_autocast` and `AutocastScope`, to read as a layer does and without its
+  casts; `_deferred_initialize`, since a variable may be made after its layer is built;
   `_restore_from_tensors`, since TensorFlow restores weights and masks in any order;
 * `ControlFlowFuncGraph`, the graph of a branch or a loop, which may use tensors from outside;
 * `Adafactor.assign`, which divides 0 by 0 where masks are.
@@ -15,10 +14,11 @@ import functools
 import threading
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 from tensorflow.python.ops.control_flow_v2_func_graphs import ControlFlowFuncGraph
+
+from tfprune._keras.values import raw
 
 _thread = threading.local()
 
@@ -124,73 +124,6 @@ class MaskVariable(keras.Variable):
         return restored
 
 
-class UnreadableError(Exception):
-    """A variable was read that `forbid_reading` was called on."""
-
-
-class _Unreadable(keras.Variable):
-    @property
-    def value(self):
-        raise UnreadableError(f"it uses the weight {self.path!r} outside of a layer that has it")
-
-    shape = dtype = value
-
-
-def forbid_reading(variable):
-    """Lets a variable of a copy raise an `UnreadableError` when it is used in any way."""
-    variable.__class__ = _Unreadable
-
-
-class _Sliceable(keras.KerasTensor):
-    def __getitem__(self, key):
-        return super().__getitem__((key,) if isinstance(key, slice) else key)
-
-
-def _let_slice(tensor):
-    """Lets a symbolic tensor be sliced as `tensor[:3]`, which Keras allows for arrays alone."""
-    tensor.__class__ = _Sliceable
-
-
-def is_index(weight):
-    """Whether a weight is of whole numbers, such as the indices of positions."""
-    return keras.backend.standardize_dtype(weight.dtype) in ("int32", "int64")
-
-
-def symbolic_weights(layer, with_indices=False):
-    """Puts a symbolic tensor in the place of each float weight that a layer of a copy holds itself.
-
-    Those in lists and dicts among its attributes are found too.
-
-    Args:
-        layer: The layer.
-        with_indices: Whether to do so with weights of whole numbers too.
-
-    Returns:
-        A list of pairs of the weight and the tensor.
-    """
-    found = {}
-
-    def tensor_of(weight):
-        if id(weight) not in found:
-            tensor = keras.Input(batch_shape=weight.shape, dtype=weight.dtype)
-            _let_slice(tensor)
-            found[id(weight)] = weight, tensor
-        return found[id(weight)][1]
-
-    of_all = vars(keras.layers.Layer())
-    own = {name: value for name, value in vars(layer).items() if name not in of_all}
-    for values, kind in [(own, dict), *((v, type(v).__mro__) for v in own.values())]:
-        kind = kind if kind is dict else next((k for k in (list, dict) if k in kind), None)
-        items = () if kind is None else values.items() if kind is dict else enumerate(values)
-        for key, value in list(items):
-            if isinstance(value, keras.Variable) and (
-                keras.backend.is_float_dtype(value.dtype) or (with_indices and is_index(value))
-            ):
-                target = vars(layer) if values is own else values
-                kind.__setitem__(target, key, tensor_of(value))  # past the tracker of Keras
-    return list(found.values())
-
-
 @contextlib.contextmanager
 def reading(tensors):
     """While open, `variable.value` gives `tensors[id(variable)]`, on this thread alone."""
@@ -226,49 +159,6 @@ def live_elements(variable):
     if is_guarded(variable):
         return uncast(variable.live)
     return tf.ones(variable.shape, "bool")
-
-
-def raw(variable):
-    """The `tf.Variable` under a Keras variable, without casts."""
-    return variable._value
-
-
-def is_constant(value):
-    """Whether a value is a tensor of TensorFlow with numbers, or a weight."""
-    return isinstance(value, keras.Variable) or tf.is_tensor(value) and hasattr(value, "numpy")
-
-
-def is_finite(variable):
-    """Whether all elements of a variable are finite; true of whole numbers, and without a value."""
-    value = raw(variable)
-    if value is None or not (value.dtype.is_floating or value.dtype.is_complex):
-        return True
-    if value.dtype.is_floating and tf.math.is_finite(tf.reduce_sum(value)):  # takes no memory
-        return True
-    return bool(tf.reduce_all(tf.math.is_finite(value)))
-
-
-def is_same_value(variable, other):
-    """Whether two variables hold the same value, bit for bit; quick where they share it."""
-    if raw(variable) is None or raw(other) is None:
-        return raw(variable) is raw(other)
-    ours, theirs = values(variable), values(other)
-    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-        return False
-    is_shared = ours.__array_interface__["data"] == theirs.__array_interface__["data"]
-    return is_shared or ours.tobytes() == theirs.tobytes()
-
-
-def values(variable):
-    """The values of a variable as an array which nobody may write to.
-
-    TensorFlow lends its memory where NumPy knows the dtype. What is assigned later does not show.
-    """
-    tensor = tf.convert_to_tensor(raw(variable))
-    try:
-        return np.asarray(memoryview(tensor))
-    except (BufferError, TypeError, ValueError):
-        return tensor.numpy()
 
 
 @contextlib.contextmanager

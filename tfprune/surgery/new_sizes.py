@@ -1,0 +1,59 @@
+"""The units that stay under the edits of a plan, and how many are added."""
+
+import numpy as np
+
+from tfprune.coupling.analysis import couple
+from tfprune.surgery.edits import Edit, Shrink
+from tfprune.surgery.growth import kept_units_of
+from tfprune.surgery.indices import kept_units_from, units_made_only_by
+from tfprune.surgery.size_solver import remove_negative, solve
+from tfprune.surgery.utility import Utilities
+
+
+def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, **limits):
+    """The units that stay where several edits of a model are made together.
+
+    Args:
+        model: The model, after the edits that are made before sizes are solved.
+        edits: The other edits.
+        selected: The units of each layer, as `Plan.to_dict` writes them; None to select them.
+        criterion, relaxed: As in `tfprune.surgery.resize`.
+        split: Whether new units are copies of old ones.
+        **limits: `time_limit` and `verbose`, as in `tfprune.surgery.resize`.
+
+    Returns:
+        The `KeptUnits`, or None if all units stay.
+
+    Raises:
+        ValueError: If there are no sizes at which the edits fit together.
+    """
+    shrinks = any(isinstance(edit, Shrink) for edit in edits)
+    if not shrinks and all(type(edit).constraints is Edit.constraints for edit in edits):
+        return None
+    coupling = couple(model)
+    if selected is not None:
+        return kept_units_from(coupling, model, selected)
+    constraints = [
+        constraint for edit in edits for constraint in edit.constraints(model, coupling, edits)
+    ]
+    utilities = Utilities(model, coupling, criterion)
+    if shrinks:
+        if constraints:
+            raise ValueError(
+                "`shrink` names no sizes, and cannot be planned together with edits that ask "
+                "for some. Make one model after the other."
+            )
+        solution = remove_negative(coupling, utilities, **limits)
+    elif constraints:
+        removed = [layer for edit in edits for layer in edit.removed(model)]
+        cheap = units_made_only_by(coupling, removed)
+        ask = utilities if _may_shrink(constraints) or split else np.ones_like
+        solution = solve(coupling, constraints, ask, relaxed=relaxed, cheap=cheap, **limits)
+    else:
+        return None
+    return kept_units_of(coupling, solution, split=split)
+
+
+def _may_shrink(constraints):
+    first = constraints[0]
+    return len(constraints) > 1 or first.hard or first.size < first.current
