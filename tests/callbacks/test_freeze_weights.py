@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tests.layers.test_training import OPTIMIZERS
+from tests.layers.masked_training import OPTIMIZERS
 from tests.small_mlp import X, Y, assert_same, fit, mlp
 from tfprune._keras.optimizers import slots
 from tfprune.callbacks import FreezeWeights, PruneWeights

@@ -1,31 +1,16 @@
+"""Composite layers: what is in them is traced, or the line that failed is said."""
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tfprune
+from tests.coupling.composites import Composite, line_of, model_with, opened
 from tfprune.coupling.composite import open_composite
 from tfprune.coupling.layer_runs import NotTracedError
-from tfprune.coupling.model_inputs import call_arguments
-from tfprune.coupling.trace import trace
 
 layers, ops = keras.layers, keras.ops
-
-
-class Composite(layers.Layer):
-    """Two layers, and whatever `call` a subclass has."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.wide = layers.Dense(8, activation="relu", name="wide")
-        self.narrow = layers.Dense(4, name="narrow")
-
-    def build(self, shape):
-        self.wide.build(shape)
-        self.narrow.build((*shape[:-1], 8))
-
-    def call(self, inputs):
-        return self.narrow(self.wide(inputs))
 
 
 class Fails(Composite):
@@ -95,18 +80,6 @@ class ReturnsConstants(Composite):
 class NeedsTraining(Composite):
     def call(self, inputs, training):
         return self.narrow(self.wide(inputs)) if not training else inputs / None
-
-
-def line_of(cls, text):
-    import inspect
-
-    lines, first = inspect.getsourcelines(cls)
-    return first + next(place for place, line in enumerate(lines) if text in line)
-
-
-def opened(layer):
-    layer.build((None, 4))
-    return open_composite(layer, [keras.KerasTensor((None, 4))], {})
 
 
 def test_the_line_that_failed_and_the_words_of_the_exception():
@@ -183,150 +156,6 @@ def test_an_output_that_is_no_tensor():
 
 def test_training_is_false_where_it_must_be_given():
     assert len(opened(NeedsTraining()).nodes) == 2
-
-
-# Sizes that are not known ------------------------------------------------------------------------
-
-
-class Attention(layers.Layer):
-    """Attention as it is written by hand, with `split` and `join` in place of the sizes."""
-
-    def __init__(self, split, join, **kwargs):
-        super().__init__(**kwargs)
-        self.to_query = layers.Dense(8, name="q")
-        self.to_key = layers.Dense(8, name="k")
-        self.to_value = layers.Dense(8, name="v")
-        self.to_output = layers.Dense(8, name="o")
-        self.sizes = split, join
-
-    def build(self, shape):
-        for part in (self.to_query, self.to_key, self.to_value, self.to_output):
-            part.build(shape)
-
-    def call(self, inputs):
-        batch, length = ops.shape(inputs)[0], ops.shape(inputs)[1]
-
-        def heads(x):
-            return ops.transpose(ops.reshape(x, self.sizes[0](batch, length)), (0, 2, 1, 3))
-
-        query, key, value = (
-            heads(part(inputs)) for part in (self.to_query, self.to_key, self.to_value)
-        )
-        scores = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / 2.0)
-        x = ops.transpose(ops.matmul(scores, value), (0, 2, 1, 3))
-        return self.to_output(ops.reshape(x, self.sizes[1](batch, length)))
-
-
-class FoldsTime(Composite):
-    """Reads the product of two sizes."""
-
-    def call(self, inputs):
-        batch, length = ops.shape(inputs)[0], ops.shape(inputs)[1]
-        x = self.narrow(self.wide(ops.reshape(inputs, (batch * length, 4))))
-        return ops.reshape(x, (batch, length, 4))
-
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, inputs.dtype)
-
-
-class Windows(Composite):
-    """Cuts images into windows, and puts them together."""
-
-    def call(self, images):
-        batch, height, width, channels = ops.shape(images)
-        x = ops.reshape(images, (batch, height // 4, 4, width // 4, 4, channels))
-        x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 16, channels))
-        x = self.narrow(self.wide(x))
-        x = ops.reshape(x, (batch, height // 4, width // 4, 4, 4, 4))
-        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-        return ops.reshape(x, (batch, height, width, 4))
-
-
-class WindowsByTheirNumber(Composite):
-    """Puts windows together whose number alone is known, and not how large an image was."""
-
-    def call(self, images):
-        batch, height, width, channels = ops.shape(images)
-        x = ops.reshape(images, (batch, height // 4, 4, width // 4, 4, channels))
-        x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 16, channels))
-        x = self.narrow(self.wide(x))
-        batch = ops.shape(x)[0] // ((height // 4) * (width // 4))
-        x = ops.reshape(x, (batch, height // 4, width // 4, 4, 4, -1))
-        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-        return ops.reshape(x, (batch, height, width, -1))
-
-
-class Causal(Composite):
-    """Adds what depends on the length."""
-
-    def call(self, inputs):
-        places = ops.reshape(ops.arange(0.0, ops.shape(inputs)[1]), (1, -1, 1))
-        return self.narrow(self.wide(inputs)) + places  # by length
-
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, inputs.dtype)
-
-
-def attention(split, join):
-    return lambda: Attention(split, join, name="attention")
-
-
-SIZED = {
-    "batch and length": attention(lambda b, t: (b, t, 2, 4), lambda b, t: (b, t, 8)),
-    "batch": attention(lambda b, t: (b, -1, 2, 4), lambda b, t: (b, -1, 8)),
-    "length": attention(lambda b, t: (-1, t, 2, 4), lambda b, t: (-1, t, 8)),
-    "mixed": attention(lambda b, t: (b, -1, 2, 4), lambda b, t: (-1, t, 8)),
-    "product": lambda: FoldsTime(name="folds"),
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("length", [6, None])
-@pytest.mark.parametrize("name", SIZED)
-def test_sizes_that_are_read_are_left_open(name, length, dtype):
-    if length is None and name == "product":
-        pytest.skip("the result has two sizes that are not known, and neither is the batch")
-    keras.config.set_dtype_policy(dtype)
-    inputs = keras.Input((length, 4))
-    x = layers.Dense(8 if name != "product" else 4, name="first")(inputs)
-    model = keras.Model(inputs, layers.Dense(2, name="last")(SIZED[name]()(x)))
-    model = tfprune.prunable(model)
-    tfprune.prune_units(model, 0.5)
-    small = tfprune.strip(model)
-    assert {type(layer).__module__.partition(".")[0] for layer in small.layers} == {"keras"}
-    assert small.count_params() < 0.6 * model.count_params()
-    for batch in (1, 7):
-        x = np.random.default_rng(0).normal(size=(batch, length or 9, 4)).astype("float32")
-        tolerance = 1e-5 if dtype == "float32" else 2e-2
-        np.testing.assert_allclose(small(x), model(x), rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("cls", [Windows, WindowsByTheirNumber])
-def test_windows_of_images(cls):
-    inputs = keras.Input((8, 12, 3))
-    block = cls(name="windows")
-    block.wide.build((None, 16, 3))
-    block.narrow.build((None, 16, 8))
-    block.built = True
-    model = tfprune.prunable(keras.Model(inputs, block(inputs)))
-    tfprune.prune_units(model, 0.5)
-    small = tfprune.strip(model)
-    assert small.get_layer("windows_wide").units == 4
-    x = np.random.default_rng(0).normal(size=(5, 8, 12, 3))
-    np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)
-
-
-def test_what_else_depends_on_a_size_is_kept_as_it_is():
-    model = model_with(Causal(name="causal"), (None, 4))
-    kept = tfprune.strip(model)
-    assert isinstance(kept.get_layer("causal"), Causal)
-    x = np.random.default_rng(0).normal(size=(5, 7, 4))
-    np.testing.assert_allclose(kept(x), model(x), rtol=1e-5, atol=1e-6)
-    masked = tfprune.prunable(model)
-    tfprune.prune_units(masked, 0.5, tfprune.criteria.Random(seed=0))
-    small = tfprune.strip(masked)
-    assert small.get_layer("causal").wide.units == model.get_layer("causal").wide.units // 2
-    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
 
 
 class Constants(Composite):
@@ -465,12 +294,6 @@ def test_functions_that_operations_call(cls):
 # What could not be traced is said everywhere -----------------------------------------------------
 
 
-def model_with(block, shape=(4,)):
-    inputs = keras.Input(shape)
-    x = layers.Dense(4, name="first")(inputs)
-    return keras.Model(inputs, layers.Dense(2, name="last")(block(x)))
-
-
 REASON = "'block' (Fails) could not be traced: line "
 
 
@@ -496,114 +319,6 @@ def test_prune_units_says_why():
     with pytest.raises(ValueError, match="no units that can be pruned") as caught:
         tfprune.prune_units(masked, 0.5)
     assert REASON in str(caught.value)
-
-
-# Subclassed models -------------------------------------------------------------------------------
-
-
-class Net(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.a = layers.Dense(8, activation="relu", name="a")
-        self.b = layers.Dense(3, name="b")
-
-    def call(self, x):
-        return self.b(self.a(x))
-
-
-class TakesADict(Net):
-    def call(self, x):
-        return {"sum": self.b(self.a(x["left"])) + self.b(self.a(x["right"])), "a": x["left"] * 2.0}
-
-
-class TakesATuple(Net):
-    def call(self, x):
-        left, right = x
-        return self.b(self.a(left)), self.b(self.a(right))
-
-
-class TakesTwo(Net):
-    def build(self, x_shape, y_shape):
-        self.a.build(x_shape)
-        self.b.build((*y_shape[:-1], 8))
-
-    def call(self, x, y):
-        return self.b(self.a(x) + self.a(y))
-
-
-class Tokens(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.embed = layers.Embedding(11, 6, name="embed")
-        self.out = layers.Dense(3, name="out")
-
-    def call(self, tokens):
-        return self.out(ops.mean(self.embed(tokens), axis=1))
-
-
-def test_the_calls_of_a_subclassed_model_are_those_of_its_own_layers():
-    model = Net()
-    model(np.zeros((5, 4)))
-    found = trace(model)
-    assert [call.operation for call in found.calls] == [model.a, model.b]
-    assert [tensor.shape for tensor in (*found.inputs, *found.outputs)] == [(None, 4), (None, 3)]
-
-
-def test_inputs_in_dicts_and_tuples_and_several():
-    x = np.zeros((5, 4))
-    for model, given in [(TakesADict(), {"left": x, "right": x}), (TakesATuple(), (x, x))]:
-        model(given)
-        assert len(trace(model).inputs) == 2
-    model = TakesTwo()
-    model(x, x)
-    args, kwargs = call_arguments(model)
-    assert args == ()
-    assert list(kwargs) == ["x", "y"]
-    assert len(trace(model).inputs) == 2
-
-
-def test_inputs_that_are_looked_up_are_whole_numbers():
-    model = Tokens()
-    model(np.zeros((2, 5), "int32"))
-    assert [tensor.dtype for tensor in trace(model).inputs] == ["int32"]
-
-
-def test_a_subclassed_model_that_cannot_be_traced_says_why():
-    class Opaque(Net):
-        def call(self, x):
-            return self.b(self.a(x)) + ops.zeros((len(np.array(x)), 1))
-
-    model = Opaque(name="opaque")
-    model(np.zeros((2, 4)))
-    for function in (trace, tfprune.explain, tfprune.strip):
-        with pytest.raises(ValueError, match=r"no graph.*'opaque' \(Opaque\).*line \d+ of test"):
-            function(model)
-
-
-def test_a_model_without_a_call_says_so():
-    class OnlyTrains(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.net = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-            self.built = True
-
-    with pytest.raises(ValueError, match="no graph"):
-        trace(OnlyTrains())
-
-
-class AddsWhereItCan(Composite):
-    """Adds its input if the sizes are the same and known, as they are on data."""
-
-    def call(self, inputs):
-        x = self.narrow(self.wide(inputs))
-        return inputs + x if x.shape[1:] == inputs.shape[1:] and None not in x.shape else x
-
-
-def test_a_branch_by_what_is_known_of_a_size_is_the_one_taken_on_data():
-    model = model_with(AddsWhereItCan(name="block"), (None, 4))
-    small = tfprune.strip(model)
-    x = np.random.default_rng(0).normal(size=(5, 7, 4))
-    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 # What `call` does beside its outputs -------------------------------------------------------------

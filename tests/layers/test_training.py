@@ -9,128 +9,19 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune import layers, optimizers
+from tests.layers.masked_training import (
+    OPTIMIZERS,
+    OPTIONS,
+    STEPS,
+    assert_held,
+    assert_holds_while_training,
+    assert_moved,
+    data,
+    mask_model,
+    small_model,
+)
+from tfprune import layers
 from tfprune.masks.setting import masked_layers
-
-STEPS = 4
-
-
-OPTIMIZERS = {
-    "SGD": lambda **o: keras.optimizers.SGD(0.1, **o),
-    "momentum": lambda **o: keras.optimizers.SGD(0.1, momentum=0.9, **o),
-    "nesterov": lambda **o: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, **o),
-    "RMSprop": lambda **o: keras.optimizers.RMSprop(0.01, **o),
-    "centered": lambda **o: keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True, **o),
-    "Adam": lambda **o: keras.optimizers.Adam(0.01, **o),
-    "amsgrad": lambda **o: keras.optimizers.Adam(0.01, amsgrad=True, **o),
-    "AdamW": lambda **o: keras.optimizers.AdamW(0.01, **o),
-    "Adadelta": lambda **o: keras.optimizers.Adadelta(1.0, **o),
-    "Adagrad": lambda **o: keras.optimizers.Adagrad(0.1, **o),
-    "Adamax": lambda **o: keras.optimizers.Adamax(0.01, **o),
-    "Adafactor": lambda **o: keras.optimizers.Adafactor(0.1, **o),
-    "Nadam": lambda **o: keras.optimizers.Nadam(0.01, **o),
-    "Ftrl": lambda **o: keras.optimizers.Ftrl(
-        0.1, l1_regularization_strength=0.01, l2_regularization_strength=0.01, beta=0.1, **o
-    ),
-    "Lion": lambda **o: keras.optimizers.Lion(0.01, **o),
-    "Lamb": lambda **o: keras.optimizers.Lamb(0.01, **o),
-    "Muon": lambda **o: keras.optimizers.Muon(0.01, **o),
-    "ScheduleFreeAdamW": lambda **o: keras.optimizers.ScheduleFreeAdamW(0.01, **o),
-    "Preconditioned": lambda **o: optimizers.PreconditionedSGD(
-        0.1, dataset_size=600, batch_size=6, epsilon=0.01, **o
-    ),
-    "FullPreconditioned": lambda **o: optimizers.FullPreconditionedSGD(
-        np.diag(np.linspace(0.02, 0.1, 47)) + 0.01, dataset_size=600, batch_size=6, **o
-    ),
-    "LossScale": lambda **o: keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.AdamW(0.01, **o), initial_scale=8.0
-    ),
-    "Multi": lambda **o: keras.optimizers.MultiOptimizer(two_optimizers(o)),
-}
-
-
-def two_optimizers(options):
-    first = keras.optimizers.AdamW(0.01, **options)
-    second = keras.optimizers.Muon(0.01, **options)
-    return lambda variable: first if "bias" in variable.path else second
-
-
-OPTIONS = {
-    "decay and average": {
-        "weight_decay": 0.1,
-        "global_clipnorm": 0.5,
-        "use_ema": True,
-        "ema_momentum": 0.5,
-        "ema_overwrite_frequency": 2,
-    },
-    "accumulate": {"gradient_accumulation_steps": 2, "weight_decay": 0.1, "clipvalue": 0.1},
-}
-
-
-def small_model(module=layers, penalty=True):
-    """Dense, BatchNormalization, Dense, with penalties and constraints that pull at them."""
-    keras.utils.set_random_seed(2)
-    options = {}
-    if penalty:
-        options = {
-            "kernel_regularizer": keras.regularizers.L1L2(0.1, 0.1),
-            "bias_regularizer": keras.regularizers.L2(0.1),
-            "kernel_constraint": keras.constraints.MaxNorm(0.5),
-            "bias_initializer": "ones",
-        }
-    return keras.Sequential(
-        [
-            keras.Input((5,)),
-            module.Dense(4, activation="tanh", name="first", **options),
-            module.BatchNormalization(name="norm", gamma_regularizer="l2" if penalty else None),
-            module.Dense(3, name="second", **options),
-        ]
-    )
-
-
-def data(batch=6, seed=0):
-    rng = np.random.default_rng(seed)
-    return (
-        rng.normal(size=(batch, 5)).astype("float32"),
-        rng.normal(size=(batch, 3)).astype("float32"),
-    )
-
-
-def mask_model(model):
-    """Prunes a row, a column and single elements, freezes others; gives what must hold."""
-    marks = []
-    for layer in masked_layers(model):
-        for name, weight in layer.masked_weights.items():
-            pruned, frozen = np.zeros(weight.shape, bool), np.zeros(weight.shape, bool)
-            pruned[1], frozen[0] = True, True
-            if pruned.ndim == 2:
-                pruned[:, -1], frozen[0, -1] = True, False
-                pruned[2, 0], frozen[2, 1] = True, True
-            tfprune.set_masks(model, layer, name, trainable=~pruned, frozen=frozen)
-            marks.append((weight, pruned, frozen, np.asarray(weight).copy()))
-    return marks
-
-
-def assert_held(marks):
-    for weight, pruned, frozen, before in marks:
-        value = np.asarray(weight)
-        assert np.isfinite(value).all(), weight.path
-        assert not value[pruned].any(), weight.path
-        assert value[frozen].tobytes() == before[frozen].tobytes(), weight.path
-
-
-def assert_moved(marks):
-    for weight, pruned, frozen, before in marks:
-        live = ~(pruned | frozen)
-        assert (np.asarray(weight)[live] != before[live]).any(), weight.path
-
-
-def assert_holds_while_training(model, marks):
-    x, y = data()
-    for _ in range(STEPS):
-        model.train_on_batch(x, y)
-        assert_held(marks)
-    assert_moved(marks)
 
 
 @pytest.mark.slow
@@ -296,65 +187,6 @@ def test_changing_masks_retraces_nothing():
     ] == graphs
 
 
-def slots_of(optimizer, weight):
-    """The slots of a weight by the name that Keras gives them, inner optimizers included."""
-    prefix = weight.path.replace("/", "_") + "_"
-    return {
-        v.path.split("/")[-1]: np.asarray(v)
-        for v in optimizer.variables
-        if v.path.split("/")[-1].startswith(prefix) and v.shape == weight.shape
-    }
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_slots_start_anew_where_masks_change_and_only_there(optimizer):
-    model = small_model(penalty=False)
-    options = {"use_ema": True}
-    model.compile(optimizer(**options), "mse", run_eagerly=True)
-    x, y = data()
-    model.train_on_batch(x, y)
-    weight = model.get_layer("first").kernel
-    before = slots_of(model.optimizer, weight)
-    pruned, frozen = np.zeros(weight.shape, bool), np.zeros(weight.shape, bool)
-    pruned[:, 0], frozen[:, 1] = True, True
-    tfprune.set_masks(model, "first", "kernel", trainable=~pruned, frozen=frozen)
-    changed, after = pruned | frozen, slots_of(model.optimizer, weight)
-    adafactor = isinstance(model.optimizer, keras.optimizers.Adafactor)
-    assert after
-    for name, slot in after.items():
-        if adafactor and name.endswith("velocity"):
-            continue  # made from its row and column factors at every step
-        np.testing.assert_array_equal(slot[~changed], before[name][~changed])
-        schedule_free = isinstance(model.optimizer, keras.optimizers.ScheduleFreeAdamW)
-        if name.endswith("average") or (schedule_free and name.endswith("momentum")):
-            start = np.asarray(weight)[changed]
-        elif name.endswith("accumulator"):
-            start = np.full(changed.sum(), 0.1, "float32")
-        else:
-            start = np.zeros(changed.sum(), "float32")
-        np.testing.assert_array_equal(slot[changed], start, err_msg=name)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_regrown_elements_start_at_zero_and_move(optimizer):
-    model = small_model(penalty=False)
-    model.compile(optimizer(use_ema=True), "mse", run_eagerly=True)
-    x, y = data()
-    weight = model.get_layer("first").kernel
-    model.train_on_batch(x, y)
-    tfprune.set_masks(model, "first", "kernel", trainable=np.s_[:, 1:])
-    model.train_on_batch(x, y)
-    tfprune.set_masks(model, "first", "kernel", trainable=True)
-    assert not np.asarray(weight)[:, 0].any()
-    slots = slots_of(model.optimizer, weight)
-    for name, slot in slots.items():
-        adafactor = isinstance(model.optimizer, keras.optimizers.Adafactor)
-        if not name.endswith("accumulator") and not (adafactor and name.endswith("velocity")):
-            assert not slot[:, 0].any(), name
-    model.train_on_batch(x, y)
-    assert np.asarray(weight)[:, 0].all()
-
-
 def test_masks_hold_with_several_steps_in_one_execution():
     model = small_model()
     model.compile("adamw", "mse", steps_per_execution=3, jit_compile=False)
@@ -412,18 +244,6 @@ def test_masks_hold_in_a_custom_training_loop(jit):
         assert_held(marks)
     assert_moved(marks)
     assert step.experimental_get_tracing_count() == 1
-
-
-def test_optimizer_of_a_custom_loop_has_its_slots_reset():
-    model, optimizer = small_model(penalty=False), keras.optimizers.Adam(0.01)
-    kernel = model.get_layer("first").kernel
-    optimizer.apply(
-        [tf.ones(v.shape) for v in model.trainable_variables], model.trainable_variables
-    )
-    tfprune.set_masks(model, "first", "kernel", trainable=np.s_[1:], optimizer=optimizer)
-    for slot in slots_of(optimizer, kernel).values():
-        assert not slot[0].any()
-        assert slot[1:].all()
 
 
 def test_learning_rate_schedule_and_plain_fit_reach_the_same_weights_as_stock_with_zeros():
@@ -491,7 +311,7 @@ import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
-from tests.layers.test_training import (
+from tests.layers.masked_training import (
     OPTIMIZERS, assert_held, assert_moved, data, mask_model, small_model
 )
 
