@@ -71,16 +71,20 @@ def named_arrays(model, arrays):
     }
 
 
-def _checked_arrays(model, batch):
-    inputs = flat_inputs(model)
-    arrays = [np.asarray(array) for array in keras.tree.flatten(batch)]
-    fits = len(arrays) == len(inputs) and all(
+def have_shapes_of(arrays, tensors):
+    """Whether arrays of one batch have the shapes of symbolic tensors, and all the same length."""
+    return len(arrays) == len(tensors) and all(
         array.ndim == len(tensor.shape)
         and len(array) == len(arrays[0])
         and all(s in (None, n) for s, n in zip(tensor.shape[1:], array.shape[1:], strict=True))
-        for array, tensor in zip(arrays, inputs, strict=True)
+        for array, tensor in zip(arrays, tensors, strict=True)
     )
-    if not fits:
+
+
+def _checked_arrays(model, batch):
+    inputs = flat_inputs(model)
+    arrays = [np.asarray(array) for array in keras.tree.flatten(batch)]
+    if not have_shapes_of(arrays, inputs):
         raise ValueError(
             "Argument `representative_data` must hold inputs as the model takes them, of the "
             f"shapes {[tuple(tensor.shape) for tensor in inputs]}. Received: arrays of the shapes "

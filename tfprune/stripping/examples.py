@@ -9,7 +9,7 @@ from tfprune.coupling.any_size import demanded_sizes
 from tfprune.coupling.failures import core
 from tfprune.coupling.model_inputs import call_arguments, input_structure
 from tfprune.coupling.trace import trace
-from tfprune.exporting.checks import unpacked_batches
+from tfprune.exporting.checks import have_shapes_of, unpacked_batches
 
 _EXAMPLES = 4
 _BATCH = 32  # of examples that are given
@@ -247,13 +247,7 @@ def _dtype(dtype):
 
 
 def _check_given(model, tensors, arrays):
-    fits = len(arrays) == len(tensors) and all(
-        array.ndim == len(tensor.shape)
-        and len(array) == len(arrays[0])
-        and all(s in (None, n) for s, n in zip(tensor.shape[1:], array.shape[1:], strict=True))
-        for array, tensor in zip(arrays, tensors, strict=True)
-    )
-    if not fits:
+    if not have_shapes_of(arrays, tensors):
         raise ValueError(
             "Argument `data` must hold inputs as the model takes them, of the shapes "
             f"{[tuple(tensor.shape) for tensor in tensors]}, as `x`, `(x,)`, `(x, y)` or a dataset "
