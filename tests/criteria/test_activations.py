@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfprune
 from tests.batched import batched
+from tests.criteria.models import residual_model, with_drawn_weights
 from tfprune import layers
 from tfprune.callbacks import PruneUnits
 from tfprune.criteria import units as criteria
@@ -21,22 +22,12 @@ IMAGES = DRAW.normal(size=(6, 4, 4, 2)).astype("float32")
 
 
 def drawn(model):
-    for weight in model.weights:
-        values = DRAW.normal(size=weight.shape)
-        weight.assign(np.abs(values) + 0.5 if "variance" in weight.path else values)
-    model.compile("sgd", "mse")
-    return model
+    return with_drawn_weights(model, DRAW)
 
 
 @pytest.fixture(scope="module")
 def residual():
-    """Units of `a` and `b` are one set: `b` reads them after norm and ReLU, `out` after the sum."""
-    inputs = keras.Input((4,))
-    a = layers.Dense(5, name="a")(inputs)
-    h = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(a))
-    b = layers.Dense(5, name="b")(h)
-    outputs = layers.Dense(2, name="out")(keras.layers.Add(name="add")([a, b]))
-    return drawn(keras.Model(inputs, outputs))
+    return drawn(residual_model())
 
 
 def reads(model, x):

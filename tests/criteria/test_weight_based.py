@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfprune
 from tests.batched import batched
+from tests.criteria.models import residual_model, with_drawn_weights
 from tfprune import layers
 from tfprune.criteria import units as criteria
 from tfprune.criteria.unit_slices import roles
@@ -20,23 +21,12 @@ Y = DRAW.normal(size=(8, 2)).astype("float32")
 
 
 def drawn(model):
-    """Weights that nothing has in common with others, and norms that are not fresh."""
-    for weight in model.weights:
-        values = DRAW.normal(size=weight.shape)
-        weight.assign(np.abs(values) + 0.5 if "variance" in weight.path else values)
-    model.compile("sgd", "mse")
-    return model
+    return with_drawn_weights(model, DRAW)
 
 
 @pytest.fixture(scope="module")
 def residual():
-    """Units of `a` and `b` are one set; a norm passes them, `b` and `out` use them."""
-    inputs = keras.Input((4,))
-    a = layers.Dense(5, name="a")(inputs)
-    h = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(a))
-    b = layers.Dense(5, name="b")(h)
-    outputs = layers.Dense(2, name="out")(keras.layers.Add(name="add")([a, b]))
-    return drawn(keras.Model(inputs, outputs))
+    return drawn(residual_model())
 
 
 @pytest.fixture(scope="module")
