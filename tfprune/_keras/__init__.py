@@ -61,6 +61,8 @@ from tfprune._keras.layers import (
     named_layers,
     own_trainable_variables,
     recurrent_states,
+    say_no_outputs,
+    say_outputs,
     sub_layers,
     takes_mask,
     wrap_methods,

@@ -8,6 +8,7 @@ Private here, and why:
 """
 
 import functools
+import itertools
 
 import keras
 import tensorflow as tf
@@ -116,6 +117,31 @@ def let_infer_shapes(layer):
 def let_say_shapes(layer):
     """Lets the class of a layer say the shapes of its outputs again, see `let_infer_shapes`."""
     vars(layer).pop("compute_output_shape", None)
+
+
+def say_outputs(layer, outputs):
+    """Gives the symbolic outputs of the next calls of a layer, so that Keras does not run it.
+
+    Args:
+        layer: The layer.
+        outputs: For each call in turn, a list of symbolic tensors. After the last comes the first
+            again, since a Sequential model calls its layers anew for each that is added. If empty,
+            nothing is changed.
+    """
+    if not outputs:
+        return
+    outputs = itertools.cycle(outputs)
+
+    def compute_output_spec(*args, **kwargs):
+        made = next(outputs)
+        return made[0] if len(made) == 1 else made
+
+    vars(layer)["compute_output_spec"] = compute_output_spec
+
+
+def say_no_outputs(layer):
+    """Lets a layer say the shapes of its outputs again, see `say_outputs`."""
+    vars(layer).pop("compute_output_spec", None)
 
 
 def attention_projections(layer):

@@ -112,6 +112,7 @@ class Trace:
         output_structure: The outputs in the structure in which the model gives them.
         in_place: For composite layers that stay what they are, by id, the first call; not for
             those inside others.
+        opened: For all composite layers that are opened, by id, their calls.
         weight_axes: The axes of the weights that are tensors in the calls.
         unreached: The parts of users' models and layers that no call reaches, see
             `tfprune.coupling.unreached`.
@@ -125,6 +126,7 @@ class Trace:
     names: dict = field(default_factory=dict, repr=False)
     output_structure: object = field(default=None, repr=False)
     in_place: dict = field(default_factory=dict, repr=False)
+    opened: dict = field(default_factory=dict, repr=False)
     weight_axes: object = field(default=None, repr=False)
     unreached: tuple = ()
 

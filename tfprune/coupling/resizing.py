@@ -5,6 +5,8 @@ those that the copy has. The weights of users' classes get new shapes. Which who
 attributes are sizes that have to follow is found in `settled_numbers`.
 """
 
+import functools
+
 import keras
 import numpy as np
 
@@ -33,9 +35,14 @@ def resize_in_place(layer, copy, edited, calls, sizes):
 
 
 def _resize_parts(layer, copy, edited, calls, sizes):
-    def resize_kept(part, new):
+    said = []
+
+    def resize_kept(model, part, new):
         _resize_parts(part, new, edited, calls, sizes)
         _keras.forget_input_shape(new)
+        said.append(new)
+        # Which numbers it needs to say them itself is found when the whole layer runs.
+        _keras.say_outputs(new, _outputs_of_calls(model, part, calls, sizes))
 
     parts = list(zip(_keras.all_layers(layer), _keras.all_layers(copy), strict=True))
     inside = set()
@@ -44,7 +51,10 @@ def _resize_parts(layer, copy, edited, calls, sizes):
             continue
         if _keras.functional(part) is not None:
             inside.update(map(id, _keras.all_layers(part)))
-            _keras.become(new, _rebuild_model[0](part, edited, resize_kept))
+            resize = functools.partial(resize_kept, part)
+            _keras.become(new, _rebuild_model[0](part, edited, resize))
+            while said:
+                _keras.say_no_outputs(said.pop())
         elif id(part) in calls and has_rule(part):
             inside.update(map(id, _keras.all_layers(part)))
             if part.weights or _is_resized(part, calls, sizes):
@@ -124,6 +134,29 @@ def resized_config(config, operation, sizes, folds=None):
         if index < len(nodes):  # else it is called so in another model only
             rule.rewrite(nodes[index], call, sizes)
     return config
+
+
+def _outputs_of_calls(model, layer, calls, sizes):
+    """For each call of a layer in a model its outputs with new sizes, as symbolic tensors."""
+    pairs = _keras.nodes(_keras.functional(model))
+    nodes = [(node, place) for node, place in pairs if node.operation is layer]
+    made = sizes.coupling.trace.opened.get(id(layer)) or calls.get(id(layer))
+    if not nodes or not made or len(made) % len(nodes):  # it is called elsewhere too
+        return []
+    found = {}
+    for (node, place), call in zip(nodes, made, strict=False):
+        tensors = zip(node.outputs, call.outputs, strict=True)
+        found[place] = [_resized_tensor(symbolic, tensor, sizes) for symbolic, tensor in tensors]
+    return [found[place] for place in sorted(found)]
+
+
+def _resized_tensor(symbolic, tensor, sizes):
+    """A symbolic tensor, which may have axes of any size, with the sizes that change."""
+    if not isinstance(tensor, Tensor):  # made of weights alone
+        return symbolic
+    changes = zip(symbolic.shape, tensor.shape, sizes.of_tensor(tensor), strict=True)
+    shape = [size if old == new else new for size, old, new in changes]
+    return keras.KerasTensor(shape, symbolic.dtype)
 
 
 def _is_resized(part, calls, sizes):

@@ -60,6 +60,7 @@ class Tracer:
         self.siblings = []
         self.names = {}
         self.in_place = {}
+        self.opened = {}
         self.classes_in_place = set()
         self.weight_axes = WeightAxes()
 
@@ -75,6 +76,7 @@ class Tracer:
             names=self.names,
             output_structure=outputs,
             in_place=self.in_place,
+            opened=self.opened,
             weight_axes=self.weight_axes,
         )
 
@@ -102,7 +104,7 @@ class Tracer:
             call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
         elif is_composite(operation) or (not self.whole and is_opened(operation)):
             try:
-                stays = call.in_place or self._stays(operation)
+                stays = self._is_in_kept(call) or self._stays(operation)
                 inside = open_composite(operation, *arguments, stays)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
@@ -112,7 +114,10 @@ class Tracer:
                     self.classes_in_place.add(type(operation))
                     call, opened = with_actual_shapes(call), self._in_place
                 if is_composite(operation) or _passes_units(call, inside):
-                    return (yield from opened(call, inside))
+                    outputs = yield from opened(call, inside)
+                    call = dataclasses.replace(call, outputs=tuple(outputs))
+                    self.opened.setdefault(id(operation), []).append(call)
+                    return outputs
         call = with_actual_shapes(call)
         yield call
         return call.outputs
@@ -121,6 +126,10 @@ class Tracer:
         """Whether a composite layer is to stay what it is, as others of its class do."""
         is_kept = self.keep is True or layer.name in self.keep
         return is_kept or type(layer) in self.classes_in_place
+
+    def _is_in_kept(self, call):
+        """Whether a call stands in a layer that stays what it is, maybe in a model in it."""
+        return call.in_place or any(id(parent) in self.in_place for parent in call.parents)
 
     def _at_each_step(self, call):
         """The calls of what is in a `TimeDistributed`, for one of its calls."""
@@ -156,7 +165,7 @@ class Tracer:
     def _in_place(self, call, inside):
         """The calls in a layer that stays what it is, in which sizes are numbers."""
         layer, known = call.operation, {}
-        if not call.in_place:
+        if not self._is_in_kept(call):
             self.in_place.setdefault(id(layer), call)
         parents, prefix = (*call.parents, layer), self.names.get(id(layer), layer.name)
 
