@@ -52,9 +52,11 @@ def couple(model, apart=(), keep=()):
         labels = Labels(literal=closed)
         coupling = _coupled(traced, apart, labels)
         closed = not_resizable(coupling)
-    if closed:
-        traced = trace(model, closed, keep)
-        coupling = _coupled(traced, apart, Labels(labels.literal))
+    further = closed
+    while further:
+        closed = {**closed, **further}
+        coupling = _coupled(trace(model, closed, keep), apart, Labels(labels.literal))
+        further = not_resizable(coupling)
     return _along_other_axes(coupling, apart, labels.literal)
 
 

@@ -27,27 +27,47 @@ _proven = {}
 def not_resizable(coupling):
     """The layers that were opened to be resized in place, and cannot be.
 
+    Of one around others it is told of these, where any of them cannot be resized by itself.
+
     Args:
         coupling: A `Coupling`.
 
     Returns:
         A dict from the id of a layer to the reason.
     """
-    opened = coupling.trace.in_place
-    if not opened:
+    trace = coupling.trace
+    if not trace.in_place:
         return {}
     sizes = Sizes(keeping(coupling, _half(coupling)))
-    maps, found = kept_index_maps(sizes.kept_units), {}
-    for call in opened.values():
-        key = _key(call, sizes)
-        if key not in _proven:
-            if len(_proven) >= _MOST:
-                _proven.pop(next(iter(_proven)))
-            _proven[key] = _failure(call, sizes, maps)
-        if _proven[key] is not None:
-            name, kind = call.operation.name, own_class(call.operation).__name__
-            found[id(call.operation)] = f"{name!r} ({kind}) {_proven[key]}"
-    return found
+    maps = kept_index_maps(sizes.kept_units)
+    first_calls = [calls[0] for calls in trace.opened.values()]
+
+    def failures(calls):
+        found = {}
+        for call in calls:
+            reason = _proven_failure(call, sizes, maps)
+            if reason is not None:
+                layer = call.operation
+                inside = [each for each in first_calls if _is_in(each, layer)]
+                name, kind = layer.name, own_class(layer).__name__
+                found.update(failures(inside) or {id(layer): f"{name!r} ({kind}) {reason}"})
+        return found
+
+    return failures(trace.in_place.values())
+
+
+def _is_in(call, layer):
+    return any(parent is layer for parent in call.parents)
+
+
+def _proven_failure(call, sizes, maps):
+    """Why a layer cannot be resized in place, or None; each case is tried once."""
+    key = _key(call, sizes)
+    if key not in _proven:
+        if len(_proven) >= _MOST:
+            _proven.pop(next(iter(_proven)))
+        _proven[key] = _failure(call, sizes, maps)
+    return _proven[key]
 
 
 def _half(coupling):

@@ -28,7 +28,8 @@ def resize_in_place(layer, copy, edited, calls, sizes):
         sizes: The `Sizes` after the change.
     """
     _resize_parts(layer, copy, edited, calls, sizes)
-    call = sizes.coupling.trace.in_place[id(layer)]
+    trace = sizes.coupling.trace
+    call = trace.in_place.get(id(layer)) or trace.opened[id(layer)][0]
     _keras.forget_input_shape(
         copy, [(tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs]
     )
