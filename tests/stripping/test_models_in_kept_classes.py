@@ -1,4 +1,4 @@
-"""Sequential and Functional models in subclassed ones: users' layers in them shrink in place too."""
+"""Users' layers in Sequential and Functional models that subclassed models hold shrink too."""
 
 import keras
 import numpy as np
