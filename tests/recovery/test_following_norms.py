@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import tfprune
+from tfprune.coupling.following_norms import following_norms
 from tfprune.coupling.trace import trace
-from tfprune.recovery.following_norms import following_norms
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(64, 3)).astype("float32")

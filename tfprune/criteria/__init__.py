@@ -11,6 +11,7 @@ from tfprune.criteria import activations, freezing, units, weights
 from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.criterion import Criterion, Function
+from tfprune.criteria.layerwise_obs import LayerwiseOBS
 from tfprune.criteria.sparsegpt import SparseGPT
 from tfprune.criteria.weight_based import (
     FPGM,
@@ -33,6 +34,7 @@ __all__ = [
     "BatchNormScale",
     "Criterion",
     "Function",
+    "LayerwiseOBS",
     "Magnitude",
     "Random",
     "SecondOrder",

@@ -35,6 +35,10 @@ class Product:
     groups: int
     row_size: int
 
+    def count(self, rows, part):
+        """How many of the rows of a part of the examples have outputs, in each group."""
+        return tf.shape(rows)[1]
+
 
 @dataclass(frozen=True, eq=False)
 class Contraction(Product):
@@ -118,6 +122,12 @@ class Window(Product):
         if self.is_real is None:
             return rows
         return rows * tf.reshape(tf.cast(self.is_real[part], rows.dtype), [1, -1, 1])
+
+    def count(self, rows, part):
+        """How many of the rows of a part of the examples have outputs, in each group."""
+        if self.is_real is None:
+            return super().count(rows, part)
+        return tf.reduce_sum(self.is_real[part])
 
 
 def moved(array, steps):

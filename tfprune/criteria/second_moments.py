@@ -60,7 +60,7 @@ class Use:
     problem: str | None = None
 
 
-class _Run(DataPass):
+class ProductPass(DataPass):
     """Runs the model with tensors of the graph in place of some weights."""
 
     def __init__(self, model, variables):
@@ -94,17 +94,19 @@ class _Run(DataPass):
         self.test_function = step
         return step
 
-    def substituted(self, x):
-        """The outputs, and the tensor that stood for each weight."""
+    def substituted(self, x, tape=None):
+        """The outputs, and the tensor that stood for each weight, which a tape watches."""
         variables = self.variables_read.items
         tensors = [tf.identity(_keras.raw(variable)) for variable in variables]
+        if tape is not None:
+            tape.watch(tensors)
         self.graphs.items.append(tensors[0].graph)
         reads = dict(zip(map(id, variables), tensors, strict=True))
         with _keras.reading(reads), _keras.kernels_read_outside():
             return self(x, training=False), tensors
 
 
-class _Uses(_Run):
+class _Uses(ProductPass):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         self.found = Untracked([])
@@ -171,12 +173,12 @@ def weight_uses(model, variables, data, verbose=0):
     return run.found.items
 
 
-class _Moments(_Run):
+class _Moments(ProductPass):
     def __init__(self, model, variables, wanted):
         super().__init__(model, variables)
         every = {matrix.inputs: matrix for matrices in wanted for matrix in matrices}
         self.wanted = Untracked(wanted)
-        self.totals = Untracked([{inputs: _Total(matrix) for inputs, matrix in every.items()}])
+        self.totals = Untracked([{inputs: Total(matrix) for inputs, matrix in every.items()}])
 
     def take(self):
         """The sums by inputs. TensorFlow may keep the variables for longer, but no values then."""
@@ -196,13 +198,18 @@ class _Moments(_Run):
                         total.add(product)
 
 
-class _Total:
-    """The sums of a matrix, as variables of some rows each, so that little is added at once."""
+class Total:
+    """The sums of x x', x and 1 for the rows x that are multiplied with a matrix.
+
+    They are variables of some rows each, so that little is added at once.
+    """
 
     def __init__(self, matrix):
         self.shape = (matrix.groups, matrix.rows, matrix.rows)
         self.dtype = "float64" if math.prod(self.shape) <= IN_DOUBLE_PRECISION**2 else "float32"
         self.pieces = []
+        self.sums = tf.Variable(tf.zeros(self.shape[:2], "float64"), trainable=False)
+        self.count = tf.Variable(tf.zeros((), "float64"), trainable=False)
         for start in range(0, matrix.rows, ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, matrix.rows))
             zeros = tf.zeros((matrix.groups, rows.stop - start, matrix.rows), self.dtype)
@@ -217,15 +224,22 @@ class _Total:
         step = tf.clip_by_value(ELEMENTS_AT_ONCE // tf.maximum(size, 1), 1, ELEMENTS_AT_ONCE)
 
         def body(start):
-            x = tf.cast(product.rows(examples, slice(start, start + step)), self.dtype)
+            part = slice(start, start + step)
+            x = tf.cast(product.rows(examples, part), self.dtype)
+            self.sums.assign_add(tf.reduce_sum(tf.cast(x, "float64"), 1))
+            self.count.assign_add(tf.cast(product.count(x, part), "float64"))
             for rows, piece in self.pieces:
                 piece.assign_add(tf.matmul(x[..., rows], x, transpose_a=True))
             return (start + step,)
 
         tf.while_loop(lambda start: start < count, body, (tf.constant(0),), parallel_iterations=1)
 
+    def take_all(self):
+        """The sums of x x' and of x as arrays, and how many x there were; see `take`."""
+        return self.take(), self.sums.numpy(), float(self.count.numpy())
+
     def take(self):
-        """The sums as an array. TensorFlow may keep the variables for longer, but emptied."""
+        """The sums of x x' as an array. TensorFlow may keep the variables for longer, but emptied."""
         found = np.empty(self.shape, self.dtype)
         for rows, piece in self.pieces:
             found[:, rows] = piece.numpy()

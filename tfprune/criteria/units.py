@@ -33,6 +33,7 @@ attention, are scored by `Magnitude` then; normalise it before you rank it with 
 | "apoz" | `APoZ` | activations where used | x |
 | "activation_variance" | `ActivationVariance` | activations where used | x |
 | "activation_contribution" | `ActivationContribution` | activations where made | in training |
+| "layerwise_obs" | `LayerwiseOBS` | the layers that use units, after a fit | x |
 
 >>> def smallest_weight(weights):
 ...     return np.abs(weights["kernel"]).min(axis=1)
@@ -46,6 +47,7 @@ from tfprune.criteria import arguments, unit_activations
 from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorActivation
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.criterion import Criterion, Function
+from tfprune.criteria.layerwise_obs import LayerwiseOBS
 from tfprune.criteria.weight_based import (
     FPGM,
     L1,
@@ -77,6 +79,7 @@ _ALL = {
     "apoz": APoZ,
     "activation_variance": ActivationVariance,
     "activation_contribution": ActivationContribution,
+    "layerwise_obs": LayerwiseOBS,
 }
 _REGISTRY = arguments.registry(_ALL, "a `tfprune.criteria.Criterion`, or a callable")
 serialize = _REGISTRY.serialize_by_name

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model, is_number
+from tfprune.coupling.following_norms import following_norms
 from tfprune.coupling.trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
-from tfprune.recovery.following_norms import FollowingNorm, following_norms
+from tfprune.recovery.following_norms import FollowingNorm
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
 from tfprune.recovery.output_error import output_errors

@@ -91,9 +91,17 @@ def prune_units(
                 f"must be None. Received: target={target!r}, only={only!r}, exclude={exclude!r}."
             )
         found = PrunableUnits(model, only=layers_of(model, units))
-        found.mask(select_by_index(found, units))
+        _prune(found, select_by_index(found, units), scoring)
         return found.counts()
     found = PrunableUnits(model, only=only, exclude=exclude, min_units=selection.min_units)
-    found.mask(select_units(found, target, scoring, selection))
+    _prune(found, select_units(found, target, scoring, selection), scoring)
     warn_of_skipped(found.skipped)
     return found.counts()
+
+
+def _prune(units, dead, scoring):
+    """Prunes units, and lets the criterion make up for them."""
+    updates = scoring.updates(units, dead)
+    units.mask(dead)
+    if updates is not None:
+        updates.apply()

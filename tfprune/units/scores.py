@@ -5,9 +5,11 @@ import numpy as np
 from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
 from tfprune.criteria.activations import measured_units
+from tfprune.criteria.layerwise_obs import LayerwiseOBS
 from tfprune.criteria.measuring import measure
 from tfprune.criteria.unit_activations import in_tensors
 from tfprune.criteria.unit_slices import SliceGroups
+from tfprune.units.layerwise_obs import LayerwisePrices
 from tfprune.units.prunable import indices_in
 
 _AGGREGATES = {"sum": np.nansum, "mean": np.nanmean, "max": np.nanmax}
@@ -50,6 +52,7 @@ class UnitScores:
         self.seed = arguments.resolve_seed(self.criterion)
         self.data = data
         self.verbose = verbose
+        self._prices = None
 
     def of(self, units, sets=None):
         """The scores of units; nothing is changed.
@@ -82,8 +85,29 @@ class UnitScores:
                 scores[unit_set.units] = values / by if by else values
         return scores
 
+    def updates(self, units, dead):
+        """What becomes of the layers that use units which are to be pruned, see `LayerwiseOBS`.
+
+        Args:
+            units: `PrunableUnits`, not pruned yet.
+            dead: Boolean array over all units of the coupling.
+
+        Returns:
+            `ConsumerUpdates`, to be applied after the masks are set; None where the criterion
+            changes no weights.
+        """
+        if not getattr(self.criterion, "update", False) or not (dead & ~units.pruned()).any():
+            return None
+        prices, self._prices = self._prices, None
+        if prices is None or prices.units is not units:
+            prices = LayerwisePrices(units, self.criterion, self.data, self.verbose)
+        return prices.updates(dead)
+
     def _found(self, units, sets_by_index):
         """The scores of some sets by their index in `units.sets`."""
+        if isinstance(self.criterion, LayerwiseOBS):
+            self._prices = LayerwisePrices(units, self.criterion, self.data, self.verbose)
+            return self._prices.of(sets_by_index)
         names = criteria.activations_of(self.criterion)
         if not names:
             return self._of_weights(units, sets_by_index, self.criterion)

@@ -60,12 +60,16 @@ def _select_uniform(units, target, scoring, min_kept):
     pruned, frozen = units.pruned(), units.frozen()
     removed = pruned.copy()
     fewest = {id(unit_set): count for unit_set, count in zip(units.sets, min_kept, strict=True)}
+    waiting = []
     for sets, sides in connected_sets(units.sets, equal_count_constraints(units.coupling, pruned)):
         counts = [_count(s, target, fewest[id(s)]) * _group_count(s) for s in sets]
         before = [pruned[s.units].sum() for s in sets]
         if all(count <= already for count, already in zip(counts, before, strict=True)):
             continue
-        all_scores = scoring.of(units, sets)
+        waiting.append((sets, sides, counts, before))
+    scored = [unit_set for sets, *_ in waiting for unit_set in sets]
+    all_scores = scoring.of(units, scored) if scored else None
+    for sets, sides, counts, before in waiting:
         scores = np.full(units.coupling.size, np.inf)
         for unit_set in sets:
             removable = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]

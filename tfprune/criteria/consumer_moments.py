@@ -1,0 +1,259 @@
+"""Measures for least squares of the weights that use units, and what their errors do to outputs.
+
+For a weight that is the matrix W of products x W: the sums of x and x x' over all rows x, and
+
+    G = sum of (dL/dW)' dL/dW / tr(sum x x')
+
+for L the outputs of the model, each divided by its standard deviation and given a random sign. Over
+the signs, (dL/dW)' dL/dW is the sum over examples of |x|^2 times what an error of x W does to the
+squared error of the outputs. So that of W + D is tr(G D' H D), in the approximation of K-FAC, with
+H = sum x x'. Of other weights w, the sum over elements of a unit of w dL/dw is measured: its square
+is what becomes of the outputs when these are 0, to first order.
+
+Reference:
+    J. Martens, R. Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
+    Curvature", https://arxiv.org/abs/1503.05671.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.criteria.captured_activations import capture_preactivations
+from tfprune.criteria.data_pass import Untracked, accumulators
+from tfprune.criteria.second_moments import ProductPass, Total
+from tfprune.criteria.weight_uses import moved, products_of
+
+BATCHES = 32
+"""Signs are drawn several times for each batch where there are fewer batches than this."""
+
+MOST_OUTPUTS = 1024
+"""The most outputs of a matrix for which the products of their errors are measured; of more, the
+squares alone."""
+
+_SATURATING = ("softmax", "sigmoid")
+
+
+@dataclass(frozen=True, eq=False)
+class Consumer:
+    """A matrix that inputs are multiplied with, and what was measured of it.
+
+    Attributes:
+        matrix: `tfprune.criteria.second_moments.Matrix`.
+        gram: Array (groups, rows, rows), the sum of x x'.
+        total: Array (groups, rows), the sum of x.
+        count: Float, how many x there were in each group.
+        effect: Array (groups, outputs, outputs), G divided by the number of outputs of the model
+            over all examples; of many outputs (groups, outputs), its diagonal.
+    """
+
+    matrix: object
+    gram: np.ndarray
+    total: np.ndarray
+    count: float
+    effect: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """Elements of weights that become 0 together with each of some units.
+
+    Attributes:
+        pieces: Pairs of a variable and an integer array of its shape: for each element the number
+            of its unit, from 0, or `units` where it belongs to none.
+        units: Integer, how many units there are.
+    """
+
+    pieces: tuple
+    units: int
+
+
+def measure_consumers(model, variables, uses, removals, data, verbose=0):
+    """Measures how weights use their inputs, in one pass over data.
+
+    Args:
+        model: The model.
+        variables: Weights of it.
+        uses: The `Use` of each; those with a problem are left out.
+        removals: `Removal`s, with pieces of any weights.
+        data, verbose: See `tfprune.criteria.measuring.measure`.
+
+    Returns:
+        For each variable a list of `Consumer`, one for each matrix of its use; for each removal an
+        array of how much the outputs change without a unit, relative.
+
+    Raises:
+        ValueError: If outputs of the model do not depend on the weights in a way that has a
+            gradient.
+    """
+    run = _Consumers(model, variables, uses, removals, _probes(data))
+    run.run(data, verbose)
+    return run.consumers(), run.changes()
+
+
+def _probes(data):
+    """How many times signs are drawn for a batch."""
+    if isinstance(data, (tuple, list)):
+        batches = -(-len(keras.tree.flatten(data[0])[0]) // 32)
+    elif isinstance(data, keras.utils.PyDataset):
+        batches = data.num_batches or BATCHES
+    else:
+        batches = int(data.cardinality()) if hasattr(data, "cardinality") else BATCHES
+    return int(np.clip(-(-BATCHES // batches), 1, 8)) if batches > 0 else 1
+
+
+class _Consumers(ProductPass):
+    def __init__(self, model, variables, uses, removals, probes):
+        removed = [variable for each in removals for variable, _ in each.pieces]
+        every = {id(variable): variable for variable in (*variables, *removed)}
+        super().__init__(model, list(every.values()))
+        self._probes, self._outputs = probes, Untracked(_saturating_layers(model))
+        place = {key: index for index, key in enumerate(every)}
+        matrices = {
+            place[id(variable)]: use.matrices
+            for variable, use in zip(variables, uses, strict=True)
+            if use.problem is None
+        }
+        inputs = {each.inputs: each for found in matrices.values() for each in found}
+        effects = {
+            (index, number): _effect(matrix, self.variables_read.items[index])
+            for index, found in matrices.items()
+            for number, matrix in enumerate(found)
+        }
+        changes = accumulators([(each.units,) for each in removals], "changes", "float64")
+        self._given = Untracked([matrices, removals, [place[id(v)] for v in variables], place])
+        self._sums = Untracked([{key: Total(each) for key, each in inputs.items()}, effects])
+        self._changes = changes
+        (self._elements,) = accumulators([()], "elements", "float64").items
+
+    def add_batch(self, x, y, sample_weight, size):
+        """One batch: sums of inputs, then gradients."""
+        with contextlib.ExitStack() as stack:
+            found = {}
+            for index, layer in self._outputs.items:
+                stack.enter_context(capture_preactivations(layer, _into(found, index)))
+            tape = stack.enter_context(tf.GradientTape(persistent=True))
+            outputs, tensors = self.substituted(x, tape)
+            flat = keras.tree.flatten(outputs)
+            outputs = [found.get(index, output) for index, output in enumerate(flat)]
+            signed = [self._signed(outputs, number) for number in range(self._probes)]
+        self._add_inputs(tensors)
+        for one in signed:
+            gradients = tape.gradient(one, tensors, unconnected_gradients="zero")
+            self._add_gradients(tensors, [tf.convert_to_tensor(each) for each in gradients])
+        del tape
+
+    def _signed(self, outputs, number):
+        """The outputs, each with a random sign, in one sum."""
+        total = tf.zeros((), "float32")
+        for place, output in enumerate(outputs):
+            if not keras.backend.is_float_dtype(output.dtype):
+                continue
+            output = tf.cast(output, "float32")
+            spread = tf.stop_gradient(tf.math.reduce_std(output))
+            seed = [place * 8 + number, tf.cast(self.batches, "int32")]
+            drawn = tf.random.stateless_uniform(tf.shape(output), seed, -1, 1)
+            scale = tf.math.divide_no_nan(1.0, spread)
+            total += tf.reduce_sum(output * tf.sign(drawn)) * scale
+            if number == 0:
+                self._elements.assign_add(tf.cast(tf.size(output), "float64"))
+        return total
+
+    def _add_inputs(self, tensors):
+        matrices, _, _, _ = self._given.items
+        missing = dict(self._sums.items[0])
+        for index, found in matrices.items():
+            products = products_of(tensors[index])
+            for matrix in found:
+                total = missing.pop(matrix.inputs, None)
+                for product in products if total is not None else ():
+                    if product.steps == matrix.steps:
+                        total.add(product)
+
+    def _add_gradients(self, tensors, gradients):
+        matrices, removals, _, place = self._given.items
+        for index, found in matrices.items():
+            for number, matrix in enumerate(found):
+                form = tf.cast(_moved(gradients[index], matrix.steps), "float64")
+                total = self._sums.items[1][index, number]
+                is_square = len(total.shape) == 3
+                added = tf.matmul(form, form, transpose_a=True) if is_square else form**2
+                total.assign_add(added if is_square else tf.reduce_sum(added, 1))
+        for removal, total in zip(removals, self._changes.items, strict=True):
+            change = tf.zeros((removal.units,), "float64")
+            for variable, units in removal.pieces:
+                index = place[id(variable)]
+                product = tf.cast(tensors[index], "float64") * tf.cast(gradients[index], "float64")
+                flat = tf.reshape(product, [-1]), tf.constant(units.reshape(-1), "int32")
+                change += tf.math.unsorted_segment_sum(*flat, removal.units + 1)[:-1]
+            total.assign_add(tf.square(change))
+
+    def consumers(self):
+        """For each variable given a list of `Consumer`."""
+        matrices, _, places, _ = self._given.items
+        totals, effects = self._sums.items
+        taken = {key: total.take_all() for key, total in totals.items()}
+        scale = self._probes * max(float(self._elements), 1.0)
+        found = []
+        for index in places:
+            consumers = []
+            for number, matrix in enumerate(matrices.get(index, ())):
+                gram, total, count = taken[matrix.inputs]
+                traces = np.einsum("gii->g", gram).astype("float64")
+                by = scale * np.where(traces > 0, traces, 1.0)
+                effect = np.array(effects[index, number])
+                effect /= by.reshape([-1] + [1] * (effect.ndim - 1))
+                consumers.append(Consumer(matrix, gram, total, count, effect))
+            found.append(consumers)
+        return found
+
+    def changes(self):
+        """For each removal an array over its units."""
+        scale = self._probes * max(float(self._elements), 1.0)
+        return [np.array(total) / scale for total in self._changes.items]
+
+
+def _effect(matrix, variable):
+    groups, _, outputs = moved(np.empty(variable.shape, "bool"), matrix.steps).shape
+    shape = (groups, outputs, outputs) if outputs <= MOST_OUTPUTS else (groups, outputs)
+    (made,) = accumulators([shape], "effect", "float64").items
+    return made
+
+
+def _into(found, index):
+    return lambda output: found.__setitem__(index, output)
+
+
+def _saturating_layers(model):
+    """Pairs of the number of an output and the layer whose softmax or sigmoid makes it."""
+    layers = getattr(model, "layers", ())
+    names = {
+        id(getattr(layer, "output", None)): layer for layer in layers if _is_called_once(layer)
+    }
+    found = []
+    for index, output in enumerate(getattr(model, "outputs", None) or ()):
+        layer = names.get(id(output))
+        activation = getattr(layer, "activation", None)
+        if getattr(activation, "__name__", None) in _SATURATING:
+            found.append((index, layer))
+    return found
+
+
+def _is_called_once(layer):
+    try:
+        return layer.output is not None
+    except (AttributeError, ValueError):  # several outputs, or none
+        return False
+
+
+def _moved(tensor, steps):
+    """A tensor after steps, see `tfprune.criteria.weight_uses.moved`."""
+    for name, argument in steps:
+        if name == "index":
+            tensor = tensor[tuple(slice(*i) if isinstance(i, tuple) else i for i in argument)]
+        else:
+            tensor = getattr(tf, name)(tensor, argument)
+    return tensor
