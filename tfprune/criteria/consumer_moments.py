@@ -106,6 +106,8 @@ def _probes(data):
 
 
 class _Consumers(ProductPass):
+    collects = False  # few runs, all in all
+
     def __init__(self, model, variables, uses, removals, probes):
         removed = [variable for each in removals for variable, _ in each.pieces]
         every = {id(variable): variable for variable in (*variables, *removed)}

@@ -63,6 +63,9 @@ class Use:
 class ProductPass(DataPass):
     """Runs the model with tensors of the graph in place of some weights."""
 
+    collects = True
+    """Whether memory is freed after each run; it takes a second where much was imported."""
+
     def __init__(self, model, variables):
         super().__init__(model, variables, needs_loss=False)
         self.graphs = Untracked([])
@@ -79,7 +82,7 @@ class ProductPass(DataPass):
             self.test_function = None
             while self.graphs.items:
                 _keras.free_graph(self.graphs.items.pop())
-            for _ in range(2):  # what the first finds lets go of more
+            for _ in range(2 * self.collects):  # what the first finds lets go of more
                 gc.collect()
 
     def make_test_function(self, force=False):
@@ -107,6 +110,8 @@ class ProductPass(DataPass):
 
 
 class _Uses(ProductPass):
+    collects = False  # it runs once
+
     def __init__(self, model, variables):
         super().__init__(model, variables)
         self.found = Untracked([])
@@ -239,7 +244,7 @@ class Total:
         return self.take(), self.sums.numpy(), float(self.count.numpy())
 
     def take(self):
-        """The sums of x x' as an array. TensorFlow may keep the variables for longer, but emptied."""
+        """The sums of x x' as an array. TensorFlow may keep the variables, but emptied."""
         found = np.empty(self.shape, self.dtype)
         for rows, piece in self.pieces:
             found[:, rows] = piece.numpy()
