@@ -35,7 +35,8 @@ class LayerwiseOBS(Criterion):
     Args:
         damping: Float above 0, relative to the mean of the diagonal.
         update: Whether the layers that use pruned units are fitted.
-        normalize: As for `tfprune.criteria.Criterion`; prices can be compared without.
+        aggregate, normalize: As for `tfprune.criteria.Criterion`. Prices add up, and can be
+            compared as they are, so the defaults are right.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -58,8 +59,8 @@ class LayerwiseOBS(Criterion):
 
     roles = ("consumers",)
 
-    def __init__(self, *, damping=0.01, update=True, normalize=None):
-        super().__init__(normalize=normalize)
+    def __init__(self, *, damping=0.01, update=True, aggregate="sum", normalize=None):
+        super().__init__(aggregate=aggregate, normalize=normalize)
         if not is_number(damping) or not 0 < damping < np.inf:
             raise ValueError(
                 f"Argument `damping` must be a number above 0. Received: damping={damping!r}."
@@ -76,5 +77,4 @@ class LayerwiseOBS(Criterion):
 
     def get_config(self):
         """The arguments that make this criterion again."""
-        names = ("damping", "update", "normalize")
-        return {name: getattr(self, name) for name in names}
+        return {"damping": self.damping, "update": self.update, **super().get_config()}

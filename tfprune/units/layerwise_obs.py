@@ -134,7 +134,7 @@ class LayerwisePrices:
             others[place[members[ours]]] += changes[ours]
         may_go = np.array([reason is None for reason in unit_set.pinned])
         may_go &= ~pruned[unit_set.units] & ~self.units.frozen()[unit_set.units]
-        order, prices = removal_order(may_go, matrices, others)
+        order, prices = removal_order(may_go, matrices, others, self.criterion.aggregate)
         found = np.zeros(len(unit_set.units))
         found[order] = rising(prices)
         found[~may_go & ~pruned[unit_set.units]] = found.max(initial=0.0)

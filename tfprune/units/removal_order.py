@@ -79,13 +79,14 @@ def _shortened(weights):
     return weights if columns <= rows else scipy.linalg.qr(weights.T, mode="r")[0][:rows].T
 
 
-def removal_order(may_go, matrices, others):
+def removal_order(may_go, matrices, others, aggregate="sum"):
     """The order in which units go, the cheapest first, and the price of each when its turn comes.
 
     Args:
         may_go: Boolean array (units,).
         matrices: `UnitRows`s; they are used up.
         others: Array (units,), what units cost besides, whatever went before.
+        aggregate: "sum", "mean" or "max", over the matrices that a unit has rows in, and `others`.
 
     Returns:
         An array of units, and one of prices.
@@ -97,12 +98,12 @@ def removal_order(may_go, matrices, others):
     >>> order.tolist(), prices.tolist()
     ([1, 0], [4.0, 9.0])
     """
-    left = np.array(may_go)
+    left, combine = np.array(may_go), _COMBINED[aggregate]
     portion = -(-int(left.sum()) // PORTION)
     parts = [_in_units(matrix, len(left)) for matrix in matrices]
     order, prices = [np.empty(0, int)], [np.empty(0)]
     while left.any():
-        now = np.where(left, sum(parts, others), np.inf)
+        now = np.where(left, combine([others, *parts]), np.inf)
         cheapest = np.argsort(now, kind="stable")[: min(portion, int(left.sum()))]
         order.append(cheapest)
         prices.append(now[cheapest])
@@ -112,6 +113,13 @@ def removal_order(may_go, matrices, others):
                 matrix.remove(cheapest)
                 parts[place] = _in_units(matrix, len(left))
     return np.concatenate(order), np.concatenate(prices)
+
+
+_COMBINED = {
+    "sum": lambda parts: np.sum(parts, axis=0),
+    "mean": lambda parts: np.sum(parts, axis=0) / np.maximum(np.count_nonzero(parts, axis=0), 1),
+    "max": lambda parts: np.max(parts, axis=0),
+}
 
 
 def _in_units(matrix, count):
