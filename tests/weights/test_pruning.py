@@ -147,11 +147,53 @@ def test_criteria_on_data_prune_what_their_scores_say(criterion):
     function = criteria.get(criterion)
     (name,) = criteria.measures_of(function)
     found = measure([name], made, weights, batched((X, Y), 4))[name]
-    prune_weights(made, 0.5, criterion=criterion, data=batched((X, Y), 4))
+    prune_weights(made, 0.5, criterion, pattern="unstructured", data=batched((X, Y), 4))
     for kernel, measured, mask in zip(before, found, masks(made), strict=True):
         scores = np.broadcast_to(function(kernel, measured), kernel.shape)
         assert (~mask).sum() == round(mask.size / 2)
         assert scores[mask].min() >= scores[~mask].max()
+
+
+def einsum_model():
+    made = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(6, name="wide"),
+            layers.EinsumDense("ac,cde->ade", (3, 2), name="heads"),
+            layers.EinsumDense("ade,dec->ac", (4,), name="joined"),
+        ]
+    )
+    for layer in made.layers:
+        layer.kernel.assign(DRAW.normal(size=layer.kernel.shape))
+    return made
+
+
+def test_wanda_prunes_equally_many_of_each_output_as_its_paper_does():
+    made = einsum_model()
+    wide, heads, joined = kernels(made)
+    after_wide = X @ wide
+    after_heads = np.einsum("ac,cde->ade", after_wide, heads)
+    prune_weights(made, 0.5, "wanda", data=(X,))
+    norms = [np.sqrt(np.square(x).sum(axis=0)) for x in (X, after_wide, after_heads)]
+    scores = [
+        np.abs(wide) * norms[0][:, None],
+        (np.abs(heads) * norms[1][:, None, None]).reshape(6, 6),
+        (np.abs(joined) * norms[2][:, :, None]).reshape(6, 4),
+    ]
+    for of_inputs, mask in zip(scores, masks(made), strict=True):
+        ranks = of_inputs.argsort(axis=0).argsort(axis=0)
+        expected = ranks >= len(of_inputs) // 2
+        np.testing.assert_array_equal(mask.reshape(of_inputs.shape), expected)
+
+
+@pytest.mark.parametrize("options", [{"pattern": "unstructured"}, {"distribution": "global"}])
+def test_wanda_compares_more_where_that_is_named(options):
+    made = model()
+    prune_weights(made, 0.5, "wanda", data=(X,), **options)
+    assert len({*(~masks(made)[0]).sum(axis=0)}) > 1
+    config = PruneWeights(0.5, "wanda", **options).get_config()
+    assert PruneWeights.from_config(config).pattern.compare == "weight"
+    assert PruneWeights(0.5, "wanda").pattern.compare == "output"
 
 
 def test_the_callback_measures_at_every_update_and_a_dict_gives_layers_their_own():

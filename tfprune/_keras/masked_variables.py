@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 from tensorflow.python.ops.control_flow_v2_func_graphs import ControlFlowFuncGraph
 
+from tfprune._keras.custom_gradients import gradients_kept_by_graphs
 from tfprune._keras.values import raw
 
 _thread = threading.local()
@@ -297,7 +298,8 @@ def mask_gradient(value, live):
     """`value` itself; its gradient is 0 where `live` is False."""
     if isinstance(value, tf.distribute.DistributedValues):  # of a mirrored model, outside of steps
         value, live = tf.convert_to_tensor(value), tf.convert_to_tensor(live)
-    return _mask_gradient(value, live)
+    with gradients_kept_by_graphs():
+        return _mask_gradient(value, live)
 
 
 @tf.custom_gradient
@@ -321,4 +323,5 @@ def observe_gradient(value, observer):
 
         return tf.identity(value), gradient
 
-    return passed(value)
+    with gradients_kept_by_graphs():
+        return passed(value)

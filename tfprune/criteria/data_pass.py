@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finite_weights
-from tfprune.measuring.data import check_fits, named_errors
+from tfprune.measuring.data import check_fits, running
 from tfprune.measuring.metrics import fit_arguments
 
 
@@ -51,7 +51,7 @@ class DataPass(keras.Model):
             raise ValueError(_no_batches(data))
         check_fits(self.measured, data)
         try:
-            with named_errors(self.measured):
+            with running(self.measured):
                 self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
         except ValueError as error:
             if is_arrays or float(self.examples):

@@ -38,6 +38,7 @@ import numpy as np
 from tfprune.criteria import arguments, sparsegpt
 from tfprune.criteria.criterion import Criterion
 from tfprune.criteria.measuring import MEASURES
+from tfprune.patterns import Unstructured
 
 
 def magnitude(weight):
@@ -203,9 +204,9 @@ def grasp(weight, hessian_gradient):
 def wanda(weight, input_norm):
     """|w| times the norm ||x||_2 of the input feature that it is multiplied with.
 
-    The paper compares the elements of each output with one another: give
-    `pattern=tfprune.patterns.Unstructured(compare="output")` for that. By default those of the
-    whole weight are compared, as with other criteria.
+    As in the paper, the elements of each output are compared with one another, unless `pattern`
+    says otherwise: `pattern="unstructured"` compares those of the whole weight, as other criteria
+    do, and `distribution="global"` those of all weights.
 
     Args:
         weight: Array of any shape.
@@ -222,7 +223,7 @@ def wanda(weight, input_norm):
 
     Reference:
         M. Sun, Z. Liu, A. Bair, J. Kolter, "A Simple and Effective Pruning Approach for Large
-        Language Models", https://arxiv.org/abs/2306.11695, equation 1.
+        Language Models", https://arxiv.org/abs/2306.11695, equation 1 and section 3.
     """
     return np.abs(weight) * input_norm
 
@@ -314,6 +315,17 @@ def get(identifier):
 def function_of(criterion):
     """The function that scores the elements of a weight: a criterion itself, unless an object."""
     return criterion.of_weight if isinstance(criterion, Criterion) else criterion
+
+
+def pattern_of(criterion):
+    """The pattern that a criterion is used with where none is named.
+
+    Example:
+
+    >>> pattern_of(wanda), pattern_of(magnitude)
+    (Unstructured(compare='output'), Unstructured(compare='weight'))
+    """
+    return Unstructured(compare="output" if function_of(criterion) is wanda else "weight")
 
 
 def is_known(criterion):

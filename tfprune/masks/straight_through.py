@@ -45,7 +45,8 @@ class TopKRead:
             trainable=_keras.uncast(self.mask.trainable),
             frozen=_keras.uncast(self.mask.frozen),
         )
-        return _straight_through(value, keep)
+        with _keras.gradients_kept_by_graphs():
+            return _straight_through(value, keep)
 
 
 def top_magnitudes(value, count, *, trainable, frozen):

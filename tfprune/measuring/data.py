@@ -140,10 +140,15 @@ def _wrong_labels(model, classes, received):
 
 
 @contextlib.contextmanager
-def named_errors(model):
-    """Turns what TensorFlow says of a label of a dataset that is no class into one sentence."""
+def running(model):
+    """While open, a model runs on data that a user gave.
+
+    What TensorFlow says of a label of a dataset that is no class is turned into one sentence, and
+    the custom gradients of what is traced go with it.
+    """
     try:
-        yield
+        with _keras.gradients_kept_by_graphs():
+            yield
     except tf.errors.InvalidArgumentError as error:
         classes = _classes(model)
         if classes is None or "label" not in str(error):

@@ -6,6 +6,7 @@ import time
 import keras
 import tensorflow as tf
 
+from tfprune import _keras
 from tfprune.coupling.shapes import random_inputs, sized_inputs
 
 _WARM_UP_CALLS = 5
@@ -79,7 +80,9 @@ def _call(model, batch_size, input_shapes):
     function = tf.function(lambda given: model(given, training=False), autograph=False)
 
     def call():
-        for output in keras.tree.flatten(function(inputs)):
+        with _keras.gradients_kept_by_graphs():
+            outputs = keras.tree.flatten(function(inputs))
+        for output in outputs:
             output.numpy()
 
     return call

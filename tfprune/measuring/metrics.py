@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data
 from tfprune.coupling.model_inputs import input_structure
-from tfprune.measuring.data import check_fits, named_errors
+from tfprune.measuring.data import check_fits, running
 
 
 def evaluate(model, data, metrics=None):
@@ -62,7 +62,7 @@ def evaluator(model, metrics=None):
     def evaluated(data):
         is_pair = check_data(data)
         check_fits(model, data)
-        with named_errors(model):
+        with running(model):
             found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
         if not math.isfinite(found.get("loss", 0.0)):
             raise NotFiniteError(

@@ -9,7 +9,7 @@ from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.trace import trace
-from tfprune.measuring.data import check_fits, check_labels_given, named_errors
+from tfprune.measuring.data import check_fits, check_labels_given, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import convert
 from tfprune.recovery.copy_model import copy_model
@@ -90,7 +90,7 @@ def distill(
         )
         distiller.compile(**_compile_arguments(student))
         passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
-        with named_errors(model):
+        with running(model):
             history = distiller.fit(
                 **fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs
             )

@@ -18,6 +18,7 @@ from tfprune._tools.tables import Change
 from tfprune.callbacks import ScheduledCallback, StraightThrough
 from tfprune.coupling.costs import total_macs
 from tfprune.coupling.failures import no_call
+from tfprune.measuring.data import running
 from tfprune.shrinking.shrinkable_model import ShrinkableModel
 from tfprune.shrinking.stages import ShrinkResult, Stage, plan_stages
 
@@ -114,7 +115,8 @@ def fit_and_shrink(
 
     shrinkable = ShrinkableModel(model)
     training = _Stages(shrinkable, plan, pruning, masked, callbacks, fit.pop("verbose", "auto"))
-    training.relay.fit(x, y, verbose=0, callbacks=[training], **fit)
+    with running(model):
+        training.relay.fit(x, y, verbose=0, callbacks=[training], **fit)
     small = shrinkable.finished(masked)
     check_finite_weights(small, " after training")
     history = training.history

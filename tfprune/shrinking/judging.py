@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune.measuring.data import has_labels, named_errors
+from tfprune.measuring.data import has_labels, running
 from tfprune.measuring.metrics import check_data, fit_arguments
 from tfprune.recovery.copy_model import as_tuple
 from tfprune.recovery.output_error import output_errors
@@ -58,7 +58,7 @@ class Judge:
             return {"error": output_errors([model], self.dense, data, held_out=False)[0]}
         if not isinstance(self._data, (tuple, list)):
             check_data(self._data)
-        with named_errors(model):
+        with running(model):
             found = model.evaluate(**fit_arguments(self._data), return_dict=True, verbose=0)
         return {name: float(value) for name, value in found.items()}
 

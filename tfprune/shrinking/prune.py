@@ -11,7 +11,7 @@ from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
-from tfprune.measuring.data import check_fits
+from tfprune.measuring.data import check_fits, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.recovery import distill, recalibrate
 from tfprune.shrinking.held_out import count_examples, hold_out
@@ -344,7 +344,8 @@ def _trained(small, dense, data, is_led, arguments, judge, metrics):
     arguments["callbacks"] = [*keras.tree.flatten(callbacks or []), best]
     if is_led:
         return distill(small, dense, data, **arguments), best.epoch
-    small.fit(**fit_arguments(data), **arguments)
+    with running(small):
+        small.fit(**fit_arguments(data), **arguments)
     check_finite_weights(small, " after training")
     return small, best.epoch
 

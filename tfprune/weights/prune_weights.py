@@ -46,9 +46,10 @@ def prune_weights(
         criterion: "magnitude", "random", "gradient", "second_order", "movement", "synflow",
             "grasp", "wanda", "lamp"; "sparsegpt"; an object such as
             `tfprune.criteria.Random(seed=0)`; or a callable. See `tfprune.criteria.weights`.
-        pattern: `None` for single elements, or a `tfprune.patterns.NM` or `Block`; or
-            `Unstructured(compare="output")`, which prunes equally many of each output, as the paper
-            on "wanda" does.
+        pattern: `None` for single elements: those of each weight are compared with one another,
+            with "wanda" those of each output of it, as its paper does. Or "unstructured", the same
+            for all criteria, or a pattern of `tfprune.patterns`: `Unstructured(compare="output")`,
+            which prunes equally many of each output, `NM` or `Block`.
         distribution: "uniform", the sparsity for each weight; "erk" or "global", for all of them
             together; a dict from layers, names or predicates `(layer, weight_name) -> bool` to
             sparsities of their own; or a callable. See `tfprune.distributions`.

@@ -24,8 +24,10 @@ class PruningMethod:
         self, criterion="magnitude", *, pattern=None, distribution="uniform", data=None, verbose=0
     ):
         self.criterion = criteria.get(criterion)
-        self.pattern = patterns.get(pattern)
         self.distribution = distributions.get(distribution)
+        self.pattern = patterns.get(pattern)
+        if pattern is None and self.distribution is not distributions.GLOBAL:
+            self.pattern = criteria.pattern_of(self.criterion)
         self._scoring = WeightScores(self.criterion, data=data, verbose=verbose)
         if self.distribution is distributions.GLOBAL and self.pattern.uses_matrix:
             raise ValueError(
