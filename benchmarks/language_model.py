@@ -3,16 +3,20 @@
 A Llama-like and a GPT-2-like `CausalLM` of KerasHub, of about two million parameters, are trained
 on the source text of Python's standard library, byte by byte. Then they lose
 
-* width: heads, query groups, MLP and hidden width, with `selection="same_class"`;
+* width: heads and the MLP, with `selection="same_class"`; the hidden width, which all blocks share,
+  stays, because each unit of it is missed more;
 * depth: whole blocks, by block influence;
 * both: one block, and the rest by width;
+* both in one call, which decides how many blocks go;
 
 until 30 % of the parameters of the blocks are gone. Each is measured without training, and after a
 tenth of the training steps with distillation, and beside it a model of the size of the first,
 trained from scratch for the same total number of steps. And half of the weights, or two of four,
-are pruned in one shot by magnitude, Wanda and SparseGPT.
+are pruned in one shot by magnitude, Wanda (within outputs, as in its paper, and within weights) and
+SparseGPT.
 
-    python benchmarks/language_model.py [--fast] [--steps N] [--only llama|gpt2] [--out FILE]
+    python benchmarks/language_model.py [--fast] [--steps N] [--only llama|gpt2] [--keep FOLDER]
+                                        [--out FILE]
 
 Needs `keras-hub`.
 """
@@ -22,6 +26,7 @@ import json
 import math
 import os
 import platform
+import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -43,7 +48,13 @@ REMOVED, NEAR_DENSE, OF_MAGNITUDE = 0.3, 1.05, 0.5
 is aimed at with SparseGPT, over that of magnitude."""
 
 
-CRITERIA = ("magnitude", "wanda", "sparsegpt")
+CRITERIA = {
+    "magnitude": ("magnitude", None),
+    "wanda": ("wanda", None),
+    "wanda within weights": ("wanda", "unstructured"),
+    "sparsegpt": ("sparsegpt", None),
+}
+"""By label, the criterion and the pattern where single elements are pruned."""
 
 
 def llama(**changes):
@@ -116,29 +127,29 @@ def block_parameters(model):
     return sum(layer.count_params() for layer in layers)
 
 
-def narrower(model, parameters, data):
+def narrower(model, parameters, data, blocks=False):
     """The model of the same class with at most so many parameters."""
     return tfprune.prune(
         model,
         tfprune.budgets.Parameters(int(parameters)),
         data,
-        criterion="taylor",
-        selection="same_class",
+        criterion="second_order",
+        selection=tfprune.Selection("same_class", blocks=blocks),
+        exclude=lambda layer: "embedding" in layer.name,  # and so the hidden width
         recover=(),
     )
 
 
 def smaller(model, data, goal):
-    """By name, the model pruned to at most `goal` parameters by width, depth and both."""
+    """Yields names and the model pruned to at most `goal` parameters, by width, depth and both."""
     others = model.count_params() - block_parameters(model)
+    yield "width", narrower(model, goal, data)
     count = math.ceil(REMOVED * LAYERS)
+    yield "depth", tfprune.prune_blocks(model, count, data=data)
     of_all_blocks = others + (goal - others) * LAYERS / (LAYERS - 1)  # one goes afterwards
     both = narrower(model, of_all_blocks, data)
-    return {
-        "width": narrower(model, goal, data),
-        "depth": tfprune.prune_blocks(model, count, data=data),
-        "width and one block": tfprune.prune_blocks(both, 1, data=data),
-    }
+    yield "width and one block", tfprune.prune_blocks(both, 1, data=data)
+    yield "width and depth in one call", narrower(model, goal, data, blocks=True)
 
 
 def distilled(model, dense, source, steps):
@@ -148,52 +159,61 @@ def distilled(model, dense, source, steps):
 
 
 def sparse(model, data, pattern):
-    """By criterion, the model with half of the weights of its blocks, in one shot."""
-    found = {}
-    for criterion in CRITERIA:
+    """Yields labels and the model with half of the weights of its blocks, in one shot."""
+    for label, (criterion, within) in CRITERIA.items():
+        if pattern is not None and within is not None:
+            continue
         masked = tfprune.prunable(model)
-        within = tfprune.patterns.Unstructured(compare="output") if criterion == "wanda" else None
         tfprune.prune_weights(
             masked,
             0.5,
             criterion,
-            pattern=pattern or within,  # Wanda compares the inputs of each output
+            pattern=pattern or within,
             data=data,
             exclude=_is_outside_blocks,
         )
-        found[criterion] = masked
-    return found
+        yield label, masked
 
 
 def _is_outside_blocks(layer, name):
     return "embedding" in layer.name
 
 
-def measured(make, source, held_out, steps):
+def measured(make, source, held_out, steps, keep=None):
     start = time.perf_counter()
-    dense = trained(make(), source, steps)
+
+    def made(name, model, steps):
+        """The model trained, or its weights as an earlier run kept them."""
+        kept = keep and keep / f"{make.__name__}_{name}_{steps}.weights.h5"
+        if kept and kept.exists():
+            compiled(model, steps).load_weights(kept)
+            return model
+        trained(model, source, steps)
+        if kept:
+            model.save_weights(kept)
+        return model
+
+    dense = made("dense", make(), steps)
     data = windows(source, 256, 3)
     rows, total = {}, dense.count_params()
     goal = total - REMOVED * block_parameters(dense)
 
-    def note(name, model, **more):
-        rows[name] = {
-            "parameters": model.count_params(),
-            "perplexity": perplexity(model, held_out),
-            **more,
-        }
+    def note(name, model):
+        value = perplexity(model, held_out)
+        rows[name] = {"parameters": model.count_params(), "perplexity": value}
+        seconds = time.perf_counter() - start
+        print(f"{seconds:6.0f} s  {make.__name__}, {name}: {value:.3f}", file=sys.stderr)
 
     note("dense", dense)
-    few = steps // 10
-    made = smaller(dense, data, goal)
-    for name, model in made.items():
+    for pattern, label in ((None, "50%"), (tfprune.patterns.NM(keep=2, of=4), "2:4")):
+        for criterion, model in sparse(dense, data, pattern):
+            note(f"{label}, {criterion}", model)
+    few, scratch = steps // 10, None
+    for name, model in smaller(dense, data, goal):
+        scratch = scratch or type(dense).from_config(model.get_config())  # as wide as the first
         note(name, model)
         note(f"{name}, distilled", distilled(model, dense, source, few))
-    scratch = type(dense).from_config(made["width"].get_config())
-    note("from scratch, as wide", trained(scratch, source, steps + few))
-    for pattern, label in ((None, "50%"), (tfprune.patterns.NM(keep=2, of=4), "2:4")):
-        for criterion, model in sparse(dense, data, pattern).items():
-            note(f"{label}, {criterion}", model)
+    note("from scratch, as wide", made("scratch", scratch, steps + few))
     return {"steps": steps, "seconds": time.perf_counter() - start, "rows": rows}
 
 
@@ -205,6 +225,7 @@ def goals(rows):
     return {
         "rise with SparseGPT over magnitude": (rise["sparsegpt"] / rise["magnitude"], OF_MAGNITUDE),
         "rise with Wanda over magnitude": (rise["wanda"] / rise["magnitude"], 1.0),
+        "the same within weights": (rise["wanda within weights"] / rise["magnitude"], 1.0),
         "30 % removed and distilled, over dense": (best / dense, NEAR_DENSE),
         "30 % removed and distilled, over from scratch": (
             best / rows["from scratch, as wide"]["perplexity"],
@@ -216,8 +237,9 @@ def goals(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fast", action="store_true", help="40 steps, to see that it runs")
-    parser.add_argument("--steps", type=int, default=2000, help="steps of the dense training")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of the dense training")
     parser.add_argument("--only", choices=("llama", "gpt2"), help="one of the two models")
+    parser.add_argument("--keep", type=Path, help="folder to keep trained weights in for next time")
     parser.add_argument("--out", type=Path, help="where to write the results as JSON")
     arguments = parser.parse_args()
     steps = 40 if arguments.fast else arguments.steps
@@ -227,7 +249,7 @@ def main():
         if arguments.only not in (None, make.__name__):
             continue
         keras.utils.set_random_seed(0)
-        results[make.__name__] = found = measured(make, source, held_out, steps)
+        results[make.__name__] = found = measured(make, source, held_out, steps, arguments.keep)
         found["goals"] = goals(found["rows"])
         table = Table(title=f"{make.__name__}, {steps} steps, {found['seconds']:.0f} s")
         for column in ("", "parameters", "perplexity", "over dense"):

@@ -90,8 +90,9 @@ def prune_blocks(
     approximated or fitted. The first blocks of the stages of a ResNet, which change the
     shape, stay.
 
-    Fine-tune or distill the result (`tfprune.distill`). To prune depth and width, call
-    `tfprune.prune` on it. Fractions count from the model given to each call: with `MACs(0.8)` here
+    Fine-tune or distill the result (`tfprune.distill`). `tfprune.prune` decides on depth and width
+    under one budget, with `selection=tfprune.Selection("global", blocks=True)`. If it is called on
+    the result instead, fractions count from the model given to each call: with `MACs(0.8)` here
     and `MACs(0.75)` there, 0.6 of the MACs remain.
 
     Args:

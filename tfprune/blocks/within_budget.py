@@ -1,6 +1,14 @@
-"""The fewest blocks to remove until a budget is met."""
+"""Blocks to remove until a budget is met: the fewest, or some of them, if units go too."""
+
+import dataclasses
+import math
+
+import numpy as np
 
 from tfprune import _keras
+from tfprune.blocks.find import find_blocks
+from tfprune.blocks.same_class import of_same_class
+from tfprune.blocks.scores import scores_of
 from tfprune.coupling.costs import costs
 from tfprune.measuring.latency import latency
 from tfprune.rebuild.bypassed import bypassed
@@ -43,6 +51,39 @@ def within_budget(model, found, order, budget):
     return small, order[:enough]
 
 
+def shallower(model, budget, data, *, only=None, exclude=None, same_class=False, verbose=0):
+    """Yields a model without none, one, two, ... of its blocks, until no units need to go.
+
+    Args:
+        model: The model.
+        budget: A budget of parameters, MACs, bytes or latency, of which fractions count from it.
+        data: What block influence, by which blocks go, is measured on.
+        only, exclude: See `find_blocks`.
+        same_class: Whether the class of the model must make those without blocks.
+        verbose: 0 is quiet, 1 shows progress.
+
+    Yields:
+        The model, the blocks that it lacks, and the budget in absolute numbers.
+
+    Raises:
+        ValueError: If there are no blocks.
+    """
+    found = find_blocks(model, only, exclude)
+    scores = scores_of(found, "block_influence", data, verbose)
+    order = [found.blocks[place] for place in np.argsort(scores, kind="stable")]
+    meets = _Within(model, budget)
+    absolute = meets.absolute()
+    for number in range(len(order) + 1):
+        small, removed = model, order[:number]
+        if removed:
+            small = bypassed(found.model, removed)
+            if same_class:
+                small, _ = of_same_class(model, found, removed, small, is_required=True)
+        yield small, removed, absolute
+        if meets(small):
+            break
+
+
 class _Within:
     """Whether a model is within a budget, a fraction of which counts from another model."""
 
@@ -55,6 +96,14 @@ class _Within:
             dense, cost = self._latencies(small)
             return cost <= self.budget.allowed(dense)
         return self._cost(small) <= self.budget.allowed(self.dense)
+
+    def absolute(self):
+        """The same budget in numbers, of which no fraction counts from anything."""
+        if self.dense is None:
+            dense, _ = self._latencies(self.model) if self.budget.fraction else (math.inf, 0)
+            allowed = 1000 * self.budget.allowed(dense)
+            return dataclasses.replace(self.budget, milliseconds=allowed, fraction=None)
+        return dataclasses.replace(self.budget, remaining=self.budget.allowed(self.dense))
 
     def in_words(self, small):
         if self.dense is None:

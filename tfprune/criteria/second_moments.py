@@ -4,7 +4,6 @@ For outputs x W, the error of other weights W + D is tr(D' H D) with H = sum x x
 that the matrix W is multiplied with, examples and positions alike.
 """
 
-import gc
 import math
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError
+from tfprune._tools.memory import release_memory
 from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
 from tfprune.criteria.matrix_products import NoProductError
 from tfprune.criteria.weight_uses import matrices_of, products_of
@@ -82,8 +82,8 @@ class ProductPass(DataPass):
             self.test_function = None
             while self.graphs.items:
                 _keras.free_graph(self.graphs.items.pop())
-            for _ in range(2 * self.collects):  # what the first finds lets go of more
-                gc.collect()
+            if self.collects:
+                release_memory()
 
     def make_test_function(self, force=False):
         """One function; TensorFlow would keep the graph of the one that Keras puts inside."""

@@ -182,6 +182,56 @@ class Counterparts:
         return dict(zip(keys, given.values(), strict=True))
 
 
+class CounterpartsByName(Counterparts):
+    """Translates layer filters of a model into those of another one that lacks some layers.
+
+    Args:
+        model: The model that the user gave.
+        other: The other one, whose layers have the same names; or the model itself.
+        gone: The layers that it lacks; filters that name them say nothing of them.
+    """
+
+    def __init__(self, model, other, gone):
+        self._model, self._gone = model, set(map(id, gone))
+        self._is_same = other is model
+        self._copies, by_name = {}, {}
+        for layer, name in _keras.named_layers(other):
+            by_name.setdefault(name, []).append(layer)
+        for layer, name in _keras.named_layers(model):
+            if len(by_name.get(name, ())) == 1:
+                (self._copies[id(layer)],) = by_name[name]
+        originals = {id(layer): layer for layer, _ in _keras.named_layers(model)}
+        self._originals = {id(copy): originals[key] for key, copy in self._copies.items()}
+
+    def filter(self, given):
+        """What `only` or `exclude` says, for the other model.
+
+        Raises:
+            ValueError: If a layer that is named cannot be found in it.
+        """
+        if self._is_same or not _names_layers(given):
+            return super().filter(given)
+        layers = [find_layer(self._model, each) for each in _listed(given)]
+        left = [layer for layer in layers if id(layer) not in self._gone]
+        lost = [layer.name for layer in left if id(layer) not in self._copies]
+        if lost:
+            raise ValueError(
+                "Layers are named that cannot be told apart in the model without blocks. Received: "
+                f"{lost}. Choose them by a predicate."
+            )
+        return super().filter(left)
+
+    def by_layer(self, given):
+        """As that of `Counterparts`, without the layers that are gone."""
+        if self._is_same or not isinstance(given, dict):
+            return given
+        found = {}
+        for key, value in given.items():
+            kept = self.filter(key)
+            found.update(dict.fromkeys([kept] if callable(kept) else kept, value))
+        return found
+
+
 def _is_single(given):
     return isinstance(given, (str, keras.Layer))
 

@@ -11,9 +11,11 @@ from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import units as criteria
+from tfprune.masks import layer_filter
 from tfprune.measuring.data import check_fits, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.recovery import distill, recalibrate
+from tfprune.shrinking import depths
 from tfprune.shrinking.held_out import count_examples, hold_out
 from tfprune.shrinking.judging import Decision, Judge, KeepBest
 from tfprune.shrinking.one_shot import OneShot
@@ -42,7 +44,7 @@ class PruneReport(Printable):
         target: The target, in words.
         strip: The `StripReport` of what was removed, layer by layer.
         units, parameters, macs: Before and after, each a `Change`; MACs are None where they are
-            not known.
+            not known. Units are those of the model without `blocks`.
         stages: A dict from a stage ("dense", "dense, recalibrated", "pruned", "reconstruct",
             "recalibrate", "fine-tuned") to the metrics of the model that was kept after it, a dict
             from name to float. Without labels, or of a model that is not compiled with a loss,
@@ -50,6 +52,7 @@ class PruneReport(Printable):
             there is no data.
         decisions: For each stage that could be dropped a `Decision`: whether its result was kept,
             and why.
+        blocks: The names of the residual blocks that were removed. Their layers are not in `strip`.
     """
 
     target: str
@@ -59,10 +62,12 @@ class PruneReport(Printable):
     macs: Change
     stages: dict
     decisions: tuple = ()
+    blocks: tuple = ()
 
     def tables(self):
         """The rich tables that are printed: the layers, the model, the stages."""
-        layers = table(("layer",), ("units",))
+        gone = [f"without the blocks {', '.join(self.blocks)}"] if self.blocks else ()
+        layers = table(("layer",), ("units",), notes=gone)
         for layer in self.strip.layers:
             layers.add_row(layer.name, changed(Change(layer.before, layer.after), short))
         total = table(("total",), ("before", "after", "ratio"))
@@ -130,7 +135,11 @@ def prune(
         selection: See `tfprune.prune_units`; here all layers are ranked together by default. With
             "same_class", all blocks keep equally many units and the result is made by the model's
             own class, from its config with smaller numbers (`tfprune.strip(same_class=True)`): a
-            task of KerasHub stays one that generates and has presets.
+            task of KerasHub stays one that generates and has presets. With
+            `tfprune.Selection(blocks=True)` depth and width share the budget: the least important
+            residual blocks go first (`tfprune.prune_blocks`), none, one, two and so on, the units
+            of what is left until the budget is met, and the best of these models is taken, judged
+            as the steps are.
         recover: How accuracy is recovered: a name or a sequence among "reconstruct", "recalibrate"
             and "distill" (in the training of `epochs`). "auto": "reconstruct" and "recalibrate"
             where there is data. `None` or `()` for nothing.
@@ -177,6 +186,9 @@ def prune(
     check_finite_weights(model)
     check_finite_data("data", data)
     check_finite_data("validation_data", validation_data)
+    selection = selections.get(selection, with_blocks=True)
+    if selection.blocks:
+        depths.check(selection, target, data)
     batch_size = fit.get("batch_size")
     judged, rest, name = _parts(data, validation_data, fit.pop("validation_split", None))
     judge = Judge(model, judged, name)
@@ -190,18 +202,34 @@ def prune(
             stages["dense, recalibrated"] = metrics
             model = judge.dense = settled
     is_auto = isinstance(criterion, str) and criterion == "auto"
-    selection = selections.get(selection)
-    arguments = {"target": target, "selection": selection, "data": rest if is_auto else data}
-    arguments |= {"only": only, "exclude": exclude}
-    one_shot = OneShot(given, model, judge, recover, rest, batch_size, verbose, **arguments)
-    if is_auto:
-        pruned = one_shot.by_best(masked)
+    measured = rest if is_auto else data
+
+    def pruned_units(dense, of=None, masked=None, **arguments):
+        arguments["data"] = measured
+        one_shot = OneShot(
+            of or dense, dense, judge, recover, rest, batch_size, verbose, **arguments
+        )
+        if is_auto:
+            return one_shot.by_best(masked)
+        return one_shot.by(criteria.get(criterion, normalize="mean"), masked)
+
+    arguments = {"target": target, "selection": selection, "only": only, "exclude": exclude}
+    deep, blocks = given, ()
+    if selection.blocks:
+        if model is not given:
+            of_model = layer_filter.Counterparts(given, model)
+            arguments["selection"] = selection.for_copy(of_model)
+            arguments |= {name: of_model.filter(arguments[name]) for name in ("only", "exclude")}
+        arguments |= {"data": rest, "verbose": verbose}
+        found = depths.at_best_depth(model, pruned_units, judge, **arguments)
+        pruned, deep, blocks = found.pruned, found.dense, found.blocks
+        decisions.append(found.decision)
     else:
-        pruned = one_shot.by(criteria.get(criterion, normalize="mean"), masked)
+        pruned = pruned_units(model, given, masked, **arguments)
     masked, counts, metrics = pruned.masked, pruned.counts, pruned.metrics
     stages |= pruned.stages
     decisions += pruned.decisions
-    small, removed = _stripped(masked, given, selection.scope == "same_class")
+    small, removed = _stripped(masked, deep, selection.scope == "same_class")
     if epochs:
         _check_steps(small, given, epochs)
         watched = judged if judge.uses_loss else validation_data
@@ -225,6 +253,7 @@ def prune(
         macs=Change(*(total_macs(each, shapes) for each in (model, small))),
         stages={} if stages["dense"] is None else stages,
         decisions=tuple(decisions),
+        blocks=blocks,
     )
     return small, report
 

@@ -6,13 +6,12 @@ is in it. What is done is in the masks of the model and nowhere else, so pruning
 interrupted goes on where it is called again: weights that have their sparsity stay as they are.
 """
 
-import gc
-
 import keras
 import numpy as np
 
 from tfprune import _keras, patterns
 from tfprune._tools.finite import NotFiniteError
+from tfprune._tools.memory import release_memory
 from tfprune.criteria.second_moments import second_moments, weight_uses
 from tfprune.criteria.weight_uses import moved, write
 from tfprune.patterns import NM, Block, matrix_axes, pruned_count
@@ -24,6 +23,10 @@ from tfprune.weights.tiles import TilingError, check_pattern, shares, tiles_of
 
 MOST_INPUTS = 2**14
 """The most inputs of a matrix: the Hessian of so many takes 1 GiB."""
+
+
+OUTPUTS_AT_ONCE = 128
+"""For how many outputs of a matrix the errors are compared at once, which takes copies of them."""
 
 
 class SparseGPTMethod:
@@ -99,7 +102,7 @@ class SparseGPTMethod:
         progress = keras.utils.Progbar(len(blocks), verbose=self.verbose, unit_name="block")
         for number, block in enumerate(blocks):
             self._prune_block(model, block)
-            gc.collect()  # what measured the block
+            release_memory()  # that of what measured the block
             progress.update(number + 1)
         return pruned, skipped
 
@@ -191,7 +194,7 @@ class SparseGPTMethod:
 
 def _updated(hessian, rows, select, weights, kept, frozen):
     """New weights and their mask; an output that the update makes no better is not updated."""
-    before = weights.astype(hessian.upper.dtype)
+    before = weights.astype(hessian.upper.dtype, copy=False)
     after = before.copy()
 
     def select_tile(number, scores):
@@ -199,9 +202,12 @@ def _updated(hessian, rows, select, weights, kept, frozen):
         return select(number, scores, kept[first:end], frozen[first:end])
 
     mask = sweep(after, hessian.upper, rows, select_tile, frozen if frozen.any() else None)
-    plain = np.where(mask, before, 0)
-    is_better = hessian.errors(after - before) < hessian.errors(plain - before)
-    return np.where(is_better, after, plain), mask
+    for start in range(0, before.shape[1], OUTPUTS_AT_ONCE):
+        some = slice(start, start + OUTPUTS_AT_ONCE)
+        plain = np.where(mask[:, some], before[:, some], 0)
+        errors = [hessian.errors(each - before[:, some]) for each in (after[:, some], plain)]
+        np.copyto(after[:, some], plain, where=~(errors[0] < errors[1]))
+    return after, mask
 
 
 class _Selection:

@@ -38,6 +38,7 @@ class Selection(Configurable):
         max_fraction: Float from 0 to 1, the most that may be pruned of a layer; or a dict from a
             layer, its name, a nested model or a predicate `layer -> bool` to such a float, in
             which later keys win and layers that none names may lose all.
+        blocks: Whether whole residual blocks may go too, in `tfprune.prune` under a budget.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -45,15 +46,18 @@ class Selection(Configurable):
     Example:
 
     >>> Selection("greedy", round_to=8, max_fraction={"stem": 0.5})
-    Selection(scope='greedy', round_to=8, min_units=1, max_fraction={'stem': 0.5})
+    Selection(scope='greedy', round_to=8, min_units=1, max_fraction={'stem': 0.5}, blocks=False)
     """
 
-    def __init__(self, scope="uniform", *, round_to=None, min_units=1, max_fraction=1.0):
+    def __init__(
+        self, scope="uniform", *, round_to=None, min_units=1, max_fraction=1.0, blocks=False
+    ):
         limits.check(max_fraction, round_to, min_units)
         self.scope = one_of("scope", scope, SCOPES)
         self.round_to = round_to
         self.min_units = min_units
         self.max_fraction = max_fraction
+        self.blocks = one_of("blocks", blocks, (False, True))
 
     @property
     def rounds(self):
@@ -70,11 +74,14 @@ class Selection(Configurable):
 
     def for_copy(self, counterparts):
         """The same selection for a copy of the model, given `layer_filter.Counterparts`."""
-        by_layer = counterparts.by_layer(self.max_fraction)
-        return Selection(**{**self._arguments(), "max_fraction": by_layer})
+        return self.with_changes(max_fraction=counterparts.by_layer(self.max_fraction))
+
+    def with_changes(self, **arguments):
+        """The same selection with some other arguments."""
+        return Selection(**{**self._arguments(), **arguments})
 
     def _arguments(self):
-        names = ("scope", "round_to", "min_units", "max_fraction")
+        names = ("scope", "round_to", "min_units", "max_fraction", "blocks")
         return {name: getattr(self, name) for name in names}
 
     def get_config(self):
@@ -93,11 +100,12 @@ _REGISTRY = Registry(
 )
 
 
-def get(identifier):
+def get(identifier, with_blocks=False):
     """Returns the selection that an identifier means.
 
     Args:
         identifier: A scope by its name, a `Selection`, or the configuration of one.
+        with_blocks: Whether it may be one by which blocks go too.
 
     Raises:
         ValueError: If it is none of these.
@@ -107,7 +115,13 @@ def get(identifier):
     >>> get("global").scope
     'global'
     """
-    return _REGISTRY.get(identifier)
+    selection = _REGISTRY.get(identifier)
+    if selection.blocks and not with_blocks:
+        raise ValueError(
+            "Blocks are removed by `tfprune.prune` and `tfprune.prune_blocks` alone; masks of "
+            f"units cannot say it. Received: selection={selection!r}. Leave `blocks` out."
+        )
+    return selection
 
 
 def serialize(selection):
