@@ -135,7 +135,7 @@ def narrower(model, parameters, data, blocks=False):
         data,
         criterion="second_order",
         selection=tfprune.Selection("same_class", blocks=blocks),
-        exclude=lambda layer: "embedding" in layer.name,  # and so the hidden width
+        exclude=["token_embedding"],  # and so the hidden width
         recover=(),
     )
 

@@ -76,6 +76,7 @@ class SparseGPTMethod:
         check_target(target)
         variables = [weight.variable for weight in weights]
         uses = weight_uses(model, variables, self.data)
+        release_memory()
         names = {id(layer): name for layer, name in _keras.named_layers(model)}
         possible, skipped = [], {}
         for weight, use in zip(weights, uses, strict=True):
