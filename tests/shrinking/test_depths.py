@@ -66,13 +66,11 @@ def test_blocks_and_units_meet_a_budget_together(model, budget):
 
 
 def test_it_is_better_than_width_alone_where_blocks_do_nothing(model):
-    common = {"criterion": "l2", "recover": "reconstruct"}
-    chosen = tfprune.Selection("global", blocks=True)
-    wide = tfprune.prune(model, MACs(0.5), (X,), **common)
-    both = tfprune.prune(model, MACs(0.5), (X,), selection=chosen, **common)
+    wide = quickly(model, MACs(0.5), selection="global")
+    both = quickly(model, MACs(0.5))
     expected = model.predict(X, verbose=0)
     errors = [np.square(m.predict(X, verbose=0) - expected).mean() for m in (wide, both)]
-    assert errors[1] < 0.8 * errors[0]
+    assert errors[1] < 0.5 * errors[0]
 
 
 def test_the_result_computes_what_the_model_does_without_the_blocks_and_units():
