@@ -55,6 +55,7 @@ def capture_over_data(model, captures, data, batch_size=None, verbose=0):
         batch_size: Integer, for arrays; Keras's default is 32.
     """
     data_pass = DataPass(model, needs_loss=False)
+    data_pass.traces_always = False
     with contextlib.ExitStack() as stack:
         for layer, see in captures:
             stack.enter_context(capture_inputs(layer, see))

@@ -1,5 +1,7 @@
 """One pass of a model over data, to measure gradients or activations."""
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,9 +11,18 @@ from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finit
 from tfprune.measuring.data import check_fits, running
 from tfprune.measuring.metrics import fit_arguments
 
+EAGER_BATCHES = 16
+"""The most batches for which a pass runs eagerly: tracing a model takes as long as several."""
+
 
 class DataPass(keras.Model):
-    """Runs a model over data by Keras's `evaluate`; a subclass measures in `add_batch`."""
+    """Runs a model over data by Keras's `evaluate`; a subclass measures in `add_batch`.
+
+    Attributes:
+        traces_always: Whether it is traced for few batches too.
+    """
+
+    traces_always = True
 
     def __init__(self, model, variables=(), *, needs_loss=True):
         super().__init__(name=f"measuring_{model.name}")
@@ -50,6 +61,8 @@ class DataPass(keras.Model):
         if any(np.shape(leaf)[:1] == (0,) for leaf in leaves):
             raise ValueError(_no_batches(data))
         check_fits(self.measured, data)
+        if not self.traces_always and count_batches(data, batch_size) <= EAGER_BATCHES:
+            self.run_eagerly = True
         try:
             with running(self.measured):
                 self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
@@ -106,6 +119,18 @@ def _is_bad(data):
     floats = [leaf for leaf in leaves if keras.backend.is_float_dtype(leaf.dtype)]
     are_bad = [tf.reduce_any(~tf.math.is_finite(tf.convert_to_tensor(leaf))) for leaf in floats]
     return tf.reduce_any(are_bad) if are_bad else tf.constant(False)
+
+
+def count_batches(data, batch_size=None):
+    """How many batches arrays or a dataset make, infinite where that is not known.
+
+    >>> count_batches((np.zeros((65, 2)),)), count_batches(iter([]))
+    (3, inf)
+    """
+    if isinstance(data, (tuple, list)):
+        return -(-len(keras.tree.flatten(data[0])[0]) // (batch_size or 32))
+    number = len(data) if hasattr(data, "__len__") else math.inf
+    return number if number >= 0 else math.inf
 
 
 def _no_batches(data):

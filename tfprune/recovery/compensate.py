@@ -180,7 +180,7 @@ def _adder(total, count):
         axes = [0, *(axis + 1 for axis, size in enumerate(total.shape) if size == 1)]
         added = tf.reduce_sum(values, axes, keepdims=True)[0]
         total.assign_add(added)
-        count.assign_add(tf.cast(tf.size(values, "int64") // tf.size(added, "int64"), "float64"))
+        count.assign_add(tf.cast(tf.size(values, tf.int64) // tf.size(added, tf.int64), "float64"))
 
     return add
 

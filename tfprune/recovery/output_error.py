@@ -40,6 +40,8 @@ def output_errors(models, dense, data, *, batch_size=None, verbose=0, held_out=T
 class _Outputs(DataPass):
     """Adds up squared differences of the outputs."""
 
+    traces_always = False
+
     def __init__(self, models, dense, held_out):
         super().__init__(dense, needs_loss=False)
         self._models = Untracked(models)

@@ -327,6 +327,8 @@ class _Task:
 class _Run(DataPass):
     """Runs both models and adds up what the layer gets, gives and should give."""
 
+    traces_always = False
+
     def __init__(self, model, dense, task, form, holds_out):
         super().__init__(model, needs_loss=False)
         self._beside = Untracked([dense, task])
