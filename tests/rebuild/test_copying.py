@@ -24,6 +24,7 @@ from tests.rebuild.copied_models import (
     shared_and_nested_model,
     shared_layer,
 )
+from tfprune import _keras
 from tfprune.rebuild.copying import copy_model
 
 
@@ -341,3 +342,15 @@ def test_copy_of_a_mirrored_model():
     new = copy_model(model).model
     assert type(new.layers[1].kernel._value) is type(model.layers[1].kernel._value)
     assert_trains_alike(model, new)
+
+
+def test_no_other_object_has_the_id_of_a_copy():
+    """Else an operation that is made later is taken for the copy of something else."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+    copies = _keras.copied_objects(model)
+    originals = _keras.Originals(copies)
+    assert originals[id(copies[0][1])] is model
+    del copies
+    gc.collect()
+    made = [keras.KerasTensor((3,)) for _ in range(2000)]
+    assert not any(id(each) in originals for each in made)

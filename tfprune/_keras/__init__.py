@@ -18,7 +18,7 @@ from tfprune._keras.configs import (
     with_functions,
     without_shapes,
 )
-from tfprune._keras.copies import call_directly, copied_objects
+from tfprune._keras.copies import Originals, call_directly, copied_objects
 from tfprune._keras.custom_gradients import gradients_kept_by_graphs
 from tfprune._keras.deep_copies import replace_references
 from tfprune._keras.fitting import (

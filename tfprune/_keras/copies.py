@@ -27,6 +27,19 @@ _CALLS = ("_inbound_nodes", "_outbound_nodes")
 _COMPILED = ("train_function", "test_function", "predict_function")
 
 
+class Originals(dict):
+    """For each object of a copy, by id, the original; no other object gets such an id meanwhile.
+
+    Args:
+        copies: Pairs of an original and its copy, which are held: some of them, such as symbolic
+            tensors, nothing else holds while the copy runs.
+    """
+
+    def __init__(self, copies):
+        super().__init__({id(copy): original for original, copy in copies})
+        self.held = copies
+
+
 def copied_objects(model, new_value=None, shared=()):
     """A model copied with all it holds.
 

@@ -201,4 +201,4 @@ _ways = weakref.WeakKeyDictionary()
 
 def _run(layer):
     copies = _keras.copied_objects(layer)
-    return LayerRun(layer, copies[0][1], {id(copy): original for original, copy in copies})
+    return LayerRun(layer, copies[0][1], _keras.Originals(copies))

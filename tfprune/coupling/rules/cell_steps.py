@@ -59,7 +59,7 @@ def trace_step(cell, shape, dtype):
         NotTracedError: If that fails.
     """
     copies = _keras.copied_objects(cell)
-    copy, originals = unmask(copies[0][1]), {id(new): old for old, new in copies}
+    copy, originals = unmask(copies[0][1]), _keras.Originals(copies)
     try:
         states = initial_states(copy, BATCH)
     except Exception as error:  # the cell's own code may fail in any way
