@@ -206,7 +206,8 @@ def wanda(weight, input_norm):
 
     As in the paper, the elements of each output are compared with one another, unless `pattern`
     says otherwise: `pattern="unstructured"` compares those of the whole weight, as other criteria
-    do, and `distribution="global"` those of all weights.
+    do, and `distribution="global"` those of all weights. Which is better differs from model to
+    model: try both.
 
     Args:
         weight: Array of any shape.
