@@ -160,7 +160,16 @@ def _add_prune(commands):
     )
     parser.add_argument("--criterion", default="auto", help="default: %(default)s")
     parser.add_argument(
-        "--selection", choices=("uniform", "global", "greedy", "exact"), default="global"
+        "--selection",
+        choices=("auto", "uniform", "global", "greedy", "exact"),
+        default="auto",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--effort",
+        choices=("fast", "best"),
+        default="fast",
+        help="how long the best way of pruning is searched for (default: %(default)s)",
     )
     parser.add_argument(
         "--exclude", action="append", metavar="LAYER", help="keep the units of a layer"

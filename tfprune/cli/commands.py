@@ -145,8 +145,9 @@ def _pruned(arguments):
             _BUDGETS[kind](remaining),
             (arrays["x"], arrays["y"]),
             criterion=arguments.criterion,
-            selection=Selection(arguments.selection, round_to=arguments.round_to),
+            selection=_selection(arguments.selection, arguments.round_to),
             recover=recover,
+            effort=arguments.effort,
             epochs=arguments.epochs,
             validation_data=validation,
             exclude=arguments.exclude,
@@ -154,6 +155,12 @@ def _pruned(arguments):
             verbose=1,
             batch_size=arguments.batch_size,
         )
+
+
+def _selection(scope, round_to):
+    if round_to is None:
+        return scope
+    return Selection("global" if scope == "auto" else scope, round_to=round_to)
 
 
 def _strip(arguments):

@@ -49,6 +49,11 @@ class Judge:
         self._name = name
         self.uses_loss = data is not None and has_labels(data) and _has_loss(dense)
 
+    @property
+    def measures(self):
+        """Whether there is data to measure on."""
+        return self._data is not None
+
     def metrics(self, model):
         """The metrics of a model, a dict from name to float; None without data."""
         if self._data is None:

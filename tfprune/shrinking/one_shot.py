@@ -1,27 +1,39 @@
-"""Pruning of units in one shot with recovery, by one criterion or the best of several."""
+"""Pruning of units with recovery, by one criterion or the best of several, at once or in rounds."""
 
+import contextlib
 from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
 from tfprune.coupling.failures import core
+from tfprune.criteria import LayerwiseOBS
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
 from tfprune.recovery import recalibrate, reconstruct
 from tfprune.shrinking.judging import Decision, is_lower
+from tfprune.shrinking.rounds import targets_of_rounds
 from tfprune.shrinking.settled_norms import copy_statistics, has_norms
 from tfprune.stripping.prunable import prunable
-from tfprune.units.prune_units import prune_units
+from tfprune.units.prune_units import prune_by
+from tfprune.units.scores import UnitScores
 from tfprune.units.selection import selection as selections
 
+EFFORTS = ("fast", "best")
+
+FIRST = "layerwise_obs"
+"""The criterion that "auto" takes where the model and the data have what it needs."""
+
 WITHOUT_LABELS = ("magnitude", "l2", "activation_variance")
-"""The criteria that "auto" tries. What is best differs from network to network."""
+"""The criteria besides. What is best differs from network to network."""
 
 WITH_LABELS = ("magnitude", "l2", "second_order")
 
-NORMALIZED = {"second_order": None}
-"""It estimates a change of the loss: scores of different layers can be compared as they are."""
+NORMALIZED = {"second_order": None, "layerwise_obs": None}
+"""They estimate a change of one error: scores of different layers can be compared as they are."""
+
+ROUND_RIDGE = 1e-2
+"""The ridge of the fit after a round, which is not judged."""
 
 _LACKS = (ValueError, TypeError, LookupError, tf.errors.OpError)
 """What a criterion raises that needs what the model or the data lack."""
@@ -56,30 +68,38 @@ class OneShot:
         recover: Tuple of names.
         examples: The data to recover with.
         batch_size, verbose: As for `tfprune.reconstruct`.
-        **arguments: Those of `tfprune.prune_units`; layers are those of the model given.
+        target, data, only, exclude: As for `tfprune.prune_units`; layers are those of the model
+            given.
+        selection: A `Selection`, or None for what suits the criterion.
     """
 
-    def __init__(self, model, dense, judge, recover, examples, batch_size, verbose, **arguments):
+    def __init__(
+        self, model, dense, judge, recover, examples, batch_size, verbose, *, target, selection,
+        data, only, exclude,
+    ):  # fmt: skip
         self.model, self.dense, self.judge = model, dense, judge
-        self.examples, self.arguments = examples, {**arguments, "verbose": verbose}
+        self.target, self.selection, self.data = target, selection, data
+        self.examples, self.layers = examples, {"only": only, "exclude": exclude}
         self.recover = [name for name in ("reconstruct", "recalibrate") if name in recover]
         self.options = {"batch_size": batch_size, "verbose": verbose}
 
-    def by(self, criterion, masked=None):
+    def by(self, criterion, masked=None, *, in_rounds=False):
         """The `Pruned` model by one criterion.
 
         Args:
             criterion: A `tfprune.criteria.Criterion`.
             masked: What `prunable` made of the model, or None to make it.
+            in_rounds: Whether the target is reached in rounds.
         """
         masked = prunable(self.model) if masked is None else masked
         if self.dense is not self.model:
             copy_statistics(self.dense, masked)
-        of_masked, arguments = layer_filter.Counterparts(self.model, masked), {**self.arguments}
-        arguments |= {name: of_masked.filter(arguments[name]) for name in ("only", "exclude")}
-        selection = selections.get(arguments.pop("selection")).for_copy(of_masked)
-        target = arguments.pop("target")
-        counts = prune_units(masked, target, criterion, selection=selection, **arguments)
+        selection = self._selection(criterion)
+        targets = targets_of_rounds(self.target, selection)
+        for target, progress in targets[:-1] if in_rounds else ():
+            self._prune(masked, criterion, selection, target, progress)
+            masked = self._fitted(masked)
+        counts = self._prune(masked, criterion, selection, self.target)
         metrics = self.judge.metrics(masked)
         stages, decisions = {"pruned": metrics}, []
         for name in self.recover if any(each.pruned for each in counts) else ():
@@ -94,35 +114,86 @@ class OneShot:
             stages[name] = metrics
         return Pruned(masked, counts, metrics, stages, tuple(decisions))
 
-    def by_best(self, masked):
+    def by_best(self, masked, effort):
         """The best `Pruned` model of those by the criteria of "auto".
 
-        Only the first criterion is taken where nothing is measured or recovered, and where no unit
-        is pruned.
+        With the effort "fast" that is the one by "layerwise_obs" at once, or, where the model or
+        the data lack what it needs, the best of those by others. With "best" it is the best of all,
+        also of "layerwise_obs" in rounds. Only "magnitude" is taken where nothing is measured or
+        recovered, and where no unit is pruned.
         """
-        names = WITH_LABELS if self.judge.uses_loss else WITHOUT_LABELS
-        best = self.by(criterion_of(names[0]), masked)
-        if best.metrics is None or not self.recover or not best.decisions:
-            return best
-        value, chosen, others = self.judge.value(best.metrics), names[0], {}
-        others[chosen] = f"{value:.4g}"
-        for name in names[1:]:
+        others = WITH_LABELS if self.judge.uses_loss else WITHOUT_LABELS
+        if not self.judge.measures or not self.recover:
+            return self.by(criterion_of(others[0]), masked)
+        tried, found, best = [(FIRST, False)], {}, None
+        if effort == "best":
+            tried += [(FIRST, True), *((name, False) for name in others)]
+        for name, in_rounds in tried:  # which may grow
+            label = f"{name} in rounds" if in_rounds else name
             try:
-                tried = self.by(criterion_of(name))
+                pruned = self.by(criterion_of(name), masked, in_rounds=in_rounds)
             except _LACKS as error:
-                others[name] = core(str(error)).split(". ")[0]
+                if name != FIRST and name == others[0]:
+                    raise
+                found[label] = core(str(error)).split(". ")[0]
+                if effort != "best":
+                    tried += [(other, False) for other in others if (other, False) not in tried]
                 continue
-            found = self.judge.value(tried.metrics)
-            others[name] = f"{found:.4g}"
-            if is_lower(found, value):
-                best, value, chosen = tried, found, name
-        found = ", ".join(f"{name} {value}" for name, value in others.items())
+            finally:
+                masked = None
+            value = self.judge.value(pruned.metrics)
+            found[label] = f"{value:.4g}"
+            if best is None or is_lower(value, best[0]):
+                best = value, label, pruned
+            if not pruned.decisions and not any(each.pruned for each in pruned.counts):
+                break  # the model meets the target as it is
+        _, chosen, pruned = best
+        listed = ", ".join(f"{name} {value}" for name, value in found.items())
         decision = Decision(
-            f"criterion {chosen!r}", True, f"{self.judge.what} by criterion: {found}"
+            f"criterion {chosen!r}", True, f"{self.judge.what} by criterion: {listed}"
         )
         return Pruned(
-            best.masked, best.counts, best.metrics, best.stages, (decision, *best.decisions)
+            pruned.masked,
+            pruned.counts,
+            pruned.metrics,
+            pruned.stages,
+            (decision, *pruned.decisions),
         )
+
+    def by_effort(self, criterion, masked, effort):
+        """The `Pruned` model by one criterion; with the effort "best", that in rounds if better."""
+        pruned = self.by(criterion, masked)
+        if effort != "best" or not self.judge.measures or not self.recover:
+            return pruned
+        other = self.by(criterion, in_rounds=True)
+        values = [self.judge.value(each.metrics) for each in (pruned, other)]
+        is_better = is_lower(values[1], values[0])
+        reason = f"{self.judge.what} at once {values[0]:.4g}, in rounds {values[1]:.4g}"
+        chosen = other if is_better else pruned
+        decisions = (Decision("rounds", is_better, reason), *chosen.decisions)
+        return Pruned(chosen.masked, chosen.counts, chosen.metrics, chosen.stages, decisions)
+
+    def _selection(self, criterion):
+        """The selection: by prices for what is saved, where the criterion has prices."""
+        if self.selection is not None:
+            return self.selection
+        return selections.get("greedy" if isinstance(criterion, LayerwiseOBS) else "global")
+
+    def _prune(self, masked, criterion, selection, target, progress=1.0):
+        """Prunes a masked model in place; gives the counts of units."""
+        of_masked = layer_filter.Counterparts(self.model, masked)
+        layers = {name: of_masked.filter(each) for name, each in self.layers.items()}
+        scoring = UnitScores(criterion, data=self.data, verbose=self.options["verbose"])
+        selection = selection.for_copy(of_masked)
+        return prune_by(scoring, masked, target, selection=selection, progress=progress, **layers)
+
+    def _fitted(self, masked):
+        """The model after a round, its layers fitted to the dense model's where they can be."""
+        if "reconstruct" not in self.recover:
+            return masked
+        with contextlib.suppress(ValueError):
+            return reconstruct(masked, self.dense, self.examples, ridge=ROUND_RIDGE, **self.options)
+        return masked
 
     def _recovered(self, name, masked):
         """The masked model after a recovery."""

@@ -1,16 +1,17 @@
 """Prunes a dense model to a small one in one call."""
 
 import inspect
+import time
 from dataclasses import dataclass
 
 import keras
 
 from tfprune import _keras
-from tfprune._tools.checks import check_integer, check_model, is_number
+from tfprune._tools.checks import check_integer, check_model, is_number, one_of
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
-from tfprune.criteria import units as criteria
+from tfprune.criteria import LayerwiseOBS
 from tfprune.masks import layer_filter
 from tfprune.measuring.data import check_fits, running
 from tfprune.measuring.metrics import fit_arguments
@@ -18,7 +19,7 @@ from tfprune.recovery import distill, recalibrate
 from tfprune.shrinking import depths
 from tfprune.shrinking.held_out import count_examples, hold_out
 from tfprune.shrinking.judging import Decision, Judge, KeepBest
-from tfprune.shrinking.one_shot import OneShot
+from tfprune.shrinking.one_shot import EFFORTS, OneShot, criterion_of
 from tfprune.shrinking.settled_norms import (
     STALE,
     has_norms,
@@ -32,7 +33,7 @@ from tfprune.units.selection import selection as selections
 
 _RECOVERIES = ("reconstruct", "recalibrate", "distill")
 _FIT = set(inspect.signature(keras.Model.fit).parameters) - {
-    *("self", "x", "y", "epochs", "validation_data", "verbose")
+    *("self", "x", "y", "epochs", "verbose")
 }
 
 
@@ -53,6 +54,8 @@ class PruneReport(Printable):
         decisions: For each stage that could be dropped a `Decision`: whether its result was kept,
             and why.
         blocks: The names of the residual blocks that were removed. Their layers are not in `strip`.
+        effort: The argument.
+        seconds: How long all took.
     """
 
     target: str
@@ -63,6 +66,8 @@ class PruneReport(Printable):
     stages: dict
     decisions: tuple = ()
     blocks: tuple = ()
+    effort: str = EFFORTS[0]
+    seconds: float = 0.0
 
     def tables(self):
         """The rich tables that are printed: the layers, the model, the stages."""
@@ -75,13 +80,14 @@ class PruneReport(Printable):
         for name, change in changes.items():
             ratio = "" if change.ratio is None else f"{change.ratio:.3g}"
             total.add_row(name, count(change.before), count(change.after), ratio)
+        first = f"{self.target}, in {self.seconds:.3g} s with effort={self.effort!r}"
         if not self.stages:
-            return [self.target, "", layers, "", total]
+            return [first, "", layers, "", total]
         names = list(self.stages["dense"])
         stages = table(("stage",), names, notes=[str(each) for each in self.decisions])
         for stage, metrics in self.stages.items():
             stages.add_row(stage, *(number(metrics.get(name)) for name in names))
-        return [self.target, "", layers, "", total, "", stages]
+        return [first, "", layers, "", total, "", stages]
 
 
 def prune(
@@ -90,10 +96,10 @@ def prune(
     data=None,
     *,
     criterion="auto",
-    selection="global",
+    selection="auto",
     recover="auto",
+    effort="fast",
     epochs=0,
-    validation_data=None,
     only=None,
     exclude=None,
     return_report=False,
@@ -128,14 +134,15 @@ def prune(
             that are measured, for recovery, and for training.
         criterion: Which units go first, see `tfprune.prune_units`. Scores of a criterion given by
             name, or as a callable, are divided by their mean in each layer, so that layers can be
-            ranked together; an object says so itself. "auto": where there is data and recovery,
-            the best after recovery of "magnitude", "l2" and "second_order" (not divided; without
-            labels "activation_variance"), judged as the steps are, which takes three times as
-            long; else "magnitude".
-        selection: See `tfprune.prune_units`; here all layers are ranked together by default. With
-            "same_class", all blocks keep equally many units and the result is made by the model's
-            own class, from its config with smaller numbers (`tfprune.strip(same_class=True)`): a
-            task of KerasHub stays one that generates and has presets. With
+            ranked together, save those of "layerwise_obs" and "second_order", which can be as they
+            are; an object says so itself. "auto": where there is data and recovery,
+            "layerwise_obs", or what `effort` finds; else "magnitude".
+        selection: See `tfprune.prune_units`. "auto": all layers are ranked together, by
+            "layerwise_obs" as "greedy" does it, by the error for the cost that is saved, and by
+            others as "global" does. With "same_class", all blocks keep equally many units and the
+            result is made by the model's own class, from its config with smaller numbers
+            (`tfprune.strip(same_class=True)`): a task of KerasHub stays one that generates and has
+            presets. With
             `tfprune.Selection(blocks=True)` depth and width share the budget: the least important
             residual blocks go first (`tfprune.prune_blocks`), none, one, two and so on, the units
             of what is left until the budget is met, and the best of these models is taken, judged
@@ -143,15 +150,21 @@ def prune(
         recover: How accuracy is recovered: a name or a sequence among "reconstruct", "recalibrate"
             and "distill" (in the training of `epochs`). "auto": "reconstruct" and "recalibrate"
             where there is data. `None` or `()` for nothing.
+        effort: How long `criterion="auto"` searches; `report.seconds` says how long all took.
+            "fast": one criterion, at once; where the model or the data lack what "layerwise_obs"
+            needs, the best after recovery of "magnitude", "l2" and "second_order" (without labels
+            "activation_variance"), judged as the steps are. "best": the best of all of these, and
+            of "layerwise_obs" in four rounds: a little is pruned, layers are fitted to the dense
+            model, units are measured anew. It takes about eight times as long. A criterion by name
+            or object is used at once or, with "best", in rounds, whichever is better.
         epochs: Integer, the epochs of fine-tuning.
-        validation_data: Data to evaluate on after each stage, and in training; by default a part
-            of `data` that is held out.
         only, exclude: See `tfprune.prune_units`; layers are those of `model`.
         return_report: Whether to return a `PruneReport` as well.
         verbose: 0 is quiet, 1 shows progress.
         **fit: Further arguments of `keras.Model.fit` for that training (`callbacks`,
-            `batch_size`, ...). The batch size holds for recovery too; `validation_split` says how
-            much is held out.
+            `batch_size`, ...). `validation_data` is also what is evaluated on after each stage, by
+            default a part of `data` that is held out, and `validation_split` says how much that
+            is; the batch size holds for recovery too.
 
     Returns:
         The small model, of stock Keras layers, compiled as `model` is; where the class of `model`
@@ -176,7 +189,10 @@ def prune(
     >>> report.macs.ratio, small.get_layer("hidden").units
     (0.5, 16)
     """
+    start = time.perf_counter()
     check_model(model)
+    one_of("effort", effort, EFFORTS)
+    validation_data = fit.pop("validation_data", None)
     for given in (data, validation_data):
         if given is not None:
             check_fits(model, given)
@@ -186,7 +202,8 @@ def prune(
     check_finite_weights(model)
     check_finite_data("data", data)
     check_finite_data("validation_data", validation_data)
-    selection = selections.get(selection, with_blocks=True)
+    is_free = isinstance(selection, str) and selection == "auto"
+    selection = selections.get("global" if is_free else selection, with_blocks=True)
     if selection.blocks:
         depths.check(selection, target, data)
     batch_size = fit.get("batch_size")
@@ -202,7 +219,9 @@ def prune(
             stages["dense, recalibrated"] = metrics
             model = judge.dense = settled
     is_auto = isinstance(criterion, str) and criterion == "auto"
-    measured = rest if is_auto else data
+    criterion = None if is_auto else criterion_of(criterion)
+    fits = is_auto or isinstance(criterion, LayerwiseOBS)  # then it is not to see what is judged on
+    measured = rest if fits else data
 
     def pruned_units(dense, of=None, masked=None, **arguments):
         arguments["data"] = measured
@@ -210,10 +229,10 @@ def prune(
             of or dense, dense, judge, recover, rest, batch_size, verbose, **arguments
         )
         if is_auto:
-            return one_shot.by_best(masked)
-        return one_shot.by(criteria.get(criterion, normalize="mean"), masked)
+            return one_shot.by_best(masked, effort)
+        return one_shot.by_effort(criterion, masked, effort)
 
-    arguments = {"target": target, "selection": selection, "only": only, "exclude": exclude}
+    arguments = {"target": target, "selection": None if is_free else selection, "only": only, "exclude": exclude}
     deep, blocks = given, ()
     if selection.blocks:
         if model is not given:
@@ -254,6 +273,8 @@ def prune(
         stages={} if stages["dense"] is None else stages,
         decisions=tuple(decisions),
         blocks=blocks,
+        effort=effort,
+        seconds=time.perf_counter() - start,
     )
     return small, report
 

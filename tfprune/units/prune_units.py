@@ -93,8 +93,23 @@ def prune_units(
         found = PrunableUnits(model, only=layers_of(model, units))
         _prune(found, select_by_index(found, units), scoring)
         return found.counts()
+    return prune_by(scoring, model, target, selection=selection, only=only, exclude=exclude)
+
+
+def prune_by(scoring, model, target, *, selection, only=None, exclude=None, progress=1.0):
+    """Prunes units in place by `UnitScores`, as far as `progress` on the way to a budget.
+
+    Args:
+        scoring: `UnitScores`.
+        model, target, only, exclude: See `prune_units`.
+        selection: `Selection`.
+        progress: Float from 0, for the cost of the dense model, to 1, for the budget.
+
+    Returns:
+        A tuple of `UnitCount`, one for each set of coupled units.
+    """
     found = PrunableUnits(model, only=only, exclude=exclude, min_units=selection.min_units)
-    _prune(found, select_units(found, target, scoring, selection), scoring)
+    _prune(found, select_units(found, target, scoring, selection, progress), scoring)
     warn_of_skipped(found.skipped)
     return found.counts()
 
