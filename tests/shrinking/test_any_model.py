@@ -121,7 +121,7 @@ def test_pruned_in_one_call(model):
     np.testing.assert_equal(values(model), before)
     if isinstance(model, OwnStep):
         with pytest.raises(ValueError, match=r"OwnStep.*PruneUnits"):
-            tfprune.prune(model, HALF, (X, Y), epochs=1)
+            tfprune.prune(model, HALF, (X, Y), criterion="magnitude", epochs=1)
     else:
         tfprune.prune(model, HALF, (X, Y), epochs=1)
 

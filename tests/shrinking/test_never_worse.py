@@ -85,9 +85,10 @@ def test_no_stage_is_worse_than_the_one_before(settled, data):
 def test_a_stage_that_makes_it_worse_is_dropped(settled):
     # Labels that are wrong: what comes nearer to the dense model has a higher loss.
     wrong = (UNSEEN, 1 - (settled.predict(UNSEEN, verbose=0).argmax(-1)))
-    small, report = tfprune.prune(settled, 0.5, (X,), validation_data=wrong, return_report=True)
-    masked = tfprune.prunable(settled)
     criterion = tfprune.criteria.Magnitude(normalize="mean")
+    options = {"criterion": criterion, "validation_data": wrong, "return_report": True}
+    small, report = tfprune.prune(settled, 0.5, (X,), **options)
+    masked = tfprune.prunable(settled)
     tfprune.prune_units(masked, 0.5, criterion, selection="global")
     assert not decisions(report)["reconstruct"].kept
     assert "loss on the validation data" in decisions(report)["reconstruct"].reason
@@ -189,11 +190,14 @@ def test_auto_takes_the_criterion_that_is_best_after_recovery():
         return report.stages["reconstruct"], report.decisions[0]
 
     for data in ((x, y), (x,)):
-        last = tfprune.criteria.SecondOrder() if len(data) == 2 else "activation_variance"
-        key = "loss" if len(data) == 2 else "error"
-        each = [losses(data, criterion=name)[0][key] for name in ("magnitude", "l2", last)]
-        best, decision = losses(data)
-        assert len({round(value, 6) for value in each}) > 1
-        np.testing.assert_allclose(best[key], min(each), rtol=1e-3)
-        name = ("magnitude", "l2", "second_order" if len(data) == 2 else last)[np.argmin(each)]
-        assert decision.stage == f"criterion {name!r}"
+        key, last = ("loss", "second_order") if len(data) == 2 else ("error", "activation_variance")
+        names = ("layerwise_obs", "magnitude", "l2", last)
+        each = {name: losses(data, criterion=name)[0][key] for name in names}
+        fast, decision = losses(data)
+        assert decision.stage == "criterion 'layerwise_obs'"
+        np.testing.assert_allclose(fast[key], each["layerwise_obs"], rtol=1e-3)
+        best, decision = losses(data, effort="best")
+        rounds = losses(data, criterion="layerwise_obs", effort="best")[0][key]
+        np.testing.assert_allclose(best[key], min(rounds, *each.values()), rtol=1e-3)
+        assert len({round(value, 6) for value in each.values()}) > 1
+        assert all(f"{name} " in decision.reason for name in (*names, "layerwise_obs in rounds"))
