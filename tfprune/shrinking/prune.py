@@ -232,7 +232,12 @@ def prune(
             return one_shot.by_best(masked, effort)
         return one_shot.by_effort(criterion, masked, effort)
 
-    arguments = {"target": target, "selection": None if is_free else selection, "only": only, "exclude": exclude}
+    arguments = {
+        "target": target,
+        "selection": None if is_free else selection,
+        "only": only,
+        "exclude": exclude,
+    }
     deep, blocks = given, ()
     if selection.blocks:
         if model is not given:
