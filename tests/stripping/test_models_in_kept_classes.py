@@ -36,6 +36,14 @@ def called_twice(steps):
         (lambda: [user.LowRank(8, name="low"), user.LowRank(8, name="rank")], {"low": 4}),
         # The code says that a head has 4 units, so that whole heads go.
         (lambda: [layers.Dense(8, name="in"), user.SplitHeads(2, name="heads")], {"heads": 4}),
+        # The cell says how large its state is.
+        (
+            lambda: [
+                layers.RNN(user.Cell(8, name="cell"), return_sequences=True, name="steps"),
+                user.LowRank(8, name="low"),
+            ],
+            {"steps": 8},  # two kernels side by side
+        ),
     ],
 )
 def test_layers_in_a_model_of_a_subclassed_model_shrink(make, inside, sizes):
@@ -50,6 +58,5 @@ def test_layers_in_a_model_of_a_subclassed_model_shrink(make, inside, sizes):
     assert type(small) is user.Vae
     np.testing.assert_allclose(small(x), masked(x), atol=1e-5)
     for name, size in sizes.items():
-        kernels = [w for w in small.encoder.get_layer(name).weights if w.name == "kernel"]
-        assert kernels[0].shape[-1] == size
+        assert small.encoder.get_layer(name).weights[0].shape[-1] == size
     assert small.count_params() < 0.6 * model.count_params()

@@ -38,7 +38,10 @@ def resize_in_place(layer, copy, edited, calls, sizes):
 def _resize_parts(layer, copy, edited, calls, sizes):
     said = []
 
-    def resize_kept(model, part, new):
+    def resize_kept(model, cells, part, new):
+        if id(part) in cells:
+            cells[id(part)](new, sizes)
+            return
         _resize_parts(part, new, edited, calls, sizes)
         _keras.forget_input_shape(new)
         said.append(new)
@@ -52,7 +55,7 @@ def _resize_parts(layer, copy, edited, calls, sizes):
             continue
         if _keras.functional(part) is not None:
             inside.update(map(id, _keras.all_layers(part)))
-            resize = functools.partial(resize_kept, part)
+            resize = functools.partial(resize_kept, part, _cells_in(part, calls))
             _keras.become(new, _rebuild_model[0](part, edited, resize))
             while said:
                 _keras.say_no_outputs(said.pop())
@@ -135,6 +138,16 @@ def resized_config(config, operation, sizes, folds=None):
         if index < len(nodes):  # else it is called so in another model only
             rule.rewrite(nodes[index], call, sizes)
     return config
+
+
+def _cells_in(model, calls):
+    """For the cells of users' classes in a model, by id, a function that resizes a copy."""
+    layers = [p for p in _keras.all_layers(model) if id(p) in calls and has_rule(p)]
+    return {
+        key: resize
+        for layer in layers
+        for key, resize in rule_of(layer).in_place(calls[id(layer)][0]).items()
+    }
 
 
 def _outputs_of_calls(model, layer, calls, sizes):
