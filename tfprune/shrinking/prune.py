@@ -1,13 +1,12 @@
 """Prunes a dense model to a small one in one call."""
 
-import inspect
 import time
 from dataclasses import dataclass
 
 import keras
 
 from tfprune import _keras
-from tfprune._tools.checks import check_integer, check_model, is_number, one_of
+from tfprune._tools.checks import check_model, one_of
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.coupling.costs import total_macs
@@ -20,6 +19,7 @@ from tfprune.shrinking import depths
 from tfprune.shrinking.held_out import count_examples, hold_out
 from tfprune.shrinking.judging import Decision, Judge, KeepBest
 from tfprune.shrinking.one_shot import EFFORTS, OneShot, criterion_of
+from tfprune.shrinking.prune_arguments import check_fit, check_training, checked_recovery
 from tfprune.shrinking.settled_norms import (
     STALE,
     has_norms,
@@ -30,11 +30,6 @@ from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip
 from tfprune.stripping.strip_report import StripReport
 from tfprune.units.selection import selection as selections
-
-_RECOVERIES = ("reconstruct", "recalibrate", "distill")
-_FIT = set(inspect.signature(keras.Model.fit).parameters) - {
-    *("self", "x", "y", "epochs", "verbose")
-}
 
 
 @dataclass(frozen=True)
@@ -196,9 +191,9 @@ def prune(
     for given in (data, validation_data):
         if given is not None:
             check_fits(model, given)
-    recover = _checked_recovery(recover, data)
-    _check_fit(fit, data)
-    _check_training(model, data, epochs, recover)
+    recover = checked_recovery(recover, data)
+    check_fit(fit, data)
+    check_training(model, data, epochs, recover)
     check_finite_weights(model)
     check_finite_data("data", data)
     check_finite_data("validation_data", validation_data)
@@ -282,61 +277,6 @@ def prune(
         seconds=time.perf_counter() - start,
     )
     return small, report
-
-
-def _checked_recovery(recover, data):
-    if isinstance(recover, str) and recover == "auto":
-        return _RECOVERIES[:2] if data is not None else ()
-    recover = (recover,) if isinstance(recover, str) else tuple(recover or ())
-    unknown = [name for name in recover if name not in _RECOVERIES]
-    if unknown:
-        raise ValueError(
-            f'Argument `recover` must be "auto" or hold names among {_RECOVERIES}. '
-            f"Received: {unknown}."
-        )
-    if recover and data is None:
-        raise ValueError(
-            "Recovery is measured on data. "
-            f"Received: recover={recover}, data=None. Pass `data=(x,)` or a dataset."
-        )
-    return recover
-
-
-def _check_fit(given, data):
-    for name in ("batch_size", "validation_split"):
-        if given.get(name) and not isinstance(data, (tuple, list)):
-            raise ValueError(
-                f"Argument `{name}` is for data in arrays. "
-                f"Received: {name}={given[name]}, data of type {type(data).__name__}."
-            )
-    split = given.get("validation_split") or 0
-    if not is_number(split) or not 0 <= split < 1:
-        raise ValueError(
-            f"Argument `validation_split` must be from 0 to below 1. Received: {split!r}."
-        )
-    unknown = sorted(set(given) - _FIT)
-    if unknown:
-        raise TypeError(
-            "Arguments must be those of `prune` or `keras.Model.fit`. "
-            f"Received: {unknown}. Arguments of the criterion go to "
-            '`criterion=tfprune.criteria.L1(aggregate="max")`, those of the selection to '
-            '`selection=tfprune.Selection("global", round_to=8)`.'
-        )
-
-
-def _check_training(model, data, epochs, recover):
-    check_integer("epochs", epochs, least=0)
-    if epochs and (data is None or not model.compiled):
-        raise ValueError(
-            "Training needs `data` and a compiled model. "
-            f"Received: epochs={epochs}, data of type {type(data).__name__}, model={model.name!r} "
-            f"({'compiled' if model.compiled else 'not compiled'})."
-        )
-    if "distill" in recover and not epochs:
-        raise ValueError(
-            "The dense model can lead a training only where there is one. "
-            f"Received: recover={recover}, epochs=0. Pass `epochs` too."
-        )
 
 
 def _stripped(masked, model, same_class):

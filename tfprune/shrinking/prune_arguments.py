@@ -1,0 +1,74 @@
+"""Checks of the arguments of `prune`."""
+
+import inspect
+
+import keras
+
+from tfprune._tools.checks import check_integer, is_number
+
+_RECOVERIES = ("reconstruct", "recalibrate", "distill")
+_FIT = set(inspect.signature(keras.Model.fit).parameters) - {
+    *("self", "x", "y", "epochs", "verbose")
+}
+
+
+def checked_recovery(recover, data):
+    """The names of the ways to recover, in a tuple.
+
+    Raises:
+        ValueError: If one is unknown, or there is no data for it.
+    """
+    if isinstance(recover, str) and recover == "auto":
+        return _RECOVERIES[:2] if data is not None else ()
+    recover = (recover,) if isinstance(recover, str) else tuple(recover or ())
+    unknown = [name for name in recover if name not in _RECOVERIES]
+    if unknown:
+        raise ValueError(
+            f'Argument `recover` must be "auto" or hold names among {_RECOVERIES}. '
+            f"Received: {unknown}."
+        )
+    if recover and data is None:
+        raise ValueError(
+            "Recovery is measured on data. "
+            f"Received: recover={recover}, data=None. Pass `data=(x,)` or a dataset."
+        )
+    return recover
+
+
+def check_fit(given, data):
+    """Refuses arguments for `fit` that it does not take, or that the data cannot have."""
+    for name in ("batch_size", "validation_split"):
+        if given.get(name) and not isinstance(data, (tuple, list)):
+            raise ValueError(
+                f"Argument `{name}` is for data in arrays. "
+                f"Received: {name}={given[name]}, data of type {type(data).__name__}."
+            )
+    split = given.get("validation_split") or 0
+    if not is_number(split) or not 0 <= split < 1:
+        raise ValueError(
+            f"Argument `validation_split` must be from 0 to below 1. Received: {split!r}."
+        )
+    unknown = sorted(set(given) - _FIT)
+    if unknown:
+        raise TypeError(
+            "Arguments must be those of `prune` or `keras.Model.fit`. "
+            f"Received: {unknown}. Arguments of the criterion go to "
+            '`criterion=tfprune.criteria.L1(aggregate="max")`, those of the selection to '
+            '`selection=tfprune.Selection("global", round_to=8)`.'
+        )
+
+
+def check_training(model, data, epochs, recover):
+    """Refuses to train without data, with a model that is not compiled, or to lead no training."""
+    check_integer("epochs", epochs, least=0)
+    if epochs and (data is None or not model.compiled):
+        raise ValueError(
+            "Training needs `data` and a compiled model. "
+            f"Received: epochs={epochs}, data of type {type(data).__name__}, model={model.name!r} "
+            f"({'compiled' if model.compiled else 'not compiled'})."
+        )
+    if "distill" in recover and not epochs:
+        raise ValueError(
+            "The dense model can lead a training only where there is one. "
+            f"Received: recover={recover}, epochs=0. Pass `epochs` too."
+        )
