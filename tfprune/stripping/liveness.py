@@ -110,6 +110,15 @@ class Liveness:
             for call in trace.calls
         )
 
+    @property
+    def idle_layers(self):
+        """The names of layers that stay what they are, though not all they compute is needed."""
+        trace = self.coupling.trace
+        before, after = (_live_calls(trace, each, wholly=False) for each in ({}, self.dropped))
+        idle = set(before) - set(after)
+        parents = {id(parent) for call in idle for parent in call.parents}
+        return {call.operation.name for key, call in trace.in_place.items() if key in parents}
+
     def rebuilt(self):
         """The smaller model."""
         return rebuild(self.model, self.kept_units, self.folds, self.dropped)
@@ -252,19 +261,30 @@ def _dropped(trace, flow):
     return dropped
 
 
-def _live_calls(trace, dropped):
-    """The calls that an output of the model needs when inputs are dropped."""
-    wanted, before = set(trace.outputs), None
+def _live_calls(trace, dropped, wholly=True):
+    """The calls that an output of the model needs when inputs are dropped.
+
+    A layer that stays what it is makes all of its calls if any of them is needed, unless `wholly`
+    is False.
+    """
+    wanted, before, kept = set(trace.outputs), None, set()
+    stays = trace.in_place.keys() if wholly else set()
+
+    def is_live(call):
+        return wanted.intersection(call.outputs) or kept.intersection(map(id, call.parents))
+
     while wanted != before:
         before = set(wanted)
         for outputs in trace.siblings:
             wanted.update(outputs if wanted.intersection(outputs) else ())
+        live = filter(is_live, trace.calls)
+        kept.update(stays & {id(p) for call in live for p in call.parents})
         for call in reversed(trace.calls):
-            if wanted.intersection(call.outputs):
+            if is_live(call):
                 removed = dropped.get(call, ())
                 wanted.update(t for i, t in enumerate(call.inputs) if i not in removed)
                 wanted.update(call.masks)
-    return tuple(call for call in trace.calls if wanted.intersection(call.outputs))
+    return tuple(filter(is_live, trace.calls))
 
 
 def _equalize(coupling, flow, retained):

@@ -146,5 +146,6 @@ def _from_config(model):
     except Exception:  # the user's own code may fail in any way; then it is inlined, if it can be
         return ()
     others = {layer.name for layer in _keras.not_from_config(small, strictly=True)}
+    others |= liveness.idle_layers  # inlined, they become smaller
     names = {call.operation.name for call in liveness.coupling.trace.in_place.values()} - others
     return True if _keras.functional(model) is None and names else tuple(sorted(names))
