@@ -11,7 +11,7 @@ import pytest
 
 from tests.random_user_code import outcome
 
-SEEDS = range(24)
+SEEDS = (*range(24), 93)  # 93: a scale of attention changes the outputs by some millionths
 found = functools.cache(functools.partial(outcome, with_reasons=True))
 
 

@@ -20,8 +20,18 @@ from tfprune.coupling.rules import has_rule
 MOST_CHOICES = 256
 """How many choices of numbers are tried."""
 
-_RIGHT, _WRONG = (2,), (1,)
-"""How far a layer comes that computes the same, or something else; (0, lines) if it fails."""
+_RIGHT, _WRONG = 2, 1
+"""How far a layer comes that computes the same, or something else, as the first of a tuple.
+
+The second, if it computes the same, is to how many decimal places. If it fails, it is 0 and the
+lines.
+"""
+
+_DECIMALS = 6
+"""Where it is the same to as many places, no other choice is tried."""
+
+_MOST_AFTER_RIGHT = 16
+"""How many choices are tried for more places: a scale of attention may change outputs little."""
 
 
 def settle_numbers(opened, before, new, sizes, known=None):
@@ -44,22 +54,23 @@ def settle_numbers(opened, before, new, sizes, known=None):
         return None
     key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
     for choice in (known or {}).get(key, []):
-        if trials.reached(choice) == _RIGHT:
+        if trials.reached(choice)[0] == _RIGHT:
             _set(new, choice)
             return True
     changes = _changes(options)
-    enough = _WRONG if sizes.kept_units.grown else _RIGHT  # values of new units come later
+    # Values of new units come later.
+    enough = (_WRONG,) if sizes.kept_units.grown else (_RIGHT, _DECIMALS)
     choice, reached = _best(options, changes, trials, enough)
-    if reached < enough and trials.says_wrong and _keras.let_infer_shapes(new):
+    if reached < enough[:1] and trials.says_wrong and _keras.let_infer_shapes(new):
         trials.forget()
         choice, reached = _best(options, changes, trials, enough)
-        if reached < enough:
+        if reached < enough[:1]:
             _keras.let_say_shapes(new)
-    if reached == _RIGHT and known is not None:
+    if reached[0] == _RIGHT and known is not None:
         choice = _said_by_config(choice, changes, trials)
         known.setdefault(key, []).append(choice)
     _set(new, choice)
-    return None if reached[0] == 0 else reached == _RIGHT
+    return None if reached[0] == 0 else reached[0] == _RIGHT
 
 
 def _best(options, changes, trials, enough):
@@ -80,12 +91,14 @@ class _Trials:
     Attributes:
         new: The layer.
         examples: For some sizes of what is dynamic, inputs and the outputs that are right.
+        most: How many choices are tried.
         says_wrong: Whether only the shapes that the layer's class says were wrong with a choice.
     """
 
     def __init__(self, opened, before, new, sizes):
         self.opened, self.new = opened, new
-        self.examples, self._reached, self.says_wrong = [], {}, False
+        self.examples, self.says_wrong = [], False
+        self.forget()
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
         self._said_axes = None  # for each output the axes whose size its class says rightly
@@ -113,18 +126,20 @@ class _Trials:
         """How far the layer comes with a choice, as a tuple that is larger the further."""
         key = tuple(choice.items())
         if key not in self._reached:
-            if len(self._reached) >= MOST_CHOICES:
+            if len(self._reached) >= self.most:
                 return (-1,)
-            self._reached[key] = self._run(choice)
+            self._reached[key] = found = self._run(choice)
+            if found[0] == _RIGHT and found[1] < _DECIMALS:
+                self.most = min(self.most, len(self._reached) + _MOST_AFTER_RIGHT)
         return self._reached[key]
 
     def forget(self):
         """Forgets how far the layer came, since it was changed."""
-        self._reached = {}
+        self._reached, self.most = {}, MOST_CHOICES
 
     def _run(self, choice):
         _set(self.new, choice)
-        is_right = is_said = True
+        is_right, is_said, error = True, True, 0.0
         for kept, wanted in self.examples:
             try:
                 found = self._outputs(self.new, kept)
@@ -133,13 +148,16 @@ class _Trials:
             shapes = [array.shape for array in wanted]
             if [array.shape for array in found] != shapes:
                 return (0, (np.inf,))
-            pairs = zip(found, wanted, strict=True)
-            is_right &= all(any_size.is_near(a, b, 1e-3, 1e-5) for a, b in pairs)
+            for ours, theirs in zip(found, wanted, strict=True):
+                is_right &= any_size.is_near(ours, theirs, 1e-3, 1e-5)
+                error = max(error, _relative(ours, theirs))
             is_said &= self._says(shapes, kept)
         self.says_wrong |= is_right and not is_said
         if not is_said:
             return (0, (np.inf,))
-        return _RIGHT if is_right else _WRONG
+        if not is_right:
+            return (_WRONG,)
+        return (_RIGHT, int(min(_DECIMALS, -np.log10(error))) if error else _DECIMALS)
 
     def _outputs(self, layer, values):
         """Those outputs of a call that anything takes."""
@@ -180,6 +198,12 @@ class _Trials:
             return repr(keras.saving.serialize_keras_object(self.new)["config"])
         except Exception:  # the layer's own code may fail in any way
             return None
+
+
+def _relative(found, wanted):
+    """The largest difference as a part of the largest number that is wanted."""
+    largest = np.abs(wanted).max(initial=0)
+    return float(np.abs(found - wanted).max(initial=0) / largest) if largest else 0.0
 
 
 def _equal_axes(said, shapes):
@@ -226,13 +250,13 @@ def _said_by_config(choice, changes, trials):
     """A right choice, with such changes that the layer's config says the new sizes, if it can."""
     before, after = map(_keras.float_numbers, (trials.opened.operation, trials.new))
     is_rescaled = any(before[place] != after[place] for place in before.keys() & after.keys())
-    seen = {trials.config(choice)}
+    trials.most, seen = MOST_CHOICES, {trials.config(choice)}
     if seen == {None} or trials.is_said_by_config(choice) or is_rescaled:
         return choice  # what was rescaled, such as the epsilon of a norm inside, none of them says
     for change in changes:
         other = {**choice, **change}
         config = trials.config(other)
-        if config not in seen and trials.reached(other) == _RIGHT:
+        if config not in seen and trials.reached(other)[0] == _RIGHT:
             seen.add(config)
             if trials.is_said_by_config(other):
                 return other
