@@ -1,4 +1,4 @@
-"""Layers and models as users write them, for the models that `random_user_code` draws.
+"""Layers and models as users write them, for the models that `random_user_models` draws.
 
 Layers with weights of their own, with layers in lists and dicts, with and without a config, and
 models with train steps of their own. `STYLES` has each layer in several styles of user code.
