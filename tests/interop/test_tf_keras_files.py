@@ -11,12 +11,12 @@ import tensorflow as tf
 import tf_keras
 
 from tests.interop.comparing import arrays, assert_same
-from tests.interop.test_tfmot import randomised
 from tests.interop.tf_keras_models import (
     Conditional3,
     conditional,
     of_function,
 )
+from tests.interop.tfmot_models import randomised
 from tfprune.interop.tfmot import from_tfmot
 
 pytestmark = pytest.mark.slow  # together; each builds and runs models of two Keras

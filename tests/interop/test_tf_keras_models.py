@@ -11,7 +11,6 @@ from tensorflow_model_optimization.sparsity import keras as tfmot
 
 import tfprune
 from tests.interop.comparing import arrays, assert_same, taken_over
-from tests.interop.test_tfmot import assert_masks_are, randomised
 from tests.interop.tf_keras_models import (
     Conditional3,
     HandMadeDense,
@@ -31,6 +30,7 @@ from tests.interop.tf_keras_models import (
     text_of_any_length,
     vision_transformer,
 )
+from tests.interop.tfmot_models import assert_masks_are, randomised
 from tfprune.interop.tfmot import from_tfmot
 
 pytestmark = pytest.mark.slow  # together; each builds and runs models of two Keras

@@ -6,11 +6,11 @@ import tensorflow as tf
 import tf_keras
 
 from tests.interop.comparing import taken_over
-from tests.interop.test_tfmot import randomised
 from tests.interop.tf_keras_models import (
     TokensAndPositions,
     TransformerBlock,
 )
+from tests.interop.tfmot_models import randomised
 from tfprune.interop.tfmot import from_tfmot
 
 pytestmark = pytest.mark.slow  # together; each builds and runs models of two Keras

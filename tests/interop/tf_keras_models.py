@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from tests.interop.test_tfmot import randomised
+from tests.interop.tfmot_models import randomised
 
 K = tf_keras.layers
 
