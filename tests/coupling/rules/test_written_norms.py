@@ -8,78 +8,10 @@ import pytest
 
 import tfprune
 from tests.coupling.rules.comparing import randomised, zero
-from tests.coupling.rules.operating import around, beside, pins, with_masks
+from tests.coupling.rules.operating import around
+from tests.coupling.rules.written_norms import SPELLINGS, UNITS, Norm
 from tfprune.coupling import couple, select
 from tfprune.rebuild.engine import rebuild
-
-ops = keras.ops
-
-UNITS = 12
-
-
-class Norm(keras.layers.Layer):
-    """A layer that computes a function of its input and of a weight for each unit."""
-
-    function = None
-
-    def __init__(self, epsilon=0.05, shape=None, **kwargs):
-        super().__init__(**kwargs)
-        self.epsilon, self.shape = epsilon, shape
-
-    def build(self, shape):
-        self.width = shape[-1]
-        self.scale = self.add_weight(shape=self.shape or (shape[-1],), name="scale")
-
-    def call(self, x):
-        return type(self).function(self, x)
-
-
-def norm(function, **attributes):
-    return type("Norm", (Norm,), {"function": function, **attributes})
-
-
-def mean_square(x):
-    return ops.mean(ops.square(x), axis=-1, keepdims=True)
-
-
-class Inside(Norm):
-    """The number of units is an attribute, and the epsilon is in a tuple."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.options = ("rms", 0.05)
-
-    def call(self, x):
-        squares = ops.sum(x * x, -1, keepdims=True) / self.width
-        return x / ops.sqrt(squares + self.options[1]) * self.scale
-
-
-SPELLINGS = {
-    "rsqrt": norm(lambda s, x: x * ops.rsqrt(mean_square(x) + s.epsilon) * s.scale),
-    "one more": norm(lambda s, x: x / ops.sqrt(mean_square(x) + s.epsilon) * (1 + s.scale)),
-    "affine": norm(lambda s, x: (0.5 - 2 * s.scale) * x * (mean_square(x) + s.epsilon) ** -0.5),
-    "in float32": norm(
-        lambda s, x: (
-            ops.cast(
-                ops.cast(x, "float32") * ops.rsqrt(mean_square(ops.cast(x, "float32")) + s.epsilon),
-                s.compute_dtype,
-            )
-            * s.scale
-        )
-    ),
-    "an einsum": norm(
-        lambda s, x: (
-            x
-            * ops.rsqrt(ops.einsum("...i,...i->...", x, x)[..., None] / x.shape[-1] + s.epsilon)
-            * s.scale
-        )
-    ),
-    "a width that stays": norm(
-        lambda s, x: x * ops.rsqrt(ops.sum(x * x, -1, keepdims=True) / UNITS + s.epsilon) * s.scale
-    ),
-    "no epsilon": norm(lambda s, x: x * ops.rsqrt(mean_square(x)) * s.scale),
-    "attributes": Inside,
-}
 
 
 def residual(make, dtype=None):
@@ -207,95 +139,6 @@ def test_norms_of_kerashub(module, name, arguments, tmp_path):
     at_default = around(made(*arguments), activation=None)
     tfprune.prune_units(at_default, 0.5, tfprune.criteria.Random(seed=0), only=["d"])
     assert tfprune.strip(at_default, return_report=True)[1].not_from_config == ()
-
-
-def layer_norm(self, x):
-    x = x - ops.mean(x, axis=-1, keepdims=True)
-    return x * ops.rsqrt(mean_square(x) + self.epsilon) * self.scale
-
-
-def of_groups(self, x):
-    parts = ops.reshape(x, (-1, 6, 2, 4))
-    return ops.reshape(parts * ops.rsqrt(mean_square(parts) + self.epsilon), (-1, 6, 8)) * (
-        self.scale
-    )
-
-
-NOT_RESIZED = "does not run with other sizes, whichever of its attributes follow"
-JOINED, EPSILON = "joins its units", "adds no attribute to the mean square of its units"
-PINNED = {
-    "the largest": (
-        lambda s, x: x * ops.rsqrt(ops.max(x * x, -1, keepdims=True) + s.epsilon) * s.scale,
-        JOINED,
-    ),
-    "an epsilon outside": (
-        lambda s, x: x / (ops.sqrt(mean_square(x)) + s.epsilon) * s.scale,
-        JOINED,
-    ),
-    "an epsilon that is a bound": (
-        lambda s, x: x * ops.rsqrt(ops.maximum(mean_square(x), s.epsilon)) * s.scale,
-        EPSILON,
-    ),
-    "an epsilon that is bounded": (
-        lambda s, x: x * ops.rsqrt(mean_square(x) + max(s.epsilon, 0.06)) * s.scale,
-        JOINED,
-    ),
-    "an epsilon of two places": (
-        lambda s, x: x * ops.rsqrt(mean_square(x) + s.epsilon + 1e-4) * s.scale,
-        EPSILON,
-    ),
-    "a number as epsilon": (
-        lambda s, x: x * ops.rsqrt(mean_square(x) + 1e-6) * s.scale,
-        EPSILON,
-    ),
-    "groups": (of_groups, NOT_RESIZED),
-    "all steps": (
-        lambda s, x: x * ops.rsqrt(ops.mean(x * x, (1, 2), keepdims=True) + s.epsilon) * s.scale,
-        JOINED,
-    ),
-    "a gain that is no line": (
-        lambda s, x: x * ops.rsqrt(mean_square(x) + s.epsilon) * ops.exp(s.scale),
-        JOINED,
-    ),
-    "a mean that is subtracted": (layer_norm, "subtracts the mean of its units"),
-    "a size that is known": (
-        lambda s, x: x * ops.rsqrt(mean_square(ops.reshape(x, (-1, 6, 8))) + s.epsilon) * s.scale,
-        "does not treat fewer or more units alike",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PINNED)
-def test_what_only_looks_like_one_pins(name):
-    function, reason = PINNED[name]
-    (found,) = pins(around(beside(norm(function)(name="by_hand"))))
-    assert "'by_hand' (Norm)" in found
-    assert ("has no rule, and none can be inferred" in found) == (reason != NOT_RESIZED)
-    assert reason in found
-
-
-def test_a_sum_that_is_divided_by_a_fixed_number_is_no_mean():
-    def function(self, x):
-        squares = ops.sum(x * x, -1, keepdims=True) / 7
-        return x * ops.rsqrt(squares + self.epsilon) * self.scale[::-1]
-
-    model = around(beside(norm(function)(name="by_hand")), activation="tanh")
-    assert with_masks(tfprune.prunable(model)) == 4  # in pairs that mirror each other
-
-
-class LayerNorm(keras.layers.Layer):
-    def build(self, shape):
-        self.gamma = self.add_weight(shape=shape[-1:], name="gamma")
-        self.beta = self.add_weight(shape=shape[-1:], name="beta")
-
-    def call(self, x):
-        mean, variance = ops.moments(x, -1, keepdims=True)
-        return (x - mean) * ops.rsqrt(variance + 1e-3) * self.gamma + self.beta
-
-
-def test_a_layer_norm_says_why_it_pins():
-    (found,) = pins(around(beside(LayerNorm(name="by_hand"))))
-    assert "subtracts the mean of its units" in found
 
 
 @keras.saving.register_keras_serializable("tests")
