@@ -1,9 +1,12 @@
-"""Models whose units criteria score."""
+"""Models whose units criteria score, and their scores."""
 
 import keras
 import numpy as np
 
 from tfprune import layers
+from tfprune.criteria import units as criteria
+from tfprune.units.prunable import PrunableUnits
+from tfprune.units.scores import UnitScores
 
 
 def with_drawn_weights(model, draw):
@@ -23,3 +26,11 @@ def residual_model():
     b = layers.Dense(5, name="b")(h)
     outputs = layers.Dense(2, name="out")(keras.layers.Add(name="add")([a, b]))
     return keras.Model(inputs, outputs)
+
+
+def scores(model, criterion, data=None, **options):
+    """The scores of the units of a model with one set of units."""
+    units = PrunableUnits(model)
+    (unit_set,) = units.sets
+    scoring = UnitScores(criteria.get(criterion, **options), data=data)
+    return scoring.of(units)[unit_set.units]
