@@ -1,11 +1,11 @@
-"""Layers put in, taken out, exchanged and connected."""
+"""Layers taken out, exchanged and connected; masks, slots and arguments of every such edit."""
 
 import keras
 import numpy as np
 import pytest
 
 import tfprune
-from tests.surgery.models import drawn, example
+from tests.surgery.models import chain, drawn, example, images, names, two_branches
 from tfprune import surgery
 from tfprune.surgery import by
 from tfprune.surgery.edits.kernel import window_indices
@@ -13,157 +13,7 @@ from tfprune.surgery.edits.kernel import window_indices
 layers = keras.layers
 
 
-def names(model):
-    return [layer.name for layer in model.layers if not isinstance(layer, layers.InputLayer)]
-
-
-def chain():
-    return drawn(
-        keras.Sequential(
-            [
-                keras.Input((3,)),
-                layers.Dense(4, activation="relu", name="a"),
-                layers.Dense(5, name="b"),
-                layers.Dense(2, name="c"),
-            ]
-        )
-    )
-
-
-def images():
-    inputs = keras.Input((6, 6, 2))
-    x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
-    x = layers.MaxPooling2D(2, name="pool")(x)
-    return drawn(keras.Model(inputs, layers.Dense(2, name="last")(layers.Flatten()(x))))
-
-
-def two_branches():
-    inputs = keras.Input((3,))
-    a, b = (layers.Dense(n, name=name)(inputs) for n, name in ((4, "a"), (5, "b")))
-    c = layers.Dense(4, name="c")(inputs)
-    total = layers.Add(name="total")([a, c])
-    joined = layers.Concatenate(name="joined")([total, b])
-    joined = layers.BatchNormalization(name="norm")(joined)
-    return drawn(keras.Model(inputs, layers.Dense(2, name="last")(joined)))
-
-
-# Insert ------------------------------------------------------------------------------------------
-
-IDENTITIES = [
-    (chain, "a", layers.Dense(4, name="new")),
-    (chain, "a", layers.Dense(4, activation="relu", name="new")),
-    (chain, "b", layers.Dense(5, use_bias=False, name="new")),
-    (chain, "c", layers.Dense(2, name="new")),
-    (chain, "a", layers.ReLU(name="new")),
-    (chain, "b", layers.PReLU(name="new")),
-    (chain, "b", layers.Dropout(0.5, name="new")),
-    (images, "conv", layers.Conv2D(4, 3, padding="same", activation="relu", name="new")),
-    (images, "pool", layers.Conv2D(4, (1, 5), padding="same", name="new")),
-    (images, "pool", layers.Conv2D(4, 1, activation="relu", name="new")),
-    (images, "conv", layers.Conv2D(4, 3, padding="same", groups=2, name="new")),
-    (images, "conv", layers.Conv2D(4, 3, padding="same", dilation_rate=2, name="new")),
-    (images, "conv", layers.DepthwiseConv2D(3, padding="same", name="new")),
-    (images, "conv", layers.SeparableConv2D(4, 3, padding="same", depth_multiplier=2, name="new")),
-    (images, "conv", layers.BatchNormalization(name="new")),
-]
-
-
-@pytest.mark.parametrize(("make", "after", "layer"), IDENTITIES)
-def test_an_identity_changes_no_output(make, after, layer):
-    model = make()
-    plan = surgery.edit(model)
-    plan.insert(after, layer)
-    assert plan.effects == ()
-    x = example(model)
-    np.testing.assert_array_equal(plan.model(x), model(x))
-    assert names(plan.model).index("new") == names(model).index(after) + 1
-    assert type(plan.model) is type(model)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("epsilon", [1e-3, 1e-5, 0.3, 1.0])
-def test_an_inserted_batch_normalization_is_exact(dtype, epsilon):
-    keras.config.set_dtype_policy(dtype)
-    inputs = keras.Input((5,), dtype=dtype)
-    x = layers.Dense(4, name="a")(inputs)
-    model = keras.Model(inputs, layers.Dense(2, name="last")(x))
-    new = surgery.insert(model, "a", layers.BatchNormalization(epsilon=epsilon, name="new"))
-    x = np.random.default_rng(0).normal(size=(4, 5)).astype(dtype)
-    np.testing.assert_array_equal(new(x), model(x))
-
-
-def test_a_causal_identity_is_the_last_tap():
-    inputs = keras.Input((5, 3))
-    model = drawn(keras.Model(inputs, layers.Conv1D(3, 2, padding="causal", name="a")(inputs)))
-    new = surgery.insert(model, "a", layers.Conv1D(3, 2, padding="causal", name="new"))
-    x = example(model)
-    np.testing.assert_array_equal(new(x), model(x))
-
-
-@pytest.mark.parametrize(
-    ("make", "after", "layer", "message"),
-    [
-        (chain, "a", layers.Dense(5, name="new"), "takes 4 channels and gives 5"),
-        (chain, "a", layers.Dense(4, "tanh", name="new"), "activation tanh"),
-        (chain, "b", layers.Dense(5, "relu", name="new"), "below 0"),
-        (chain, "b", layers.LayerNormalization(name="new"), "no identity"),
-        (chain, "a", layers.Dense(4, name="b"), "must be new"),
-        (images, "conv", layers.Conv2D(4, 3, name="new"), "border"),
-        (images, "conv", layers.Conv2D(4, 2, padding="same", name="new"), "centre"),
-        (images, "conv", layers.Conv2D(4, 1, strides=2, name="new"), "strides|not fit"),
-        (images, "conv", layers.LSTM(4, name="new"), "Reason"),
-        (images, "nowhere", layers.ReLU(name="new"), "'nowhere'"),
-    ],
-)
-def test_what_has_no_identity_is_refused(make, after, layer, message):
-    model = make()
-    before = model.get_weights()
-    with pytest.raises(ValueError, match=message):
-        surgery.insert(model, after, layer)
-    for ours, theirs in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_what_only_fails_when_it_is_run_is_refused_too():
-    inputs = keras.Input((4, 3))
-    x, y = (layers.Dense(5, name=name)(inputs) for name in "xy")
-    model = keras.Model(inputs, layers.Dense(1)(layers.Attention(name="attention")([x, y])))
-    with pytest.raises(ValueError, match="there is no model.*insert after x"):
-        surgery.insert(model, "x", layers.Dense(3, name="new"), init="default")
-
-
-def test_inserted_as_initialised_the_plan_says_that_the_function_changes():
-    model = chain()
-    plan = surgery.edit(model)
-    plan.insert("a", [layers.Dense(7, name="x"), layers.Dense(4, name="y")], init="default")
-    assert len(plan.effects) == 1
-    assert names(plan.model) == ["a", "x", "y", "b", "c"]
-    np.testing.assert_array_equal(plan.model.get_layer("b").kernel, model.get_layer("b").kernel)
-
-
-def test_a_layer_given_with_weights_keeps_them():
-    model, layer = chain(), layers.Dense(4, name="new")
-    layer.build((None, 4))
-    new = surgery.insert(model, "a", layer)
-    np.testing.assert_array_equal(new.get_layer("new").kernel, layer.kernel)
-
-
-def test_behind_an_input_behind_a_shared_layer_and_in_a_nested_model():
-    part_inputs = keras.Input((4,), name="part_input")
-    part = keras.Model(part_inputs, layers.Dense(4, name="inner")(part_inputs), name="part")
-    inputs = keras.Input((4,), name="given")
-    shared = layers.Dense(4, name="shared")
-    x = layers.Add()([shared(inputs), shared(shared(inputs)), part(part(inputs))])
-    model = drawn(keras.Model(inputs, [x, part(inputs)]))
-    x = example(model)
-    for after in ("given", "shared", "inner", "part"):
-        new = surgery.insert(model, after, layers.Dense(4, name="new"))
-        for ours, theirs in zip(new(x), model(x), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-        new.get_config()
-
-
-# Remove and replace ------------------------------------------------------------------------------
+# Remove and replace -------------------------------------------------------------------------------
 
 
 def test_an_identity_goes_without_a_trace():
@@ -253,7 +103,7 @@ def test_another_kind_of_layer_takes_the_place():
         surgery.replace(model, "last", layers.Dense(3))
 
 
-# Connect and disconnect --------------------------------------------------------------------------
+# Connect and disconnect ---------------------------------------------------------------------------
 
 
 def test_a_concatenation_with_another_input_computes_the_same():
@@ -329,7 +179,7 @@ def test_what_is_no_input_cannot_be_disconnected():
         surgery.disconnect(two_branches(), "b", "total")
 
 
-# Masks, and known architectures ------------------------------------------------------------------
+# Masks, and known architectures -------------------------------------------------------------------
 
 
 def test_masks_go_along():
@@ -368,7 +218,7 @@ def test_known_architectures_grow_and_lose_units(name):
     assert np.isfinite(np.array(smaller(x))).all()
 
 
-# Compile state -----------------------------------------------------------------------------------
+# Compile state, and arguments ---------------------------------------------------------------------
 
 
 def test_slots_go_along_and_training_goes_on():
