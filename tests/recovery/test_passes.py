@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfprune
 from tfprune.criteria import data_pass
@@ -60,3 +61,38 @@ def test_eager_and_traced_passes_measure_the_same(models, recovered, how, monkey
     assert not any(how)
     for a, b in zip(eager.get_weights(), traced.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def batches():
+    yield from np.split(X, [32, 64])
+
+
+class Batches(keras.utils.PyDataset):
+    """Says how many batches it has, and has no `__len__`."""
+
+    num_batches = 3
+
+    def __getitem__(self, index):
+        return (np.split(X, [32, 64])[index],)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_eager"),
+    [
+        (
+            tf.data.Dataset.from_generator(
+                batches, output_signature=tf.TensorSpec((None, 6, 6, 2), "float32")
+            ),
+            False,  # it does not say how many batches it has
+        ),
+        (tf.data.Dataset.from_tensor_slices(X).batch(32), True),
+        (Batches(), True),
+    ],
+)
+def test_datasets_of_known_and_unknown_length(models, how, data, is_eager):
+    masked, dense = models
+    means = tfprune.recalibrate(masked, data).get_layer("norm").moving_mean
+    assert how[0] == is_eager
+    inputs = np.asarray(masked.get_layer("conv")(X), "float64")
+    np.testing.assert_allclose(means, inputs.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    tfprune.reconstruct(masked, dense, data)

@@ -140,10 +140,7 @@ class PruneUnits(ScheduledCallback):
         elif self._progress is not None:
             target = self.target * sparsity
         dead = select_units(self._units, target, self._scoring, self.selection, progress)
-        updates = self._scoring.updates(self._units, dead)
-        self._units.mask(dead, optimizer)
-        if updates is not None:
-            updates.apply()
+        self._scoring.prune(self._units, dead, optimizer)
 
     def measure(self, model):
         """The fraction of units that are pruned."""

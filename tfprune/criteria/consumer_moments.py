@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.criteria.captured_activations import capture_preactivations
-from tfprune.criteria.data_pass import Untracked, accumulators
+from tfprune.criteria.data_pass import Untracked, accumulators, count_batches
 from tfprune.criteria.second_moments import ProductPass, Total
 from tfprune.criteria.weight_uses import moved, products_of
 
@@ -96,13 +96,7 @@ def measure_consumers(model, variables, uses, removals, data, verbose=0):
 
 def _probes(data):
     """How many times signs are drawn for a batch."""
-    if isinstance(data, (tuple, list)):
-        batches = -(-len(keras.tree.flatten(data[0])[0]) // 32)
-    elif isinstance(data, keras.utils.PyDataset):
-        batches = data.num_batches or BATCHES
-    else:
-        batches = int(data.cardinality()) if hasattr(data, "cardinality") else BATCHES
-    return int(np.clip(-(-BATCHES // batches), 1, 8)) if batches > 0 else 1
+    return int(np.clip(-(-BATCHES // max(count_batches(data), 1)), 1, 8))
 
 
 class _Consumers(ProductPass):

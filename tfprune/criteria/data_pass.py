@@ -129,8 +129,14 @@ def count_batches(data, batch_size=None):
     """
     if isinstance(data, (tuple, list)):
         return -(-len(keras.tree.flatten(data[0])[0]) // (batch_size or 32))
-    number = len(data) if hasattr(data, "__len__") else math.inf
-    return number if number >= 0 else math.inf
+    if isinstance(data, keras.utils.PyDataset):
+        number = data.num_batches
+    else:
+        try:
+            number = len(data)
+        except TypeError:  # so says a dataset that is made of a generator, or has no end
+            number = None
+    return math.inf if number is None else number
 
 
 def _no_batches(data):

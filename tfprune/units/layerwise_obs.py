@@ -285,8 +285,7 @@ def _bytes(variable):
 def _few(data):
     """A few examples of data, to see which way they take through the model."""
     if isinstance(data, (tuple, list)):
-        take = lambda array: None if array is None else array[:2]  # noqa: E731
-        return tuple(keras.tree.map_structure(take, part) for part in data)
+        return keras.tree.map_structure(lambda array: array[:2], tuple(data))
     if isinstance(data, tf.data.Dataset):
         return data.take(1)
     return data

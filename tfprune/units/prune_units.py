@@ -91,7 +91,7 @@ def prune_units(
                 f"must be None. Received: target={target!r}, only={only!r}, exclude={exclude!r}."
             )
         found = PrunableUnits(model, only=layers_of(model, units))
-        _prune(found, select_by_index(found, units), scoring)
+        scoring.prune(found, select_by_index(found, units))
         return found.counts()
     return prune_by(scoring, model, target, selection=selection, only=only, exclude=exclude)
 
@@ -109,14 +109,6 @@ def prune_by(scoring, model, target, *, selection, only=None, exclude=None, prog
         A tuple of `UnitCount`, one for each set of coupled units.
     """
     found = PrunableUnits(model, only=only, exclude=exclude, min_units=selection.min_units)
-    _prune(found, select_units(found, target, scoring, selection, progress), scoring)
+    scoring.prune(found, select_units(found, target, scoring, selection, progress))
     warn_of_skipped(found.skipped)
     return found.counts()
-
-
-def _prune(units, dead, scoring):
-    """Prunes units, and lets the criterion make up for them."""
-    updates = scoring.updates(units, dead)
-    units.mask(dead)
-    if updates is not None:
-        updates.apply()

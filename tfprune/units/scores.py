@@ -85,17 +85,21 @@ class UnitScores:
                 scores[unit_set.units] = values / by if by else values
         return scores
 
-    def updates(self, units, dead):
-        """What becomes of the layers that use units which are to be pruned, see `LayerwiseOBS`.
+    def prune(self, units, dead, optimizer=None):
+        """Prunes units, and lets the criterion make up for them, see `LayerwiseOBS`.
 
         Args:
-            units: `PrunableUnits`, not pruned yet.
+            units: `PrunableUnits`.
             dead: Boolean array over all units of the coupling.
-
-        Returns:
-            `ConsumerUpdates`, to be applied after the masks are set; None where the criterion
-            changes no weights.
+            optimizer: The optimizer whose slots are to be masked too, or None.
         """
+        updates = self._updates(units, dead)
+        units.mask(dead, optimizer)
+        if updates is not None:
+            updates.apply()
+
+    def _updates(self, units, dead):
+        """The `ConsumerUpdates`; None where the criterion changes no weights."""
         if not getattr(self.criterion, "update", False) or not (dead & ~units.pruned()).any():
             return None
         prices, self._prices = self._prices, None
