@@ -1,4 +1,4 @@
-"""Users' layers in Sequential and Functional models that subclassed models hold shrink too."""
+"""Users' layers in subclassed models, and in models that these hold, shrink in place too."""
 
 import keras
 import numpy as np
@@ -60,3 +60,27 @@ def test_layers_in_a_model_of_a_subclassed_model_shrink(make, inside, sizes):
     for name, size in sizes.items():
         assert small.encoder.get_layer(name).weights[0].shape[-1] == size
     assert small.count_params() < 0.6 * model.count_params()
+
+
+def test_a_layer_that_cannot_be_resized_stays_and_the_others_shrink():
+    """With a single head its 4 units, a number in the code, would have to go one by one."""
+    keras.utils.set_random_seed(1)
+    steps = [
+        layers.Dense(8, activation="relu", name="wide"),
+        layers.Dense(6, name="in"),
+        user.SplitHeads(1, name="heads"),
+        layers.GlobalAveragePooling1D(name="pool"),
+        layers.Dense(2, name="out"),
+    ]
+    model = user.NetWithLoss(steps)
+    x = np.random.default_rng(0).normal(size=(3, 5, 3)).astype("float32")
+    model(x)
+    masked = tfprune.prunable(model)
+    tfprune.prune_units(masked, 0.5)
+    small = tfprune.strip(masked)
+    assert type(small) is user.NetWithLoss
+    assert [small.steps[0].units, small.steps[1].units] == [4, 6]
+    np.testing.assert_allclose(small(x), masked(x), atol=1e-5)
+    assert "'heads' (SplitHeads) does not run with other sizes" in " ".join(
+        str(tfprune.explain(small)).split()
+    )

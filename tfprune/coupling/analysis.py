@@ -52,11 +52,12 @@ def couple(model, apart=(), keep=()):
         labels = Labels(literal=closed)
         coupling = _coupled(traced, apart, labels)
         closed = not_resizable(coupling)
-    further = closed
+    further = closed and not_resizable(coupling, {})
+    closed = {}
     while further:
-        closed = {**closed, **further}
+        closed.update(further)
         coupling = _coupled(trace(model, closed, keep), apart, Labels(labels.literal))
-        further = not_resizable(coupling)
+        further = not_resizable(coupling, closed)
     return _along_other_axes(coupling, apart, labels.literal)
 
 

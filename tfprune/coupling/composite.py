@@ -50,7 +50,7 @@ def is_opened(operation):
     return is_own and bool(operation.weights) and not has_rule(operation)
 
 
-def open_composite(layer, args, kwargs, in_place=False):
+def open_composite(layer, args, kwargs, in_place=False, closed=()):
     """Runs the `call` of a copy of a composite layer on symbolic tensors.
 
     Args:
@@ -58,6 +58,7 @@ def open_composite(layer, args, kwargs, in_place=False):
         args, kwargs: The arguments of the call, with symbolic tensors, or a `Tensor` in place of
             each.
         in_place: Whether the layer stands inside one that stays what it is.
+        closed: The ids of layers that are not looked into.
 
     Returns:
         An `Inside`.
@@ -66,7 +67,7 @@ def open_composite(layer, args, kwargs, in_place=False):
         NotTracedError: If the call fails on symbolic tensors.
     """
     if in_place or not is_composite(layer):
-        return _traced_in_place(layer, args, kwargs)
+        return _traced_in_place(layer, args, kwargs, closed)
     inside = why = None
     try:
         inside = _traced_to_inline(layer, args, kwargs)
@@ -75,7 +76,7 @@ def open_composite(layer, args, kwargs, in_place=False):
     except NotTracedError as error:
         why = error
     try:
-        return _traced_in_place(layer, args, kwargs)
+        return _traced_in_place(layer, args, kwargs, closed)
     except NotTracedError as error:
         if inside is not None:
             return dataclasses.replace(inside, is_for_inference=True)
@@ -117,18 +118,20 @@ def trains_otherwise(layer, args, kwargs):
     return made[0] is not None and made[0] != made[1]
 
 
-def _traced_in_place(layer, args, kwargs):
+def _traced_in_place(layer, args, kwargs, left):
     """The `Inside` of a layer that stays what it is.
 
     If the layers inside that hold no others cannot be called on symbolic tensors, as when they say
-    a wrong output shape, their calls are looked into as well. Layers inside whose own calls fail
-    are not looked into: they are calls of the graph as they are. Sizes are preferred with which
-    the layers inside can be called.
+    a wrong output shape, their calls are looked into as well. Layers inside whose own calls fail,
+    or whose ids are in `left`, are not looked into: they are calls of the graph as they are. Sizes
+    are preferred with which the layers inside can be called.
     """
     first, closed = None, list(_closed.get(layer, ()))
+    left = [part for part in _keras.all_layers(layer)[1:] if id(part) in left]
     all_sizes = any_size.static_sizes(layer, tensors_in((args, kwargs)))
     while True:
-        found, failed, errors = _traced_with_any(layer, args, kwargs, all_sizes, closed)
+        outside = [*closed, *left]
+        found, failed, errors = _traced_with_any(layer, args, kwargs, all_sizes, outside)
         first = first or next(iter(errors), None)
         if found is not None:
             if closed:

@@ -16,7 +16,7 @@ from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.layer_runs import own_class
 from tfprune.coupling.resizing import resize_in_place, resized_config
-from tfprune.coupling.settled_numbers import settle_numbers
+from tfprune.coupling.settled_numbers import DoesNotRunError, settle_numbers
 from tfprune.coupling.sizes import Sizes, scale_factors
 from tfprune.masks.in_place import mask_in_place, unmask
 
@@ -24,13 +24,15 @@ _MOST = 256
 _proven = {}
 
 
-def not_resizable(coupling):
+def not_resizable(coupling, closed=None):
     """The layers that were opened to be resized in place, and cannot be.
 
     Of one around others it is told of these, where any of them cannot be resized by itself.
 
     Args:
         coupling: A `Coupling`.
+        closed: If given, the ids of layers that are not opened; then those inside are told whose
+            code fails in one around them, but for these.
 
     Returns:
         A dict from the id of a layer to the reason.
@@ -45,12 +47,15 @@ def not_resizable(coupling):
     def failures(calls):
         found = {}
         for call in calls:
-            reason = _proven_failure(call, sizes, maps)
+            reason, part = _proven_failure(call, sizes, maps)
             if reason is not None:
                 layer = call.operation
-                inside = [each for each in first_calls if _is_in(each, layer)]
+                inside = failures([each for each in first_calls if _is_in(each, layer)])
+                if not inside and closed is not None and part is not None:
+                    part = _keras.all_layers(layer)[part]
+                    layer = layer if id(part) in closed else part
                 name, kind = layer.name, own_class(layer).__name__
-                found.update(failures(inside) or {id(layer): f"{name!r} ({kind}) {reason}"})
+                found.update(inside or {id(layer): f"{name!r} ({kind}) {reason}"})
         return found
 
     return failures(trace.in_place.values())
@@ -61,7 +66,7 @@ def _is_in(call, layer):
 
 
 def _proven_failure(call, sizes, maps):
-    """Why a layer cannot be resized in place, or None; each case is tried once."""
+    """The same as `_failure`; each case is tried once."""
     key = _key(call, sizes)
     if key not in _proven:
         if len(_proven) >= _MOST:
@@ -106,7 +111,10 @@ def _key(call, sizes):
 
 
 def _failure(call, sizes, maps):
-    """Why a layer cannot be resized in place, or None."""
+    """Why a layer cannot be resized in place, or None; and the number of the one inside, or None.
+
+    That is the layer of a user's class in whose code the resized layer fails, whatever its numbers.
+    """
     layer, calls = call.operation, sizes.coupling.trace.calls_of
     masked, copy = (unmask(_keras.copied_objects(layer)[0][1]) for _ in range(2))
     for part in _keras.all_layers(masked):
@@ -124,11 +132,11 @@ def _failure(call, sizes, maps):
             factor, summand = factors.get(id(ours), (1, 0))
             new.assign(gathered(value * factor + summand, maps.get(id(ours), {}), None))
         is_right = settle_numbers(call, masked, copy, sizes)
+    except DoesNotRunError as error:
+        return str(error), error.part
     except Exception as error:  # the layer's own code may fail in any way
-        return f"cannot be resized in place: {type(error).__name__}: {str(error)[:200]}"
-    if is_right is None:
-        return "does not run with other sizes, whichever of its attributes follow"
-    return None if is_right else "computes something else when it is resized in place"
+        return f"cannot be resized in place: {type(error).__name__}: {str(error)[:200]}", None
+    return (None if is_right else "computes something else when it is resized in place"), None
 
 
 def _prune(layer, masked, sizes):

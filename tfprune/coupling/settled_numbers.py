@@ -46,12 +46,15 @@ def settle_numbers(opened, before, new, sizes, known=None):
             given, a choice is preferred with which the layer's config makes the new sizes.
 
     Returns:
-        Whether any choice is right; None if the layer runs with none.
+        Whether any choice is right.
+
+    Raises:
+        DoesNotRunError: If the layer runs with none.
     """
     options = _options(opened.operation, new, sizes)
     trials = _Trials(opened, before, new, sizes)
     if not trials.examples:
-        return None
+        raise DoesNotRunError
     key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
     for choice in (known or {}).get(key, []):
         if trials.reached(choice)[0] == _RIGHT:
@@ -70,7 +73,9 @@ def settle_numbers(opened, before, new, sizes, known=None):
         choice = _said_by_config(choice, changes, trials)
         known.setdefault(key, []).append(choice)
     _set(new, choice)
-    return None if reached[0] == 0 else reached[0] == _RIGHT
+    if reached[0] == 0:
+        raise DoesNotRunError(trials.failed)
+    return reached[0] == _RIGHT
 
 
 def _best(options, changes, trials, enough):
@@ -85,6 +90,18 @@ def _best(options, changes, trials, enough):
     return choice, reached
 
 
+class DoesNotRunError(ValueError):
+    """A resized layer runs with none of its numbers.
+
+    Attributes:
+        part: The number of the layer inside whose code fails, or None.
+    """
+
+    def __init__(self, part=None):
+        super().__init__("does not run with other sizes, whichever of its attributes follow")
+        self.part = part
+
+
 class _Trials:
     """Runs a resized layer with choices of its numbers.
 
@@ -92,12 +109,13 @@ class _Trials:
         new: The layer.
         examples: For some sizes of what is dynamic, inputs and the outputs that are right.
         most: How many choices are tried.
+        failed: Where it failed last, the number of the layer inside, in whose own code; or None.
         says_wrong: Whether only the shapes that the layer's class says were wrong with a choice.
     """
 
     def __init__(self, opened, before, new, sizes):
         self.opened, self.new = opened, new
-        self.examples, self.says_wrong = [], False
+        self.examples, self.failed, self.says_wrong = [], None, False
         self.forget()
         self._is_used = _are_used(opened, sizes.coupling.trace)
         outputs = list(itertools.compress(opened.outputs, self._is_used))
@@ -144,6 +162,7 @@ class _Trials:
             try:
                 found = self._outputs(self.new, kept)
             except Exception as error:  # the layer's own code may fail in any way
+                self.failed = _failed_part(error, self.new)
                 return (0, _lines(error, self.new))
             shapes = [array.shape for array in wanted]
             if [array.shape for array in found] != shapes:
@@ -223,6 +242,17 @@ def _equal_axes(said, shapes):
 def _symbolic(leaf):
     is_tensor = keras.ops.is_tensor(leaf)
     return keras.KerasTensor(leaf.shape, leaf.dtype.name) if is_tensor else leaf
+
+
+def _failed_part(error, layer):
+    """The number of the innermost layer of a user's class inside whose code failed, or None."""
+    numbers = {id(part): number for number, part in enumerate(_keras.all_layers(layer)) if number}
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        part = frame.f_locals.get("self")
+        if id(part) in numbers and not isinstance(part, keras.Model):
+            found = found if _keras.is_stock(type(part)) else numbers[id(part)]
+    return found
 
 
 def _lines(error, layer):

@@ -24,7 +24,7 @@ def trace_call(model, args, kwargs, closed=(), keep=(), whole=False):
     try:
         if id(model) in closed:
             raise NotTracedError(model, closed[id(model)])
-        inside = open_composite(model, args, kwargs, keep is True)
+        inside = open_composite(model, args, kwargs, keep is True, closed)
     except NotTracedError as error:
         raise ValueError(no_graph(model, error)) from error
     tracer = Tracer(closed, keep, whole)
@@ -105,7 +105,7 @@ class Tracer:
         elif is_composite(operation) or (not self.whole and is_opened(operation)):
             try:
                 stays = self._is_in_kept(call) or self._stays(operation)
-                inside = open_composite(operation, *arguments, stays)
+                inside = open_composite(operation, *arguments, stays, self.closed)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
             else:

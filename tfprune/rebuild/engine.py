@@ -11,7 +11,7 @@ from tfprune.coupling.analysis import couple
 from tfprune.coupling.resizing import resize_in_place, resized_config
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.own_weights import has_own_weights
-from tfprune.coupling.settled_numbers import settle_numbers
+from tfprune.coupling.settled_numbers import DoesNotRunError, settle_numbers
 from tfprune.coupling.sizes import Sizes
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
@@ -155,12 +155,14 @@ class _Resizing:
                 theirs.assign(self.values.weight(ours, _keras.values(ours), theirs))
             _fill_new_biases(layer, copy, kept_units, self.folds)
         opened = self.opened[id(layer)]
-        if settle_numbers(opened, layer, copy, self.sizes, self.known) is None:
+        try:
+            settle_numbers(opened, layer, copy, self.sizes, self.known)
+        except DoesNotRunError as error:
             raise ValueError(
-                "A layer cannot be resized, because it does not run with other sizes, whichever of "
-                f"its attributes follow. Received: layer={layer.name!r} ({type(layer).__name__}). "
+                f"A layer cannot be resized, because it {error}. "
+                f"Received: layer={layer.name!r} ({type(layer).__name__}). "
                 "Leave its units as they are, with `exclude`."
-            )
+            ) from error
 
 
 def _masking(layer):

@@ -99,10 +99,7 @@ def strip(
     passes = [Liveness(model, keep=keep, wholly=custom_layers == "inline")]
     small = passes[0].rebuilt()
     while passes[-1].may_uncover_more:
-        try:
-            further = Liveness(small, keep=keep)
-        except ValueError:  # the smaller one cannot be traced, such as code for several heads
-            break
+        further = Liveness(small, keep=keep)
         if not further.changes or further.size >= passes[-1].size:
             break
         passes.append(further)
