@@ -173,7 +173,7 @@ class _Consumers(ProductPass):
         matrices, removals, _, place = self._given.items
         for index, found in matrices.items():
             for number, matrix in enumerate(found):
-                form = tf.cast(_moved(gradients[index], matrix.steps), "float64")
+                form = tf.cast(moved(gradients[index], matrix.steps, tf), "float64")
                 total = self._sums.items[1][index, number]
                 is_square = len(total.shape) == 3
                 added = tf.matmul(form, form, transpose_a=True) if is_square else form**2
@@ -243,13 +243,3 @@ def _is_called_once(layer):
         return layer.output is not None
     except (AttributeError, ValueError):  # several outputs, or none
         return False
-
-
-def _moved(tensor, steps):
-    """A tensor after steps, see `tfprune.criteria.weight_uses.moved`."""
-    for name, argument in steps:
-        if name == "index":
-            tensor = tensor[tuple(slice(*i) if isinstance(i, tuple) else i for i in argument)]
-        else:
-            tensor = getattr(tf, name)(tensor, argument)
-    return tensor

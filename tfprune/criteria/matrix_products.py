@@ -130,13 +130,14 @@ class Window(Product):
         return tf.reduce_sum(self.is_real[part])
 
 
-def moved(array, steps):
+def moved(array, steps, library=np):
     """An array after steps that move its elements, a view of it where NumPy can make one.
 
     Args:
-        array: NumPy array of the shape of a weight.
+        array: Array or tensor of the shape of a weight.
         steps: Pairs: `("reshape", shape)`, `("transpose", axes)` or `("index", indices)`, with the
             arguments of a slice as a tuple.
+        library: NumPy, or TensorFlow for a tensor.
 
     Example:
 
@@ -147,7 +148,7 @@ def moved(array, steps):
         if name == "index":
             array = array[tuple(slice(*i) if isinstance(i, tuple) else i for i in argument)]
         else:
-            array = getattr(np, name)(array, argument)
+            array = getattr(library, name)(array, argument)
     return array
 
 
