@@ -44,6 +44,19 @@ def test_rounds_are_taken_where_they_are_better(dense):
     assert {each.stage for each in report.decisions} >= {"rounds", "reconstruct"}
 
 
+def test_each_round_measures_what_the_rounds_before_left(dense):
+    seen = {"fast": [], "best": []}
+    for effort, zeros in seen.items():
+
+        def length(weights, zeros=zeros):
+            zeros.append(int((weights["kernel"] == 0).all(axis=1).sum()))
+            return np.abs(weights["kernel"]).sum(axis=1)
+
+        tfprune.prune(dense, 0.9375, (X,), criterion=length, effort=effort)
+    assert set(seen["fast"]) == {0}
+    assert len(set(seen["best"])) >= 4  # a half, a quarter and an eighth are left after rounds
+
+
 def test_a_model_that_lacks_what_it_needs_is_pruned_by_other_criteria(dense):
     outputs = keras.ops.argmax(dense.output, axis=-1)
     model = keras.Model(dense.input, outputs)
@@ -62,6 +75,7 @@ def test_an_unknown_effort_is_refused(dense):
 @pytest.mark.parametrize("budget", [budgets.MACs(0.1), budgets.Parameters(0.6)])
 def test_each_round_leaves_the_same_share_of_a_cost(budget):
     targets = targets_of_rounds(budget, Selection("greedy"))
+    assert len(targets) == 4
     left = [target.allowed(10**6, progress) for target, progress in targets]
     np.testing.assert_allclose(np.divide(left[1:], left[:-1]), budget.remaining**0.25, rtol=1e-3)
     assert left[-1] == budget.allowed(10**6)
