@@ -213,3 +213,19 @@ def test_a_batch_size_for_batches_is_refused_before_any_work(dense):
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="`batch_size` is for data in arrays"):
         tfprune.prune(dense, 0.5, batches, batch_size=8)
+
+
+def test_without_labels_it_is_trained_towards_the_dense_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(24, activation="relu", name="hidden")(inputs)
+    classes = keras.layers.Dense(3, activation="softmax", name="classes")(hidden)
+    model = keras.Model(inputs, [classes, keras.layers.Dense(1, name="value")(hidden)])
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+    budget = tfprune.budgets.MACs(0.5)
+    small, report = tfprune.prune(model, budget, (x,), epochs=30, return_report=True)
+    errors = [metrics["error"] for metrics in report.stages.values()]
+    assert errors[-1] < 0.8 * errors[-2] and report.decisions[-1].kept
+    assert not small.compiled and small.get_layer("hidden").units == 12
+    with pytest.raises(ValueError, match="labels a compiled model"):
+        tfprune.prune(model, budget, (x, [x[:, :1], x[:, :1]]), epochs=1)

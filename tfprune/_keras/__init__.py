@@ -18,6 +18,7 @@ from tfprune._keras.configs import (
     with_functions,
     without_shapes,
 )
+from tfprune._keras.convolutions import kernels_read_outside, strides_outside
 from tfprune._keras.copies import Originals, call_directly, copied_objects
 from tfprune._keras.custom_gradients import gradients_kept_by_graphs
 from tfprune._keras.deep_copies import replace_references
@@ -28,7 +29,7 @@ from tfprune._keras.fitting import (
     data_of_fit,
     global_seed,
 )
-from tfprune._keras.function_graphs import called_graph, free_graph, kernels_read_outside
+from tfprune._keras.function_graphs import called_graph, free_graph
 from tfprune._keras.graphs import (
     all_operations,
     calls_functions_of_layers,

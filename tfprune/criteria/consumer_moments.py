@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from tfprune.criteria.captured_activations import capture_preactivations
 from tfprune.criteria.data_pass import Untracked, accumulators, count_batches
+from tfprune.criteria.saturating_layers import saturating_layers
 from tfprune.criteria.second_moments import ProductPass, Total
 from tfprune.criteria.weight_uses import moved, products_of
 
@@ -33,8 +34,6 @@ BATCHES = 32
 MOST_OUTPUTS = 1024
 """The most outputs of a matrix for which the products of their errors are measured; of more, the
 squares alone."""
-
-_SATURATING = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +105,7 @@ class _Consumers(ProductPass):
         removed = [variable for each in removals for variable, _ in each.pieces]
         every = {id(variable): variable for variable in (*variables, *removed)}
         super().__init__(model, list(every.values()))
-        self._probes, self._outputs = probes, Untracked(_saturating_layers(model))
+        self._probes, self._outputs = probes, Untracked(saturating_layers(model))
         place = {key: index for index, key in enumerate(every)}
         matrices = {
             place[id(variable)]: use.matrices
@@ -221,25 +220,3 @@ def _effect(matrix, variable):
 
 def _into(found, index):
     return lambda output: found.__setitem__(index, output)
-
-
-def _saturating_layers(model):
-    """Pairs of the number of an output and the layer whose softmax or sigmoid makes it."""
-    layers = getattr(model, "layers", ())
-    names = {
-        id(getattr(layer, "output", None)): layer for layer in layers if _is_called_once(layer)
-    }
-    found = []
-    for index, output in enumerate(getattr(model, "outputs", None) or ()):
-        layer = names.get(id(output))
-        activation = getattr(layer, "activation", None)
-        if getattr(activation, "__name__", None) in _SATURATING:
-            found.append((index, layer))
-    return found
-
-
-def _is_called_once(layer):
-    try:
-        return layer.output is not None
-    except (AttributeError, ValueError):  # several outputs, or none
-        return False

@@ -85,7 +85,8 @@ class DataPass(keras.Model):
         """Measures one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         size = tf.cast(tf.shape(keras.tree.flatten(x)[0])[0], "float32")
-        self.add_batch(x, y, sample_weight, size)
+        with _keras.strides_outside():
+            self.add_batch(x, y, sample_weight, size)
         is_bad = _is_bad(data)
         is_first = tf.logical_and(is_bad, tf.equal(self.bad_batches, 0.0))
         self.first_bad.assign(tf.where(is_first, self.batches, self.first_bad))

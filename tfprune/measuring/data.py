@@ -61,14 +61,19 @@ def has_labels(data):
     return given is not None and given[1] is not None
 
 
-def check_labels_given(data):
-    """Raises a `ValueError` if data is something else than batches of inputs and labels."""
-    if not has_labels(data):
-        received = f"type {type(data).__name__}" if _specs(data) is None else "inputs alone"
+def labels_given(data):
+    """Whether data is batches of inputs and labels; of other types than these it is not known.
+
+    Raises:
+        ValueError: If `data` is neither arrays nor a dataset.
+    """
+    is_array = keras.ops.is_tensor(data) or hasattr(data, "__array__")
+    if not is_array and _specs(data) is None:
         raise ValueError(
-            "Argument `data` must be `(x, y)`, or a dataset of such batches, because labels are "
-            f"needed. Received: data of {received}."
+            "Argument `data` must be `(x, y)`, `(x,)`, a `tf.data.Dataset` or a "
+            f"`keras.utils.PyDataset`. Received: data of type {type(data).__name__}."
         )
+    return has_labels(data)
 
 
 def _specs(data):

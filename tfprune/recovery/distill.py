@@ -9,10 +9,11 @@ from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.trace import trace
-from tfprune.measuring.data import check_fits, check_labels_given, running
+from tfprune.measuring.data import check_fits, labels_given, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import convert
 from tfprune.recovery.copy_model import copy_model
+from tfprune.recovery.unlabelled import train_towards
 
 
 def distill(
@@ -27,17 +28,23 @@ def distill(
     The model's own loss is that of `compile`, with loss weights, sample weights and penalties of
     regularizers. Masks stay as they are: pruned elements stay 0 and frozen ones keep their values.
 
+    Without labels the outputs of the dense model are all that is trained on, and any number of them
+    will do: the Kullback-Leibler divergence of those that a softmax or a sigmoid makes, the squared
+    difference of others, relative to the variance of the dense model's, and penalties.
+
     Args:
-        model: Any compiled Keras model with one output, masked or stripped. It is not touched. Its
-            own `train_step` is not used.
+        model: Any Keras model, masked or stripped. It is not touched. With labels it must be
+            compiled and have one output; without them, one that is not compiled is trained by Adam,
+            at a rate that falls from 0.001 to 0. Its own `train_step` is not used.
         dense: The teacher, with the same inputs and outputs. It is not touched.
-        data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as `fit` takes it.
+        data: `(x, y)` or `(x, y, sample_weight)`, or a dataset of such batches, as `fit` takes it;
+            `(x,)`, or a dataset of inputs, for training without labels.
         epochs: Integer, the number of passes over the data.
-        losses: A `keras.distillation` loss, or a list of them. By default, for a model compiled
-            with a categorical crossentropy, the Kullback-Leibler divergence of the outputs at
-            temperature 3 (`LogitsDistillation(loss=keras.losses.KLDivergence())`), from logits or,
-            by their logarithms, from probabilities; for any other loss the squared difference of
-            the outputs (`FeatureDistillation("mse")`).
+        losses: With labels, a `keras.distillation` loss, or a list. By default, for a model that is
+            compiled with a categorical crossentropy, the Kullback-Leibler divergence of the outputs
+            at temperature 3 (`LogitsDistillation(loss=keras.losses.KLDivergence())`), from logits
+            or, by their logarithms, from probabilities; for any other loss the squared difference
+            of the outputs (`FeatureDistillation("mse")`).
         label_weight: Float from 0 to 1, the weight of the model's own loss.
         callbacks: Callbacks, which get the trained model, not the distiller: those of
             `tfprune.callbacks` prune it, a checkpoint saves it.
@@ -46,10 +53,11 @@ def distill(
     Returns:
         A new model, trained and compiled as `model` is, with the optimizer's state after training.
         Its `history` is what `fit` returns: with `student_loss`, `distillation_loss` and
-        `total_loss`.
+        `total_loss`; without labels, with `loss`.
 
     Raises:
-        ValueError: If the model is not compiled with a loss, or the models do not fit together.
+        ValueError: If there are labels and the model is not compiled with a loss, there are none
+            and `losses` are given, or the models do not fit together.
         ImportError: If Keras has no `keras.distillation`, as before 3.12.
 
     Example:
@@ -73,9 +81,12 @@ def distill(
     """
     check_model(model)
     check_model(dense, "dense")
+    if not labels_given(data):
+        return _without_labels(
+            model, dense, data, losses, epochs=epochs, callbacks=callbacks, **kwargs
+        )
     distiller_class = _distiller_class()
     _check(model)
-    check_labels_given(data)
     check_fits(model, data)
     _check_losses(losses)
     check_finite_data("data", data)
@@ -94,6 +105,23 @@ def distill(
             history = distiller.fit(
                 **fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs
             )
+    check_finite_weights(student, " after training")
+    student.history = history
+    return student
+
+
+def _without_labels(model, dense, data, losses, *, callbacks, **kwargs):
+    if losses is not None:
+        raise ValueError(
+            "Argument `losses` is for training with labels, by Keras's `Distiller`. Received: "
+            f"losses={losses!r}, data without labels. Leave it out, or pass labels."
+        )
+    check_fits(model, data)
+    check_finite_data("data", data)
+    check_finite_weights(dense)
+    student = copy_model(model)
+    passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
+    history = train_towards(student, dense, data, callbacks=passed, **kwargs)
     check_finite_weights(student, " after training")
     student.history = history
     return student

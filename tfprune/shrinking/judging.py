@@ -113,7 +113,8 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Restores the best weights."""
-        if getattr(self.model.optimizer, "use_ema", False):  # `fit` has just written the averages
+        optimizer = getattr(self.model, "optimizer", None)  # a model may not be compiled
+        if getattr(optimizer, "use_ema", False):  # `fit` has just written the averages
             self._see(self.params["epochs"], None)
         self.model.set_weights(self._weights)
 

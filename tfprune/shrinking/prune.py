@@ -152,7 +152,8 @@ def prune(
             of "layerwise_obs" in four rounds: a little is pruned, layers are fitted to the dense
             model, units are measured anew. It takes about eight times as long. A criterion by name
             or object is used at once or, with "best", in rounds, whichever is better.
-        epochs: Integer, the epochs of fine-tuning.
+        epochs: Integer, the epochs of fine-tuning; of data without labels towards the outputs of
+            the dense model, see `tfprune.distill`.
         only, exclude: See `tfprune.prune_units`; layers are those of `model`.
         return_report: Whether to return a `PruneReport` as well.
         verbose: 0 is quiet, 1 shows progress.
@@ -193,7 +194,7 @@ def prune(
             check_fits(model, given)
     recover = checked_recovery(recover, data)
     check_fit(fit, data)
-    check_training(model, data, epochs, recover)
+    is_led = check_training(model, data, epochs, recover)
     check_finite_weights(model)
     check_finite_data("data", data)
     check_finite_data("validation_data", validation_data)
@@ -253,9 +254,7 @@ def prune(
         _check_steps(small, given, epochs)
         watched = judged if judge.uses_loss else validation_data
         arguments = {"validation_data": watched, "epochs": epochs, "verbose": verbose}
-        small, best = _trained(
-            small, model, rest, "distill" in recover, {**fit, **arguments}, judge, metrics
-        )
+        small, best = _trained(small, model, rest, is_led, {**fit, **arguments}, judge, metrics)
         stages["fine-tuned"] = after = judge.metrics(small)
         note = f"epoch {best} of {epochs}: " if best else "no epoch is better: "
         reason = judge.decide("fine-tuned", metrics, after, note).reason

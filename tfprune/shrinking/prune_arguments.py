@@ -5,6 +5,7 @@ import inspect
 import keras
 
 from tfprune._tools.checks import check_integer, is_number
+from tfprune.measuring.data import labels_given
 
 _RECOVERIES = ("reconstruct", "recalibrate", "distill")
 _FIT = set(inspect.signature(keras.Model.fit).parameters) - {
@@ -59,11 +60,17 @@ def check_fit(given, data):
 
 
 def check_training(model, data, epochs, recover):
-    """Refuses to train without data, with a model that is not compiled, or to lead no training."""
+    """Refuses to train without data, on labels without a loss, or to lead no training.
+
+    Returns:
+        Whether the dense model leads the training: where that is asked for, or there are no labels.
+    """
     check_integer("epochs", epochs, least=0)
-    if epochs and (data is None or not model.compiled):
+    has_labels = data is not None and bool(epochs) and labels_given(data)
+    if epochs and (data is None or (has_labels and not model.compiled)):
         raise ValueError(
-            "Training needs `data` and a compiled model. "
+            "Training needs `data`, and labels a compiled model; data without labels, `(x,)`, is "
+            "trained on towards the outputs of the dense model. "
             f"Received: epochs={epochs}, data of type {type(data).__name__}, model={model.name!r} "
             f"({'compiled' if model.compiled else 'not compiled'})."
         )
@@ -72,3 +79,4 @@ def check_training(model, data, epochs, recover):
             "The dense model can lead a training only where there is one. "
             f"Received: recover={recover}, epochs=0. Pass `epochs` too."
         )
+    return "distill" in recover or not has_labels
