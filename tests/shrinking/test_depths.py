@@ -143,6 +143,17 @@ def test_a_latency_is_that_of_the_model_given_at_all_depths():
     assert budget.fraction is None and budget.milliseconds > 0 and budget.batch_size == 256
 
 
+def test_blocks_and_units_meet_a_latency_together():
+    wide = residual(blocks=6, dim=256)
+    x = np.random.default_rng(0).normal(size=(96, 256)).astype("float32")
+    # What takes so long is the machine's affair, so most of the tolerance is for its noise.
+    budget = Latency(fraction=0.3, batch_size=1024, tolerance=1.0)
+    small, report = quickly(wide, budget, x, return_report=True)
+    assert report.blocks and total_macs(small) < total_macs(wide)
+    expected, found = (each.predict(x, verbose=0) for each in (wide, small))
+    assert np.square(found - expected).mean() < 0.5 * expected.var()
+
+
 def test_what_cannot_be_is_refused(model):
     chosen = tfprune.Selection(blocks=True)
     for target in (0.5, Units(0.5)):
