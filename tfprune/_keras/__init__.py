@@ -4,6 +4,7 @@ The other packages use the public API of Keras, and the functions below. Each fi
 attributes it uses, and why.
 """
 
+from tfprune._keras.call_context import is_training
 from tfprune._keras.classes import (
     application_layers,
     is_stock,

@@ -3,6 +3,7 @@
 from tfprune.callbacks.backup_and_restore import BackupAndRestore
 from tfprune.callbacks.capture import Capture
 from tfprune.callbacks.collect_posterior import CollectPosterior
+from tfprune.callbacks.dynamic_surgery import DynamicSurgery
 from tfprune.callbacks.freeze_weights import FreezeWeights
 from tfprune.callbacks.log_masks import LogMasks
 from tfprune.callbacks.prune_units import PruneUnits
@@ -16,6 +17,7 @@ __all__ = [
     "BackupAndRestore",
     "Capture",
     "CollectPosterior",
+    "DynamicSurgery",
     "FreezeWeights",
     "LogMasks",
     "PruneUnits",

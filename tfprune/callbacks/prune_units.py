@@ -107,6 +107,12 @@ class PruneUnits(ScheduledCallback):
         self.criterion = self._scoring.criterion
         self.data = data
         self.regularizer = unit_regularizers.get(regularizer)
+        if self.regularizer is not None and self.regularizer.prunes:
+            raise ValueError(
+                f"`{type(self.regularizer).__name__}` says by itself which units go, without a "
+                f"target. Received: regularizer={self.regularizer!r}. Train with "
+                "`tfprune.callbacks.RegularizeUnits` in place of `PruneUnits`."
+            )
         self._penalty = self.regularizer and RegularizeUnits(
             self.regularizer, only=only, exclude=exclude
         )

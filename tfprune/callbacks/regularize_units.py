@@ -3,6 +3,7 @@
 import keras
 
 from tfprune.callbacks.needs_built import NeedsBuilt
+from tfprune.callbacks.tracing import trace_again
 from tfprune.masks import layer_filter
 from tfprune.masks.first_step import current_step, first_step
 from tfprune.units import regularizers as unit_regularizers
@@ -14,12 +15,13 @@ class RegularizeUnits(NeedsBuilt):
     """Adds a penalty on coupled units to the loss while `fit` runs, and removes it at its end.
 
     The penalty is part of `loss` and `val_loss`, as those of Keras's regularizers; the logs of
-    epochs get its value as `unit_penalty`. The callback also works in `tfprune.fit_and_shrink`,
+    epochs get its value as `unit_penalty`. But for `L0`, which needs masks and prunes the units
+    that it has closed at the end of `fit`, the callback also works in `tfprune.fit_and_shrink`,
     where it follows the rebuilt models, and on models of stock layers.
 
     Args:
-        regularizer: A `tfprune.unit_regularizers.GroupLasso`, `BatchNormL1` or `Growing`, or a name
-            ("group_lasso", "batch_norm_l1").
+        regularizer: A `tfprune.unit_regularizers.GroupLasso`, `BatchNormL1`, `Growing` or `L0`, or
+            a name ("group_lasso", "batch_norm_l1", "l0").
         only, exclude: Layers whose units are regularized, and whose are not; see
             `tfprune.prune_units`.
 
@@ -49,7 +51,7 @@ class RegularizeUnits(NeedsBuilt):
         """Attaches the penalty to another model that replaces the one that is trained."""
         super().set_model(model)
         if self.regularizer.model not in (None, model):
-            _trace_anew(self.regularizer.model)
+            trace_again(self.regularizer.model)
             self._attach()
             self.regularizer.restart(self._step())
 
@@ -65,6 +67,7 @@ class RegularizeUnits(NeedsBuilt):
         """Logs the penalty."""
         if logs is not None:
             logs["unit_penalty"] = float(self.regularizer.penalty())
+            logs.update(self.regularizer.measure())
 
     def get_state(self):
         """The state for `BackupAndRestore`: that of the regularizer."""
@@ -74,18 +77,18 @@ class RegularizeUnits(NeedsBuilt):
         """Gives the state back."""
         self.regularizer.set_state(state)
         self.regularizer.update(self._step())
-        _trace_anew(self.model)
+        trace_again(self.model)
 
     def on_train_end(self, logs=None):
         """Removes the penalty."""
         self.regularizer.detach()
-        _trace_anew(self.model)
+        trace_again(self.model)
 
     def _attach(self):
         self.regularizer.attach(self.model, only=self.only, exclude=self.exclude)
         self._first_step = first_step(self.model, current_step(self.model))
         self.regularizer.update(self._step())
-        _trace_anew(self.model)
+        trace_again(self.model)
 
     def _step(self):
         """The steps of the optimizer, in a model with masks since these were made."""
@@ -102,9 +105,3 @@ class RegularizeUnits(NeedsBuilt):
     def from_config(cls, config):
         """A callback out of its `get_config()`."""
         return cls(**layer_filter.deserialize(config))
-
-
-def _trace_anew(model):
-    """The losses of a model are those at the time its steps are traced."""
-    model.make_train_function(force=True)
-    model.make_test_function(force=True)

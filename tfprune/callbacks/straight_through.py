@@ -3,16 +3,15 @@
 import keras
 import numpy as np
 
-from tfprune.callbacks.scheduled_weights import ScheduledWeights
+from tfprune.callbacks.through_masks import ThroughMasks
 from tfprune.masks.straight_through import TopKRead
 from tfprune.patterns import pruned_count, top_k_mask
 from tfprune.weights import distributions
-from tfprune.weights.prunable import apply_masks
 from tfprune.weights.scores import error_context
 
 
 @keras.saving.register_keras_serializable("tfprune")
-class StraightThrough(ScheduledWeights):
+class StraightThrough(ThroughMasks):
     """Computes with the elements of largest magnitude, and trains all (straight-through).
 
     At each step a layer computes with the k elements of largest |w|, of equal ones the first, and
@@ -70,30 +69,19 @@ class StraightThrough(ScheduledWeights):
         super().__init__(
             target, distribution=distribution, only=only, exclude=exclude, verbose=verbose
         )
-        self._trained = None
-        self._weights = []
         self._sparsities = []
 
-    def after_step(self, model, optimizer=None):
-        """Makes the update that is due: the one call per step of a custom loop."""
-        self._attach(model)
-        return super().after_step(model, optimizer)
+    def make_read(self, weight):
+        """Leaves out all but the largest elements."""
+        return TopKRead(weight.mask)
 
-    def finish(self, model, optimizer=None):
-        """Prunes the elements that are left out, and restores the plain reads of the weights.
+    def begin(self):
+        """All elements are read until the first update."""
+        self._sparsities = [0.0] * len(self._weights)
 
-        Args:
-            model: The model that was trained.
-            optimizer: Its optimizer; by default `model.optimizer`.
-        """
-        if self._trained is None:
-            return
-        try:
-            masks = list(map(_final_mask, self._weights, self._sparsities))
-        finally:
-            self._detach()
-        apply_masks(model, self._weights, masks, optimizer)
-        _retrace(model)
+    def final_masks(self):
+        """The masks of the elements that the layers compute with."""
+        return list(map(_final_mask, self._weights, self._sparsities))
 
     def update(self, model, sparsity, optimizer):
         """Sets k of each weight."""
@@ -103,8 +91,7 @@ class StraightThrough(ScheduledWeights):
         )
         for weight, share in zip(self._weights, sparsities, strict=True):
             _final_mask(weight, share)  # an error before anything is changed
-        for weight, share in zip(self._weights, sparsities, strict=True):
-            read = _mask_of(weight).transform
+        for read, share in zip(self.reads(), sparsities, strict=True):
             read.kept.assign(read.size - pruned_count(share, read.size))
         self._sparsities = sparsities
 
@@ -117,46 +104,6 @@ class StraightThrough(ScheduledWeights):
             out += max(pruned, pruned_count(share, int(size)))
         return {"sparsity": float(out / sum(sizes))}
 
-    def on_train_begin(self, logs=None):
-        """Makes the layers compute with their largest elements."""
-        self._attach(self.model)
-        super().on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Makes a missed update, where weights of a later step have been loaded."""
-        super().on_epoch_begin(epoch, logs)
-        self.after_step(self.model)
-
-    def on_train_end(self, logs=None):
-        """Prunes the elements that are left out."""
-        super().on_train_end(logs)
-        self.finish(self.model)
-
-    def _attach(self, model):
-        if self._trained is model:
-            return
-        weights = self.selected(model)
-        for weight in weights:
-            if _mask_of(weight).transform is not None:
-                raise ValueError(
-                    "A weight can have one callback `StraightThrough` at a time. "
-                    f"Received: layer={weight.layer.name!r}, weight={weight.name!r}. If training "
-                    "was broken off, call `finish(model)` of the callback it had."
-                )
-        for weight in weights:
-            _mask_of(weight).transform = TopKRead(_mask_of(weight))
-        self._trained, self._weights, self._sparsities = model, weights, [0.0] * len(weights)
-        _retrace(model)
-
-    def _detach(self):
-        for weight in self._weights:
-            _mask_of(weight).transform = None
-        self._trained = None
-
-
-def _mask_of(weight):
-    return weight.layer.masks_by_name[weight.name]
-
 
 def _final_mask(weight, sparsity):
     """The mask of the elements that the layer computes with at a sparsity."""
@@ -164,12 +111,3 @@ def _final_mask(weight, sparsity):
     masks = {"trainable": weight.trainable_mask, "frozen": weight.frozen_mask}
     with error_context(weight):
         return top_k_mask(value, sparsity, **masks)
-
-
-def _retrace(model):
-    """Makes Keras trace its functions again, which read the weights."""
-    if getattr(model, "compiled", False):
-        model.make_train_function(force=True)
-        model.make_test_function(force=True)
-    if hasattr(model, "make_predict_function"):
-        model.make_predict_function(force=True)

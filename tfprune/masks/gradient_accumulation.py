@@ -51,7 +51,7 @@ class GradientAccumulator:
     def __init__(self, model, weights, optimizer=None, times_weight=False):
         self.model = model
         self.masks = [weight.mask for weight in weights]
-        _check_no_loops(model, self.masks)
+        check_no_loops(model, self.masks)
         optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
         with model.distribute_strategy.scope():
             self._enabled = keras.Variable(
@@ -117,7 +117,23 @@ class GradientAccumulator:
             self.model.make_train_function(force=True)
 
 
-def _check_no_loops(model, masks):
+def unscaled(gradient, optimizer):
+    """A gradient without the loss scale, 0 where the optimizer skips the step; and 1 or 0.
+
+    Args:
+        gradient: Float tensor.
+        optimizer: The optimizer that scaled the loss, or None.
+    """
+    if optimizer is None:
+        return gradient, 1.0
+    gradient /= tf.cast(optimizer.scale_loss(tf.ones(())), "float32")
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return gradient, 1.0
+    is_finite = tf.reduce_all(tf.math.is_finite(gradient))
+    return tf.where(is_finite, gradient, tf.zeros(())), tf.cast(is_finite, "float32")
+
+
+def check_no_loops(model, masks):
     """Raises a `ValueError` for cells of an `RNN`, whose backward loop cannot write totals."""
     accumulated = {id(mask.weight) for mask in masks}
     for layer in _keras.all_layers(model):
@@ -155,14 +171,8 @@ class _Observer:
 
     def _add(self, weight, upstream):
         gradient = tf.cast(tf.convert_to_tensor(upstream), "float32")  # of an embedding: slices
-        if self.optimizer is not None:
-            gradient /= tf.cast(self.optimizer.scale_loss(tf.ones(())), "float32")
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            is_finite = tf.reduce_all(tf.math.is_finite(gradient))
-            gradient = tf.where(is_finite, gradient, tf.zeros(()))
-            self.count.assign(self.count + tf.cast(is_finite, "float32"))
-        else:
-            self.count.assign(self.count + 1.0)
+        gradient, count = unscaled(gradient, self.optimizer)
+        self.count.assign(self.count + count)
         if self.times_weight:
             gradient *= -tf.cast(weight, "float32")
         self.total.assign(self.total + gradient)

@@ -49,6 +49,69 @@ class TopKRead:
             return _straight_through(value, keep)
 
 
+class MaskedRead:
+    """The weight as its layer reads it: zeros where `kept` is False.
+
+        forward:   w * kept
+        backward:  d loss / d w = d loss / d (w * kept), without the factor `kept`
+
+    `kept` is a variable: assigning to it retraces and recompiles nothing.
+
+    Args:
+        mask: The `WeightMask` of the weight.
+
+    Example:
+
+    >>> import tfprune
+    >>> layer = tfprune.layers.Dense(1, use_bias=False)
+    >>> layer.build((None, 3))
+    >>> layer.set_weights([keras.ops.convert_to_tensor([[3.0], [-1.0], [-2.0]])])
+    >>> read = MaskedRead(layer.masks_by_name["kernel"])
+    >>> read.kept.assign([[True], [True], [False]])
+    >>> read(layer.kernel.value).numpy().ravel().tolist()
+    [3.0, -1.0, 0.0]
+    """
+
+    def __init__(self, mask):
+        self.kept = keras.Variable(
+            initializer="ones",
+            shape=tuple(mask.weight.shape),
+            dtype="bool",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name="kept",
+        )
+
+    def __call__(self, value):
+        """The tensor that the layer computes with."""
+        with _keras.gradients_kept_by_graphs():
+            return _straight_through(value, _keras.uncast(self.kept))
+
+
+def set_transforms(weights, transforms, owner):
+    """Lets layers read weights through functions.
+
+    Args:
+        weights: `PrunableWeight`s.
+        transforms: A function for each; see `WeightMask.transform`.
+        owner: String, what does it, for errors.
+
+    Raises:
+        ValueError: If a weight is read through another function already. None is set then.
+    """
+    for weight in weights:
+        if weight.mask.transform is not None:
+            raise ValueError(
+                "A weight can have one of `StraightThrough`, `DynamicSurgery` and `L0` at a time. "
+                f"Received: layer={weight.layer.name!r}, weight={weight.name!r}, for {owner}. If "
+                "training was broken off, call `finish(model)` of the callback it had, or "
+                "`detach()` of the regularizer."
+            )
+    for weight, transform in zip(weights, transforms, strict=True):
+        weight.mask.transform = transform
+
+
 def top_magnitudes(value, count, *, trainable, frozen):
     """Returns a mask of the `count` elements of largest magnitude, as a tensor in the graph.
 

@@ -15,7 +15,7 @@ from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change
-from tfprune.callbacks import ScheduledCallback, StraightThrough
+from tfprune.callbacks import RegularizeUnits, ScheduledCallback
 from tfprune.coupling.costs import total_macs
 from tfprune.coupling.failures import no_call
 from tfprune.measuring.data import running
@@ -158,10 +158,12 @@ def _check_model(model):
 def _check_callbacks(callbacks):
     for callback in callbacks:
         name = type(callback).__name__
-        if isinstance(callback, (ScheduledCallback, StraightThrough)):
+        has_gates = isinstance(callback, RegularizeUnits) and callback.regularizer.prunes
+        if has_gates or isinstance(callback, ScheduledCallback):
+            given = f"{name}({callback.regularizer!r})" if has_gates else name
             raise ValueError(
                 "A callback that moves masks cannot go on when the model is rebuilt. "
-                f"Received: {name}. `fit_and_shrink` prunes units itself, see `stages`; prune "
+                f"Received: {given}. `fit_and_shrink` prunes units itself, see `stages`; prune "
                 "weights of the small model afterwards."
             )
 

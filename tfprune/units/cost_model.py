@@ -58,6 +58,23 @@ def removal_savings(model, coupling, input_shapes=None):
     >>> hidden[0].parameters, hidden[0].macs, outputs
     (6, 5, ())
     """
+    return [
+        tuple({id(saving): saving for _, saving in found if saving is not None}.values())
+        for found in savings_of_removals(model, coupling, input_shapes)
+    ]
+
+
+def savings_of_removals(model, coupling, input_shapes=None):
+    """What each of the smallest removals saves, for each set of coupled units.
+
+    Args:
+        model, coupling, input_shapes: See `removal_savings`.
+
+    Returns:
+        A list for each set of pairs: an array of the units that go at once, as in
+        `removals_by_set`, and the `RemovalSaving` of its equivalence class, None where it would
+        leave a weight without elements.
+    """
     calls = CallMACs(model, coupling, input_shapes)
     pieces, tensors = coupling.slices, tuple(coupling.tensor_labels)
     occurrences = incidence(coupling)
@@ -86,11 +103,13 @@ def removal_savings(model, coupling, input_shapes=None):
 
     found = []
     for removals in removals_by_set(coupling):
-        classes = {}
+        classes, pairs = {}, []
         for units in removals:
-            classes.setdefault((len(units), int(hashes[units].sum())), units)
-        savings = map(saving, classes.values())
-        found.append(tuple(one for one in savings if one is not None))
+            key = len(units), int(hashes[units].sum())
+            if key not in classes:
+                classes[key] = saving(units)
+            pairs.append((units, classes[key]))
+        found.append(pairs)
     return found
 
 

@@ -1,9 +1,4 @@
-"""Regularizers of coupled units: penalties that make units small before they are pruned.
-
-A penalty is added to the loss through the regularizer of one weight of the model, which Keras calls
-at every step; so `fit`, jit and strategies work unchanged. It is in no config and in no saved
-model. The strength is a variable: changing it retraces nothing.
-"""
+"""Regularizers of coupled units: penalties that make units small or close their gates."""
 
 import math
 
@@ -11,113 +6,16 @@ import keras
 import numpy as np
 
 from tfprune._tools.checks import is_number
-from tfprune._tools.registry import Configurable, Registry
+from tfprune._tools.registry import Registry
 from tfprune.criteria import units as criteria
 from tfprune.masks import layer_filter
 from tfprune.stripping.prunable import prunable
-from tfprune.units.prunable import PREDICATE, PrunableUnits
+from tfprune.units.l0 import L0
+from tfprune.units.prunable import PrunableUnits
 from tfprune.units.prune_units import prune_units
-from tfprune.units.slice_sums import SliceSums
+from tfprune.units.unit_regularizer import UnitRegularizer
 
-__all__ = ["BatchNormL1", "GroupLasso", "Growing", "UnitRegularizer", "get", "serialize"]
-
-
-class UnitRegularizer(Configurable):
-    """Base class of penalties on coupled units, in the loss of a model while attached.
-
-    A subclass implements `penalty_of(squares, sizes)`, or `penalty`.
-
-    Args:
-        strength: Float, the factor of the penalty.
-    """
-
-    def __init__(self, strength):
-        if not is_number(strength) or strength < 0:
-            raise ValueError(
-                f"Argument `strength` must be a non-negative number. Received: {strength!r}."
-            )
-        self._value = float(strength)
-        self._variable = None
-        self._carrier = None
-        self.model = None
-        """The model whose loss has the penalty, or None."""
-
-    @property
-    def strength(self):
-        """The factor of the penalty; it can be set while a model trains."""
-        return self._value
-
-    @strength.setter
-    def strength(self, value):
-        self._value = float(value)
-        if self._variable is not None:
-            self._variable.assign(self._value)
-
-    def attach(self, model, *, only=None, exclude=None):
-        """Adds the penalty to the loss of a model, from the next trace of its steps on.
-
-        Args:
-            model: Any Keras model that is built, with masks or without.
-            only, exclude: Whose units are penalised; see `tfprune.prune_units`.
-
-        Raises:
-            ValueError: If no unit of the model can go, or there is nothing to penalise.
-        """
-        layer_filter.check(only, exclude, PREDICATE)
-        self.detach()
-        pieces = SliceSums(model, only, exclude)
-        self.prepare(model, pieces, only, exclude)
-        with model.distribute_strategy.scope():
-            self._variable = keras.Variable(
-                self._value, trainable=False, dtype="float32", name="unit_penalty_strength"
-            )
-        self._pieces, self.model = pieces, model
-        carrier = pieces.variables[0]
-        carrier.regularizer = _Added(carrier.regularizer, self)
-        self._carrier = carrier
-
-    def detach(self):
-        """Removes the penalty from the loss, from the next trace of its steps on."""
-        if self._carrier is not None:
-            self._carrier.regularizer = _without(self._carrier.regularizer, self)
-        self._carrier = self._variable = self._pieces = self.model = None
-
-    def prepare(self, model, pieces, only, exclude):
-        """Called when the penalty is attached to a model."""
-
-    def update(self, step):
-        """Called after each step of the optimizer."""
-
-    def get_state(self):
-        """What it has found out while attached: a dict of numbers and arrays."""
-        return {}
-
-    def set_state(self, state):
-        """Gives the state back; whoever does it traces the model anew."""
-
-    def restart(self, step):
-        """Called where another model replaces the one that is trained."""
-
-    def penalty(self):
-        """The penalty, the strength included: a scalar tensor."""
-        if self.model is None:
-            raise ValueError("The regularizer is not attached to a model: call `attach(model)`.")
-        return keras.ops.convert_to_tensor(self._variable) * self.penalty_of(
-            self._pieces.squares(), self._pieces.sizes
-        )
-
-    def penalty_of(self, squares, sizes):
-        """The penalty without the strength.
-
-        Args:
-            squares: Tensor `(units,)`, the sum of the squares of each unit's elements.
-            sizes: Array `(units,)`, how many elements that are.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must implement `penalty_of`.")
-
-    def get_config(self):
-        """The arguments that make this regularizer again."""
-        return {"strength": self.strength}
+__all__ = ["L0", "BatchNormL1", "GroupLasso", "Growing", "UnitRegularizer", "get", "serialize"]
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -295,26 +193,12 @@ class Growing(UnitRegularizer):
         }
 
 
-class _Added:
-    """The regularizer of a weight, and the penalty on units besides."""
-
-    def __init__(self, before, regularizer):
-        self.before = before
-        self.regularizer = regularizer
-
-    def __call__(self, value):
-        penalty = self.regularizer.penalty()
-        return penalty if self.before is None else self.before(value) + penalty
-
-
-def _without(added, regularizer):
-    """The regularizer of a weight without one of those that were added."""
-    if added.regularizer is regularizer:
-        return added.before
-    return _Added(_without(added.before, regularizer), added.regularizer)
-
-
-_NAMES = {"group_lasso": GroupLasso, "batch_norm_l1": BatchNormL1, "growing": Growing}
+_NAMES = {
+    "group_lasso": GroupLasso,
+    "batch_norm_l1": BatchNormL1,
+    "growing": Growing,
+    "l0": L0,
+}
 _REGISTRY = Registry(
     UnitRegularizer,
     argument="regularizer",
@@ -329,7 +213,7 @@ def get(identifier, argument="regularizer"):
     """Returns the `UnitRegularizer` that a name or a configuration means; `None` for `None`.
 
     Args:
-        identifier: "group_lasso", "batch_norm_l1" or "growing"; a `UnitRegularizer`; its
+        identifier: "group_lasso", "batch_norm_l1", "growing" or "l0"; a `UnitRegularizer`; its
             configuration; or `None`.
         argument: String, how the caller calls the argument, for errors.
 

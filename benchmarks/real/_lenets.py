@@ -1,0 +1,56 @@
+"""LeNet-300-100 and LeNet-5 for MNIST, and how the benchmarks of this folder train them."""
+
+import keras
+import numpy as np
+
+
+def lenet_300_100():
+    """The MLP 784-300-100-10 of 266,610 parameters, with logits."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(300, activation="relu", name="first"),
+            keras.layers.Dense(100, activation="relu", name="second"),
+            keras.layers.Dense(10, name="logits"),
+        ]
+    )
+
+
+def lenet_5():
+    """Caffe's LeNet-5, 20-50-500-10, of 431,080 parameters, with logits."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28)),
+            keras.layers.Reshape((28, 28, 1)),
+            keras.layers.Conv2D(20, 5, name="conv_1"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(50, 5, name="conv_2"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(500, activation="relu", name="hidden"),
+            keras.layers.Dense(10, name="logits"),
+        ]
+    )
+
+
+def train(model, x, targets, *, epochs, rate, batch=256, callbacks=()):
+    """Trains a model on one-hot or soft targets; Adam's rate falls to 0 along a cosine."""
+    steps = epochs * -(-len(x) // batch)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+    model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+    return model.fit(x, targets, batch, epochs=epochs, verbose=0, callbacks=list(callbacks))
+
+
+def soft_targets(teacher, x, y, *, share=0.7, temperature=2.0):
+    """What a student learns: a mixture of the labels and what the dense network says."""
+    logits = teacher.predict(x, batch_size=1000, verbose=0) / temperature
+    soft = np.exp(logits - logits.max(axis=1, keepdims=True))
+    soft /= soft.sum(axis=1, keepdims=True)
+    return (share * soft + (1 - share) * np.eye(10)[y]).astype("float32")
+
+
+def error(model, x, y):
+    """The share of wrong answers, in percent."""
+    found = model.predict(x, batch_size=1000, verbose=0).argmax(axis=1)
+    return 100 * float(np.mean(found != y))
