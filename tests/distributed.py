@@ -8,10 +8,19 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from tfprune.unit_regularizers import L0
 
 import tfprune
 from tfprune import layers, schedules
-from tfprune.callbacks import FreezeWeights, PruneUnits, PruneWeights, Rewire, StraightThrough
+from tfprune.callbacks import (
+    DynamicSurgery,
+    FreezeWeights,
+    PruneUnits,
+    PruneWeights,
+    RegularizeUnits,
+    Rewire,
+    StraightThrough,
+)
 from tfprune.masks.setting import masked_layers
 
 STEPS, BATCH = 8, 16
@@ -26,6 +35,8 @@ def make_callback(kind):
         "units": lambda: PruneUnits(SCHEDULE),
         "weights": lambda: PruneWeights(SCHEDULE, distribution="global"),
         "rewired": lambda: Rewire(rewired, grow="gradient", seed=0),
+        "surgery": lambda: DynamicSurgery(SCHEDULE, frequency=1, end_step=7),
+        "gates": lambda: RegularizeUnits(L0(12.0, optimizer=keras.optimizers.SGD(30.0), seed=0)),
         "straight": lambda: StraightThrough(SCHEDULE),
         "frozen": lambda: FreezeWeights(SCHEDULE, "magnitude"),
     }[kind]()

@@ -57,7 +57,9 @@ def assert_pruned(found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["weights", "units", "rewired", "straight", "frozen"])
+@pytest.mark.parametrize(
+    "kind", ["weights", "units", "rewired", "straight", "surgery", "gates", "frozen"]
+)
 def test_two_replicas_under_fit_have_the_masks_of_one_device(kind, tmp_path):
     one, two = tmp_path / "one.npz", tmp_path / "two.npz"
     finish([start("single", kind, one)])

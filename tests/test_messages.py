@@ -218,6 +218,7 @@ CALLBACKS = {
     "FreezeWeights": lambda: callbacks.FreezeWeights(schedules.OneShot(0.5, step=0), "magnitude"),
     "Rewire": lambda: callbacks.Rewire(schedules.Constant(0.5, end_step=9), grow="gradient"),
     "StraightThrough": lambda: callbacks.StraightThrough(schedules.OneShot(0.5, step=0)),
+    "DynamicSurgery": lambda: callbacks.DynamicSurgery(0.5),
     "Capture": lambda: callbacks.Capture([0, 3]),
     "LogMasks": callbacks.LogMasks,
 }
@@ -230,7 +231,7 @@ def test_masks_are_made_when_fit_builds_the_model(name, kind):
     assert not model.built
     history = model.fit(X, Y, batch_size=8, epochs=3, verbose=0, callbacks=[callback])
     found = tfprune.summary(model)
-    if name in ("PruneWeights", "PruneUnits", "Rewire", "StraightThrough"):
+    if name in ("PruneWeights", "PruneUnits", "Rewire", "StraightThrough", "DynamicSurgery"):
         assert found.sparsity == pytest.approx(0.45, abs=0.06)
     if name == "FreezeWeights":
         assert found.frozen == pytest.approx(0.45, abs=0.06)

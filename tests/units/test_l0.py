@@ -113,7 +113,7 @@ def test_a_model_computes_with_its_gates():
     model, regularizer = mlp(), L0(0.3, seed=5)
     regularizer.attach(model)
     log_alpha = np.array([-3.0, -1.0, 0.5, 2.0])
-    regularizer.gates.assign(log_alpha)
+    regularizer.gates.log_alpha.assign(log_alpha)
     np.testing.assert_allclose(model(X), by_hand(model, gate(log_alpha)), rtol=1e-4, atol=1e-6)
     sampled = gate(log_alpha, drawn(5, 0, 4))
     assert (sampled != gate(log_alpha)).any()
@@ -129,7 +129,7 @@ def test_the_gradient_of_gates_is_the_numeric_one(jit_compile):
     regularizer = L0(0.0, seed=5)
     regularizer.attach(model)
     log_alpha = np.array([-1.5, -0.5, 0.3, 0.8])
-    regularizer.gates.assign(log_alpha)
+    regularizer.gates.log_alpha.assign(log_alpha)
     model.train_on_batch(X, Y)
 
     def loss(log_alpha):
@@ -182,7 +182,7 @@ def test_folding_computes_the_same_and_the_stripped_model_too(make):
     count = len(regularizer.gates.removals)
     assert count == (4 if make is mlp else 9)
     log_alpha = np.linspace(-4, 4, count)
-    regularizer.gates.assign(log_alpha)
+    regularizer.gates.log_alpha.assign(log_alpha)
     gated = np.array(model(x))
     regularizer.detach()
     np.testing.assert_allclose(model(x), gated, rtol=1e-5, atol=1e-5)
@@ -202,7 +202,7 @@ def test_masks_and_slots_of_what_is_folded():
     fit(model)
     regularizer = L0(seed=0)
     regularizer.attach(model)
-    regularizer.gates.assign(np.array([-4.0, 0.0, 4.0, -4.0]))
+    regularizer.gates.log_alpha.assign(np.array([-4.0, 0.0, 4.0, -4.0]))
     regularizer.detach()
     first, last = model.get_layer("first"), model.get_layer("last")
     kept = np.array([False, True, True, False])
@@ -218,7 +218,7 @@ def test_masks_and_slots_of_what_is_folded():
 def test_all_gates_closed_leave_a_unit_and_the_same_outputs():
     model, regularizer = mlp(), L0(seed=0)
     regularizer.attach(model)
-    regularizer.gates.assign(np.array([-4.0, -3.0, -4.0, -4.0]))
+    regularizer.gates.log_alpha.assign(np.array([-4.0, -3.0, -4.0, -4.0]))
     gated = np.array(model(X))
     regularizer.detach()
     np.testing.assert_array_equal(model(X), gated)
@@ -231,11 +231,7 @@ def test_a_strong_penalty_closes_gates_and_a_weak_one_none():
     for strength in (0.01, 20.0):
         model = mlp(keras.optimizers.Adam(0.05), units=12)
         regularizer = L0(strength, optimizer=keras.optimizers.Adam(0.2), seed=0)
-        history = fit(
-            model,
-            RegularizeUnits(L0(strength, optimizer=keras.optimizers.Adam(0.2), seed=0)),
-            epochs=6,
-        ).history
+        history = fit(model, RegularizeUnits(regularizer), epochs=6).history
         found[strength] = history["open_units"][-1]
         assert history["unit_penalty"][-1] < history["unit_penalty"][0] or strength < 1
     assert found[0.01] == 1.0 and found[20.0] < 0.3
@@ -325,7 +321,7 @@ def test_units_that_cannot_have_gates_are_named_and_left_alone():
     assert len(regularizer.gates.removals) == 5 + 5
     alone = [set(found.tolist()) for found in regularizer.gates.removals]
     assert len(alone) == len(set().union(*alone))
-    regularizer.gates.assign(np.linspace(-4, 4, 10))
+    regularizer.gates.log_alpha.assign(np.linspace(-4, 4, 10))
     gated = np.array(model(X))
     frozen = np.array(model.get_layer("before").kernel)[2]
     regularizer.detach()
@@ -346,7 +342,7 @@ def test_recurrent_units_and_embeddings():
     regularizer.attach(model)
     count = len(regularizer.gates.removals)
     assert count == 10
-    regularizer.gates.assign(np.resize([-4.0, 1.0, 0.2], count))
+    regularizer.gates.log_alpha.assign(np.resize([-4.0, 1.0, 0.2], count))
     gated = np.array(model(x))
     regularizer.detach()
     np.testing.assert_allclose(model(x), gated, rtol=1e-5, atol=1e-6)
@@ -369,7 +365,7 @@ def test_grouped_convolutions_have_one_gate_for_what_goes_at_once():
     regularizer.attach(model)
     sizes = [len(found) for found in regularizer.gates.removals]
     assert min(sizes) >= 2
-    regularizer.gates.assign(np.resize([1.0, -4.0], len(sizes)))
+    regularizer.gates.log_alpha.assign(np.resize([1.0, -4.0], len(sizes)))
     gated = np.array(model(x))
     regularizer.detach()
     np.testing.assert_allclose(model(x), gated, rtol=1e-5, atol=1e-6)

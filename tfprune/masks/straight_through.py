@@ -67,7 +67,7 @@ class MaskedRead:
     >>> layer.build((None, 3))
     >>> layer.set_weights([keras.ops.convert_to_tensor([[3.0], [-1.0], [-2.0]])])
     >>> read = MaskedRead(layer.masks_by_name["kernel"])
-    >>> read.kept.assign([[True], [True], [False]])
+    >>> _ = read.kept.assign([[True], [True], [False]])
     >>> read(layer.kernel.value).numpy().ravel().tolist()
     [3.0, -1.0, 0.0]
     """

@@ -16,9 +16,6 @@ from tfprune.weights.prunable import PrunableWeight
 
 COSTS = ("units", "parameters", "macs")
 
-_SPREAD = 4.6
-"""How far `log_alpha` may go from 0, so that a gate that has closed can open again."""
-
 _NORMS = (
     keras.layers.LayerNormalization,
     keras.layers.RMSNormalization,
@@ -112,10 +109,6 @@ class UnitGates:
     def count_step(self):
         """Counts a step where no optimizer does, so that the next sample is another."""
         self._steps.assign(self._steps + 1)
-
-    def assign(self, log_alpha):
-        """Sets the parameters."""
-        self.log_alpha.assign(np.clip(log_alpha, -_SPREAD, _SPREAD))
 
     def values(self):
         """The gates in inference, an array (gates,)."""

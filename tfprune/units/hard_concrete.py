@@ -15,6 +15,8 @@ from keras import ops
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 """The temperature, and the ends to which s is stretched, as in the paper."""
 
+_FARTHEST = math.log(100)
+
 _SHIFT = BETA * math.log(-GAMMA / ZETA)
 
 
@@ -52,6 +54,11 @@ def slope_open(log_alpha):
     """The derivative of `probability_open`."""
     probability = probability_open(log_alpha)
     return probability * (1 - probability)
+
+
+def limited(log_alpha):
+    """The parameters, no farther from 0 than a gate comes back from, that has closed or opened."""
+    return ops.clip(log_alpha, -_FARTHEST, _FARTHEST)
 
 
 def _stretched(s):

@@ -113,10 +113,12 @@ class L0(UnitRegularizer):
             seed=self._drawn,
         )
         trainer = self._make_trainer(model)
-        trainer.build([gates.log_alpha])
+        # Optimizers step on replicas alone, so what is trained is a variable of no strategy.
+        trained = keras.Variable(gates.log_alpha, trainable=True, autocast=False)
+        trainer.build([trained])
         gates.attach()
         warn_of_skipped(gates.skipped)
-        self._gates, self._trainer, self._step = gates, trainer, None
+        self._gates, self._trainer, self._trained, self._step = gates, trainer, trained, None
         self._add_penalty(model, gates.variables[0])
 
     def detach(self):
@@ -148,10 +150,11 @@ class L0(UnitRegularizer):
         if self.optimizer is None:
             self._trainer.learning_rate = float(keras.ops.convert_to_numpy(inner.learning_rate))
         for _ in range(count):
-            slope = keras.ops.convert_to_numpy(hard_concrete.slope_open(gates.log_alpha))
+            slope = keras.ops.convert_to_numpy(hard_concrete.slope_open(self._trained))
             total = keras.ops.convert_to_tensor(gradient + self.strength * gates.costs * slope)
-            self._trainer.apply([total], [gates.log_alpha])
-            gates.assign(keras.ops.convert_to_numpy(gates.log_alpha))
+            self._trainer.apply([total], [self._trained])
+            self._trained.assign(hard_concrete.limited(self._trained))
+        gates.log_alpha.assign(keras.ops.convert_to_numpy(self._trained))
 
     def penalty(self):
         """The expected share of the cost, times the strength: a scalar tensor."""
@@ -177,7 +180,8 @@ class L0(UnitRegularizer):
     def set_state(self, state):
         """Gives the state back."""
         self._gates.total_gradient()
-        self._gates.assign(state["log_alpha"])
+        self._gates.log_alpha.assign(state["log_alpha"])
+        self._trained.assign(state["log_alpha"])
         for variable, value in zip(self._trainer.variables, state["optimizer"], strict=True):
             variable.assign(value)
         self._step = state["step"]
