@@ -56,6 +56,7 @@ FUNCTIONS = {
     "freeze": lambda m: tfprune.freeze(m, "hidden"),
     "freeze_weights": lambda m: tfprune.freeze_weights(m, 0.5),
     "inspect": tfprune.inspect,
+    "pareto": lambda m: tfprune.pareto(m, (X, Y)),
     "prunable": tfprune.prunable,
     "prune": lambda m: tfprune.prune(m, 0.5),
     "prune_units": lambda m: tfprune.prune_units(m, 0.5),

@@ -32,6 +32,7 @@ from tfprune.reports.compare_exports import compare_exports
 from tfprune.reports.explain import explain
 from tfprune.reports.inspect import inspect
 from tfprune.shrinking.fit_and_shrink import fit_and_shrink
+from tfprune.shrinking.pareto import pareto
 from tfprune.shrinking.prune import prune
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip
@@ -70,6 +71,7 @@ __all__ = [
     "layers",
     "masks",
     "optimizers",
+    "pareto",
     "patterns",
     "prunable",
     "prune",

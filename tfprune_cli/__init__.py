@@ -140,7 +140,8 @@ def _add_prune(commands):
         required=True,
         metavar="KIND=VALUE",
         help="what may remain: units, parameters, macs or bytes, as a fraction (macs=0.5) or a "
-        "number (parameters=120000); or latency in milliseconds (latency=2.5)",
+        "number (parameters=120000); or latency in milliseconds (latency=2.5); or drop=0.01 for "
+        "the model of the fewest macs that was found whose accuracy falls by no more",
     )
     parser.add_argument(
         "-o",
@@ -238,21 +239,23 @@ def _fraction(text):
 
 def _budget(text):
     kind, _, value = text.partition("=")
-    kinds = ("units", "parameters", "macs", "bytes", "latency")
+    kinds = ("units", "parameters", "macs", "bytes", "latency", "drop")
     if kind not in kinds:
         raise argparse.ArgumentTypeError(
             f"must be KIND=VALUE with a kind among {', '.join(kinds)}, not {text!r}"
         )
     try:
-        number = int(value.replace("_", "")) if kind != "latency" else float(value)
+        number = int(value.replace("_", "")) if kind not in ("latency", "drop") else float(value)
     except ValueError:
         try:
             number = float(value)
         except ValueError:
             number = -1.0
     is_fraction = isinstance(number, float) and kind != "latency"
-    if not 0 < number < float("inf") or (is_fraction and number > 1):
+    is_null = number == 0 and kind != "drop"
+    if not 0 <= number < float("inf") or is_null or (is_fraction and number > 1):
         expected = "milliseconds" if kind == "latency" else "a fraction up to 1.0 or a whole number"
+        expected = "a number from 0 to 1" if kind == "drop" else expected
         raise argparse.ArgumentTypeError(f"{kind} must be {expected}, not {value!r}")
     return kind, number
 

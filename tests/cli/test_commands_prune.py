@@ -92,6 +92,18 @@ def test_every_kind_of_budget(given, tmp_path, budget, holds):
     assert holds(small, keras.models.load_model(given / "model.keras"))
 
 
+def test_a_drop_of_accuracy(given, tmp_path, capsys):
+    options = ["--criterion", "magnitude", "--no-recovery"]
+    assert prune(given, tmp_path / "small.keras", *options, budget="drop=0.2") == 0
+    assert "within the drop" in capsys.readouterr().out
+    small, dense = (
+        keras.models.load_model(path) for path in (tmp_path / "small.keras", given / "model.keras")
+    )
+    assert macs(small) < macs(dense)
+    right = [each.predict(X, verbose=0).argmax(1) == Y for each in (small, dense)]
+    assert right[0].mean() >= right[1].mean() - 0.2  # of so little data nothing is held out
+
+
 def test_options_reach_the_pruning(given, tmp_path, capsys):
     options = ["--criterion", "taylor", "--selection", "greedy", "--round-to", "4", "--no-recovery"]
     assert prune(given, tmp_path / "small.keras", *options) == 0
@@ -146,7 +158,8 @@ def test_a_path_that_is_taken_is_refused_before_anything_is_done(given, tmp_path
 
 
 @pytest.mark.parametrize(
-    "budget", ["half", "macs", "flops=0.5", "macs=0", "macs=1.5", "macs=-3", "latency=nan"]
+    "budget",
+    ["half", "macs", "flops=0.5", "macs=0", "macs=1.5", "macs=-3", "latency=nan", "drop=2"],
 )
 def test_a_budget_that_is_none_is_refused_by_the_parser(given, tmp_path, capsys, budget):
     with pytest.raises(SystemExit) as left:

@@ -15,6 +15,7 @@ from tfprune.coupling.costs import total_macs
 from tfprune.masks import layer_filter
 from tfprune.rebuild.bypassed import bypassed
 from tfprune.units import budgets
+from tfprune.units.accuracy import check_says_how_much
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def prune_blocks(
 
 
 def _check_target(target):
+    check_says_how_much(target)
     counted = (budgets.Parameters, budgets.MACs, budgets.Bytes, budgets.Latency)
     is_share = is_number(target) and not is_integer(target) and 0 < target < 1
     if not isinstance(target, counted) and not is_share and not (is_integer(target) and target > 0):

@@ -5,14 +5,13 @@ import math
 
 import numpy as np
 
-from tfprune import _keras
 from tfprune.blocks.find import find_blocks
 from tfprune.blocks.same_class import of_same_class
 from tfprune.blocks.scores import scores_of
-from tfprune.coupling.costs import costs
 from tfprune.measuring.latency import latency
 from tfprune.rebuild.bypassed import bypassed
 from tfprune.units import budgets
+from tfprune.units.model_costs import model_cost
 
 
 def within_budget(model, found, order, budget):
@@ -114,16 +113,4 @@ class _Within:
         return latency([self.model, small], self.budget.batch_size, self.budget.input_shapes)
 
     def _cost(self, model):
-        if isinstance(self.budget, budgets.Parameters):
-            return model.count_params()
-        if isinstance(self.budget, budgets.Bytes):
-            return sum(_keras.values(each).nbytes for each in model.weights)
-        known = costs(model, self.budget.input_shapes)
-        unknown = [f"{call.name!r}: {call.reason}" for call in known if call.macs is None]
-        if unknown:
-            raise ValueError(
-                "The MACs of the model are not known, so no budget of them can be met. Received: "
-                f"model={model.name!r}, {'; '.join(unknown[:3])}. Give `MACs` the sizes of dynamic "
-                "dimensions with `input_shapes`, or take another budget."
-            )
-        return sum(call.macs for call in known)
+        return model_cost(model, self.budget)

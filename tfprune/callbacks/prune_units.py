@@ -12,6 +12,7 @@ from tfprune.masks.skipping import warn_of_skipped
 from tfprune.schedules import checks
 from tfprune.units import budgets
 from tfprune.units import regularizers as unit_regularizers
+from tfprune.units.accuracy import check_says_how_much
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
 from tfprune.units.selection import selection as selections
@@ -84,6 +85,7 @@ class PruneUnits(ScheduledCallback):
     ):
         if isinstance(target, dict) and target.get("class_name") in budgets.NAMES:
             target = budgets.deserialize(target)
+        check_says_how_much(target)
         is_fraction = is_number(target)
         if is_fraction:
             target = checks.sparsity("target", target)

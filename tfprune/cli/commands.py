@@ -31,6 +31,7 @@ _BUDGETS = {
     "macs": budgets.MACs,
     "bytes": budgets.Bytes,
     "latency": budgets.Latency,
+    "drop": budgets.Accuracy,
 }
 
 

@@ -18,8 +18,14 @@ def is_model(path):
         return {"config.json", "metadata.json"} <= set(archive.namelist())
 
 
-def write(model, place):
-    """Writes the file and reads it back; see `export`."""
+def write(model, place, compiled=False):
+    """Writes the file and reads it back; see `export`.
+
+    Args:
+        model: The model.
+        place: The path to write to.
+        compiled: Whether the compile state and the optimizer are written too.
+    """
     resized = _keras.not_from_config(model)
     if resized:
         raise ValueError(
@@ -30,7 +36,7 @@ def write(model, place):
             "return its sizes and its epsilon."
         )
     try:
-        _keras.without_compile_state(model).save(place)
+        (model if compiled else _keras.without_compile_state(model)).save(place)
     except Exception as error:  # a user's `get_config` may fail in any way
         layer = next((each for each in _keras.all_layers(model)[::-1] if _no_config(each)), None)
         if layer is None:

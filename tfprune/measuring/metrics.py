@@ -10,6 +10,57 @@ from tfprune._tools.finite import NotFiniteError, check_finite_data
 from tfprune.coupling.model_inputs import input_structure
 from tfprune.measuring.data import check_fits, running
 
+_LARGER = (
+    *("acc", "auc", "f1", "iou", "io_u", "precision", "recall", "r2", "similarity"),
+    *("true_", "specificity", "sensitivity", "dice", "bleu", "rouge"),
+)
+_SMALLER = (
+    *("error", "mae", "mse", "mape", "msle", "entropy", "divergence", "hinge", "cosh"),
+    *("poisson", "perplexity", "false_", "distance"),
+)
+"""Parts of the names of metrics that are better when they are larger, or smaller."""
+
+
+def is_larger_better(name):
+    """Whether a larger value of a metric is better, by its name; None where that is not known.
+
+    >>> [is_larger_better(name) for name in ("sparse_categorical_accuracy", "val_loss", "score")]
+    [True, False, None]
+    """
+    name = name.lower()
+    if name.endswith("loss"):
+        return False
+    is_larger, is_smaller = (any(each in name for each in parts) for parts in (_LARGER, _SMALLER))
+    return None if is_larger == is_smaller else is_larger
+
+
+def checked_metric(metric, larger_is_better=None):
+    """Whether a larger value of the argument `metric` is better.
+
+    Args:
+        metric: The name of a metric, or a function from a model to a float.
+        larger_is_better: What the user said of it, or None.
+
+    Raises:
+        ValueError: If that is not known, or the metric is neither.
+    """
+    is_name = isinstance(metric, str)
+    if not is_name and (not callable(metric) or isinstance(metric, (type, keras.Metric))):
+        raise ValueError(
+            "Argument `metric` must be the name of a metric that the model is compiled with, "
+            '"loss", or a function that takes a model and returns a float. '
+            f"Received: metric={metric!r}."
+        )
+    if larger_is_better is None and is_name:
+        larger_is_better = is_larger_better(metric)
+    if not isinstance(larger_is_better, bool):
+        raise ValueError(
+            "Argument `larger_is_better` must be True or False for a function, and for a metric "
+            "whose name does not say it. "
+            f"Received: larger_is_better={larger_is_better!r}, metric={metric!r}."
+        )
+    return larger_is_better
+
 
 def evaluate(model, data, metrics=None):
     """Evaluates metrics of a model on data.

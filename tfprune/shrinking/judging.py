@@ -41,31 +41,43 @@ class Judge:
 
     Attributes:
         dense: The model that agreement is measured with. It may be replaced.
+        data: The argument.
     """
 
     def __init__(self, dense, data, name):
         self.dense = dense
-        self._data = data
+        self.data = data
         self._name = name
-        self.uses_loss = data is not None and has_labels(data) and _has_loss(dense)
+        self.uses_loss = self.has_labels and _has_loss(dense)
 
     @property
     def measures(self):
         """Whether there is data to measure on."""
-        return self._data is not None
+        return self.data is not None
+
+    @property
+    def has_labels(self):
+        """Whether there is data, with labels."""
+        return self.data is not None and has_labels(self.data)
 
     def metrics(self, model):
         """The metrics of a model, a dict from name to float; None without data."""
-        if self._data is None:
+        if self.data is None:
             return None
-        if not self.uses_loss:
-            data = as_tuple(self._data)
-            return {"error": output_errors([model], self.dense, data, held_out=False)[0]}
-        if not isinstance(self._data, (tuple, list)):
-            check_data(self._data)
+        return self.evaluate(model) if self.uses_loss else self.distance(model)
+
+    def evaluate(self, model):
+        """The metrics that a model is compiled with, a dict from name to float."""
+        if not isinstance(self.data, (tuple, list)):
+            check_data(self.data)
         with running(model):
-            found = model.evaluate(**fit_arguments(self._data), return_dict=True, verbose=0)
+            found = model.evaluate(**fit_arguments(self.data), return_dict=True, verbose=0)
         return {name: float(value) for name, value in found.items()}
+
+    def distance(self, model):
+        """How far the outputs of a model are from the dense model's, as {"error": float}."""
+        data = as_tuple(self.data)
+        return {"error": output_errors([model], self.dense, data, held_out=False)[0]}
 
     def value(self, metrics):
         """What is to be small, of the metrics of a model."""

@@ -15,6 +15,7 @@ from tfprune.shrinking.judging import Decision, is_lower
 from tfprune.shrinking.rounds import targets_of_rounds
 from tfprune.shrinking.settled_norms import copy_statistics, has_norms
 from tfprune.stripping.prunable import prunable
+from tfprune.units.budgets import UnmetError
 from tfprune.units.prune_units import prune_by
 from tfprune.units.scores import UnitScores
 from tfprune.units.selection import selection as selections
@@ -132,6 +133,8 @@ class OneShot:
             label = f"{name} in rounds" if in_rounds else name
             try:
                 pruned = self.by(criterion_of(name), masked, in_rounds=in_rounds)
+            except UnmetError:
+                raise
             except _LACKS as error:
                 if name != FIRST and name == others[0]:
                     raise

@@ -9,6 +9,7 @@ import numpy as np
 from tfprune._tools.checks import check_integer, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, changed, count, number, short, table
 from tfprune.stripping.strip_report import StripReport
+from tfprune.units.accuracy import check_says_how_much
 
 STEPS = 4
 """The number of steps to a single fraction."""
@@ -81,6 +82,8 @@ def _check_epochs(epochs_given, stages, initial_epoch, epochs):
 
 
 def _check_targets(targets, stages):
+    for target in targets:
+        check_says_how_much(target)
     numbers = [target for target in targets if is_number(target)]
     if not all(0 <= target <= 1 for target in numbers):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Budgets: what may remain of a model when its units are pruned.
+"""Budgets: what may remain of a model when its units are pruned, or what accuracy may be lost.
 
 A fraction counts from the dense model, which has all units, masked or not. So `Parameters(0.5)`
 means the same before the first unit is pruned and after half of them are.
@@ -8,226 +8,42 @@ means the same before the first unit is pruned and after half of them are.
 Latency(milliseconds=2.5, fraction=None, batch_size=32, input_shapes=None, tolerance=0.05))
 """
 
-import dataclasses
-import math
-from dataclasses import dataclass
-
-import keras
-
-from tfprune._tools.checks import check_integer, is_integer, is_number
 from tfprune._tools.registry import Registry
+from tfprune.units.accuracy import Accuracy
+from tfprune.units.budget_kinds import (
+    KINDS,
+    Budget,
+    Bytes,
+    Latency,
+    MACs,
+    Parameters,
+    Units,
+    UnmetError,
+)
 
 __all__ = [
+    "Accuracy",
     "Budget",
     "Bytes",
     "Latency",
     "MACs",
     "Parameters",
+    "UnmetError",
     "Units",
     "deserialize",
     "get",
     "serialize",
 ]
 
-
-class Budget:
-    """Base class of budgets; a subclass is a frozen dataclass."""
-
-    def get_config(self):
-        """The arguments that make this budget again."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    @classmethod
-    def from_config(cls, config):
-        """A budget out of its `get_config()`."""
-        return cls(**config)
-
-
-@dataclass(frozen=True)
-class _Counted(Budget):
-    """A budget of what can be counted."""
-
-    remaining: float | int
-
-    def __post_init__(self):
-        object.__setattr__(self, "remaining", _checked(self.remaining, type(self).__name__))
-
-    def allowed(self, dense, progress=1.0):
-        """The number that may remain.
-
-        Args:
-            dense: Integer, how many the model has with all its units.
-            progress: Float from 0 (the dense model) to 1 (the budget).
-        """
-        is_share = isinstance(self.remaining, float)
-        final = self.remaining * dense if is_share else min(self.remaining, dense)
-        # A millionth, so that 0.1 of 30 is 3 though 0.1 is not quite a tenth.
-        return math.floor(final + (1 - progress) * (dense - final) + 1e-6)
-
-    def __str__(self):
-        if isinstance(self.remaining, float):
-            return f"at most {100 * self.remaining:.4g} % of the {self.what}"
-        return f"at most {self.remaining:,} {self.what}"
-
-
-@keras.saving.register_keras_serializable("tfprune")
-@dataclass(frozen=True)
-class Units(_Counted):
-    """Budget of units, among those that may be pruned (see `only`, `exclude`).
-
-    Args:
-        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
-
-    Raises:
-        ValueError: If it is neither.
-
-    Example:
-
-    >>> print(Units(0.25))
-    at most 25 % of the units
-    """
-
-    what = "units"
-
-
-@keras.saving.register_keras_serializable("tfprune")
-@dataclass(frozen=True)
-class Parameters(_Counted):
-    """Budget of parameters, as `count_params()` of the stripped model counts them.
-
-    The count is exact where only the masks of units make units dead. Units that are dead because of
-    zeros or masks of single weights are counted here, although `strip` removes them too.
-
-    Args:
-        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
-
-    Raises:
-        ValueError: If it is neither.
-
-    Example:
-
-    >>> Parameters(0.5).allowed(dense=1001)
-    500
-    """
-
-    what = "parameters"
-
-
-@keras.saving.register_keras_serializable("tfprune")
-@dataclass(frozen=True)
-class MACs(_Counted):
-    """Budget of multiply-accumulates for one sample, as `tfprune.coupling.costs` counts them.
-
-    Args:
-        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
-        input_shapes: The sizes to take for dynamic dimensions: the shape of the input without the
-            batch axis, as `(224, 224, 3)`; for several inputs a list, or a dict by input name.
-
-    Raises:
-        ValueError: If `remaining` is neither.
-
-    Example:
-
-    >>> print(MACs(2_000_000))
-    at most 2,000,000 multiply-accumulates
-    """
-
-    input_shapes: tuple | list | dict | None = None
-    what = "multiply-accumulates"
-
-
-@keras.saving.register_keras_serializable("tfprune")
-@dataclass(frozen=True)
-class Bytes(_Counted):
-    """Budget of the bytes of the weights: their elements times the size of their dtype.
-
-    Files are larger by what their format adds (names, the graph).
-
-    Args:
-        remaining: A float in (0, 1], the fraction of the dense model's; or an integer, how many.
-
-    Raises:
-        ValueError: If it is neither.
-
-    Example:
-
-    >>> Bytes(0.5).allowed(dense=4000)
-    2000
-    """
-
-    what = "bytes of weights"
-
-
-@keras.saving.register_keras_serializable("tfprune")
-@dataclass(frozen=True)
-class Latency(Budget):
-    """Budget of the latency of one call at inference, measured on this machine.
-
-    Candidates are rebuilt without their pruned units and timed. The one chosen is measured once
-    more, beside the dense model, and must then be within the tolerance.
-
-    Args:
-        milliseconds: Positive number; or, in its place,
-        fraction: a float in (0, 1], of the time that the dense model takes.
-        batch_size: How many samples one call takes.
-        input_shapes: The sizes to take for dynamic dimensions, as in `MACs`.
-        tolerance: Float, the share by which a measurement may exceed the budget, for noise.
-
-    Raises:
-        ValueError: If not just one of `milliseconds` and `fraction` is given, or out of its range.
-
-    Example:
-
-    >>> print(Latency(5.0, batch_size=32)), print(Latency(fraction=0.5))
-    at most 5 ms for a batch of 32
-    at most 50 % of the time for a batch of 1
-    (None, None)
-    """
-
-    milliseconds: float | None = None
-    fraction: float | None = None
-    batch_size: int = 1
-    input_shapes: tuple | list | dict | None = None
-    tolerance: float = 0.05
-
-    def __post_init__(self):
-        if (self.milliseconds is None) == (self.fraction is None):
-            raise ValueError(
-                "Exactly one of `milliseconds` and `fraction` must be given. "
-                f"Received: milliseconds={self.milliseconds}, fraction={self.fraction}."
-            )
-        ranges = {"milliseconds": math.inf, "fraction": 1, "tolerance": 1}
-        for name, most in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not (
-                is_number(value) and 0 < value <= most and value != math.inf
-            ):
-                raise ValueError(
-                    f"Argument `{name}` must be a number above 0"
-                    f"{'' if most == math.inf else ' and at most 1'}. Received: {name}={value!r}."
-                )
-        check_integer("batch_size", self.batch_size)
-
-    def allowed(self, dense, progress=1.0):
-        """The seconds that a call may take, given the `dense` ones with all units."""
-        final = self.fraction * dense if self.fraction else min(self.milliseconds / 1000, dense)
-        return final + (1 - progress) * (dense - final)
-
-    def __str__(self):
-        share = f"{100 * self.fraction:.4g} % of the time" if self.fraction else ""
-        return f"at most {share or f'{self.milliseconds:g} ms'} for a batch of {self.batch_size}"
-
-
-_CLASSES = (Units, Parameters, MACs, Bytes, Latency)
-NAMES = tuple(cls.__name__ for cls in _CLASSES)
-"""The class names in the configurations of budgets."""
+NAMES = tuple(cls.__name__ for cls in (*KINDS, Accuracy))
+"""The class names in the configurations of targets."""
 
 _REGISTRY = Registry(
     Budget,
     argument="budget",
-    expected=f"one of {NAMES} with its arguments, such as `tfprune.budgets.Parameters(0.5)`, or "
-    "its configuration",
-    classes=_CLASSES,
+    expected=f"one of {NAMES[:-1]} with its arguments, such as "
+    "`tfprune.budgets.Parameters(0.5)`, or its configuration",
+    classes=(*KINDS, Accuracy),
 )
 serialize, deserialize = _REGISTRY.serialize, _REGISTRY.deserialize
 
@@ -248,14 +64,3 @@ def get(identifier, argument="budget"):
     MACs(remaining=0.5, input_shapes=None)
     """
     return _REGISTRY.get(identifier, argument)
-
-
-def _checked(remaining, name):
-    if is_integer(remaining) and remaining >= 1:
-        return int(remaining)
-    if is_number(remaining) and not is_integer(remaining) and 0 < remaining <= 1:
-        return float(remaining)
-    raise ValueError(
-        "Argument `remaining` must be a float in (0, 1], the fraction of the dense model's that "
-        f"may remain, or a positive integer, how many may remain. Received: {name}({remaining!r})."
-    )

@@ -11,13 +11,11 @@ from tfprune._tools.tables import Printable, number, table
 from tfprune.coupling.groups import connected_sets, equal_count_constraints
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import set_masks
-from tfprune.measuring.metrics import evaluator
+from tfprune.measuring.metrics import evaluator, is_larger_better
 from tfprune.stripping.prunable import prunable
 from tfprune.units.prunable import PrunableUnits
 from tfprune.units.scores import UnitScores
 from tfprune.units.selection.select_units import select_units
-
-_LARGER_IS_BETTER = ("acc", "auc", "f1", "iou", "precision", "recall", "r2", "similarity")
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def sensitivity(
             )
         )
     if larger_is_better is None:
-        larger_is_better = any(part in name.lower() for part in _LARGER_IS_BETTER)
+        larger_is_better = is_larger_better(name)
     return Sensitivity(name, baseline, fractions, tuple(found), bool(larger_is_better))
 
 

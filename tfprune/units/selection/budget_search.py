@@ -2,7 +2,7 @@
 
 import contextlib
 
-from tfprune.units.budgets import Budget, Latency, MACs
+from tfprune.units.budgets import Budget, Latency, MACs, UnmetError
 from tfprune.units.selection import limits
 from tfprune.units.selection.costs import costs_for
 from tfprune.units.selection.exact import check_size, optimal_steps
@@ -92,7 +92,7 @@ def _select_within_latency(units, budget, scoring, selection, min_kept, progress
 
 @contextlib.contextmanager
 def _explain_unreachable(units, budget, selection, dense):
-    """Turns an `UnreachableError` into a `ValueError` that says what can be reached, and how."""
+    """Turns an `UnreachableError` into an `UnmetError` that says what can be reached, and how."""
     try:
         yield
     except UnreachableError as error:
@@ -101,11 +101,12 @@ def _explain_unreachable(units, budget, selection, dense):
         else:
             share = f"{100 * error.lowest / dense:.3g} % of the dense model's {dense:,}"
             lowest = f"the least that can remain is {error.lowest:,} {budget.what}, {share}"
-        raise ValueError(
+        raise UnmetError(
             f"{error} Received: {budget!r} ({budget}), of which {lowest}, with "
             f"min_units={units.min_units}, max_fraction={selection.max_fraction!r}, "
             f"round_to={selection.round_to}, among the layers "
             f"{[unit_set.name for unit_set in units.sets]}. Nothing was changed. Allow more, "
             "lower `min_units` or `round_to`, raise `max_fraction`, or let more layers lose units "
-            "with `only` and `exclude`."
+            "with `only` and `exclude`.",
+            lowest,
         ) from None

@@ -93,12 +93,13 @@ def select_same_class(units, target, scoring, selection, progress=1.0):
             high = middle
     if low == 0:
         least = costs.of(~kept.removed(ratios[0], down=True))
-        raise ValueError(
+        lowest = f"at least {least:,} of {costs.dense:,} remain"
+        raise budgets.UnmetError(
             "The budget cannot be met by a model of the same class. "
-            f"Received: target={target!r} ({target}), of which at least {least:,} of "
-            f"{costs.dense:,} remain. What its config can divide: "
-            f"{'; '.join(map(str, moves))}. Nothing was changed. Allow more, or prune with another "
-            "selection."
+            f"Received: target={target!r} ({target}), of which {lowest}. What its config can "
+            f"divide: {'; '.join(map(str, moves))}. Nothing was changed. Allow more, or prune with "
+            "another selection.",
+            lowest,
         )
     return kept.removed(ratios[low - 1], down=True)
 
