@@ -77,6 +77,7 @@ def _parser():
     _add_demo(commands)
     _add_explain(commands)
     _add_inspect(commands)
+    _add_pareto(commands)
     _add_prune(commands)
     _add_strip(commands)
     return parser
@@ -123,17 +124,53 @@ def _add_inspect(commands):
     _add_model(parser)
 
 
+def _add_pareto(commands):
+    about = (
+        "Prune a compiled model to several budgets, and print accuracy over cost. The same command "
+        "goes on after an interruption."
+    )
+    parser = commands.add_parser("pareto", help=about, description=about)
+    _add_model(parser)
+    _add_data(parser)
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the directory for the models, new or empty, or that of a run which goes on",
+    )
+    parser.add_argument(
+        "--budgets",
+        type=_shares,
+        default=(0.8, 0.6, 0.4, 0.3, 0.2, 0.1),
+        metavar="SHARES",
+        help="which shares of the cost may remain (default: 0.8,0.6,0.4,0.3,0.2,0.1)",
+    )
+    parser.add_argument(
+        "--cost",
+        choices=("macs", "parameters", "bytes", "latency"),
+        default="macs",
+        help="what is to be small (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metric",
+        default="accuracy",
+        help="what is to be good, a metric that the model is compiled with, or loss (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also draw the curve, as .png, .svg or .pdf"
+    )
+    _add_pruning(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
 def _add_prune(commands):
     about = "Prune the units of a compiled model to a budget, train it on, and save what is left."
     parser = commands.add_parser("prune", help=about, description=about)
     _add_model(parser)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DATA.npz",
-        help="arrays x and y; with x_val and y_val, those are evaluated on",
-    )
+    _add_data(parser)
     parser.add_argument(
         "--budget",
         type=_budget,
@@ -152,6 +189,22 @@ def _add_prune(commands):
         help="where the model goes: a directory (SavedModel) or a file that ends with .keras, "
         ".tflite or .onnx; can be given more than once",
     )
+    _add_pruning(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model")
+
+
+def _add_data(parser):
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DATA.npz",
+        help="arrays x and y; with x_val and y_val, those are evaluated on",
+    )
+
+
+def _add_pruning(parser):
+    """Adds the arguments that say how a model is pruned and trained."""
     parser.add_argument(
         "--epochs",
         type=_whole,
@@ -184,7 +237,6 @@ def _add_prune(commands):
         "--distill", action="store_true", help="let the dense model lead the training"
     )
     parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model")
 
 
 def _add_strip(commands):
@@ -235,6 +287,16 @@ def _fraction(text):
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, not {text!r}")
     return value
+
+
+def _shares(text):
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < each <= 1 for each in shares):
+        raise argparse.ArgumentTypeError(f"must be numbers from 0 to 1, as 0.5,0.25, not {text!r}")
+    return shares
 
 
 def _budget(text):

@@ -104,6 +104,28 @@ def test_a_drop_of_accuracy(given, tmp_path, capsys):
     assert right[0].mean() >= right[1].mean() - 0.2  # of so little data nothing is held out
 
 
+def test_a_curve_goes_on_in_its_directory(given, tmp_path, capsys):
+    out, plot = tmp_path / "sizes", tmp_path / "curve.png"
+    command = ["pareto", given / "model.keras", "--data", given / "data.npz", "-o", out]
+    command += ["--budgets", "0.75,0.5", "--criterion", "magnitude", "--no-recovery"]
+    command = [str(part) for part in command]
+    assert main([*command, "--plot", str(plot)]) == 0
+    printed = capsys.readouterr().out
+    for part in ("MACs 75 %", "accuracy", "front", f"wrote 2 models to {out}"):
+        assert part in printed
+    assert plot.stat().st_size > 1000
+    small = keras.models.load_model(out / "macs_0.5.keras")
+    assert macs(small) <= macs(keras.models.load_model(given / "model.keras")) / 2
+    files = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == files
+    assert main([*command, "--criterion", "l2"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "run of something else" in error and len(error.splitlines()) == 1
+    with pytest.raises(SystemExit):
+        main([*command, "--budgets", "0.5,2"])
+
+
 def test_options_reach_the_pruning(given, tmp_path, capsys):
     options = ["--criterion", "taylor", "--selection", "greedy", "--round-to", "4", "--no-recovery"]
     assert prune(given, tmp_path / "small.keras", *options) == 0

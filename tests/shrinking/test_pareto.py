@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -216,6 +217,45 @@ def test_a_folder_of_something_else_is_refused(folder, monkeypatch, change, argu
     with pytest.raises(ValueError, match=f"holds a run of something else.* other are: .*{named}"):
         run(folder, **arguments)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == files
+
+
+class Opaque(keras.layers.Layer):
+    """A layer of which Keras can write no config."""
+
+    def __init__(self, settings):
+        super().__init__(name="opaque")
+        self.scale = settings.scale
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+def test_a_model_that_keras_cannot_write_is_refused(tmp_path):
+    inputs = keras.Input((6,))
+    hidden = Opaque(types.SimpleNamespace(scale=2.0))(
+        keras.layers.Dense(8, "relu", name="hidden")(inputs)
+    )
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
+    options = {"budgets": 0.5, "cost": "parameters", "metric": "error", **PLAIN}
+    with pytest.raises(ValueError, match="'opaque'.*get_config"):
+        tfprune.pareto(model, DATA, folder=tmp_path / "run", **options)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert tfprune.pareto(model, DATA, **options).model(0).get_layer("hidden").units < 8
+
+
+@pytest.mark.slow
+def test_latencies_are_told_by_their_ratio():
+    layers = [keras.layers.Dense(1024, name=f"wide_{index}") for index in range(3)]
+    model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(2, name="out")])
+    cost = budgets.Latency(fraction=1.0, batch_size=64)
+    small = budgets.MACs(0.1)
+    front = tfprune.pareto(
+        model, None, budgets=[small], cost=cost, metric=lambda model: 1.0, larger_is_better=True
+    )
+    (point,) = front.points
+    assert point.ratio < 0.8 and point.on_front and not front.dense.on_front
+    assert point.cost == pytest.approx(point.ratio * front.dense.cost)
+    assert " ms " in str(front)
 
 
 def test_the_same_function_that_gives_other_values_is_refused(dense, tmp_path):

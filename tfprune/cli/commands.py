@@ -19,6 +19,7 @@ from tfprune.exporting.export import exporting
 from tfprune.exporting.targets import SUFFIXES, format_of
 from tfprune.reports.explain import explain
 from tfprune.reports.inspect import inspect
+from tfprune.shrinking.pareto import pareto
 from tfprune.shrinking.prune import prune
 from tfprune.stripping.strip import strip
 from tfprune.units import budgets
@@ -33,6 +34,8 @@ _BUDGETS = {
     "latency": budgets.Latency,
     "drop": budgets.Accuracy,
 }
+_ERRORS = (ImportError, TypeError, ValueError, tf.errors.InvalidArgumentError)
+"""What pruning raises where the input is bad."""
 
 
 def run(arguments):
@@ -54,6 +57,7 @@ def run(arguments):
         "demo": _demo,
         "explain": _explain,
         "inspect": _inspect,
+        "pareto": _pareto,
         "prune": _prune,
         "strip": _strip,
     }
@@ -132,30 +136,60 @@ def _prune(arguments):
 
 def _pruned(arguments):
     """The smaller model, and the report."""
+    model, data, options = _to_prune(arguments)
+    kind, remaining = arguments.budget
+    keras.utils.set_random_seed(arguments.seed)
+    with reported(*_ERRORS, failures=RuntimeError):
+        return prune(model, _BUDGETS[kind](remaining), data, return_report=True, **options)
+
+
+def _pareto(arguments):
+    with _picture(arguments.plot, arguments.overwrite) as draw:
+        model, data, options = _to_prune(arguments)
+        try:
+            with reported(*_ERRORS, failures=RuntimeError):
+                found = pareto(
+                    model,
+                    data,
+                    budgets=arguments.budgets,
+                    cost=arguments.cost,
+                    metric=arguments.metric,
+                    folder=arguments.out,
+                    seed=arguments.seed,
+                    **options,
+                )
+        except OSError as error:
+            why = reason(error)
+            raise InputError(
+                f"cannot write to {arguments.out}: {why}. Give another with -o."
+            ) from error
+        draw(found)
+        Console().print(found)
+    print(f"wrote {len(found.points)} models to {arguments.out}")
+    if arguments.plot is not None:
+        print(f"wrote {arguments.plot}")
+    return 0
+
+
+def _to_prune(arguments):
+    """The model, the data, and the arguments of `prune` and `pareto` that the command line has."""
     arrays = reading.arrays(arguments.data)
     model = reading.model(arguments.model, arguments.unsafe, compiled=True)
-    kind, remaining = arguments.budget
-    validation = (arrays["x_val"], arrays["y_val"]) if "x_val" in arrays else None
-    keras.utils.set_random_seed(arguments.seed)
     recover = [] if arguments.no_recovery else ["reconstruct", "recalibrate"]
     recover += ["distill"] if arguments.distill else []
-    errors = (ImportError, TypeError, ValueError, tf.errors.InvalidArgumentError)
-    with reported(*errors, failures=RuntimeError):
-        return prune(
-            model,
-            _BUDGETS[kind](remaining),
-            (arrays["x"], arrays["y"]),
-            criterion=arguments.criterion,
-            selection=_selection(arguments.selection, arguments.round_to),
-            recover=recover,
-            effort=arguments.effort,
-            epochs=arguments.epochs,
-            validation_data=validation,
-            exclude=arguments.exclude,
-            return_report=True,
-            verbose=1,
-            batch_size=arguments.batch_size,
-        )
+    options = {
+        "criterion": arguments.criterion,
+        "recover": recover,
+        "effort": arguments.effort,
+        "epochs": arguments.epochs,
+        "validation_data": (arrays["x_val"], arrays["y_val"]) if "x_val" in arrays else None,
+        "exclude": arguments.exclude,
+        "verbose": 1,
+        "batch_size": arguments.batch_size,
+    }
+    with reported(ValueError):
+        options["selection"] = _selection(arguments.selection, arguments.round_to)
+    return model, (arrays["x"], arrays["y"]), options
 
 
 def _selection(scope, round_to):

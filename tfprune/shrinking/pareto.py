@@ -105,7 +105,7 @@ def pareto(
         found = kept.measured(name)
         if found is None:
             try:
-                small, found = _made(prepared, budget, whole, evaluate, seed)
+                small, found = _made(prepared, budget, whole, dense.cost, evaluate, seed)
             except UnmetError as error:
                 unmet[budget], failure = error.lowest, error
                 continue
@@ -226,8 +226,12 @@ def _dense(prepared, evaluate, whole, kept, start, is_named):
     return ParetoPoint(None, **begun)
 
 
-def _made(prepared, budget, whole, evaluate, seed):
-    """A small model, and what is measured of it."""
+def _made(prepared, budget, whole, dense_cost, evaluate, seed):
+    """A small model, and what is measured of it.
+
+    Two latencies that were measured in turns are compared, and only they, so what is told of a
+    small model is the time of the model given as it is told, times their ratio.
+    """
     start = time.perf_counter()
     if seed is not None:
         keras.utils.set_random_seed(seed)
@@ -235,7 +239,7 @@ def _made(prepared, budget, whole, evaluate, seed):
     change = cost_change(prepared.model, small, whole)
     value, metrics = evaluate(small)
     return small, {
-        "cost": change.after,
+        "cost": dense_cost * change.ratio if isinstance(whole, Latency) else change.after,
         "ratio": change.ratio,
         "value": value,
         "metrics": metrics,
