@@ -45,7 +45,7 @@ def of_data(data):
     if isinstance(data, tf.data.Dataset):
         _add(digest, "dataset", str(data.element_spec), int(data.cardinality()))
     elif isinstance(data, keras.utils.PyDataset):
-        shapes = keras.tree.map_structure(lambda array: tuple(array.shape), data[0])
+        shapes = keras.tree.map_structure(np.shape, data[0])
         _add(digest, type(data).__qualname__, data.num_batches, str(shapes))
     else:
         arrays = keras.tree.flatten(data)
