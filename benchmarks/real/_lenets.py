@@ -34,10 +34,16 @@ def lenet_5():
     )
 
 
-def train(model, x, targets, *, epochs, rate, batch=256, callbacks=()):
-    """Trains a model on one-hot or soft targets; Adam's rate falls to 0 along a cosine."""
-    steps = epochs * -(-len(x) // batch)
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+def train(model, x, targets, *, epochs, rate, batch=256, momentum=None, callbacks=()):
+    """Trains a model on one-hot or soft targets; the rate falls to 0 along a cosine.
+
+    The optimizer is Adam, or SGD where it has a momentum.
+    """
+    rate = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // batch))
+    if momentum is None:
+        optimizer = keras.optimizers.Adam(rate)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=momentum, nesterov=True)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
     return model.fit(x, targets, batch, epochs=epochs, verbose=0, callbacks=list(callbacks))
 

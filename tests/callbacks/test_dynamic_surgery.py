@@ -265,13 +265,21 @@ def test_thresholds_may_differ_between_layers():
         fit(mlp(), DynamicSurgery(deviations={"first": 0.5}))
 
 
-def test_an_interrupted_training_ends_as_it_would_have(tmp_path):
+@pytest.mark.parametrize(
+    ("target", "save_freq", "epochs", "stop_at"),
+    [(Linear(0.2, 0.6, 0, 20, frequency=5), 4, 4, 11), (0.6, "epoch", 14, 8)],
+)
+def test_an_interrupted_training_ends_as_it_would_have(
+    target, save_freq, epochs, stop_at, tmp_path
+):
+    """No update is due at step 8, or 6, where it goes on."""
+
     def train(stop_at=None, folder=None):
         keras.backend.clear_session()
-        model = mlp(keras.optimizers.SGD(0.3, momentum=0.9))
-        callbacks = [DynamicSurgery(0.6, frequency=1, hysteresis=0.05)]
+        model = mlp(keras.optimizers.SGD(0.1, momentum=0.8))
+        callbacks = [DynamicSurgery(target, frequency=7, hysteresis=0.05)]
         if folder:
-            callbacks.append(BackupAndRestore(folder, save_freq=4))
+            callbacks.append(BackupAndRestore(folder, save_freq=save_freq))
 
         def stop(batch, logs=None):
             if stop_at is not None and int(model.optimizer.iterations) == stop_at:
@@ -279,13 +287,13 @@ def test_an_interrupted_training_ends_as_it_would_have(tmp_path):
 
         callbacks.append(keras.callbacks.LambdaCallback(on_train_batch_end=stop))
         try:
-            fit(model, *callbacks, epochs=4)
+            fit(model, *callbacks, epochs=epochs)
         except KeyboardInterrupt:
             return None
         return [*map(np.array, model.get_weights()), *map(np.array, model.optimizer.variables)]
 
     whole = train()
-    train(stop_at=11, folder=tmp_path)
+    train(stop_at=stop_at, folder=tmp_path)
     resumed = train(folder=tmp_path)
     for one, other in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(one, other)
