@@ -32,15 +32,15 @@ from rich.table import Table
 import tfprune
 
 NETWORKS = {
-    "LeNet-300-100": {"make": lenet_300_100, "dense": 20, "pruning": 24, "settling": 24},
-    "LeNet-5": {"make": lenet_5, "dense": 8, "pruning": 10, "settling": 10},
+    "LeNet-300-100": {"make": lenet_300_100, "dense": 20, "pruning": 24, "settling": 30},
+    "LeNet-5": {"make": lenet_5, "dense": 8, "pruning": 12, "settling": 14},
 }
 TASKS = {
     "12": ("LeNet-300-100", 12, "no loss", "Han et al. 2015"),
     "56": ("LeNet-300-100", 56, 2.0, "Guo et al. 2016"),
     "108": ("LeNet-5", 108, 0.95, "Guo et al. 2016"),
 }
-BATCH = 256
+BATCH = 128
 RATES = {"dense": 1e-3, "pruning": 0.03, "settling": 2e-3}
 
 
@@ -62,34 +62,35 @@ def pruning(way, factor, epochs, examples):
 WAYS = ("gradual magnitude", "dynamic surgery")
 
 
-def measure(task, seed, arrays):
-    """Errors in % of the dense and the sparse networks, parameters that are left, seconds."""
+def measure(name, tasks, seed, arrays):
+    """For each task errors in %, parameters that are left and seconds, dense and sparse."""
     x, y, x_test, y_test = arrays
-    name, factor, _, _ = TASKS[task]
     plan = NETWORKS[name]
     keras.utils.set_random_seed(seed)
     start = time.perf_counter()
     dense = plan["make"]()
     labels = np.eye(10, dtype="float32")[y]
     train(dense, x, labels, epochs=plan["dense"], rate=RATES["dense"], batch=BATCH)
-    found = {"dense": {"error": error(dense, x_test, y_test), "parameters": dense.count_params()}}
-    found["dense"]["seconds"] = time.perf_counter() - start
+    before = {"error": error(dense, x_test, y_test), "parameters": dense.count_params()}
+    before["seconds"] = time.perf_counter() - start
     targets = soft_targets(dense, x, y)
-    for way in WAYS:
-        keras.utils.set_random_seed(1000 + seed)
-        start = time.perf_counter()
-        model = tfprune.prunable(dense)
-        callback = pruning(way, factor, plan["pruning"], len(x))
-        sgd = {"rate": RATES["pruning"], "momentum": 0.9}
-        train(model, x, targets, epochs=plan["pruning"], batch=BATCH, callbacks=[callback], **sgd)
-        train(model, x, targets, epochs=plan["settling"], rate=RATES["settling"], batch=BATCH)
-        small = tfprune.strip(model)
-        found[way] = {
-            "error": error(small, x_test, y_test),
-            "parameters": sum(int(np.count_nonzero(w)) for w in small.get_weights()),
-            "seconds": time.perf_counter() - start,
-        }
-    return found
+    for task in tasks:
+        found = {"dense": before}
+        for way in WAYS:
+            keras.utils.set_random_seed(1000 + seed)
+            start = time.perf_counter()
+            model = tfprune.prunable(dense)
+            callback = pruning(way, TASKS[task][1], plan["pruning"], len(x))
+            options = {"rate": RATES["pruning"], "momentum": 0.9, "callbacks": [callback]}
+            train(model, x, targets, epochs=plan["pruning"], batch=BATCH, **options)
+            train(model, x, targets, epochs=plan["settling"], rate=RATES["settling"], batch=BATCH)
+            small = tfprune.strip(model)
+            found[way] = {
+                "error": error(small, x_test, y_test),
+                "parameters": sum(int(np.count_nonzero(w)) for w in small.get_weights()),
+                "seconds": time.perf_counter() - start,
+            }
+        yield task, found
 
 
 def show(results):
@@ -150,14 +151,16 @@ def main():
     settings = {"epochs": epochs, "batch": BATCH, "rates": RATES}
     runs = {task: [] for task in arguments.only}
     for seed in range(arguments.seeds):
-        for task in arguments.only:
+        for name in NETWORKS:
             keras.backend.clear_session()
             gc.collect()
-            runs[task].append(measure(task, seed, arrays))
-            results[task] = summary(task, runs[task])
-            content = {"machine": machine, "settings": settings, "tasks": results}
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+            tasks = [task for task in arguments.only if TASKS[task][0] == name]
+            for task, found in measure(name, tasks, seed, arrays) if tasks else []:
+                runs[task].append(found)
+                results[task] = summary(task, runs[task])
+                content = {"machine": machine, "settings": settings, "tasks": results}
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+                arguments.out.write_text(json.dumps(content, indent=1) + "\n")
     show(results)
 
 

@@ -349,6 +349,34 @@ def test_recurrent_units_and_embeddings():
     np.testing.assert_allclose(tfprune.strip(model)(x), gated, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_gated_units_and_shared_layers():
+    inputs = keras.Input((5, 8))
+    x = keras.layers.Dense(6, name="stream")(inputs)
+    x = x + keras.layers.MultiHeadAttention(3, 2, name="heads")(x, x)
+    y = keras.layers.LayerNormalization()(x)
+    up = keras.layers.Dense(8, activation="gelu", name="up")(y)
+    y = keras.layers.Dense(4, name="down")(up * keras.layers.Dense(8, name="side")(y))
+    twice = keras.layers.Dense(5, activation="relu", name="twice")
+    y = twice(y) + keras.layers.ReLU()(twice(keras.layers.Dense(4, activation="tanh")(x)))
+    model = tfprune.prunable(keras.Model(inputs, keras.layers.Dense(2)(y)))
+    model.compile("sgd", "mse")
+    for weight in model.weights:
+        weight.assign(RNG.normal(size=weight.shape) / 2)
+    x = RNG.normal(size=(8, 5, 8)).astype("float32")
+    regularizer = L0(seed=0)
+    with pytest.warns(UserWarning, match="takes statistics"):
+        regularizer.attach(model)
+    count = len(regularizer.gates.removals)
+    assert count == 3 + 2 + 2 + 8 + 4 + 5  # heads, their dimensions; up, down and its like, twice
+    regularizer.gates.log_alpha.assign(RNG.permutation(np.linspace(-4, 4, count)))
+    gated = np.array(model(x))
+    regularizer.detach()
+    np.testing.assert_allclose(model(x), gated, rtol=1e-4, atol=1e-5)
+    small = tfprune.strip(model)
+    np.testing.assert_allclose(small(x), gated, rtol=1e-4, atol=1e-4)
+    assert small.count_params() < 0.85 * model.count_params()
+
+
 def test_grouped_convolutions_have_one_gate_for_what_goes_at_once():
     model = keras.Sequential(
         [
