@@ -329,6 +329,7 @@ def test_units_that_cannot_have_gates_are_named_and_left_alone():
     np.testing.assert_array_equal(np.array(model.get_layer("before").kernel)[2], frozen)
 
 
+@pytest.mark.slow
 def test_recurrent_units_and_embeddings():
     tokens = keras.Input((5,), dtype="int32")
     x = keras.layers.Embedding(9, 4, name="embedding")(tokens)
@@ -455,6 +456,7 @@ def test_predict_and_evaluate_in_between_have_the_gates():
     np.testing.assert_allclose(model.predict(X, verbose=0), after, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision(policy):
     keras.config.set_dtype_policy(policy)
