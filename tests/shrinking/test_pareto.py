@@ -111,6 +111,34 @@ def test_the_front_is_what_no_other_is_better_than(larger_is_better):
             assert marks[i] != beaten
 
 
+class Counted(keras.utils.PyDataset):
+    """Batches that count how often they are read."""
+
+    reads = 0
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return DATA[0][30 * index : 30 * index + 30], DATA[1][30 * index : 30 * index + 30]
+
+
+def test_the_dense_model_is_recalibrated_once():
+    norm = keras.layers.BatchNormalization(momentum=0.9999, name="norm")
+    layers = [keras.layers.Dense(8, name="hidden"), norm, keras.layers.ReLU()]
+    model = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(3, name="logits")])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    options = {**PLAIN, "recover": "recalibrate", "metric": "loss"}
+    reads = []
+    for given in ((0.5,), (0.75, 0.5, 0.25)):
+        data = Counted()
+        tfprune.pareto(model, data, budgets=given, **options)
+        reads.append(data.reads)
+    assert reads[0] > 10  # of the dense model, and of the small one
+    assert reads[1] == pytest.approx(2 * reads[0], abs=4)  # and not three times as often
+
+
 def test_what_cannot_be_met_is_listed(dense, tmp_path):
     given = (0.5, budgets.Parameters(60), budgets.Units(0.25), 1e-4)
     front = tfprune.pareto(dense, DATA, budgets=given, cost="bytes", **PLAIN)
