@@ -11,11 +11,19 @@ MNIST = (
 )
 
 
-def mnist(folder):
-    """MNIST out of its four IDX files, zipped or not.
+FASHION = (
+    "Fashion-MNIST is in the Debian package dataset-fashion-mnist (MIT): `apt-get download "
+    "dataset-fashion-mnist`, then `dpkg -x dataset-fashion-mnist*.deb FOLDER`. Give the folder of "
+    "its IDX files by --fashion."
+)
+
+
+def mnist(folder, where=MNIST):
+    """MNIST, or a set of its form, out of its four IDX files, zipped or not.
 
     Args:
         folder: Where the files are, or None.
+        where: A sentence on where they are to be had.
 
     Returns:
         Training images (60000, 28, 28) of float32 from 0 to 1 and their labels, then those to test
@@ -27,7 +35,7 @@ def mnist(folder):
     names = ("train-images", "train-labels", "t10k-images", "t10k-labels")
     found = [sorted(Path(folder).glob(f"{name}*")) if folder else [] for name in names]
     if not all(found):
-        raise SystemExit(f"No MNIST in {folder}. {MNIST}")
+        raise SystemExit(f"No data in {folder}. {where}")
     x, y, x_test, y_test = (_idx(files[0]) for files in found)
     scaled = (images.astype("float32") / 255 for images in (x, x_test))
     x, x_test = scaled

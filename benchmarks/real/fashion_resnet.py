@@ -1,0 +1,205 @@
+"""A small ResNet on Fashion-MNIST: units pruned by tfprune and by Torch-Pruning.
+
+A network is trained; then 50, 70 and 80 % of its multiply-accumulates go, by `tfprune.prune` in one
+call with 2,000 training images, and by Torch-Pruning from the same weights, over all layers
+together in small steps, with each of its criteria. Accuracy is measured without training, with the
+statistics of batch norms taken anew (which Torch-Pruning leaves to its user), and after two epochs,
+by the same optimizer, batches and rates. Of Torch-Pruning the best criterion of each point counts.
+Last comes random choice, by tfprune with all the rest.
+
+    python benchmarks/real/fashion_resnet.py --fashion FOLDER [--fast] [--seeds N] [--out FILE]
+
+Needs `torch` and `torch-pruning`.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import os
+import platform
+import sys
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its gradients of strided convolutions fail
+
+import keras
+import numpy as np
+import tensorflow as tf
+from _data import FASHION, mnist
+from rich.console import Console
+from rich.table import Table
+
+import tfprune
+from tfprune.coupling.costs import total_macs
+
+SEEDS = 5
+WIDTHS, BLOCKS = (8, 16, 32), 2
+EPOCHS, MORE_EPOCHS, BATCH, RATE = 6, 2, 128, 3e-3
+CALIBRATION = 2000
+REMAINING = (0.5, 0.3, 0.2)
+
+
+def resnet():
+    """Three stages of two blocks; padding is symmetric, as in torch."""
+    layers = keras.layers
+
+    def convolved(x, filters, kernel, stride, name):
+        if kernel > 1:
+            x = layers.ZeroPadding2D(1)(x)
+        x = layers.Conv2D(filters, kernel, stride, use_bias=False, name=name)(x)
+        return layers.BatchNormalization(epsilon=1e-3, momentum=0.9, name=f"{name}_norm")(x)
+
+    inputs = keras.Input((28, 28, 1))
+    x, number = layers.ReLU()(convolved(inputs, WIDTHS[0], 3, 1, "stem")), 0
+    for stage, filters in enumerate(WIDTHS):
+        for block in range(BLOCKS):
+            stride, name = 2 if stage and not block else 1, f"block_{number}"
+            y = layers.ReLU()(convolved(x, filters, 3, stride, f"{name}_first"))
+            y = convolved(y, filters, 3, 1, f"{name}_second")
+            if stride > 1:
+                x = convolved(x, filters, 1, stride, f"{name}_skip")
+            x, number = layers.ReLU()(layers.Add()([x, y])), number + 1
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10, name="head")(x))
+
+
+def compiled(model, examples, epochs, rate):
+    falling = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-examples // BATCH))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(falling), loss)
+    return model
+
+
+def accuracy(model, x, y):
+    return 100 * float(np.mean(model.predict(x, batch_size=1000, verbose=0).argmax(1) == y))
+
+
+def ours(dense, criterion, remaining, x, y, seed):
+    """The pruned model of tfprune."""
+    keras.utils.set_random_seed(seed)
+    calibration = (x[:CALIBRATION], y[:CALIBRATION])
+    return tfprune.prune(dense, tfprune.budgets.MACs(remaining), calibration, criterion=criterion)
+
+
+def measured(arrays, seed):
+    """Rows of one seed: by point and method, accuracies."""
+    import _torch_resnet
+    import torch
+
+    x, y, x_test, y_test = arrays
+    keras.utils.set_random_seed(seed)
+    torch.manual_seed(seed)
+    dense = compiled(resnet(), len(x), EPOCHS, RATE)
+    dense.fit(x, y, BATCH, epochs=EPOCHS, verbose=0)
+    peer = _torch_resnet.with_weights(dense, WIDTHS, BLOCKS)
+    found = {"dense": accuracy(dense, x_test, y_test)}
+    assert abs(_torch_resnet.accuracy(peer, x_test, y_test) - found["dense"]) < 0.05
+    macs = total_macs(dense)
+    say(f"seed {seed}, dense {found['dense']:.2f}, {macs:,} multiply-accumulates")
+    for remaining in REMAINING:
+        rows = found[str(remaining)] = {}
+        for name, criterion in {"tfprune": "auto", "random": tfprune.criteria.Random(seed)}.items():
+            start = time.perf_counter()
+            small = ours(dense, criterion, remaining, x, y, seed)
+            row = {"macs": total_macs(small) / macs, "seconds": time.perf_counter() - start}
+            row["pruned"] = row["settled"] = accuracy(small, x_test, y_test)
+            compiled(small, len(x), MORE_EPOCHS, RATE / 3)
+            small.fit(x, y, BATCH, epochs=MORE_EPOCHS, verbose=0)
+            row["trained"] = accuracy(small, x_test, y_test)
+            rows[name] = row
+            say(f"  {remaining:.0%} {name}: {row}")
+        for criterion in _torch_resnet.CRITERIA:
+            start = time.perf_counter()
+            small, left = _torch_resnet.pruned(
+                copy.deepcopy(peer), criterion, x[:CALIBRATION], y[:CALIBRATION], remaining * macs
+            )
+            row = {"macs": left / macs, "seconds": time.perf_counter() - start}
+            row["pruned"] = _torch_resnet.accuracy(small, x_test, y_test)
+            _torch_resnet.settle(small, x[:CALIBRATION])
+            row["settled"] = _torch_resnet.accuracy(small, x_test, y_test)
+            _torch_resnet.train(small, x, y, MORE_EPOCHS, BATCH, RATE / 3)
+            row["trained"] = _torch_resnet.accuracy(small, x_test, y_test)
+            rows[f"Torch-Pruning, {criterion}"] = row
+            say(f"  {remaining:.0%} {criterion}: {row}")
+    return found
+
+
+def say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+MEASURES = {
+    "pruned": "no training",
+    "settled": "norms taken anew",
+    "trained": f"{MORE_EPOCHS} epochs",
+}
+
+
+def best_peer(found, remaining, measure):
+    """The criterion of Torch-Pruning with the highest mean, and its values."""
+    names = [name for name in found[0][str(remaining)] if name.startswith("Torch-Pruning")]
+    values = {n: [one[str(remaining)][n][measure] for one in found] for n in names}
+    return max(values.items(), key=lambda item: np.mean(item[1]))
+
+
+def show(found):
+    """Prints means and deviations, and whether tfprune is above."""
+    dense = np.mean([one["dense"] for one in found])
+    table = Table(title=f"Accuracy in %, {len(found)} seeds, mean (deviation); dense {dense:.2f}")
+    for column in ("MACs that remain", "", "tfprune", "random", "best of Torch-Pruning", ""):
+        table.add_column(column, justify="left" if not column else "right")
+    for remaining in REMAINING:
+        for measure, words in MEASURES.items():
+            ours, chance = (
+                [one[str(remaining)][name][measure] for one in found]
+                for name in ("tfprune", "random")
+            )
+            name, theirs = best_peer(found, remaining, measure)
+            cells = [f"{np.mean(v):.2f} ({np.std(v):.2f})" for v in (ours, chance, theirs)]
+            above = "above" if np.mean(ours) > np.mean(theirs) else "NOT above"
+            cells[2] += f" {name.split(', ')[1]}"
+            table.add_row(f"{remaining:.0%}", words, *cells, above)
+    Console(width=110).print(table)
+
+
+def main():
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fashion", type=Path, help="the folder of the IDX files")
+    parser.add_argument("--fast", action="store_true", help="a tenth of the data, one seed")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "results" / "fashion_resnet.json"
+    )
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    x, y, x_test, y_test = mnist(arguments.fashion, FASHION)
+    if arguments.fast:
+        x, y = x[:6000], y[:6000]
+    arrays = (x[..., None], y, x_test[..., None], y_test)
+    found = []
+    for seed in range(1 if arguments.fast else arguments.seeds):
+        keras.backend.clear_session()
+        gc.collect()
+        found.append(measured(arrays, seed))
+        content = {
+            "machine": {
+                "python": platform.python_version(),
+                "processors": os.cpu_count(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
+            "settings": {"widths": WIDTHS, "epochs": EPOCHS, "calibration": CALIBRATION},
+            "seeds": found,
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    show(found)
+
+
+if __name__ == "__main__":
+    main()
