@@ -30,7 +30,7 @@ class ResNet(nn.Module):
 
     def __init__(self, widths, blocks):
         super().__init__()
-        self.stem = nn.Conv2d(1, widths[0], 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(1, widths[0], 3, 2, 1, bias=False)
         self.stem_norm = nn.BatchNorm2d(widths[0], eps=1e-3)
         found, channels = [], widths[0]
         for stage, filters in enumerate(widths):
@@ -117,13 +117,10 @@ def pruned(model, criterion, x, y, macs, steps=60):
 
     example = torch.zeros(1, 1, 28, 28)
     importance = {
-        "l1": lambda: torch_pruning.importance.MagnitudeImportance(p=1),
         "l2": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
         "bn_scale": lambda: torch_pruning.importance.BNScaleImportance(),
         "lamp": lambda: torch_pruning.importance.LAMPImportance(),
-        "fpgm": lambda: torch_pruning.importance.FPGMImportance(),
         "taylor": lambda: torch_pruning.importance.TaylorImportance(),
-        "random": lambda: torch_pruning.importance.RandomImportance(),
     }[criterion]()
     pruner = torch_pruning.pruner.BasePruner(
         model,
@@ -146,4 +143,4 @@ def pruned(model, criterion, x, y, macs, steps=60):
     return model, torch_pruning.utils.count_ops_and_params(model, example)[0]
 
 
-CRITERIA = ("l1", "l2", "bn_scale", "lamp", "fpgm", "taylor")
+CRITERIA = ("l2", "bn_scale", "lamp", "taylor")

@@ -37,14 +37,14 @@ import tfprune
 from tfprune.coupling.costs import total_macs
 
 SEEDS = 5
-WIDTHS, BLOCKS = (8, 16, 32), 2
+WIDTHS, BLOCKS = (16, 32, 64), 1
 EPOCHS, MORE_EPOCHS, BATCH, RATE = 6, 2, 128, 3e-3
 CALIBRATION = 2000
 REMAINING = (0.5, 0.3, 0.2)
 
 
 def resnet():
-    """Three stages of two blocks; padding is symmetric, as in torch."""
+    """Three stages of a block each; padding is symmetric, as in torch."""
     layers = keras.layers
 
     def convolved(x, filters, kernel, stride, name):
@@ -54,7 +54,7 @@ def resnet():
         return layers.BatchNormalization(epsilon=1e-3, momentum=0.9, name=f"{name}_norm")(x)
 
     inputs = keras.Input((28, 28, 1))
-    x, number = layers.ReLU()(convolved(inputs, WIDTHS[0], 3, 1, "stem")), 0
+    x, number = layers.ReLU()(convolved(inputs, WIDTHS[0], 3, 2, "stem")), 0
     for stage, filters in enumerate(WIDTHS):
         for block in range(BLOCKS):
             stride, name = 2 if stage and not block else 1, f"block_{number}"
