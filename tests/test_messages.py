@@ -174,7 +174,7 @@ def test_labels_that_are_no_classes_are_named(use):
     assert one_sentence(error)
 
 
-@pytest.mark.parametrize("use", ["units", "weights", "prune", "distill"])
+@pytest.mark.parametrize("use", ["units", "weights", "prune"])
 def test_gradients_without_labels_say_so(use):
     for given in ((X,), as_dataset(X)):
         with pytest.raises(ValueError, match=r"`data` must be `\(x, y\)`") as error:
