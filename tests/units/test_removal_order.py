@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tfprune.units.removal_order import UnitRows, removal_order, rising
+from tfprune.units.removal_order import UnitRows, removal_order
 
 
 def layer(seed, rows=6, outputs=4):
@@ -98,16 +98,3 @@ def test_prices_of_several_products_may_be_combined_otherwise(aggregate, combine
     order, prices = removal_order(np.ones(6, bool), parts, np.zeros(6), aggregate)
     np.testing.assert_allclose(prices[0], expected.min())
     assert order[0] == expected.argmin()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_rise_in_the_order_of_removal_and_keep_the_total(seed):
-    prices = np.random.default_rng(seed).exponential(size=40)
-    scores = rising(prices)
-    assert (np.diff(scores) > 0).all()
-    np.testing.assert_allclose(scores.sum(), prices.sum())
-    best = min(  # the mean of the lowest run from the start, over all lengths
-        prices[:length].mean() for length in range(1, 41)
-    )
-    np.testing.assert_allclose(scores[0], best, rtol=1e-8)
-    np.testing.assert_array_equal(rising(np.empty(0)), [])

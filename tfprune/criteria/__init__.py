@@ -12,6 +12,7 @@ from tfprune.criteria.activation_based import ActivationVariance, APoZ, TaylorAc
 from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.criterion import Criterion, Function
 from tfprune.criteria.layerwise_obs import LayerwiseOBS
+from tfprune.criteria.obc import OBC
 from tfprune.criteria.sparsegpt import SparseGPT
 from tfprune.criteria.weight_based import (
     FPGM,
@@ -28,6 +29,7 @@ __all__ = [
     "FPGM",
     "L1",
     "L2",
+    "OBC",
     "APoZ",
     "ActivationContribution",
     "ActivationVariance",

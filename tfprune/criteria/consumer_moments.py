@@ -15,21 +15,15 @@ Reference:
     Curvature", https://arxiv.org/abs/1503.05671.
 """
 
-import contextlib
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.criteria.captured_activations import capture_preactivations
-from tfprune.criteria.data_pass import Untracked, accumulators, count_batches
-from tfprune.criteria.saturating_layers import saturating_layers
-from tfprune.criteria.second_moments import ProductPass, Total
+from tfprune.criteria.data_pass import Untracked, accumulators
+from tfprune.criteria.effect_pass import EffectPass
+from tfprune.criteria.second_moments import Total
 from tfprune.criteria.weight_uses import moved, products_of
-
-BATCHES = 32
-"""Signs are drawn several times for each batch where there are fewer batches than this."""
 
 MOST_OUTPUTS = 1024
 """The most outputs of a matrix for which the products of their errors are measured; of more, the
@@ -88,24 +82,16 @@ def measure_consumers(model, variables, uses, removals, data, verbose=0):
         ValueError: If outputs of the model do not depend on the weights in a way that has a
             gradient.
     """
-    run = _Consumers(model, variables, uses, removals, _probes(data))
+    run = _Consumers(model, variables, uses, removals, data)
     run.run(data, verbose)
     return run.consumers(), run.changes()
 
 
-def _probes(data):
-    """How many times signs are drawn for a batch."""
-    return int(np.clip(-(-BATCHES // max(count_batches(data), 1)), 1, 8))
-
-
-class _Consumers(ProductPass):
-    collects = False  # few runs, all in all
-
-    def __init__(self, model, variables, uses, removals, probes):
+class _Consumers(EffectPass):
+    def __init__(self, model, variables, uses, removals, data):
         removed = [variable for each in removals for variable, _ in each.pieces]
         every = {id(variable): variable for variable in (*variables, *removed)}
-        super().__init__(model, list(every.values()))
-        self._probes, self._outputs = probes, Untracked(saturating_layers(model))
+        super().__init__(model, list(every.values()), data)
         place = {key: index for index, key in enumerate(every)}
         matrices = {
             place[id(variable)]: use.matrices
@@ -122,40 +108,15 @@ class _Consumers(ProductPass):
         self._given = Untracked([matrices, removals, [place[id(v)] for v in variables], place])
         self._sums = Untracked([{key: Total(each) for key, each in inputs.items()}, effects])
         self._changes = changes
-        (self._elements,) = accumulators([()], "elements", "float64").items
 
     def add_batch(self, x, y, sample_weight, size):
         """One batch: sums of inputs, then gradients."""
-        with contextlib.ExitStack() as stack:
-            found = {}
-            for index, layer in self._outputs.items:
-                stack.enter_context(capture_preactivations(layer, _into(found, index)))
-            tape = stack.enter_context(tf.GradientTape(persistent=True))
-            outputs, tensors = self.substituted(x, tape)
-            flat = keras.tree.flatten(outputs)
-            outputs = [found.get(index, output) for index, output in enumerate(flat)]
-            signed = [self._signed(outputs, number) for number in range(self._probes)]
+        tensors, signed, tape = self.signed(x)
         self._add_inputs(tensors)
         for one in signed:
             gradients = tape.gradient(one, tensors, unconnected_gradients="zero")
             self._add_gradients(tensors, [tf.convert_to_tensor(each) for each in gradients])
         del tape
-
-    def _signed(self, outputs, number):
-        """The outputs, each with a random sign, in one sum."""
-        total = tf.zeros((), "float32")
-        for place, output in enumerate(outputs):
-            if not keras.backend.is_float_dtype(output.dtype):
-                continue
-            output = tf.cast(output, "float32")
-            spread = tf.stop_gradient(tf.math.reduce_std(output))
-            seed = [place * 8 + number, tf.cast(self.batches, "int32")]
-            drawn = tf.random.stateless_uniform(tf.shape(output), seed, -1, 1)
-            scale = tf.math.divide_no_nan(1.0, spread)
-            total += tf.reduce_sum(output * tf.sign(drawn)) * scale
-            if number == 0:
-                self._elements.assign_add(tf.cast(tf.size(output), "float64"))
-        return total
 
     def _add_inputs(self, tensors):
         matrices, _, _, _ = self._given.items
@@ -191,14 +152,13 @@ class _Consumers(ProductPass):
         matrices, _, places, _ = self._given.items
         totals, effects = self._sums.items
         taken = {key: total.take_all() for key, total in totals.items()}
-        scale = self._probes * max(float(self._elements), 1.0)
         found = []
         for index in places:
             consumers = []
             for number, matrix in enumerate(matrices.get(index, ())):
                 gram, total, count = taken[matrix.inputs]
                 traces = np.einsum("gii->g", gram).astype("float64")
-                by = scale * np.where(traces > 0, traces, 1.0)
+                by = self.scale * np.where(traces > 0, traces, 1.0)
                 effect = np.array(effects[index, number])
                 effect /= by.reshape([-1] + [1] * (effect.ndim - 1))
                 consumers.append(Consumer(matrix, gram, total, count, effect))
@@ -207,8 +167,7 @@ class _Consumers(ProductPass):
 
     def changes(self):
         """For each removal an array over its units."""
-        scale = self._probes * max(float(self._elements), 1.0)
-        return [np.array(total) / scale for total in self._changes.items]
+        return [np.array(total) / self.scale for total in self._changes.items]
 
 
 def _effect(matrix, variable):
@@ -216,7 +175,3 @@ def _effect(matrix, variable):
     shape = (groups, outputs, outputs) if outputs <= MOST_OUTPUTS else (groups, outputs)
     (made,) = accumulators([shape], "effect", "float64").items
     return made
-
-
-def _into(found, index):
-    return lambda output: found.__setitem__(index, output)

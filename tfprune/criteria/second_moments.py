@@ -97,10 +97,16 @@ class ProductPass(DataPass):
         self.test_function = step
         return step
 
-    def substituted(self, x, tape=None):
-        """The outputs, and the tensor that stood for each weight, which a tape watches."""
+    def substituted(self, x, tape=None, values=None):
+        """The outputs, and the tensor that stood for each weight, which a tape watches.
+
+        Args:
+            x: The inputs of a batch.
+            tape: `tf.GradientTape`.
+            values: Variables with other values of the weights. Default: the values they have.
+        """
         variables = self.variables_read.items
-        tensors = [tf.identity(_keras.raw(variable)) for variable in variables]
+        tensors = [tf.identity(_keras.raw(variable)) for variable in values or variables]
         if tape is not None:
             tape.watch(tensors)
         self.graphs.items.append(tensors[0].graph)
@@ -206,47 +212,64 @@ class _Moments(ProductPass):
 class Total:
     """The sums of x x', x and 1 for the rows x that are multiplied with a matrix.
 
+    With `paired`, those of x z' and z too, for rows z that stand for the same in another run.
     They are variables of some rows each, so that little is added at once.
     """
 
-    def __init__(self, matrix):
+    def __init__(self, matrix, paired=False):
         self.shape = (matrix.groups, matrix.rows, matrix.rows)
         self.dtype = "float64" if math.prod(self.shape) <= IN_DOUBLE_PRECISION**2 else "float32"
-        self.pieces = []
-        self.sums = tf.Variable(tf.zeros(self.shape[:2], "float64"), trainable=False)
+        runs = 1 + paired
+        self.products = [self._pieces() for _ in range(runs)]
+        zeros = tf.zeros((runs, *self.shape[:2]), "float64")
+        self.sums = tf.Variable(zeros, trainable=False)
         self.count = tf.Variable(tf.zeros((), "float64"), trainable=False)
-        for start in range(0, matrix.rows, ROWS_AT_ONCE):
-            rows = slice(start, min(start + ROWS_AT_ONCE, matrix.rows))
-            zeros = tf.zeros((matrix.groups, rows.stop - start, matrix.rows), self.dtype)
+
+    def _pieces(self):
+        pieces = []
+        groups, size, _ = self.shape
+        for start in range(0, size, ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, size))
+            zeros = tf.zeros((groups, rows.stop - start, size), self.dtype)
             # Of any shape, so that it can be emptied.
             piece = tf.Variable(zeros, trainable=False, shape=tf.TensorShape(None))
-            self.pieces.append((rows, piece))
+            pieces.append((rows, piece))
+        return pieces
 
-    def add(self, product):
-        """Adds a batch, by as many examples at a time as memory should hold."""
-        examples, size = product.examples()
-        count = tf.shape(examples)[0]
-        step = tf.clip_by_value(ELEMENTS_AT_ONCE // tf.maximum(size, 1), 1, ELEMENTS_AT_ONCE)
+    def add(self, *products):
+        """Adds a batch, by as many examples at a time as memory should hold.
+
+        Args:
+            products: The product of each run.
+        """
+        examples, sizes = zip(*(product.examples() for product in products), strict=True)
+        count = tf.shape(examples[0])[0]
+        step = tf.clip_by_value(ELEMENTS_AT_ONCE // tf.maximum(sizes[0], 1), 1, ELEMENTS_AT_ONCE)
 
         def body(start):
             part = slice(start, start + step)
-            x = tf.cast(product.rows(examples, part), self.dtype)
-            self.sums.assign_add(tf.reduce_sum(tf.cast(x, "float64"), 1))
-            self.count.assign_add(tf.cast(product.count(x, part), "float64"))
-            for rows, piece in self.pieces:
-                piece.assign_add(tf.matmul(x[..., rows], x, transpose_a=True))
+            pairs = zip(products, examples, strict=True)
+            rows = [tf.cast(product.rows(each, part), self.dtype) for product, each in pairs]
+            self.sums.assign_add(tf.stack([tf.reduce_sum(tf.cast(x, "float64"), 1) for x in rows]))
+            self.count.assign_add(tf.cast(products[0].count(rows[0], part), "float64"))
+            for of_run, other in zip(self.products, rows, strict=True):
+                for some, piece in of_run:
+                    piece.assign_add(tf.matmul(rows[0][..., some], other, transpose_a=True))
             return (start + step,)
 
         tf.while_loop(lambda start: start < count, body, (tf.constant(0),), parallel_iterations=1)
 
     def take_all(self):
         """The sums of x x' and of x as arrays, and how many x there were; see `take`."""
-        return self.take(), self.sums.numpy(), float(self.count.numpy())
+        return self.take(), self.sums.numpy()[0], float(self.count.numpy())
 
-    def take(self):
-        """The sums of x x' as an array. TensorFlow may keep the variables, but emptied."""
+    def take(self, run=0):
+        """The sums of x x', or in run 1 of x z', as an array; the variables are emptied.
+
+        TensorFlow may keep these for longer.
+        """
         found = np.empty(self.shape, self.dtype)
-        for rows, piece in self.pieces:
+        for rows, piece in self.products[run]:
             found[:, rows] = piece.numpy()
             piece.assign(tf.zeros((0,), self.dtype))
         return found

@@ -22,8 +22,8 @@ It returns an array of the weight's shape, higher = keep.
 | "wanda" | abs(w) times the norm of its input | x |
 | "lamp" | w^2 over the sum of larger squares | |
 
-`tfprune.prune_weights` also takes "sparsegpt", which scores elements and changes those that are
-kept; see `tfprune.criteria.SparseGPT`.
+`tfprune.prune_weights` also takes "obc" and "sparsegpt", which score elements and change those that
+are kept; see `tfprune.criteria.OBC` and `tfprune.criteria.SparseGPT`.
 
 A function of your own:
 
@@ -35,7 +35,7 @@ array([0., 2.])
 
 import numpy as np
 
-from tfprune.criteria import arguments, sparsegpt
+from tfprune.criteria import arguments, obc, sparsegpt
 from tfprune.criteria.criterion import Criterion
 from tfprune.criteria.measuring import MEASURES
 from tfprune.patterns import Unstructured
@@ -291,13 +291,15 @@ def get(identifier):
     >>> get("magnitude") is magnitude
     True
     """
-    if sparsegpt.find(identifier) is not None:
-        raise ValueError(
-            "SparseGPT does not only score elements, it changes those that are kept, layer after "
-            "layer, so nothing takes it but `tfprune.prune_weights(model, target, "
-            f'"{sparsegpt.NAME}", data=...)`. Received: criterion={identifier!r}. Call that before '
-            'training, or take another criterion, such as "wanda".'
-        )
+    for updating in (sparsegpt, obc):
+        found = updating.find(identifier)
+        if found is not None:
+            raise ValueError(
+                f"{type(found).__name__} does not only score elements, it changes those that are "
+                "kept, so nothing takes it but `tfprune.prune_weights(model, target, "
+                f'"{updating.NAME}", data=...)`. Received: criterion={identifier!r}. Call that '
+                'before training, or take another criterion, such as "wanda".'
+            )
     criterion = _REGISTRY.get(identifier)
     if isinstance(criterion, Criterion) and criterion.of_weight is None:
         raise ValueError(

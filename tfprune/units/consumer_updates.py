@@ -10,8 +10,8 @@ with X centred where there is a bias, which then makes up for the mean that went
 import numpy as np
 import scipy.linalg
 
-from tfprune import _keras
 from tfprune.coupling.following_norms import following_norms
+from tfprune.criteria.kernel_biases import kernel_biases
 from tfprune.criteria.weight_uses import moved, write
 
 
@@ -25,7 +25,7 @@ class ConsumerUpdates:
     def __init__(self, units):
         self._units = units
         self._masks = {id(piece.variable): (layer, name) for piece, layer, name in units.masked}
-        self._biases = _biases(units.model)
+        self._biases = kernel_biases(units.model)
         self._norms = following_norms(units.coupling.trace)
         self._values, self._shifts, self._done = {}, {}, set()
 
@@ -33,7 +33,7 @@ class ConsumerUpdates:
     def biased(units):
         """The ids of kernels with a bias, or a batch normalization, that makes up for the mean."""
         norms = following_norms(units.coupling.trace)
-        found = _biases(units.model)
+        found = kernel_biases(units.model)
         return {
             key for key, (layer, bias) in found.items() if bias is not None or id(layer) in norms
         }
@@ -128,26 +128,3 @@ def _fitted(h, weights, gone, live):
                 h[np.ix_(rows, rows)], missing[np.ix_(rows, columns)], assume_a="pos"
             )
     return found
-
-
-def _biases(model):
-    """By the id of a kernel the layer and its bias, or None, where Keras adds it to the product."""
-    found = {}
-    for layer in _keras.all_layers(model):
-        kernel, bias = getattr(layer, "kernel", None), getattr(layer, "bias", None)
-        is_plain = not (
-            getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-        )
-        if kernel is None or not is_plain or not _is_call_of_keras(layer):
-            continue
-        if bias is not None and tuple(kernel.shape[-len(bias.shape) :]) != tuple(bias.shape):
-            continue
-        found[id(kernel)] = layer, bias
-    return found
-
-
-def _is_call_of_keras(layer):
-    for cls in type(layer).__mro__:
-        if "call" in vars(cls) and cls.__module__.split(".")[0] != "tfprune":
-            return cls.__module__.split(".")[0] == "keras"
-    return False

@@ -6,12 +6,13 @@ import scipy.linalg
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.isotonic import rising
 from tfprune.criteria.consumer_moments import Removal, measure_consumers
 from tfprune.criteria.second_moments import Use, weight_uses
 from tfprune.criteria.unit_slices import roles
 from tfprune.criteria.weight_uses import moved
 from tfprune.units.consumer_updates import ConsumerUpdates, centred
-from tfprune.units.removal_order import UnitRows, removal_order, rising
+from tfprune.units.removal_order import UnitRows, removal_order
 
 MOST_INPUTS = 2**13
 """The most inputs of a matrix that is fitted; of larger ones the change of outputs is measured."""

@@ -9,13 +9,14 @@ interrupted goes on where it is called again: weights that have their sparsity s
 import keras
 import numpy as np
 
-from tfprune import _keras, patterns
+from tfprune import patterns
 from tfprune._tools.finite import NotFiniteError
 from tfprune._tools.memory import release_memory
-from tfprune.criteria.second_moments import second_moments, weight_uses
+from tfprune.criteria.second_moments import second_moments
 from tfprune.criteria.weight_uses import moved, write
 from tfprune.patterns import NM, Block, matrix_axes, pruned_count
 from tfprune.weights import distributions
+from tfprune.weights.multiplied import blocks, multiplied
 from tfprune.weights.obs import Hessian, sweep
 from tfprune.weights.prunable import apply_masks, check_target
 from tfprune.weights.scores import error_context
@@ -50,7 +51,8 @@ class SparseGPTMethod:
         if self.distribution is distributions.GLOBAL:
             raise ValueError(
                 "Argument `distribution` cannot be 'global' with SparseGPT, which decides layer "
-                "after layer. Take 'uniform', 'erk', or a dict of sparsities of layers."
+                "after layer. Take 'uniform', 'erk', or a dict of sparsities of layers; or the "
+                "criterion 'obc', which ranks the weights of all layers together."
             )
         if data is None:
             raise ValueError(
@@ -74,48 +76,26 @@ class SparseGPTMethod:
             ValueError: If it cannot be done. Nothing is changed then.
         """
         check_target(target)
-        variables = [weight.variable for weight in weights]
-        uses = weight_uses(model, variables, self.data)
-        release_memory()
-        names = {id(layer): name for layer, name in _keras.named_layers(model)}
-        possible, skipped = [], {}
-        for weight, use in zip(weights, uses, strict=True):
-            reason = self._why_not(weight, use)
-            if reason is None:
-                possible.append((weight, use))
-            else:
-                name = f"{names.get(id(weight.layer), weight.layer.name)}/{weight.name}"
-                skipped.setdefault(reason, []).append(name)
-        if not possible:
-            reasons = "; ".join(f"{', '.join(map(repr, n))}: {r}" for r, n in skipped.items())
-            raise ValueError(
-                "SparseGPT can prune none of the weights that are selected. Received: "
-                f"model={model.name!r}. Weights: {reasons}."
-            )
+        possible, skipped = multiplied(
+            model, weights, self.data, MOST_INPUTS, by="SparseGPT", why_not=self._why_not
+        )
         pruned = [weight for weight, _ in possible]
         sparsities = distributions.allocate(self.distribution, model, pruned, target, final=target)
         tasks = [
-            (use, weight, sparsity)
+            (weight, use, sparsity)
             for (weight, use), sparsity in zip(possible, sparsities, strict=True)
             if self._is_to_prune(weight, sparsity)
         ]
-        blocks = _blocks(model, sorted(tasks, key=lambda task: task[0].place))
-        progress = keras.utils.Progbar(len(blocks), verbose=self.verbose, unit_name="block")
-        for number, block in enumerate(blocks):
+        lots = blocks(model, tasks)
+        progress = keras.utils.Progbar(len(lots), verbose=self.verbose, unit_name="block")
+        for number, block in enumerate(lots):
             self._prune_block(model, block)
             release_memory()  # that of what measured the block
             progress.update(number + 1)
         return pruned, skipped
 
     def _why_not(self, weight, use):
-        """Why a weight cannot be pruned, or None."""
-        if use.problem is not None:
-            return use.problem
-        if weight.variable.constraint is not None:
-            return "it has a constraint, which the update would not keep to"
-        most = max(matrix.rows for matrix in use.matrices)
-        if most > MOST_INPUTS:
-            return f"it has {most:,} inputs, and {MOST_INPUTS:,} are the most"
+        """Why a weight cannot be pruned in tiles of the pattern, or None."""
         if isinstance(self.pattern, Block) and weight.frozen_mask.any():
             return "it has frozen elements, and blocks are pruned as a whole"
         with error_context(weight):
@@ -144,7 +124,7 @@ class SparseGPTMethod:
         return not np.array_equal(mask, kept)
 
     def _prune_block(self, model, block):
-        uses, weights, sparsities = zip(*block, strict=True)
+        weights, uses, _ = zip(*block, strict=True)
         variables = [weight.variable for weight in weights]
         moments = second_moments(model, variables, uses, self.data)
         for inputs in moments.values():
@@ -155,13 +135,13 @@ class SparseGPTMethod:
                     "Layers before them are pruned already."
                 )
         hessians = {}
-        for number, (use, weight, sparsity) in enumerate(block):
+        for number, (weight, use, sparsity) in enumerate(block):
             for matrix in use.matrices:
                 if matrix.inputs not in hessians:
                     arrays = moments.pop(matrix.inputs)
                     hessians[matrix.inputs] = [Hessian(a, self.options.damping) for a in arrays]
             value, mask = self._pruned(weight, use.matrices, hessians, sparsity)
-            later = {matrix.inputs for use, _, _ in block[number + 1 :] for matrix in use.matrices}
+            later = {matrix.inputs for _, use, _ in block[number + 1 :] for matrix in use.matrices}
             hessians = {inputs: each for inputs, each in hessians.items() if inputs in later}
             weight.variable.assign(value)
             apply_masks(model, [weight], [mask])
@@ -235,26 +215,3 @@ class _Selection:
             return mask
 
         return select
-
-
-def _blocks(model, tasks):
-    """The tasks in lots: those whose weights are in the same layer of the model."""
-    found = {}
-    outermost = _outermost(model)
-    for task in tasks:
-        found.setdefault(outermost.get(id(task[1].layer), id(task[1].layer)), []).append(task)
-    return list(found.values())
-
-
-def _outermost(model):
-    """For each layer in a model, by id, the id of the layer around it that no layer is around.
-
-    Models inside are no layers in that sense.
-    """
-    found = {}
-    for layer in _keras.sub_layers(model):
-        if isinstance(layer, keras.Model):
-            found.update(_outermost(layer))
-        else:
-            found.update((id(part), id(layer)) for part in _keras.all_layers(layer))
-    return found
