@@ -56,6 +56,7 @@ WITH_DATA = {
     "apoz": lambda m, d: tfprune.prune_units(tfprune.prunable(m), 0.5, "apoz", data=d),
     "prune_weights": lambda m, d: tfprune.prune_weights(tfprune.prunable(m), 0.5, "wanda", data=d),
     "sparsegpt": lambda m, d: tfprune.prune_weights(tfprune.prunable(m), 0.5, "sparsegpt", data=d),
+    "obc": lambda m, d: tfprune.prune_weights(tfprune.prunable(m), 0.5, "obc", data=d),
     "freeze_weights": lambda m, d: tfprune.freeze_weights(tfprune.prunable(m), 0.5, data=d),
     "recalibrate": lambda m, d: tfprune.recalibrate(m, d),
     "reconstruct": lambda m, d: tfprune.reconstruct(masked(), m, d),

@@ -40,6 +40,7 @@ def model(activation="silu"):
 RUNS = {
     "wanda": lambda m: tfprune.prune_weights(m, 0.5, "wanda", data=(X,)),
     "sparsegpt": lambda m: tfprune.prune_weights(m, 0.5, "sparsegpt", data=(X,)),
+    "obc": lambda m: tfprune.prune_weights(m, 0.5, tfprune.criteria.OBC(rounds=2), data=(X,)),
     "taylor": lambda m: tfprune.prune_units(m, 0.5, "taylor", data=(X, X[:, :2])),
     "latency": lambda m: latency([m]),
     "evaluate": lambda m: evaluate(m, (X, X[:, :2])),

@@ -47,8 +47,8 @@ class DenseMoments:
         )
 
 
-def dense_moments(model, tasks, values, data, *, effects=False):
-    """Measures how weights use their inputs, in one pass over data.
+class DensePass(EffectPass):
+    """Measures how weights use their inputs, in a pass over data each time.
 
     Args:
         model: The dense model.
@@ -57,21 +57,11 @@ def dense_moments(model, tasks, values, data, *, effects=False):
             pruned model; those of `tasks` among them.
         data: See `tfprune.criteria.measuring.measure`.
         effects: Whether the effects of errors are measured, which takes gradients.
-
-    Returns:
-        A dict from `Matrix.inputs` to `DenseMoments`, and for each weight a list of arrays
-        (groups, outputs), one for each matrix of it: what an error of an output, squared and
-        summed over the data, does to the mean squared error of the outputs of the model, relative
-        to their variance. Without `effects` None.
     """
-    run = _DenseMoments(model, tasks, values, data, effects)
-    run.run(data)
-    moments = run.moments()
-    return moments, run.effects(moments) if effects else None
 
+    keeps = True
 
-class _DenseMoments(EffectPass):
-    def __init__(self, model, tasks, values, data, effects):
+    def __init__(self, model, tasks, values, data, *, effects=False):
         super().__init__(model, [variable for variable, _ in values], data)
         places = {id(variable): place for place, (variable, _) in enumerate(values)}
         every = {each.inputs: each for _, use in tasks for each in use.matrices}
@@ -85,7 +75,28 @@ class _DenseMoments(EffectPass):
         self._values = Untracked([value for _, value in values])
         self._totals = Untracked([{key: Total(each, paired=True) for key, each in every.items()}])
         self._effects = Untracked(sums)
-        self._with_effects = effects
+        self._with_effects, self._data = effects, Untracked([data])
+
+    def measure(self):
+        """Runs both models over the data once, the pruned one with the values it has now.
+
+        Returns:
+            A dict from `Matrix.inputs` to `DenseMoments`, and for each weight a list of arrays
+            (groups, outputs), one for each matrix of it: what an error of an output, squared and
+            summed over the data, does to the mean squared error of the outputs of the model,
+            relative to their variance. Without `effects` None.
+        """
+        (totals,), (data,) = self._totals.items, self._data.items
+        for total in totals.values():
+            total.reset()
+        for variable in (self.batches, self.elements, *self._effects.items):
+            variable.assign(np.zeros(variable.shape))
+        self.run(data)
+        moments = {
+            key: DenseMoments(each.take(), each.take(1), each.sums.numpy(), float(each.count))
+            for key, each in totals.items()
+        }
+        return moments, self._effects_by(moments) if self._with_effects else None
 
     def add_batch(self, x, y, sample_weight, size):
         """One batch: both runs, then gradients of the pruned model's."""
@@ -114,15 +125,7 @@ class _DenseMoments(EffectPass):
                 form = tf.cast(moved(gradient, matrix.steps, tf), "float64")
                 next(sums).assign_add(tf.reduce_sum(form**2, 1))
 
-    def moments(self):
-        """By inputs, what was summed up."""
-        (totals,) = self._totals.items
-        return {
-            key: DenseMoments(each.take(), each.take(1), each.sums.numpy(), float(each.count))
-            for key, each in totals.items()
-        }
-
-    def effects(self, moments):
+    def _effects_by(self, moments):
         """For each weight the effects of its matrices."""
         sums, found = iter(self._effects.items), []
         for _, use in self._tasks.items:

@@ -36,12 +36,12 @@ class EffectPass(ProductPass):
     def __init__(self, model, variables, data):
         super().__init__(model, variables)
         self._probes, self._outputs = _probes(data), Untracked(_saturating_layers(model))
-        (self._elements,) = accumulators([()], "elements", "float64").items
+        (self.elements,) = accumulators([()], "elements", "float64").items
 
     @property
     def scale(self):
         """By what sums of squared gradients are divided: the signs drawn, times the outputs."""
-        return self._probes * max(float(self._elements), 1.0)
+        return self._probes * max(float(self.elements), 1.0)
 
     def signed(self, x, values=None):
         """Runs a batch.
@@ -78,7 +78,7 @@ class EffectPass(ProductPass):
             scale = tf.math.divide_no_nan(1.0, spread)
             total += tf.reduce_sum(output * tf.sign(drawn)) * scale
             if number == 0:
-                self._elements.assign_add(tf.cast(tf.size(output), "float64"))
+                self.elements.assign_add(tf.cast(tf.size(output), "float64"))
         return total
 
 

@@ -4,6 +4,7 @@ For outputs x W, the error of other weights W + D is tr(D' H D) with H = sum x x
 that the matrix W is multiplied with, examples and positions alike.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -66,12 +67,15 @@ class ProductPass(DataPass):
     collects = True
     """Whether memory is freed after each run; it takes a second where much was imported."""
 
+    keeps = False
+    """Whether what was traced is kept for further runs, until `forget` is called."""
+
     def __init__(self, model, variables):
         super().__init__(model, variables, needs_loss=False)
         self.graphs = Untracked([])
 
     def run(self, data, verbose=0):
-        """Runs the model over the data once; there are as many runs as blocks, each is traced."""
+        """Runs the model over the data once."""
         logger = tf.get_logger()
         level = logger.level
         logger.setLevel("ERROR")  # it would advise against tracing so often
@@ -79,14 +83,21 @@ class ProductPass(DataPass):
             super().run(data, verbose)
         finally:
             logger.setLevel(level)
-            self.test_function = None
-            while self.graphs.items:
-                _keras.free_graph(self.graphs.items.pop())
-            if self.collects:
-                release_memory()
+            if not self.keeps:
+                self.forget()
+
+    def forget(self):
+        """Frees what was traced."""
+        self.test_function = None
+        while self.graphs.items:
+            _keras.free_graph(self.graphs.items.pop())
+        if self.collects:
+            release_memory()
 
     def make_test_function(self, force=False):
         """One function; TensorFlow would keep the graph of the one that Keras puts inside."""
+        if self.test_function is not None and not force:
+            return self.test_function
         if tf.distribute.has_strategy():
             return super().make_test_function(force)
 
@@ -227,14 +238,23 @@ class Total:
 
     def _pieces(self):
         pieces = []
-        groups, size, _ = self.shape
-        for start in range(0, size, ROWS_AT_ONCE):
-            rows = slice(start, min(start + ROWS_AT_ONCE, size))
-            zeros = tf.zeros((groups, rows.stop - start, size), self.dtype)
+        for start in range(0, self.shape[1], ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, self.shape[1]))
             # Of any shape, so that it can be emptied.
-            piece = tf.Variable(zeros, trainable=False, shape=tf.TensorShape(None))
-            pieces.append((rows, piece))
+            shape = tf.TensorShape(None)
+            pieces.append((rows, tf.Variable(self._zeros(rows), trainable=False, shape=shape)))
         return pieces
+
+    def _zeros(self, rows):
+        groups, size, _ = self.shape
+        return tf.zeros((groups, rows.stop - rows.start, size), self.dtype)
+
+    def reset(self):
+        """Begins anew, after sums were taken."""
+        for variable in (self.sums, self.count):
+            variable.assign(tf.zeros_like(variable))
+        for rows, piece in itertools.chain(*self.products):
+            piece.assign(self._zeros(rows))
 
     def add(self, *products):
         """Adds a batch, by as many examples at a time as memory should hold.

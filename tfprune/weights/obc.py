@@ -9,6 +9,7 @@ what that leaves of errors the next round sees. In the last, each block is measu
 before it fitted. So there are about as many passes as rounds and blocks.
 """
 
+import contextlib
 import math
 
 import keras
@@ -18,7 +19,7 @@ from tfprune import _keras, patterns
 from tfprune._tools.finite import NotFiniteError
 from tfprune._tools.memory import release_memory
 from tfprune.criteria.data_pass import accumulators
-from tfprune.criteria.dense_moments import dense_moments
+from tfprune.criteria.dense_moments import DensePass
 from tfprune.criteria.kernel_biases import kernel_biases
 from tfprune.criteria.weight_uses import moved, write
 from tfprune.patterns import Unstructured, top_k_mask, top_k_masks
@@ -171,34 +172,45 @@ class _Rounds:
     def run(self, selection, rounds):
         """Prunes and fits, round by round."""
         portions, lots = _portions(self.tasks), blocks(self.model, self.tasks)
-        steps = rounds + len(lots)
-        progress = keras.utils.Progbar(steps, verbose=self.verbose, unit_name="pass")
-        for number in range(1, rounds + 1):
-            scores = [None] * len(self.tasks)
-            for portion in portions:
-                moments, effects = self._measured(portion, effects=True)
-                for (weight, use, place), effect in zip(portion, effects, strict=True):
-                    scores[place] = self._prices(weight, use, selection, place, moments, effect)
-            if not any(score.any() for score in scores):
-                raise ValueError(
-                    "OBC measures by gradients what layers do to the outputs of the model, and "
-                    f"found none. Received: model={self.model.name!r}. Take the criterion "
-                    "'sparsegpt', or one of weights alone ('magnitude')."
-                )
-            selection.kept = selection.masks(scores, number / rounds)
-            for (weight, _, _), mask in zip(self.tasks, selection.kept, strict=True):
-                self._assign(weight.variable, np.where(mask, self._value(weight.variable), 0))
+        progress = keras.utils.Progbar(rounds + len(lots), verbose=self.verbose, unit_name="pass")
+        with contextlib.ExitStack() as stack:
+            passes = [stack.enter_context(self._pass(each, effects=True)) for each in portions]
+            for number in range(1, rounds + 1):
+                scores = [None] * len(self.tasks)
+                for portion, data_pass in zip(portions, passes, strict=True):
+                    moments, effects = self._measured(portion, data_pass)
+                    for (weight, use, place), effect in zip(portion, effects, strict=True):
+                        scores[place] = self._prices(weight, use, selection, place, moments, effect)
+                self._prune(selection, scores, number / rounds)
+                progress.update(number)
+                for portion, data_pass in zip(portions, passes, strict=True):
+                    if number < rounds:
+                        if len(portions) > 1:  # else what was measured is all there
+                            moments, _ = self._measured(portion, data_pass)
+                        self._fit(portion, selection, moments)
+        del moments
+        for number, lot in enumerate(lots, rounds + 1):
+            with self._pass(lot) as data_pass:
+                moments, _ = self._measured(lot, data_pass)
+            self._fit(lot, selection, moments)
             progress.update(number)
-            is_last = number == rounds
-            for done, lot in enumerate(lots if is_last else portions, 1):
-                if is_last or len(portions) > 1:
-                    moments, _ = self._measured(lot)
-                for weight, use, place in lot:
-                    self._fit(weight, use, selection, place, moments)
-                if is_last:
-                    progress.update(rounds + done)
-            del moments
-            release_memory()
+        release_memory()
+
+    def _prune(self, selection, scores, share):
+        """Lets a round select the masks, and sets what they prune to 0."""
+        if not any(score.any() for score in scores):
+            raise ValueError(
+                "OBC measures by gradients what layers do to the outputs of the model, and "
+                f"found none. Received: model={self.model.name!r}. Take the criterion "
+                "'sparsegpt', or one of weights alone ('magnitude')."
+            )
+        selection.kept = selection.masks(scores, share)
+        for (weight, _, _), mask in zip(self.tasks, selection.kept, strict=True):
+            self._assign(weight.variable, np.where(mask, self._value(weight.variable), 0))
+
+    def _fit(self, tasks, selection, moments):
+        for weight, use, place in tasks:
+            self._fit_weight(weight, use, selection, place, moments)
 
     def apply(self, masks):
         """Gives the model the values and the masks."""
@@ -206,17 +218,25 @@ class _Rounds:
             variable.assign(value)
         apply_masks(self.model, [weight for weight, _, _ in self.tasks], masks)
 
-    def _measured(self, tasks, effects=False):
+    @contextlib.contextmanager
+    def _pass(self, tasks, effects=False):
         pairs = [(weight.variable, use) for weight, use, _ in tasks]
         values = list(self.values.values())
-        moments, found = dense_moments(self.model, pairs, values, self.data, effects=effects)
+        data_pass = DensePass(self.model, pairs, values, self.data, effects=effects)
+        try:
+            yield data_pass
+        finally:
+            data_pass.forget()
+
+    def _measured(self, tasks, data_pass):
+        moments, effects = data_pass.measure()
         for each in moments.values():
             if not all(np.isfinite(sums).all() for sums in (each.gram, each.cross)):
                 names = sorted({weight.layer.name for weight, _, _ in tasks})
                 raise NotFiniteError(
                     f"Inputs of the layers {names} are too large, or not finite, on the data."
                 )
-        return moments, found
+        return moments, effects
 
     def _value(self, variable):
         """The value of a weight in the pruned model."""
@@ -244,7 +264,7 @@ class _Rounds:
             write(found, matrix.steps, made)
         return found
 
-    def _fit(self, weight, use, selection, place, moments):
+    def _fit_weight(self, weight, use, selection, place, moments):
         """Fits a weight, and the bias beside it."""
         variable = weight.variable
         value, dense = self._value(variable), np.asarray(variable, "float64")
@@ -306,9 +326,8 @@ def _free_biases(model, tasks):
         places = np.broadcast_to(np.arange(size).reshape(bias.shape), weight.shape)
         places = moved(places, use.matrices[0].steps)
         is_of_outputs = (places == places[:, :1]).all() and places[:, 0].size == size
-        masks = [mask for mask in layer.masks_by_name.values() if mask.weight is bias]
-        if is_of_outputs and masks:
-            free = _keras.values(masks[0].live).reshape(-1)[places[:, 0]]
+        if is_of_outputs:
+            free = _keras.values(bias.masks.live).reshape(-1)[places[:, 0]]
             if free.any():
                 found[id(weight.variable)] = _FreeBias(bias, places[:, 0], free)
     return found
