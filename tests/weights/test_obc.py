@@ -44,14 +44,14 @@ def biases(model):
     return [np.array(layer.bias, "float64") for layer in model.layers]
 
 
-def ridge_fit(x, targets, kept, dense, damping):
+def ridge_fit(x, targets, kept, dense, damping, frozen=False):
     """Kernel and bias by ridge regression on the kept elements, near the dense ones."""
     away, means = x - x.mean(0), targets.mean(0)
     gram = away.T @ away
     ridge = damping * np.diag(gram)[np.diag(gram) > 0].mean()
     kernel = dense * kept
     for column in range(kernel.shape[1]):
-        rows = np.flatnonzero(kept[:, column])
+        rows = np.flatnonzero((kept & ~np.broadcast_to(frozen, kept.shape))[:, column])
         missing = targets[:, column] - means[column] - away @ kernel[:, column]
         kernel[rows, column] += np.linalg.solve(
             gram[np.ix_(rows, rows)] + ridge * np.eye(len(rows)), away[:, rows].T @ missing
@@ -228,7 +228,11 @@ def test_masks_and_frozen_elements_of_kernels_and_biases_stay():
     np.testing.assert_array_equal(np.array(first.kernel)[7, 2:9], before[0][7, 2:9])
     bias = np.array(first.bias)
     assert (bias[:2] == 0).all() and bias[5] == before[1][5]
-    assert (bias[6:] != before[1][6:]).all()
+    frozen, kept = np.array(first.frozen_masks["kernel"]), ~pruned(model, "first")
+    dense = before[0].astype(float)
+    expected = ridge_fit(X, X @ dense + before[1], kept, dense, 0.01, frozen)
+    np.testing.assert_allclose(np.array(first.kernel)[:, 6:], expected[0][:, 6:], atol=1e-4)
+    np.testing.assert_allclose(bias[6:], expected[1][6:], atol=1e-4)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.99, 1.0])

@@ -31,10 +31,11 @@ class OBC(Configurable):
     the data than with the same mask and the weights unchanged.
 
     It is no option of `SparseGPT`, which is for large models: there one inverse for each layer, in
-    one order of its inputs, serves all outputs, and equally much of each layer goes. Here each
-    output has its own, for an operation count of about inputs^2 * min(inputs, block_size) * outputs
-    in each round, and the moments of all layers are needed before anything goes. Like SparseGPT it
-    is no function from weights to scores, and only `tfprune.prune_weights` takes it.
+    one order of its inputs, serves all outputs, and each layer is done before the next is measured.
+    Here each output has an inverse of its own, and the fit of each takes a third of the cube of the
+    inputs it has left in operations, in each round: seconds for a layer of 784 x 40, many minutes
+    for one of 4,608 x 512. Like SparseGPT it is no function from weights to scores, and only
+    `tfprune.prune_weights` takes it.
 
     Args:
         rounds: Integer of at least 1.
