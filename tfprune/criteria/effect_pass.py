@@ -14,12 +14,11 @@ import tensorflow as tf
 
 from tfprune.criteria.captured_activations import capture_preactivations
 from tfprune.criteria.data_pass import Untracked, accumulators, count_batches
+from tfprune.criteria.saturating_layers import saturating_layers
 from tfprune.criteria.second_moments import ProductPass
 
 BATCHES = 32
 """Signs are drawn several times for each batch where there are fewer batches than this."""
-
-_SATURATING = ("softmax", "sigmoid")
 
 
 class EffectPass(ProductPass):
@@ -35,7 +34,7 @@ class EffectPass(ProductPass):
 
     def __init__(self, model, variables, data):
         super().__init__(model, variables)
-        self._probes, self._outputs = _probes(data), Untracked(_saturating_layers(model))
+        self._probes, self._outputs = _probes(data), Untracked(saturating_layers(model))
         (self.elements,) = accumulators([()], "elements", "float64").items
 
     @property
@@ -89,25 +88,3 @@ def _probes(data):
 
 def _into(found, index):
     return lambda output: found.__setitem__(index, output)
-
-
-def _saturating_layers(model):
-    """Pairs of the number of an output and the layer whose softmax or sigmoid makes it."""
-    layers = getattr(model, "layers", ())
-    names = {
-        id(getattr(layer, "output", None)): layer for layer in layers if _is_called_once(layer)
-    }
-    found = []
-    for index, output in enumerate(getattr(model, "outputs", None) or ()):
-        layer = names.get(id(output))
-        activation = getattr(layer, "activation", None)
-        if getattr(activation, "__name__", None) in _SATURATING:
-            found.append((index, layer))
-    return found
-
-
-def _is_called_once(layer):
-    try:
-        return layer.output is not None
-    except (AttributeError, ValueError):  # several outputs, or none
-        return False
