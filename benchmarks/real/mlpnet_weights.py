@@ -144,7 +144,7 @@ def plot(found, path):
     axes.set_xticks(range(len(SPARSITIES)), [f"{sparsity:.0%} sparse" for sparsity in SPARSITIES])
     axes.set(ylabel="accuracy in % (black: goal)", ylim=(0, 100))
     axes.set_title("MLPNet on MNIST, weights, no training")
-    axes.legend(fontsize="small", loc="lower left")
+    figure.legend(fontsize="small", loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=80)
 
 
