@@ -17,7 +17,7 @@ PACKAGE = Path(tfprune.__file__).parent
 ROOMS = """
 _tools _keras layers schedules patterns masks coupling exporting rebuild stripping measuring
 criteria weights units blocks experiments interop optimizers recovery reports callbacks surgery
-shrinking cli
+quantizing shrinking cli
 """.split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

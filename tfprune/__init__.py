@@ -26,6 +26,7 @@ from tfprune.masks.freeze import freeze, unfreeze
 from tfprune.masks.rewinding import capture, rewind
 from tfprune.masks.setting import set_masks
 from tfprune.masks.summary import summary
+from tfprune.quantizing.quantize_aware import quantize_aware
 from tfprune.recovery import compensate, distill, recalibrate, reconstruct
 from tfprune.reports.compare import compare
 from tfprune.reports.compare_exports import compare_exports
@@ -79,6 +80,7 @@ __all__ = [
     "prune_experts",
     "prune_units",
     "prune_weights",
+    "quantize_aware",
     "recalibrate",
     "reconstruct",
     "recovery",

@@ -23,6 +23,11 @@ from tfprune._keras.convolutions import kernels_read_outside, strides_outside
 from tfprune._keras.copies import Originals, call_directly, copied_objects
 from tfprune._keras.custom_gradients import gradients_kept_by_graphs
 from tfprune._keras.deep_copies import replace_references
+from tfprune._keras.fake_quantization import (
+    FAKE_QUANTIZATION,
+    fake_quantization_config,
+    has_fake_quantization,
+)
 from tfprune._keras.fitting import (
     begin_at,
     build_in_fit,
@@ -35,6 +40,7 @@ from tfprune._keras.graphs import (
     all_operations,
     calls_functions_of_layers,
     carries_mask,
+    data_of,
     functional,
     graph_config,
     input_layers,
@@ -50,6 +56,7 @@ from tfprune._keras.graphs import (
     operations,
     output_structure,
     part_of,
+    source_of,
 )
 from tfprune._keras.initial_values import without_values, zeros_as_initial_values
 from tfprune._keras.layers import (

@@ -125,6 +125,20 @@ def nodes_between(inputs, outputs, with_variables=False):
     return calls, constants, problem
 
 
+def data_of(node):
+    """The symbolic tensors of floats that a call takes, without masks."""
+    named = [value for name, value in node.arguments.kwargs.items() if not name.endswith("mask")]
+    leaves = keras.tree.flatten([list(node.arguments.args), named])
+    tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+    return [tensor for tensor in tensors if keras.backend.is_float_dtype(tensor.dtype)]
+
+
+def source_of(tensor):
+    """The operation that makes a symbolic tensor, and how many it makes in that call."""
+    operation, index, _ = tensor._keras_history
+    return operation, len(operation._inbound_nodes[index].outputs)
+
+
 def _leaves(node):
     return keras.tree.flatten([list(node.arguments.args), dict(node.arguments.kwargs)])
 

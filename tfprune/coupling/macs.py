@@ -14,6 +14,7 @@ import keras
 from tfprune import _keras
 from tfprune.coupling.shapes import Shapes, walk
 from tfprune.coupling.trace import trace
+from tfprune.layers import FakeQuantize
 
 _RULES = {}
 
@@ -325,6 +326,7 @@ def _shape(argument):
     keras.layers.RMSNormalization,
     keras.layers.Normalization,
     keras.layers.PReLU,
+    FakeQuantize,
     *_keras.application_layers("LayerScale", "StochasticDepth", "CustomScaleLayer"),
 )
 def _no_products(layer, shapes):

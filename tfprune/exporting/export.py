@@ -58,6 +58,8 @@ def export(model, path, *, format=None, overwrite=False, **options):
             * `quantize`: None; `"float16"`: weights of half the size; `"dynamic"`: int8 weights,
               of those with 1,024 elements or more, float32 activations; `"int8"`: weights and
               activations are int8, calibrated on `representative_data`, which must be given.
+              What was trained by `tfprune.quantize_aware` keeps its ranges, and is int8 there with
+              any of these.
             * `sparse`: Whether weights with enough zeros are stored without them. Dense layers
               pruned by `patterns.Block((4, 1))` then compute without them too, which is faster for
               single samples from a sparsity of about 80 % on (`benchmarks/sparse_litert.py`), and

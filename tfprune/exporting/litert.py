@@ -20,6 +20,7 @@ BREAK_EVEN = 0.8
 single samples: `benchmarks/sparse_litert.py`."""
 
 _TOLERANCES = {None: 1e-4, "float16": 3e-2, "dynamic": 0.2, "int8": 0.3}
+_BETWEEN_STEPS = 3e-2  # with fake quantisation, what is between two numbers becomes either
 _TOLERANCES_OF_MODELS = {"float16": 2e-2, "bfloat16": 1e-1}  # that compute in half precision
 
 
@@ -64,6 +65,8 @@ def write(
         _check_sparse(content, speed=sparse is True)
     pathlib.Path(place).write_bytes(content)
     limit = _TOLERANCES[quantize] if tolerance is None else tolerance
+    if tolerance is None and _keras.has_fake_quantization(model):
+        limit = max(limit, _BETWEEN_STEPS)
     _check(model, content, arrays, limit, quantize)
     if half:
         _check(given, content, arrays, max(limit, _TOLERANCES_OF_MODELS[half]), quantize)

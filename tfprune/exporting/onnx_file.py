@@ -34,6 +34,7 @@ def is_model(path):
 
 def write(model, place, *, representative_data=None):
     """Converts, writes the file and compares its outputs with the model's; see `export`."""
+    _check_no_fake_quantization(model)
     given, half = model, _keras.half_precision(model)
     if half == "bfloat16":  # onnxruntime has next to no operations in it
         model, _ = _keras.in_precision(model, "float32")
@@ -59,6 +60,15 @@ def check(representative_data=None):
             "`export` to ONNX needs tf2onnx, onnx and onnxruntime. Install them with "
             "`pip install 'tfprune[onnx]'`."
         ) from error
+
+
+def _check_no_fake_quantization(model):
+    if _keras.has_fake_quantization(model):
+        raise ValueError(
+            "Cannot export a model with fake quantisation to ONNX, because tf2onnx rounds to other "
+            f"numbers. Received: model={model.name!r}. Export a LiteRT file with "
+            "`quantize='int8'`, or a SavedModel."
+        )
 
 
 def _check_names(model, function):

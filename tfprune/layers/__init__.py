@@ -37,6 +37,7 @@ from tfprune.layers.convolutional import (
     SeparableConv2D,
 )
 from tfprune.layers.core import Dense, EinsumDense, Embedding, ReversibleEmbedding
+from tfprune.layers.fake_quantize import FakeQuantize
 from tfprune.layers.masked import Masked
 from tfprune.layers.normalization import (
     BatchNormalization,

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.layers.fake_quantize import WeightQuantizer
 from tfprune.layers.weight_mask import WeightMask, step_variable
 
 _MEASURED = "_measured_of_units"
@@ -57,6 +58,8 @@ class LayerMasks(_keras.SavedState):
                 store[f"frozen_{index}"] = np.packbits(frozen)
             if int(np.asarray(mask.rewired)) >= 0:
                 store[f"rewired_{index}"] = np.asarray(mask.rewired)
+            if mask.quantizer is not None:
+                store[f"quantized_{index}"] = np.array(mask.quantizer.axes, "int32")
             summed = _summed(mask)
             if summed is not None:
                 store[f"observed_{index}"] = np.asarray(summed)
@@ -78,9 +81,10 @@ class LayerMasks(_keras.SavedState):
             pair = np.asarray(store["unit_average"]), int(np.asarray(store["unit_calls"]))
             self._load_measured(pair)
         for index, mask in enumerate(masks if "masks" in store.keys() else []):  # noqa: SIM118
-            stored = {kind: f"{kind}_{index}" for kind in ("rewired", "observed")}
+            stored = {k: f"{k}_{index}" for k in ("rewired", "observed", "quantized")}
             found = {k: np.asarray(store[n]) for k, n in stored.items() if n in store.keys()}  # noqa: SIM118
             mask.rewired.assign(found.get("rewired", -1))
+            mask.quantizer = WeightQuantizer(found["quantized"]) if "quantized" in found else None
             summed = _summed(mask)
             if not isinstance(summed, keras.Variable):
                 mask.sums = found.get("observed")

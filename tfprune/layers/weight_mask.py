@@ -21,6 +21,10 @@ class WeightMask:
     transform = None
     """A function that the weight's tensor passes through at each read, set by a callback."""
 
+    quantizer = None
+    """A `WeightQuantizer` that the weight's tensor passes through at each read; it is saved with
+    the masks."""
+
     sums = None
     """What was summed of the weight in training that is to go on, an array; see
     `tfprune.masks.gradient_accumulation`. It is saved with the masks."""
@@ -41,6 +45,8 @@ class WeightMask:
         value = _keras.uncast(self.weight)
         if self.transform is not None:
             value = self.transform(value)
+        if self.quantizer is not None:
+            value = self.quantizer(value)
         value = _keras.mask_gradient(value, _keras.uncast(self.live))
         return value if self.observer is None else self.observer(value)
 

@@ -31,7 +31,8 @@ def to_stock(config):
     """Returns a serialised layer with its class, and those of layers in it, as stock classes."""
     if config.get("registered_name") == "tfprune>InPlace":
         config = own_config(config)
-    if str(config.get("registered_name")).startswith("tfprune>"):
+    is_ours = str(config.get("registered_name")).startswith("tfprune>")
+    if is_ours and config["class_name"] in _STOCK_NAMES:
         name = _STOCK_NAMES[config["class_name"]]
         config = {**config, "module": "keras.layers", "class_name": name, "registered_name": None}
     return _keras.in_nested(config, to_stock)
@@ -84,6 +85,7 @@ def rebuilt(
     resized=None,
     empty=None,
     initialize=False,
+    as_graph=False,
 ):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
 
@@ -103,12 +105,14 @@ def rebuilt(
         resized: A `ResizedCopies`: which other layers are copied, and the values of their weights.
         initialize: Whether weights get what their initializers make. That takes longer than all the
             rest, and is only needed where `copy_weights` does not overwrite all elements.
+        as_graph: Whether Sequential models become Functional ones, which may hold operations that
+            are no layers.
 
     Returns:
         The new model; its weights are 0 unless `initialize`.
     """
     dead = dropped or {}, empty or {}
-    rebuilding = _Rebuilding(model, edit, dead, restructure, keep, resize_kept, resized)
+    rebuilding = _Rebuilding(model, edit, dead, restructure, keep, resize_kept, resized, as_graph)
     config = rebuilding.edited(model)
     configured = [o for o in _keras.all_operations(model) if id(o) not in rebuilding.places]
     operations = [*configured, *added]
@@ -162,8 +166,9 @@ def _has_config(layer):
 class _Rebuilding:
     """The config of a model, edited, in which some layers stand as the objects they are."""
 
-    def __init__(self, model, edit, dead, restructure, keep, resize_kept, resized):
+    def __init__(self, model, edit, dead, restructure, keep, resize_kept, resized, as_graph):
         self.edit, self.dead, self.restructure = edit, dead, restructure
+        self.as_graph = as_graph
         layers, others = _kept_layers(model, resized)
         self.cells = KeptCells(others)
         self.kept = [*layers, *self.cells.cells]
@@ -204,11 +209,12 @@ class _Rebuilding:
     def edited(self, model, path=()):
         """The serialised model with all its operations edited; `path` names the models around."""
         inside = [each for each in self.at_each_step if each is not model]
-        serialised = _keras.graph_config(model, [*self.kept, *inside])
+        written = _keras.functional(model) if self.as_graph else model
+        serialised = _keras.graph_config(written, [*self.kept, *inside])
         config = serialised["config"]
         operations = {operation.name: operation for operation in _keras.operations(model)}
         layers = [self._operation(_with_name(each), operations, path) for each in config["layers"]]
-        config = {**config, "layers": layers}
+        config = {**config, "layers": layers, "name": model.name}
         config.pop("build_input_shape", None)
         config = config if self.restructure is None else self.restructure(config, path)
         here = [{k[-2:]: v for k, v in each.items() if k[:-2] == path} for each in self.dead]
@@ -236,6 +242,8 @@ class _Rebuilding:
             given = _keras.without_shapes(self.cells.named(given))
             given = _keras.with_functions(given, operation, self.custom_objects)
             new = self.edit(given, operation)
+            if isinstance(operation, _keras.FAKE_QUANTIZATION):
+                new = {**new, "config": {}}  # it takes no name
             if inner is not None:
                 path = (*path, operation.name)
                 new = _with_layer(new, self._edited(config["config"]["layer"], inner, path))
@@ -297,6 +305,7 @@ def copy_weights(old, new, take=_unchanged, take_mask=_unchanged, pairs=None):
         values = [[keras.ops.convert_to_numpy(v) for v in pair] for pair in both]
         fresh.set(*(take_mask(mask.weight, *pair) for pair in values))
         fresh.rewired.assign(_keras.raw(mask.rewired))
+        fresh.quantizer = mask.quantizer
         fresh.first_step.assign(_keras.raw(mask.first_step))
         if mask.sums is not None:
             zeros = np.zeros(tuple(fresh.weight.shape), mask.sums.dtype)

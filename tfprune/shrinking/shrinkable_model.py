@@ -22,6 +22,7 @@ from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert
 from tfprune.rebuild.engine import rebuild
+from tfprune.rebuild.fake_quantization import is_quantize_aware
 from tfprune.rebuild.new_values import added_constants, gathered_slot, refuse_summands
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import inlined
@@ -43,6 +44,13 @@ class ShrinkableModel:
     """
 
     def __init__(self, model, *, check=True):
+        if is_quantize_aware(model):
+            raise ValueError(
+                "Cannot shrink a model with fake quantisation while it trains. "
+                f"Received: model={model.name!r}. Shrink the model first, and give what is "
+                "returned to `tfprune.quantize_aware`; or train with masks and call "
+                "`tfprune.strip` at the end."
+            )
         self.strategy = model.distribute_strategy
         self.check = check
         with self.strategy.scope():

@@ -5,6 +5,11 @@ import warnings
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model, one_of
+from tfprune.rebuild.fake_quantization import (
+    fake_quantizers,
+    with_operations,
+    with_rounded_weights,
+)
 from tfprune.rebuild.same_class import rebuild_same_class, rescaled_floats
 from tfprune.stripping.check import check_equal
 from tfprune.stripping.inlining import sized_by_config
@@ -86,6 +91,7 @@ def strip(
     """
     check_model(model)
     one_of("custom_layers", custom_layers, (None, "keep", "inline"))
+    model = with_rounded_weights(model)
     keep = True if custom_layers == "keep" else ()
     if same_class:
         if custom_layers == "inline":
@@ -93,6 +99,7 @@ def strip(
                 "A model of the same class has the layers of its class, so none can be inlined. "
                 "Received: same_class=True, custom_layers='inline'."
             )
+        _refuse_fake_quantizers(model)
         return _of_same_class(model, check, data, return_report)
     if custom_layers is None and sized_by_config(model):
         keep = _from_config(model)
@@ -104,6 +111,7 @@ def strip(
             break
         passes.append(further)
         small = further.rebuilt()
+    small = with_operations(small)
     warn_of_partly_masked(passes[0].coupling, passes[0].needed)
     warn_of_twins(passes[0].coupling, passes[0].needed)
     checked = check_equal(model, small, data) if check else None
@@ -111,6 +119,16 @@ def strip(
     if not return_report:
         return small
     return small, functools.reduce(joined, (each.report(small, checked) for each in passes))
+
+
+def _refuse_fake_quantizers(model):
+    found = fake_quantizers(model)
+    if found:
+        raise ValueError(
+            "A model of the same class has no place for the fake quantisation of activations. "
+            f"Received: same_class=True, model={model.name!r} with the layer {found[0].name!r}. "
+            "Leave `same_class` out."
+        )
 
 
 def _of_same_class(model, check, data, return_report):

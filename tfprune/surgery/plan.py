@@ -97,7 +97,7 @@ class Plan(Printable):
     ):
         if not time_limit > 0:
             raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
-        self._model = _with_graph(model)
+        self._model = with_graph(model)
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
         self._limits = {"time_limit": time_limit, "verbose": verbose}
         self._units = None
@@ -381,7 +381,7 @@ def _serialised(layer, argument):
     return serialised, tuple(weight.tolist() for weight in layer.get_weights())
 
 
-def _with_graph(model):
+def with_graph(model):
     """The model, or the graph of the `call` of a subclassed one."""
     graph = inlined(model) if _keras.functional(model) is None else model
     if _keras.functional(graph) is None:

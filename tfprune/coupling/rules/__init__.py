@@ -7,6 +7,7 @@ from tfprune.coupling.rules import (  # noqa: F401 (each registers its rules)
     dot_attention,
     einsum,
     embedding,
+    fake_quantization,
     images,
     indexing,
     inferred,
