@@ -9,7 +9,7 @@ from tfprune.layers import FakeQuantize
 from tfprune.layers.fake_quantize import WeightQuantizer
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import is_kernel, masked_layers
-from tfprune.masks.skipping import weights_by_holder, warn_of_skipped
+from tfprune.masks.skipping import warn_of_skipped, weights_by_holder
 from tfprune.quantizing.channels import inner_axes
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.fake_quantization import fake_quantizers, is_quantize_aware
