@@ -57,16 +57,23 @@ LAYERS = {
     "Conv3D": (lambda: L.Conv3D(3, 2), (4, 4, 4, 2), {"kernel": (4,)}),
     "Conv1DTranspose": (lambda: L.Conv1DTranspose(5, 3), (8, 4), {"kernel": (1,)}),
     "Conv2DTranspose": (lambda: L.Conv2DTranspose(5, 3), (6, 6, 4), {"kernel": (2,)}),
-    "DepthwiseConv1D": (lambda: L.DepthwiseConv1D(3, depth_multiplier=2), (8, 4), {"kernel": (1, 2)}),
+    "DepthwiseConv1D": (
+        lambda: L.DepthwiseConv1D(3, depth_multiplier=2),
+        (8, 4),
+        {"kernel": (1, 2)},
+    ),
     "DepthwiseConv2D": (
-        lambda: L.DepthwiseConv2D(3, depth_multiplier=2), (8, 8, 4), {"kernel": (2, 3)}),
+        lambda: L.DepthwiseConv2D(3, depth_multiplier=2),
+        (8, 8, 4),
+        {"kernel": (2, 3)},
+    ),
     "SeparableConv2D": (
         lambda: L.SeparableConv2D(5, 3),
         (8, 8, 4),
         {"depthwise_kernel": (2, 3), "pointwise_kernel": (3,)},
     ),
     "TimeDistributed": (lambda: L.TimeDistributed(L.Dense(5)), (3, 4), {"kernel": (1,)}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -114,7 +121,12 @@ def test_gradients_are_those_at_the_rounded_kernels_but_for_pruned_elements():
     model = masked()
     aware = tfprune.quantize_aware(model)
     stock = mlp()
-    stock.set_weights([of_channels(np.asarray(w), (1,)) if len(w.shape) > 1 else np.asarray(w) for w in model.weights])  # fmt: skip
+    stock.set_weights(
+        [
+            of_channels(np.asarray(w), (1,)) if len(w.shape) > 1 else np.asarray(w)
+            for w in model.weights
+        ]
+    )
 
     def gradients(network):
         with tf.GradientTape() as tape:
@@ -123,8 +135,10 @@ def test_gradients_are_those_at_the_rounded_kernels_but_for_pruned_elements():
 
     for layer, ours, theirs in zip(
         [n for n in ("first", "second", "last") for _ in range(2)],
-        gradients(aware), gradients(stock), strict=True,
-    ):  # fmt: skip
+        gradients(aware),
+        gradients(stock),
+        strict=True,
+    ):
         kept = np.asarray(model.get_layer(layer).trainable_masks["kernel"])
         kept = kept if len(ours.shape) > 1 else np.ones(ours.shape)
         np.testing.assert_allclose(ours, theirs * kept, rtol=1e-4, atol=1e-6)
@@ -166,7 +180,11 @@ def test_a_tensor_is_rounded_once_for_all_that_take_it():
 def test_pruned_elements_stay_zero_through_training(jit):
     aware = tfprune.quantize_aware(masked())
     aware.compile("adam", "mse", jit_compile=jit)
-    before = [np.array(layer.trainable_masks["kernel"]) for layer in aware.layers if layer.weights and hasattr(layer, "trainable_masks")]  # fmt: skip
+    before = [
+        np.array(layer.trainable_masks["kernel"])
+        for layer in aware.layers
+        if layer.weights and hasattr(layer, "trainable_masks")
+    ]
     aware.fit(X, Y, epochs=3, batch_size=16, verbose=0)
     layers = [aware.get_layer(name) for name in ("first", "second", "last")]
     for layer, kept in zip(layers, before, strict=True):
@@ -182,10 +200,16 @@ def test_pruned_elements_stay_zero_through_training(jit):
 def test_callbacks_prune_on_while_it_trains():
     aware = tfprune.quantize_aware(masked())
     aware.compile("adam", "mse", jit_compile=False)
-    aware.fit(X, Y, epochs=2, verbose=0, callbacks=[
-        callbacks.PruneUnits(schedules.OneShot(0.5, step=1)),
-        callbacks.StraightThrough(schedules.Constant(0.6), only=["last"]),
-    ])  # fmt: skip
+    aware.fit(
+        X,
+        Y,
+        epochs=2,
+        verbose=0,
+        callbacks=[
+            callbacks.PruneUnits(schedules.OneShot(0.5, step=1)),
+            callbacks.StraightThrough(schedules.Constant(0.6), only=["last"]),
+        ],
+    )
     small = tfprune.strip(aware)
     assert [layer.units for layer in small.layers if isinstance(layer, L.Dense)] == [5, 4, 3]
     np.testing.assert_allclose(small.predict(X, verbose=0), aware.predict(X, verbose=0), atol=1e-5)
@@ -234,7 +258,9 @@ def test_only_and_exclude_choose_the_kernels():
     for chosen in ({"only": ["first"]}, {"exclude": lambda x: x.name in ("second", "last")}):
         aware = tfprune.quantize_aware(mlp(), **chosen)
         assert list(ranges(aware)) == ["x_fake_quantize"]
-        quantizers = [aware.get_layer(name).masks_by_name["kernel"].quantizer for name in ("first", "second")]  # fmt: skip
+        quantizers = [
+            aware.get_layer(name).masks_by_name["kernel"].quantizer for name in ("first", "second")
+        ]
         assert quantizers[0] is not None and quantizers[1] is None
 
 
@@ -243,7 +269,9 @@ def test_other_layers_with_kernels_are_named():
     with pytest.warns(UserWarning, match="'loop': no fake quantisation is known.*of LSTM"):
         aware = tfprune.quantize_aware(lstm)
     assert list(ranges(aware)) == ["loop_fake_quantize"]
-    table = keras.Sequential([keras.Input((4,), dtype="int32"), L.Embedding(9, 5, name="table"), L.Dense(2)])  # fmt: skip
+    table = keras.Sequential(
+        [keras.Input((4,), dtype="int32"), L.Embedding(9, 5, name="table"), L.Dense(2)]
+    )
     with pytest.warns(UserWarning, match="'table': no fake quantisation is known"):
         tfprune.quantize_aware(table)
     x = keras.Input((4, 6))

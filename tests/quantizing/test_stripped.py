@@ -77,7 +77,10 @@ def trained(make, units=0.5):
 @pytest.fixture(scope="module")
 def models():
     keras.utils.set_random_seed(0)
-    return {name: (aware, tfprune.strip(aware)) for name, aware in ((n, trained(m)) for n, m in MODELS.items())}  # fmt: skip
+    return {
+        name: (aware, tfprune.strip(aware))
+        for name, aware in ((n, trained(m)) for n, m in MODELS.items())
+    }
 
 
 def difference(ours, theirs):

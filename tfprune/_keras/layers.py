@@ -64,6 +64,16 @@ def own_trainable_variables(layer, inner=True):
     return [variable for variable in layer.weights if id(variable) in made]
 
 
+def maskable_variables(layer, inner=True):
+    """Those of `own_trainable_variables` that are floats, without those of quantized layers."""
+    quantized = {id(v) for part in quantized_layers(layer) for v in part.variables}
+    return [
+        variable
+        for variable in own_trainable_variables(layer, inner)
+        if id(variable) not in quantized and keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
 def guarded_variables(layer):
     """The variables with masks of a layer and of the layers in it, each once."""
     found = (v for part in all_layers(layer) for v in part._trainable_variables if is_guarded(v))
@@ -154,17 +164,33 @@ def takes_mask(layer):
     return layer._call_has_mask_arg
 
 
+def quantization(layer):
+    """How Keras has quantized a layer, as "int8" or "gptq"; None if it has not.
+
+    A policy such as "int8_from_float32" says so of every layer, also of those that Keras does not
+    quantize.
+    """
+    if type(layer).quantized_build is keras.layers.Layer.quantized_build:
+        return None
+    return layer.quantization_mode
+
+
+def quantized_layers(layer):
+    """A layer, if Keras has quantized it, and the layers in it that it has."""
+    return [part for part in all_layers(layer) if quantization(part)]
+
+
 def changed_kernel(layer):
     """Why a layer computes with something else than its kernel, for messages; None if it does not.
 
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="d")])
     >>> model.quantize("int8")
     >>> changed_kernel(model.get_layer("d"))
-    "'d' is quantized (int8)"
+    "'d' is quantized (int8), which comes after pruning"
     """
-    mode = getattr(layer, "quantization_mode", None)
+    mode = quantization(layer)
     if mode:
-        return f"{layer.name!r} is quantized ({mode})"
+        return f"{layer.name!r} is quantized ({mode}), which comes after pruning"
     return f"{layer.name!r} has LoRA" if getattr(layer, "lora_enabled", False) else None
 
 

@@ -61,7 +61,8 @@ def _resize_parts(layer, copy, edited, calls, sizes):
                 _keras.say_no_outputs(said.pop())
         elif id(part) in calls and has_rule(part):
             inside.update(map(id, _keras.all_layers(part)))
-            if part.weights or _is_resized(part, calls, sizes):
+            is_quantized = bool(_keras.quantized_layers(part))  # then no size of it changes
+            if not is_quantized and (part.weights or _is_resized(part, calls, sizes)):
                 _make_anew(part, new, edited, calls[id(part)][0], sizes)
         elif id(part) in calls:
             rule_of(part).resize_in_place(new, calls[id(part)][0], sizes)

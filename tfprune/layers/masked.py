@@ -8,8 +8,6 @@ by the mask in the forward pass would cost more, an optimizer could move the sto
 import functools
 from types import MappingProxyType
 
-import keras
-
 from tfprune import _keras
 from tfprune.layers.layer_masks import masks_of
 
@@ -120,9 +118,9 @@ def _with_masks_made(stock_build):
 def make_masks(layer):
     """Makes masks for the weights which have none yet: see `Masked.masks_inner_weights`."""
     masks = masks_of(layer)
-    variables = _keras.own_trainable_variables(layer, layer.masks_inner_weights)
+    variables = _keras.maskable_variables(layer, layer.masks_inner_weights)
     for weight in variables:
-        if not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype):
+        if not _keras.is_guarded(weight):
             masks.add(_weight_name(layer, weight, variables), weight)
     for part in _keras.all_layers(layer) if layer.masks_inner_weights else []:
         if not isinstance(part, Masked):

@@ -64,7 +64,8 @@ def mask_in_place(layer):
             make_masks(layer)
         return layer
     masks_inner = isinstance(layer, tuple(DROP_INS))
-    has_weights = any(map(_is_to_be_masked, _keras.own_trainable_variables(layer, masks_inner)))
+    variables = _keras.maskable_variables(layer, masks_inner)
+    has_weights = not all(map(_keras.is_guarded, variables))
     if cls in DROP_INS and (has_weights or not layer.built):
         return _exchange(layer, DROP_INS[cls])
     if has_weights or not (layer.built or _keras.is_stock(cls)):
@@ -243,10 +244,6 @@ def _reading_masks(stock_call):
 
 def _own_class(cls):
     return getattr(cls, "own_class", None) or cls
-
-
-def _is_to_be_masked(weight):
-    return not _keras.is_guarded(weight) and keras.backend.is_float_dtype(weight.dtype)
 
 
 def _exchange(layer, cls):

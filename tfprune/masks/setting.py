@@ -138,11 +138,13 @@ def element_mask(layer, weight, given, argument="index"):
 def _mask_of(layer, weight):
     if not isinstance(layer, Masked):
         inner = [sub.name for sub in _keras.all_layers(layer) if isinstance(sub, Masked)]
-        hint = (
-            f"Its sub-layers {inner} do: pass one of them."
-            if inner
-            else "Make the model prunable with `tfprune.prunable(model)` first."
-        )
+        changed = "; ".join(_keras.changed_kernels(layer))
+        if inner:
+            hint = f"Its sub-layers {inner} do: pass one of them."
+        elif changed:
+            hint = f"{changed}."
+        else:
+            hint = "Make the model prunable with `tfprune.prunable(model)` first."
         raise ValueError(
             f"The layer carries no masks. Received: layer={layer.name!r} "
             f"({type(layer).__name__}). {hint}"

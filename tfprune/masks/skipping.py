@@ -2,8 +2,6 @@
 
 import warnings
 
-import keras
-
 from tfprune import _keras
 from tfprune.layers import DROP_INS
 
@@ -40,9 +38,7 @@ def weights_by_holder(model):
     for layer, name in _keras.named_layers(model):
         inner = getattr(layer, "masks_inner_weights", isinstance(layer, tuple(DROP_INS)))
         weights = [
-            weight
-            for weight in _keras.own_trainable_variables(layer, inner)
-            if id(weight) not in seen and keras.backend.is_float_dtype(weight.dtype)
+            weight for weight in _keras.maskable_variables(layer, inner) if id(weight) not in seen
         ]
         seen.update(map(id, weights))
         if weights:
@@ -74,6 +70,25 @@ def skipped_layers(model, only_named=(), of_interest=lambda layer, weight: True)
         for why in {skip_reason(weight, id(layer) in only_named): None for weight in weights}:
             if why is not None:
                 found.setdefault(why, []).append(name)
+    return found
+
+
+def quantized_layers(model, is_chosen=lambda layer: True):
+    """The layers that Keras has quantized, which carry no masks, with the reasons.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, name="a")])
+    >>> model.quantize("int8")
+    >>> quantized_layers(model)
+    {'it is quantized (int8), which comes after pruning': ['a']}
+    """
+    found = {}
+    for layer, name in _keras.named_layers(model):
+        mode = _keras.quantization(layer)
+        if mode and is_chosen(layer):
+            reason = f"it is quantized ({mode}), which comes after pruning"
+            found.setdefault(reason, []).append(name)
     return found
 
 

@@ -9,7 +9,12 @@ from tfprune.layers import FakeQuantize
 from tfprune.layers.fake_quantize import WeightQuantizer
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import is_kernel, masked_layers
-from tfprune.masks.skipping import warn_of_skipped, weights_by_holder
+from tfprune.masks.skipping import (
+    listed,
+    quantized_layers,
+    warn_of_skipped,
+    weights_by_holder,
+)
 from tfprune.quantizing.channels import inner_axes
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.fake_quantization import fake_quantizers, is_quantize_aware
@@ -119,7 +124,7 @@ def _quantizer(weight):
 
 def _quantize_kernels(model, is_included, is_excluded):
     """Lets the layers of a masked model read rounded kernels, and warns of those that cannot."""
-    found, left_out = False, {}
+    found = False
     for layer in _keras.all_layers(model):
         if is_included(layer) and not is_excluded(layer):
             for weight in _keras.own_variables(layer):
@@ -127,22 +132,19 @@ def _quantize_kernels(model, is_included, is_excluded):
                 if axes is not None:
                     weight.masks.quantizer = WeightQuantizer(axes)
                     found = True
+    left_out = quantized_layers(model, lambda x: is_included(x) and not is_excluded(x))
     for layer, name, weights in weights_by_holder(model):
         chosen = is_included(layer) and not is_excluded(layer)
         plain = [w for w in weights if is_kernel(w.name, w.shape) and _quantizer(w) is None]
         if chosen and plain:
-            left_out.setdefault(_reason(layer), []).append(name)
+            reason = f"no fake quantisation is known for the weights of {type(layer).__name__}"
+            left_out.setdefault(reason, []).append(name)
     if not found:
         raise ValueError(
             "The model has no kernels that can be rounded to int8: dense layers and convolutions "
-            f"have such. Received: model={model.name!r}. Left out: {left_out or 'all'}."
+            f"have such. Received: model={model.name!r}. Left out: {listed(left_out) or 'all'}."
         )
     warn_of_skipped(left_out, stacklevel=4)
-
-
-def _reason(layer):
-    changed = _keras.changed_kernel(layer)
-    return changed or f"no fake quantisation is known for the weights of {type(layer).__name__}"
 
 
 # Where ranges are found --------------------------------------------------------------------------

@@ -151,6 +151,8 @@ def _is_kept(operation):
     is_input = isinstance(operation, keras.layers.InputLayer)  # its shape may change
     if is_input or not isinstance(operation, keras.layers.Layer):
         return False
+    if _keras.quantized_layers(operation):  # none of its sizes changes
+        return True
     return not has_rule(operation) or (not operation.variables and not _has_config(operation))
 
 

@@ -115,8 +115,7 @@ class ResizedCopies:
 
 def _is_plain(layer):
     """Whether a layer holds nothing that depends on sizes but what the text above says."""
-    is_changed = getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-    return type(layer) in _CLASSES and layer.built and not is_changed
+    return type(layer) in _CLASSES and layer.built and _keras.changed_kernel(layer) is None
 
 
 def _is_without_sizes(layer):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune import _keras
 from tfprune.criteria.patches import patches, same_paddings
 
 
@@ -100,8 +101,7 @@ def form_of(layer):
     """
     for cls in type(layer).__mro__:
         if cls in _FORMS:
-            is_plain = not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
-            return _FORMS[cls](layer) if is_plain else None
+            return _FORMS[cls](layer) if _keras.changed_kernel(layer) is None else None
         if "call" in vars(cls) and cls.__module__.split(".")[0] not in ("keras", "tfprune"):
             return None
     return None

@@ -225,6 +225,7 @@ def explain(model, input_shapes=None):
         f"{each.part.name!r} is in no set: the `call` of {each.holder.name!r} does not use it"
         for each in unreached
     ]
+    notes += _keras.changed_kernels(model)
     skipped = set_skip_reasons(coupling)
     if not any(map(_keras.is_guarded, model.weights)):
         skipped = {key: why for key, why in skipped.items() if why != NO_MASKS}

@@ -9,7 +9,7 @@ from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, count, shape, share, table
 from tfprune.coupling.costs import costs
 from tfprune.masks.setting import masked_layers
-from tfprune.masks.skipping import skipped_layers
+from tfprune.masks.skipping import quantized_layers, skipped_layers
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def _notes(model, calls):
     outside = model.count_params() - sum(call.parameters for call in calls)
     if outside:
         notes.append(f"{outside:,} parameters of {model.name!r} stand outside of its graph")
-    skipped = skipped_layers(model) if masked_layers(model) else {}
+    has_masks = bool(masked_layers(model))
+    skipped = {**skipped_layers(model), **quantized_layers(model)} if has_masks else {}
     notes += [f"{', '.join(names)}: {why}" for why, names in skipped.items()]
     return tuple(notes)

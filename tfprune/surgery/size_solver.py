@@ -16,8 +16,10 @@ linear relaxation mostly gives integers already and takes milliseconds.
 
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune._tools.integer_program import IntegerProgram
 from tfprune.coupling.labels import FIXED
 from tfprune.units.incidence import incidence, row_hashes, tied_by_columns
@@ -331,7 +333,12 @@ def _unmet(coupling, constraints, sizes):
 def _pins_message(coupling, constraints):
     """Why units that constraints count cannot be removed or added, as a sentence."""
     units = np.unique(np.concatenate([each.units for each in constraints]))
-    pins = sorted({coupling.pins[u] for u in units.tolist() if u in coupling.pins})
+    pins = {coupling.pins[u] for u in units.tolist() if u in coupling.pins}
+    names = {each.name for each in constraints}
+    for call in coupling.trace.calls:
+        if repr(call.operation.name) in names and isinstance(call.operation, keras.Layer):
+            pins.update(_keras.changed_kernels(call.operation))
+    pins = sorted(pins)
     return f" What holds units: {_listed(pins)}." if pins else ""
 
 

@@ -59,6 +59,15 @@ class PrunableUnits:
         for unit_set in selected:
             if reasons[id(unit_set)] is not None:
                 self.skipped.setdefault(reasons[id(unit_set)], []).append(unit_set.name)
+        chosen, excluded = layer_filter.predicates(model, only, exclude)
+        self.skipped |= skipping.quantized_layers(
+            model, lambda layer: chosen(layer) and not excluded(layer)
+        )
+        changed = set(_keras.changed_kernels(model))
+        for unit_set in self.coupling.sets:
+            if not unit_set.removable and is_selected(unit_set):
+                for why in changed.intersection(unit_set.pinned):
+                    self.skipped.setdefault(why, []).append(unit_set.name)
         if not self.sets:
             raise ValueError(
                 "The model has no units that can be pruned. "
@@ -77,8 +86,8 @@ class PrunableUnits:
             elif not any(unit_set is other for other in selected):
                 why = "`only` and `exclude` do not select it"
                 found.setdefault(why, []).append(unit_set.name)
-        changed = _keras.changed_kernels(self.model)
-        why = [*changed, skipping.listed(found)] if found else changed
+        lora = [why for why in _keras.changed_kernels(self.model) if "LoRA" in why]
+        why = [*lora, skipping.listed(found)] if found else lora
         return "; ".join(why) or "no layer makes units"
 
     def layers(self):

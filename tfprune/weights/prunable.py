@@ -79,7 +79,7 @@ def select_weights(model, only=None, exclude=None, *, action="prune", trained=Fa
             f"The model has no weights that carry masks, so there is nothing to {action}. "
             f"Received: model={model.name!r}. Make it prunable with `tfprune.prunable(model)`, "
             "and build it if it is not built yet. "
-            f"Skipped: {skipping.listed(skipping.skipped_layers(model)) or 'none'}."
+            f"Skipped: {skipping.listed(skipped_weights(model, only, exclude)) or 'none'}."
         )
     layer_filter.check(only, exclude, PREDICATE)
     is_included = layer_filter.predicate(only, model, "only", default=True, parts=_prunable_parts)
@@ -97,7 +97,6 @@ def select_weights(model, only=None, exclude=None, *, action="prune", trained=Fa
     ]
     if not weights:
         why = skipping.listed(skipped_weights(model, only, exclude))
-        why = "; ".join(filter(None, (why, *_keras.changed_kernels(model))))
         raise ValueError(
             f"No weight is left to {action}: the layers chosen have no kernels, are excluded, or "
             f"are skipped. Received: only={only!r}, exclude={exclude!r}, model={model.name!r}."
@@ -125,7 +124,10 @@ def skipped_weights(model, only=None, exclude=None):
         )
 
     named = {id(layer) for layer in _keras.all_layers(model) if is_named(layer)}
-    return skipping.skipped_layers(model, named, is_chosen)
+    quantized = skipping.quantized_layers(
+        model, lambda layer: is_included(layer, "kernel") and not is_excluded(layer, "kernel")
+    )
+    return {**skipping.skipped_layers(model, named, is_chosen), **quantized}
 
 
 def check_target(target):
@@ -153,7 +155,8 @@ def _prunable_parts(layer):
     if not parts and layer.weights:
         raise ValueError(
             "Argument `only` holds a layer whose weights carry no masks. "
-            f"Received: layer={layer.name!r} ({type(layer).__name__}): {skipping.NO_MASKS}."
+            f"Received: layer={layer.name!r} ({type(layer).__name__}): "
+            f"{'; '.join(_keras.changed_kernels(layer)) or skipping.NO_MASKS}."
         )
     return parts
 

@@ -160,7 +160,7 @@ class DepthwiseConvolution(Spatial):
     def label(self, call, inputs, labels):
         layer = call.operation
         channels = along(inputs[0], self._channel_axis(call))
-        if channels is None or layer.quantization_mode:
+        if channels is None:
             labels.pin(inputs[0], pin_reason(layer, channels))
             return [fixed(call.outputs[0])]
         rank, multiplier = len(layer.kernel.shape), layer.depth_multiplier

@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown
 from tfprune.coupling.rules.linear import pin_reason
@@ -17,13 +18,15 @@ class Embedding(Rule):
     def label(self, call, inputs, labels):
         layer, output = call.operation, call.outputs[0]
         labels.pin(inputs[0], f"{layer.name!r} looks up rows by it")
-        if layer.quantization_mode or getattr(layer, "lora_enabled", False):
+        if _keras.changed_kernel(layer):
             return [fixed(output)]
         units = labels.fresh(layer.output_dim)
         labels.slice(layer, layer.embeddings, 1, units, makes=True)
         return [placed(units, -1, len(output.shape) - 1)]
 
     def constants(self, call, inputs):
+        if _keras.changed_kernel(call.operation):
+            return [unknown(call.outputs[0])]
         table = np.asarray(call.operation.embeddings, "float64")
         values = np.where((table == table[:1]).all(axis=0), table[0], np.nan)
         return [placed(values, -1, len(call.outputs[0].shape) - 1)]
@@ -46,7 +49,7 @@ class ReversibleEmbedding(Embedding):
             labels.slice(layer, _reverse_weight(layer), 0, outputs[0].reshape(-1))
             return outputs
         units = along(inputs[0], -1)
-        if units is None or layer.quantization_mode:
+        if units is None or _keras.quantization(layer):
             labels.pin(inputs[0], pin_reason(layer, units))
         else:
             labels.slice(layer, layer.embeddings, 1, units, makes=True)

@@ -18,8 +18,7 @@ class Linear(Rule):
 
     def applies(self, call):
         """Whether the layer has this form; if not, its channels are pinned."""
-        layer = call.operation
-        return not (layer.quantization_mode or getattr(layer, "lora_enabled", False))
+        return _keras.changed_kernel(call.operation) is None
 
     def pin_reason(self, call, incoming):
         """Why the channels are pinned."""
