@@ -62,6 +62,7 @@ from tfprune._keras.initial_values import without_values, zeros_as_initial_value
 from tfprune._keras.layers import (
     all_layers,
     attention_projections,
+    can_be_quantized,
     changed_kernel,
     changed_kernels,
     count_weights,
@@ -78,6 +79,7 @@ from tfprune._keras.layers import (
     say_outputs,
     sub_layers,
     takes_mask,
+    weight_bytes,
     wrap_methods,
 )
 from tfprune._keras.legacy import (

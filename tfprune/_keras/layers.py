@@ -96,6 +96,12 @@ def count_weights(model):
     return int(sum(int(tf.size(raw(weight))) for weight in model.weights))
 
 
+def weight_bytes(model):
+    """How many bytes the weights of a model take."""
+    sizes = (int(tf.size(raw(weight))) * raw(weight).dtype.size for weight in model.weights)
+    return int(sum(sizes))
+
+
 def wrap_methods(layer):
     """Wraps `build` and `quantize` of a layer in the way in which Keras does when it makes one."""
     unmade = _unmade(type(layer))
@@ -173,6 +179,12 @@ def quantization(layer):
     if type(layer).quantized_build is keras.layers.Layer.quantized_build:
         return None
     return layer.quantization_mode
+
+
+def can_be_quantized(layer):
+    """Whether `quantize` of Keras does something to a layer, which it has not done yet."""
+    is_known = type(layer).quantized_build is not keras.layers.Layer.quantized_build
+    return is_known and layer.built and quantization(layer) is None
 
 
 def quantized_layers(layer):

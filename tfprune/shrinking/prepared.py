@@ -21,6 +21,7 @@ from tfprune.shrinking.judging import Decision, Judge, KeepBest
 from tfprune.shrinking.one_shot import EFFORTS, OneShot, criterion_of
 from tfprune.shrinking.prune_arguments import check_fit, check_training, checked_recovery
 from tfprune.shrinking.prune_report import PruneReport
+from tfprune.shrinking.quantized import check_quantize, quantized
 from tfprune.shrinking.settled_norms import (
     STALE,
     has_norms,
@@ -57,6 +58,8 @@ class Prepared:
         check_model(model)
         one_of("effort", effort, EFFORTS)
         validation_data = fit.pop("validation_data", None)
+        self._quantize = fit.pop("quantize", None)
+        check_quantize(self._quantize, model)
         for given in (data, validation_data):
             if given is not None:
                 check_fits(model, given)
@@ -141,12 +144,17 @@ class Prepared:
             small = self._fine_tuned(small, pruned.metrics, stages, decisions)
         units = sum(each.units for each in pruned.counts)
         shapes = getattr(target, "input_shapes", None)
+        parameters = Change(model.count_params(), small.count_params())
+        macs = Change(*(total_macs(each, shapes) for each in (model, small)))
+        if self._quantize:
+            decisions.append(self._quantized(small, stages))
         return small, PruneReport(
             target=_in_words(target),
             strip=removed,
             units=Change(units, units - sum(each.pruned for each in pruned.counts)),
-            parameters=Change(model.count_params(), small.count_params()),
-            macs=Change(*(total_macs(each, shapes) for each in (model, small))),
+            parameters=parameters,
+            macs=macs,
+            bytes=Change(*map(_keras.weight_bytes, (model, small))),
             stages={} if stages["dense"] is None else stages,
             decisions=tuple(decisions),
             blocks=blocks,
@@ -185,6 +193,16 @@ class Prepared:
         reason = judge.decide("fine-tuned", metrics, after, note).reason
         decisions.append(Decision("fine-tuned", bool(best), reason))
         return small
+
+    def _quantized(self, small, stages):
+        """Quantizes the small model; adds the stage, and gives the `Decision`, always to keep."""
+        judge, mode = self.judge, self._quantize
+        before = judge.metrics(small)
+        reason = quantized(small, mode)
+        if before is None:
+            return Decision(mode, True, reason)
+        stages[mode] = judge.metrics(small)
+        return Decision(mode, True, judge.decide(mode, before, stages[mode], f"{reason}; ").reason)
 
 
 def _stripped(masked, model, same_class):

@@ -81,7 +81,10 @@ def prune(
         **fit: Further arguments of `keras.Model.fit` for that training (`callbacks`,
             `batch_size`, ...). `validation_data` is also what is evaluated on after each stage, by
             default a part of `data` that is held out, and `validation_split` says how much that
-            is; the batch size holds for recovery too.
+            is; the batch size holds for recovery too. Besides, `quantize="int8"` quantizes the
+            small model in the end, by Keras's `model.quantize`: kernels of dense layers and
+            embeddings become int8. It is measured as the stage "int8" of the report, with its
+            bytes, and a decision names the layers that stay floats, as convolutions do.
 
     Returns:
         The small model, of stock Keras layers, compiled as `model` is; where the class of `model`

@@ -36,12 +36,13 @@ class PruneReport(Printable):
         target: The target, in words.
         strip: The `StripReport` of what was removed, layer by layer.
         units, parameters, macs: Before and after, each a `Change`; MACs are None where they are
-            not known. Units are those of the model without `blocks`.
+            not known. Units are those of the model without `blocks`. Quantization changes none.
+        bytes: The bytes of the weights, a `Change`: with `quantize`, those of the result.
         stages: A dict from a stage ("dense", "dense, recalibrated", "pruned", "reconstruct",
-            "recalibrate", "fine-tuned") to the metrics of the model that was kept after it, a dict
-            from name to float. Without labels, or of a model that is not compiled with a loss,
-            that is "error", how far the outputs are from the dense model's, relative. Empty where
-            there is no data.
+            "recalibrate", "fine-tuned", "int8") to the metrics of the model that was kept after it,
+            a dict from name to float. Without labels, or of a model that is not compiled with a
+            loss, that is "error", how far the outputs are from the dense model's, relative. Empty
+            where there is no data.
         decisions: For each stage that could be dropped a `Decision`: whether its result was kept,
             and why.
         blocks: The names of the residual blocks that were removed. Their layers are not in `strip`.
@@ -63,6 +64,7 @@ class PruneReport(Printable):
     seconds: float = 0.0
     budget: Budget | None = None
     tries: tuple = ()
+    bytes: Change | None = None
 
     def tables(self):
         """The rich tables that are printed: the layers, the model, the stages."""
@@ -72,6 +74,8 @@ class PruneReport(Printable):
             layers.add_row(layer.name, changed(Change(layer.before, layer.after), short))
         total = table(("total",), ("before", "after", "ratio"))
         changes = {"units": self.units, "parameters": self.parameters, "MACs": self.macs}
+        if self.bytes is not None:
+            changes["bytes"] = self.bytes
         for name, change in changes.items():
             ratio = "" if change.ratio is None else f"{change.ratio:.3g}"
             total.add_row(name, count(change.before), count(change.after), ratio)
