@@ -8,9 +8,7 @@ def kernel_biases(model):
     found = {}
     for layer in _keras.all_layers(model):
         kernel, bias = getattr(layer, "kernel", None), getattr(layer, "bias", None)
-        is_plain = not (
-            getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False)
-        )
+        is_plain = _keras.changed_kernel(layer) is None
         if kernel is None or not is_plain or not _is_call_of_keras(layer):
             continue
         if bias is not None and tuple(kernel.shape[-len(bias.shape) :]) != tuple(bias.shape):
