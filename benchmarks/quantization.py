@@ -1,9 +1,9 @@
 """int8 after pruning: measured ranges against training with fake quantisation, on digits.
 
 A small CNN (a residual block with a depthwise convolution, batch norms) loses 60 % of its units and
-half of the other weights, and is trained on: as it is, or with fake quantisation by
+three quarters of its weights, and is trained on: as it is, or with fake quantisation by
 `tfprune.quantize_aware`, the same epochs from the same weights. Both are stripped and written as
-int8 LiteRT files. Five seeds; mean and deviation.
+int8 LiteRT files. Three seeds; mean and deviation.
 
     python benchmarks/quantization.py [--seeds N] [--epochs N] [--out FILE]
 """
@@ -103,8 +103,8 @@ def run(seed, epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--out", default=Path(__file__).parent / "results/quantization.json")
     arguments = parser.parse_args()
     runs = [run(seed, arguments.epochs) for seed in range(arguments.seeds)]

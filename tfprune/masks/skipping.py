@@ -18,6 +18,7 @@ def skip_reason(weight, is_named=False):
 
     Example:
 
+    >>> import keras
     >>> layer = keras.layers.Dense(2)
     >>> layer.build((None, 3))
     >>> skip_reason(layer.kernel)
@@ -58,6 +59,7 @@ def skipped_layers(model, only_named=(), of_interest=lambda layer, weight: True)
 
     Example:
 
+    >>> import keras
     >>> import tfprune
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), tfprune.layers.Dense(2, name="a"), keras.layers.Dense(2, name="b")])
@@ -78,6 +80,7 @@ def quantized_layers(model, is_chosen=lambda layer: True):
 
     Example:
 
+    >>> import keras
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, name="a")])
     >>> model.quantize("int8")
     >>> quantized_layers(model)
