@@ -34,10 +34,44 @@ def lenet_5():
     )
 
 
-def train(model, x, targets, *, epochs, rate, batch=256, momentum=None, callbacks=()):
+class ShiftedBatches(keras.utils.PyDataset):
+    """Batches in a new order each epoch, some of them moved by up to one pixel.
+
+    Args:
+        x, y: Arrays of images and targets.
+        batch: Integer, the examples in a batch.
+        share: Float, how many of the batches are moved, each as a whole.
+        seed: Integer.
+    """
+
+    def __init__(self, x, y, batch, *, share=0.3, seed=0):
+        super().__init__()
+        self.padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+        self.y, self.batch, self.share = y, batch, share
+        self.rng = np.random.default_rng(seed)
+        self.order = self.rng.permutation(len(y))
+
+    def __len__(self):
+        return -(-len(self.y) // self.batch)
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.batch : (index + 1) * self.batch]
+        is_moved = self.rng.random() < self.share
+        top, left = self.rng.integers(0, 3, 2) if is_moved else (1, 1)
+        return self.padded[rows, top : top + 28, left : left + 28], self.y[rows]
+
+    def on_epoch_end(self):
+        """Draws another order."""
+        self.order = self.rng.permutation(len(self.y))
+
+
+def train(
+    model, x, targets, *, epochs, rate, batch=256, momentum=None, shift_seed=None, callbacks=()
+):
     """Trains a model on one-hot or soft targets; the rate falls to 0 along a cosine.
 
-    The optimizer is Adam, or SGD where it has a momentum.
+    The optimizer is Adam, or SGD where it has a momentum. With a `shift_seed` the data are
+    `ShiftedBatches`.
     """
     rate = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // batch))
     if momentum is None:
@@ -45,7 +79,10 @@ def train(model, x, targets, *, epochs, rate, batch=256, momentum=None, callback
     else:
         optimizer = keras.optimizers.SGD(rate, momentum=momentum, nesterov=True)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
-    return model.fit(x, targets, batch, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    data = {"x": x, "y": targets, "batch_size": batch}
+    if shift_seed is not None:
+        data = {"x": ShiftedBatches(x, targets, batch, seed=shift_seed)}
+    return model.fit(**data, epochs=epochs, verbose=0, callbacks=list(callbacks))
 
 
 def soft_targets(teacher, x, y, *, share=0.7, temperature=2.0):
