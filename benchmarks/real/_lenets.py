@@ -65,19 +65,14 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.order = self.rng.permutation(len(self.y))
 
 
-def train(
-    model, x, targets, *, epochs, rate, batch=256, momentum=None, shift_seed=None, callbacks=()
-):
+def train(model, x, targets, *, epochs, rate, batch=256, sgd=None, shift_seed=None, callbacks=()):
     """Trains a model on one-hot or soft targets; the rate falls to 0 along a cosine.
 
-    The optimizer is Adam, or SGD where it has a momentum. With a `shift_seed` the data are
+    The optimizer is Adam, or SGD with the arguments `sgd`. With a `shift_seed` the data are
     `ShiftedBatches`.
     """
     rate = keras.optimizers.schedules.CosineDecay(rate, epochs * -(-len(x) // batch))
-    if momentum is None:
-        optimizer = keras.optimizers.Adam(rate)
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=momentum, nesterov=True)
+    optimizer = keras.optimizers.Adam(rate) if sgd is None else keras.optimizers.SGD(rate, **sgd)
     model.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
     data = {"x": x, "y": targets, "batch_size": batch}
     if shift_seed is not None:

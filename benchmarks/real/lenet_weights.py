@@ -33,8 +33,18 @@ from rich.table import Table
 import tfprune
 
 NETWORKS = {
-    "LeNet-300-100": {"make": lenet_300_100, "dense": 20, "pruning": 24, "settling": 30},
-    "LeNet-5": {"make": lenet_5, "dense": 8, "pruning": 10, "settling": 10},
+    "LeNet-300-100": {
+        "make": lenet_300_100,
+        "epochs": {"dense": 20, "pruning": 24, "settling": 30},
+        "rates": {"dense": 1e-3, "pruning": 0.03, "settling": 2e-3},
+        "sgd": {"momentum": 0.9, "nesterov": True},
+    },
+    "LeNet-5": {
+        "make": lenet_5,
+        "epochs": {"dense": 8, "pruning": 10, "settling": 10},
+        "rates": {"dense": 1e-3, "pruning": 0.02, "settling": 2e-3},
+        "sgd": {"momentum": 0.9, "nesterov": True, "global_clipnorm": 1.0},
+    },
 }
 TASKS = {
     "12": ("LeNet-300-100", 12, "no loss", "Han et al. 2015"),
@@ -42,7 +52,6 @@ TASKS = {
     "108": ("LeNet-5", 108, 0.95, "Guo et al. 2016"),
 }
 BATCH = 256
-RATES = {"dense": 1e-3, "pruning": 0.03, "settling": 2e-3}
 
 
 def every_weight(layer, weight):
@@ -71,8 +80,16 @@ def measure(name, tasks, seed, arrays):
     start = time.perf_counter()
     dense = plan["make"]()
     labels = np.eye(10, dtype="float32")[y]
-    data = {"batch": BATCH, "shift_seed": seed}
-    train(dense, x, labels, epochs=plan["dense"], rate=RATES["dense"], **data)
+    stages = {
+        stage: {
+            "epochs": plan["epochs"][stage],
+            "rate": plan["rates"][stage],
+            "batch": BATCH,
+            "shift_seed": seed,
+        }
+        for stage in plan["epochs"]
+    }
+    train(dense, x, labels, **stages["dense"])
     before = {"error": error(dense, x_test, y_test), "parameters": dense.count_params()}
     before["seconds"] = time.perf_counter() - start
     targets = soft_targets(dense, x, y)
@@ -82,10 +99,9 @@ def measure(name, tasks, seed, arrays):
             keras.utils.set_random_seed(1000 + seed)
             start = time.perf_counter()
             model = tfprune.prunable(dense)
-            callback = pruning(way, TASKS[task][1], plan["pruning"], len(x))
-            options = {"rate": RATES["pruning"], "momentum": 0.9, "callbacks": [callback]}
-            train(model, x, targets, epochs=plan["pruning"], **data, **options)
-            train(model, x, targets, epochs=plan["settling"], rate=RATES["settling"], **data)
+            callback = pruning(way, TASKS[task][1], plan["epochs"]["pruning"], len(x))
+            train(model, x, targets, sgd=plan["sgd"], callbacks=[callback], **stages["pruning"])
+            train(model, x, targets, **stages["settling"])
             small = tfprune.strip(model)
             found[way] = {
                 "error": error(small, x_test, y_test),
@@ -149,8 +165,8 @@ def main():
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
-    epochs = {n: {k: v for k, v in plan.items() if k != "make"} for n, plan in NETWORKS.items()}
-    settings = {"epochs": epochs, "batch": BATCH, "rates": RATES, "moved_batches": 0.3}
+    plans = {n: {k: v for k, v in plan.items() if k != "make"} for n, plan in NETWORKS.items()}
+    settings = {"networks": plans, "batch": BATCH, "moved_batches": 0.3}
     runs = {task: [] for task in arguments.only}
     for seed in range(arguments.seeds):
         for name in NETWORKS:
