@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def measure(name, tasks, seed, arrays):
                 "parameters": sum(int(np.count_nonzero(w)) for w in small.get_weights()),
                 "seconds": time.perf_counter() - start,
             }
+            print(f"{task} times, seed {seed}, {way}: {found[way]}", file=sys.stderr, flush=True)
         yield task, found
 
 
