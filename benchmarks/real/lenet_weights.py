@@ -42,7 +42,7 @@ NETWORKS = {
     },
     "LeNet-5": {
         "make": lenet_5,
-        "epochs": {"dense": 8, "pruning": 10, "settling": 10},
+        "epochs": {"dense": 8, "pruning": 12, "settling": 16},
         "rates": {"dense": 1e-3, "pruning": 0.02, "settling": 2e-3},
         "sgd": {"momentum": 0.9, "nesterov": True, "global_clipnorm": 1.0},
     },
