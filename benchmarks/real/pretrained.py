@@ -38,7 +38,7 @@ FACES = 100
 
 SEEN = ("coffee", "camera", "chelsea", "coins", "motorcycle_left", "brick", "gravel", "moon")
 UNSEEN = ("astronaut", "ihc", "horse", "cell", "text")
-PATCHES, TESTED, EPOCHS, GOAL = 4000, 500, 30, 95.0
+PATCHES, TESTED, EPOCHS, GOAL = 2000, 500, 10, 95.0
 
 
 def mini_xception(packages):
@@ -104,9 +104,9 @@ def data(packages, shape, count):
 def ways(epochs):
     """By name, the arguments of `prune`, and how many patches it gets."""
     return {
-        "default": ({}, 1000),
+        "default": ({}, 500),
         f"{epochs} epochs": ({"epochs": epochs, "batch_size": 64}, None),
-        "random": ({"criterion": tfprune.criteria.Random(seed=0)}, 1000),
+        "random": ({"criterion": tfprune.criteria.Random(seed=0)}, 500),
     }
 
 
