@@ -46,3 +46,30 @@ def assert_same(arrays, others):
     assert len(arrays) == len(others)
     for array, other in zip(arrays, others, strict=True):
         np.testing.assert_array_equal(array, other)
+
+
+class InAList(keras.Model):
+    """Layers one after the other in a subclassed model, which holds them in a list."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def counting_traces(units, optimizer="sgd"):
+    """A compiled model of one layer "d", and a list that grows each time that it is traced."""
+    traces = []
+
+    class Traced(layers.Dense):
+        def call(self, inputs):
+            traces.append(1)
+            return super().call(inputs)
+
+    model = keras.Sequential([keras.Input((6,)), Traced(units, name="d")])
+    model.compile(optimizer, "mse")
+    return model, traces

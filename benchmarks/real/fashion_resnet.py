@@ -15,9 +15,7 @@ Needs `torch` and `torch-pruning`.
 import argparse
 import copy
 import gc
-import json
 import os
-import platform
 import sys
 import time
 import warnings
@@ -28,8 +26,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its gradients of strided 
 
 import keras
 import numpy as np
-import tensorflow as tf
 from _data import FASHION, mnist
+from _results import RESULTS, mean_and_deviation, write
 from rich.console import Console
 from rich.table import Table
 
@@ -159,7 +157,7 @@ def show(found):
                 for name in ("tfprune", "random")
             )
             name, theirs = best_peer(found, remaining, measure)
-            cells = [f"{np.mean(v):.2f} ({np.std(v):.2f})" for v in (ours, chance, theirs)]
+            cells = list(map(mean_and_deviation, (ours, chance, theirs)))
             above = "above" if np.mean(ours) > np.mean(theirs) else "NOT above"
             cells[2] += f" {name.split(', ')[1]}"
             table.add_row(f"{remaining:.0%}", words, *cells, above)
@@ -172,9 +170,7 @@ def main():
     parser.add_argument("--fashion", type=Path, help="the folder of the IDX files")
     parser.add_argument("--fast", action="store_true", help="a tenth of the data, one seed")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parents[1] / "results" / "fashion_resnet.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "fashion_resnet.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     x, y, x_test, y_test = mnist(arguments.fashion, FASHION)
@@ -187,17 +183,10 @@ def main():
         gc.collect()
         found.append(measured(arrays, seed))
         content = {
-            "machine": {
-                "python": platform.python_version(),
-                "processors": os.cpu_count(),
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-            },
             "settings": {"widths": WIDTHS, "epochs": EPOCHS, "calibration": CALIBRATION},
             "seeds": found,
         }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+        write(arguments.out, content)
     show(found)
 
 

@@ -13,9 +13,7 @@ The results are written after each seed.
 
 import argparse
 import gc
-import json
 import os
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -24,9 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from _data import mnist
 from _lenets import error, lenet_5, soft_targets, train
+from _results import RESULTS, write
 from rich.console import Console
 from rich.table import Table
 
@@ -126,17 +124,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's IDX files")
     parser.add_argument("--seeds", type=int, default=5)
-    out = Path(__file__).parents[1] / "results" / "lenet5_units.json"
+    out = RESULTS / "lenet5_units.json"
     parser.add_argument("--out", type=Path, default=out)
     arguments = parser.parse_args()
     arrays = mnist(arguments.mnist)
     warnings.simplefilter("ignore")
-    machine = {
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
     settings = {"dense_epochs": DENSE_EPOCHS, "rounds": ROUNDS, "last": LAST, "rate": RATE}
     settings |= {"gate_rate": GATE_RATE, "dropout": DROPOUT, "calibration": CALIBRATION}
     runs = []
@@ -145,9 +137,8 @@ def main():
         gc.collect()
         runs.append(measure(seed, arrays))
         found = summary(runs)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine, "settings": settings, **found}
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+        content = {"settings": settings, **found}
+        write(arguments.out, content)
     show(found)
 
 

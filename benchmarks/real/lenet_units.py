@@ -11,9 +11,7 @@ choice. All are followed by `reconstruct`.
 
 import argparse
 import gc
-import json
 import os
-import platform
 import warnings
 from pathlib import Path
 
@@ -21,8 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from _data import mnist
+from _results import RESULTS, mean_and_deviation, write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -109,8 +107,7 @@ def show(found):
     table.add_column("seconds", justify="right")
     for way, cells in found["ways"].items():
         values = [np.array(cells[str(share)]) for share in REMAINING]
-        deviations = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
-        row = [f"{np.mean(v):.1f} ({d:.1f})" for v, d in zip(values, deviations, strict=True)]
+        row = map(mean_and_deviation, values)
         table.add_row(way, *row, f"{found['seconds'][way]:.0f}")
     table.add_row("goal", *(f"{GOALS[s]:.1f}" if s in GOALS else "" for s in REMAINING), "")
     Console(width=100).print(table)
@@ -142,26 +139,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's IDX files")
     parser.add_argument("--fast", action="store_true", help="one seed: to see that it runs")
-    results = Path(__file__).parent / "results"
-    parser.add_argument("--out", type=Path, default=results / "lenet_units.json")
-    parser.add_argument("--plot", type=Path, default=results / "lenet_units.png")
+    parser.add_argument("--out", type=Path, default=RESULTS / "lenet_units.json")
+    parser.add_argument("--plot", type=Path, default=RESULTS / "lenet_units.png")
     arguments = parser.parse_args()
     arrays = mnist(arguments.mnist)
     warnings.simplefilter("ignore")
     found = measure(arrays, 1 if arguments.fast else SEEDS)
     show(found)
-    for path in (arguments.out, arguments.plot):
-        path.parent.mkdir(parents=True, exist_ok=True)
     plot(found, arguments.plot)
-    machine = {
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
     settings = {"calibration": CALIBRATION, "epochs": EPOCHS, "remaining": REMAINING}
-    content = {"machine": machine, "settings": settings, **found}
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    content = {"settings": settings, **found}
+    write(arguments.out, content)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -25,9 +24,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 from _data import mnist
 from _lenets import error, lenet_5, lenet_300_100, soft_targets, train
+from _results import RESULTS, write
 from rich.console import Console
 from rich.table import Table
 
@@ -154,19 +153,13 @@ def main():
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's IDX files")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", choices=TASKS, nargs="+", default=list(TASKS))
-    out = Path(__file__).parents[1] / "results" / "lenet_weights.json"
+    out = RESULTS / "lenet_weights.json"
     parser.add_argument("--out", type=Path, default=out)
     arguments = parser.parse_args()
     arrays = mnist(arguments.mnist)
     is_there = arguments.out.exists()
     results = json.loads(arguments.out.read_text())["tasks"] if is_there else {}
     results = {task: found for task, found in results.items() if task not in arguments.only}
-    machine = {
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
     plans = {n: {k: v for k, v in plan.items() if k != "make"} for n, plan in NETWORKS.items()}
     settings = {"networks": plans, "batch": BATCH, "moved_batches": 0.3}
     runs = {task: [] for task in arguments.only}
@@ -178,9 +171,8 @@ def main():
             for task, found in measure(name, tasks, seed, arrays) if tasks else []:
                 runs[task].append(found)
                 results[task] = summary(task, runs[task])
-                content = {"machine": machine, "settings": settings, "tasks": results}
-                arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+                content = {"settings": settings, "tasks": results}
+                write(arguments.out, content)
     show(results)
 
 

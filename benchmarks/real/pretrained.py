@@ -14,9 +14,7 @@ Needs `joblib`, `lz4` and `pillow`.
 """
 
 import argparse
-import json
 import os
-import platform
 import sys
 import warnings
 from pathlib import Path
@@ -26,7 +24,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its gradients of strided 
 
 import keras
 import numpy as np
-import tensorflow as tf
+from _results import RESULTS, write
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -139,9 +137,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--fast", action="store_true", help="few patches, to see that it runs")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parents[1] / "results" / "pretrained.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "pretrained.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     found = {
@@ -157,15 +153,9 @@ def main():
             cells = [f"{row[column]:.1f}" for column in columns]
             table.add_row(network, name, *cells, f"{row['seconds']:.0f}")
     Console(width=100).print(table)
-    machine = {
-        "python": platform.python_version(),
-        "processors": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
     settings = {"patches": PATCHES, "epochs": EPOCHS, "seen": SEEN, "unseen": UNSEEN}
-    content = {"machine": machine, "settings": settings, "goal": GOAL, "networks": found}
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    content = {"settings": settings, "goal": GOAL, "networks": found}
+    write(arguments.out, content)
 
 
 if __name__ == "__main__":

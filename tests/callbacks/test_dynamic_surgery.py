@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.small_mlp import counting_traces
 from tfprune import layers
 from tfprune.callbacks import BackupAndRestore, DynamicSurgery, StraightThrough
 from tfprune.schedules import Constant, Linear, OneShot
@@ -237,15 +238,7 @@ def test_evaluate_in_between_is_that_of_the_sparse_model():
 
 
 def test_updates_trace_nothing_anew():
-    traces = []
-
-    class Traced(layers.Dense):
-        def call(self, inputs):
-            traces.append(1)
-            return super().call(inputs)
-
-    model = keras.Sequential([keras.Input((6,)), Traced(3, name="d")])
-    model.compile("sgd", "mse")
+    model, traces = counting_traces(3)
     look = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: traces.clear() if batch == 0 else None
     )

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.small_mlp import counting_traces
 from tfprune import layers
 from tfprune.callbacks import StraightThrough
 from tfprune.schedules import Linear, OneShot, PolynomialDecay
@@ -118,15 +119,7 @@ def test_the_sparsity_in_the_end_is_exact_and_holds(optimizer, jit_compile):
 
 
 def test_k_moves_on_the_schedule_without_tracing_anew():
-    traces = []
-
-    class Traced(layers.Dense):
-        def call(self, inputs):
-            traces.append(1)
-            return super().call(inputs)
-
-    model = keras.Sequential([keras.Input((6,)), Traced(3, name="d")])
-    model.compile("sgd", "mse")
+    model, traces = counting_traces(3)
     counts = []
 
     def look(model):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.small_mlp import counting_traces
 from tfprune import layers
 from tfprune.masks.rewinding import Snapshot
 
@@ -129,15 +130,7 @@ def test_the_same_model_made_again_goes_on_from_the_snapshot_of_the_first():
 
 
 def test_nothing_is_traced_anew():
-    traces = []
-
-    class Traced(layers.Dense):
-        def call(self, inputs):
-            traces.append(1)
-            return super().call(inputs)
-
-    model = keras.Sequential([keras.Input((6,)), Traced(2, name="d")])
-    model.compile("adam", "mse")
+    model, traces = counting_traces(2, "adam")
     snapshot = tfprune.capture(model)
     fit(model)
     traces.clear()

@@ -9,7 +9,7 @@ import pytest
 
 import tfprune
 from tests.multiplied_layers import TOKENS, zoo
-from tests.small_mlp import assert_same, every_mask, pruned
+from tests.small_mlp import InAList, assert_same, every_mask, pruned
 from tfprune import criteria, layers, patterns, prune_weights
 from tfprune.callbacks import PruneWeights
 from tfprune.weights import sparsegpt
@@ -144,21 +144,8 @@ def test_mixed_and_half_precision(policy):
     assert errors["sparsegpt"] < 0.5 * errors["magnitude"]
 
 
-class Net(keras.Model):
-    """The MLP as a subclassed model, its layers in a list."""
-
-    def __init__(self):
-        super().__init__()
-        self.parts = mlp().layers
-
-    def call(self, x):
-        for part in self.parts:
-            x = part(x)
-        return x
-
-
 def test_a_subclassed_model_is_pruned_as_the_same_functional_one():
-    model, net = mlp(), Net()
+    model, net = mlp(), InAList(mlp().layers)
     net(X)
     for each in (model, net):
         prune_weights(each, 0.5, "sparsegpt", data=(X,))

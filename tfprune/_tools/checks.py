@@ -1,5 +1,6 @@
 """Checks of arguments; a bool is neither an integer nor a number here."""
 
+import math
 import numbers
 
 import keras
@@ -25,6 +26,14 @@ def check_integer(argument, value, least=1):
         raise ValueError(
             f"Argument `{argument}` must be an integer of at least {least}. "
             f"Received: {argument}={value!r}."
+        )
+
+
+def check_positive(argument, value):
+    """Raises a `ValueError` unless a value is a finite number above 0."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(
+            f"Argument `{argument}` must be a number above 0. Received: {argument}={value!r}."
         )
 
 

@@ -1,6 +1,7 @@
 """Isotonic regression of prices."""
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 
 def rising(prices):
@@ -14,13 +15,7 @@ def rising(prices):
     >>> np.round(rising(np.array([1.0, 4.0, 2.0, 5.0])), 6).tolist()
     [1.0, 3.0, 3.0, 5.0]
     """
-    runs = []
-    for price in prices.tolist():
-        total, count = price, 1
-        while runs and runs[-1][0] * count >= total * runs[-1][1]:
-            before, more = runs.pop()
-            total, count = total + before, count + more
-        runs.append((total, count))
-    means = np.concatenate([np.empty(0), *(np.full(n, total / n) for total, n in runs)])
-    step = 1e-12 * (means.max(initial=0.0) or 1.0)
-    return means + step * np.arange(len(means))
+    if not len(prices):
+        return np.empty(0)
+    means = isotonic_regression(prices).x
+    return means + 1e-12 * (means.max() or 1.0) * np.arange(len(means))

@@ -11,7 +11,7 @@ from tfprune._tools.checks import check_model, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, count, number, table
 from tfprune.coupling.failures import core
 from tfprune.masks.setting import masked_layers
-from tfprune.rebuild import convert
+from tfprune.rebuild import copied_state
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.same_class import copy_training_state
@@ -219,7 +219,7 @@ class _Experts:
                 return np.take(value, kept, axis)
             return value
 
-        convert.copy_weights(self.model, new, take, pairs=pairs)
+        copied_state.copy_weights(self.model, new, take, pairs=pairs)
         copy_training_state(self.model, new, pairs, take)
         return new
 

@@ -1,9 +1,8 @@
 """Layer-wise optimal brain surgeon for units, as an argument: which it is, and with what."""
 
 import keras
-import numpy as np
 
-from tfprune._tools.checks import is_number
+from tfprune._tools.checks import check_positive
 from tfprune.criteria.criterion import Criterion
 
 
@@ -43,6 +42,7 @@ class LayerwiseOBS(Criterion):
 
     Example:
 
+    >>> import numpy as np
     >>> import tfprune
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), tfprune.layers.Dense(8, "relu", name="hidden"),
@@ -61,10 +61,7 @@ class LayerwiseOBS(Criterion):
 
     def __init__(self, *, damping=0.01, update=True, aggregate="sum", normalize=None):
         super().__init__(aggregate=aggregate, normalize=normalize)
-        if not is_number(damping) or not 0 < damping < np.inf:
-            raise ValueError(
-                f"Argument `damping` must be a number above 0. Received: damping={damping!r}."
-            )
+        check_positive("damping", damping)
         self.damping = float(damping)
         self.update = bool(update)
 

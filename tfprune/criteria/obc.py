@@ -1,9 +1,8 @@
 """Optimal brain compression as an argument: what `criterion="obc"` of `prune_weights` means."""
 
 import keras
-import numpy as np
 
-from tfprune._tools.checks import is_integer, is_number
+from tfprune._tools.checks import check_integer, check_positive
 from tfprune._tools.registry import Configurable
 
 NAME = "obc"
@@ -49,6 +48,7 @@ class OBC(Configurable):
 
     Example:
 
+    >>> import numpy as np
     >>> import tfprune
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), tfprune.layers.Dense(8, "relu", name="a"),
@@ -65,19 +65,9 @@ class OBC(Configurable):
     """
 
     def __init__(self, *, rounds=8, damping=0.01, block_size=512):
-        if not is_integer(rounds) or rounds < 1:
-            raise ValueError(
-                f"Argument `rounds` must be an integer of at least 1. Received: rounds={rounds!r}."
-            )
-        if not is_number(damping) or not 0 < damping < np.inf:
-            raise ValueError(
-                f"Argument `damping` must be a number above 0. Received: damping={damping!r}."
-            )
-        if not is_integer(block_size) or block_size < 1:
-            raise ValueError(
-                "Argument `block_size` must be an integer of at least 1. "
-                f"Received: block_size={block_size!r}."
-            )
+        check_integer("rounds", rounds)
+        check_positive("damping", damping)
+        check_integer("block_size", block_size)
         self.rounds = int(rounds)
         self.damping = float(damping)
         self.block_size = int(block_size)

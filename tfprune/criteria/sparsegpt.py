@@ -1,9 +1,8 @@
 """SparseGPT as an argument: what `criterion="sparsegpt"` of `tfprune.prune_weights` means."""
 
 import keras
-import numpy as np
 
-from tfprune._tools.checks import is_integer, is_number
+from tfprune._tools.checks import check_integer, check_positive
 from tfprune._tools.registry import Configurable
 
 NAME = "sparsegpt"
@@ -29,6 +28,7 @@ class SparseGPT(Configurable):
 
     Example:
 
+    >>> import numpy as np
     >>> import tfprune
     >>> model = keras.Sequential([keras.Input((4,)), tfprune.layers.Dense(2, name="d")])
     >>> x = np.random.default_rng(0).normal(size=(32, 4))
@@ -41,15 +41,8 @@ class SparseGPT(Configurable):
     """
 
     def __init__(self, *, damping=0.01, block_size=128):
-        if not is_number(damping) or not 0 < damping < np.inf:
-            raise ValueError(
-                f"Argument `damping` must be a number above 0. Received: damping={damping!r}."
-            )
-        if not is_integer(block_size) or block_size < 1:
-            raise ValueError(
-                "Argument `block_size` must be an integer of at least 1. "
-                f"Received: block_size={block_size!r}."
-            )
+        check_positive("damping", damping)
+        check_integer("block_size", block_size)
         self.damping = float(damping)
         self.block_size = int(block_size)
 

@@ -3,7 +3,7 @@
 import keras
 
 from tfprune import _keras
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.dead_calls import without_dead_calls
 
 
@@ -49,8 +49,8 @@ def bypassed(model, blocks):
         return without_dead_calls(config, {}, replaced=replaced)
 
     new = convert.rebuilt(model, lambda config, _: config, restructure=restructure)
-    convert.copy_weights(model, new)
-    convert.copy_compile_state(model, new)
+    copied_state.copy_weights(model, new)
+    copied_state.copy_compile_state(model, new)
     return new
 
 

@@ -15,7 +15,7 @@ from tfprune.coupling.settled_numbers import DoesNotRunError, settle_numbers
 from tfprune.coupling.sizes import Sizes
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.new_values import NewValues, refuse_summands
 from tfprune.rebuild.resized_copies import ResizedCopies
@@ -80,12 +80,12 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
     if kept_units.grown:
         values.match(couple(new), pairs)
     missing = [pair for pair in pairs if not resizing.is_done(pair[1])]
-    convert.copy_weights(model, new, values.weight, values.mask, missing)
+    copied_state.copy_weights(model, new, values.weight, values.mask, missing)
     _fill_new_biases(model, new, kept_units, folds)
     if _keras.functional(model) is None and not _keras.has_stock_compile(model):
         _keras.renew_optimizers(new)
     else:
-        convert.copy_compile_state(model, new, values.slot, pairs)
+        copied_state.copy_compile_state(model, new, values.slot, pairs)
         if stock and not _keras.is_stock(type(new)):  # a user's, with what it holds besides
             unmask(new)
     return new

@@ -3,7 +3,7 @@
 from tfprune import _keras
 from tfprune.layers import FakeQuantize
 from tfprune.masks.setting import masked_layers
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.copying import copy_model
 
 
@@ -47,8 +47,8 @@ def with_operations(model):
     new = convert.rebuilt(model, edit, as_graph=True)
     replaced = {id(layer) for layer in fake_quantizers(model)}
     pairs = list(_keras.variable_pairs(model, new, replaced))
-    convert.copy_weights(model, new, pairs=pairs)
-    convert.copy_compile_state(model, new, pairs=pairs)
+    copied_state.copy_weights(model, new, pairs=pairs)
+    copied_state.copy_compile_state(model, new, pairs=pairs)
     return new
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 
-from tfprune.rebuild import convert
+from tfprune.rebuild import copied_state
 from tfprune.rebuild.config_numbers import MOST_TRIED, ConfigNumbers, weights_in_order
 from tfprune.rebuild.same_class import copy_training_state
 
@@ -35,7 +35,7 @@ def models_with_fewer_layers(model, gone, places, depth):
             continue
         is_found, new = True, numbers.make(found, {})
         pairs = list(zip(kept, weights_in_order(new), strict=True))
-        convert.copy_weights(model, new, pairs=pairs)
+        copied_state.copy_weights(model, new, pairs=pairs)
         copy_training_state(model, new, pairs)
         yield new
     if not is_found:

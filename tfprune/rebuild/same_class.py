@@ -10,7 +10,7 @@ import keras
 
 from tfprune import _keras
 from tfprune.coupling.sizes import Sizes
-from tfprune.rebuild import convert
+from tfprune.rebuild import copied_state
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order
 from tfprune.rebuild.new_values import NewValues
 
@@ -41,7 +41,7 @@ def rebuild_same_class(model, kept_units, folds, floats=None):
     new = numbers.make(found, changed)
     pairs = list(zip(weights, weights_in_order(new), strict=True))
     values = NewValues(kept_units, folds, None)
-    convert.copy_weights(model, new, values.weight, values.mask, pairs)
+    copied_state.copy_weights(model, new, values.weight, values.mask, pairs)
     copy_training_state(model, new, pairs, values.slot)
     return new
 
@@ -55,12 +55,12 @@ def copy_training_state(model, new, pairs, *take):
         model: The model.
         new: The one of the same class.
         pairs: Pairs of a weight and its counterpart.
-        *take: As in `tfprune.rebuild.convert.copy_compile_state`.
+        *take: As in `tfprune.rebuild.copied_state.copy_compile_state`.
     """
     ours, theirs = _owners(model), _owners(new)
     for weight, counterpart in pairs:
         theirs[id(counterpart)].trainable = ours[id(weight)].trainable
-    convert.copy_compile_state(model, new, *take, pairs=pairs)
+    copied_state.copy_compile_state(model, new, *take, pairs=pairs)
     for name in _compiled_with(model):
         setattr(new, name, getattr(model, name))
 

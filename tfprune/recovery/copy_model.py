@@ -3,7 +3,7 @@
 import keras
 
 from tfprune import _keras
-from tfprune.rebuild import convert, copying
+from tfprune.rebuild import convert, copied_state, copying
 from tfprune.stripping.inlining import inlined
 
 
@@ -21,8 +21,8 @@ def copy_model(model, edit=None):
     if edit is None:
         return copying.copy_model(model).model
     copy = convert.rebuilt(model, edit)
-    convert.copy_weights(model, copy)
-    convert.copy_compile_state(model, copy)
+    copied_state.copy_weights(model, copy)
+    copied_state.copy_compile_state(model, copy)
     return copy
 
 

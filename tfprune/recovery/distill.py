@@ -11,8 +11,9 @@ from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.trace import trace
 from tfprune.measuring.data import check_fits, labels_given, running
 from tfprune.measuring.metrics import fit_arguments
-from tfprune.rebuild import convert
+from tfprune.rebuild import copied_state
 from tfprune.recovery.copy_model import copy_model
+from tfprune.recovery.students import ForStudent, StopsWithStudent
 from tfprune.recovery.unlabelled import train_towards
 
 
@@ -100,7 +101,7 @@ def distill(
             student_loss_weight=label_weight,
         )
         distiller.compile(**_compile_arguments(student))
-        passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
+        passed = [ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
         with running(model):
             history = distiller.fit(
                 **fit_arguments(data), epochs=epochs, callbacks=passed, **kwargs
@@ -120,7 +121,7 @@ def _without_labels(model, dense, data, losses, *, callbacks, **kwargs):
     check_finite_data("data", data)
     check_finite_weights(dense)
     student = copy_model(model)
-    passed = [_ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
+    passed = [ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
     history = train_towards(student, dense, data, callbacks=passed, **kwargs)
     check_finite_weights(student, " after training")
     student.history = history
@@ -170,7 +171,7 @@ def _distiller_class():
             f"{keras.__version__}. Upgrade Keras, or train with `fit` and a loss of your own."
         )
 
-    class Distiller(keras.distillation.Distiller):
+    class Distiller(StopsWithStudent, keras.distillation.Distiller):
         """The same, with sample weights, penalties of regularisers, and early stopping."""
 
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -178,16 +179,6 @@ def _distiller_class():
             own = self._student_loss
             own.x, own.sample_weight = x, sample_weight
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-
-        @property
-        def stop_training(self):
-            """Whether a callback stopped the training of the student."""
-            return getattr(self.student, "stop_training", False)
-
-        @stop_training.setter
-        def stop_training(self, value):
-            if hasattr(self, "student"):
-                self.student.stop_training = value
 
     return Distiller
 
@@ -206,7 +197,7 @@ class _OwnLoss:
 def _compile_arguments(student):
     arguments = _keras.compile_arguments(student)
     metrics = {
-        key: [convert.copied_metric(m) for m in keras.tree.flatten(arguments.get(key))]
+        key: [copied_state.copied_metric(m) for m in keras.tree.flatten(arguments.get(key))]
         for key in ("metrics", "weighted_metrics")
         if arguments.get(key) is not None
     }
@@ -254,39 +245,3 @@ def _trainable_as_before(model):
     finally:
         for layer, trainable in before:  # outer layers first, since they pass it on
             layer.trainable = trainable
-
-
-class _ForStudent(keras.callbacks.Callback):
-    """Shows a callback the student in place of the distiller.
-
-    A `CallbackList` would not do: what callbacks add to the logs stays in it.
-    """
-
-    def __init__(self, callback, student):
-        super().__init__()
-        self._callback = callback
-        self._student = student
-
-    def set_params(self, params):
-        """Passed on."""
-        super().set_params(params)
-        self._callback.set_params(params)
-
-    def set_model(self, model):
-        """Passes the student on."""
-        super().set_model(model)
-        self._callback.set_model(self._student)
-
-
-def _passed_on(name):
-    def hook(self, *args, **kwargs):
-        return getattr(self._callback, name)(*args, **kwargs)
-
-    hook.__name__ = name
-    hook.__doc__ = "Passed on."
-    return hook
-
-
-for _name in dir(keras.callbacks.Callback):
-    if _name.startswith("on_"):
-        setattr(_ForStudent, _name, _passed_on(_name))

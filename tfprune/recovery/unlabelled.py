@@ -10,6 +10,7 @@ from tfprune.criteria.data_pass import Untracked, count_batches
 from tfprune.criteria.saturating_layers import saturating_layers
 from tfprune.measuring.data import running
 from tfprune.measuring.metrics import fit_arguments
+from tfprune.recovery.students import StopsWithStudent
 
 _RATE = 1e-3
 
@@ -64,7 +65,7 @@ def _distance(activation, dense, other):
     return tf.reduce_mean(divergence)
 
 
-class _Trainer(keras.Model):
+class _Trainer(StopsWithStudent, keras.Model):
     """Trains a model towards the outputs of a dense one."""
 
     def __init__(self, student, dense):
@@ -81,16 +82,6 @@ class _Trainer(keras.Model):
         (dense,) = self._dense.items
         loss = output_distance(dense, dense(x, training=False), y_pred)
         return tf.add_n([loss, *(tf.cast(each, "float32") for each in self.losses)])
-
-    @property
-    def stop_training(self):
-        """Whether a callback stopped the training of the student."""
-        return getattr(self.student, "stop_training", False)
-
-    @stop_training.setter
-    def stop_training(self, value):
-        if hasattr(self, "student"):
-            self.student.stop_training = value
 
 
 def train_towards(student, dense, data, *, epochs, batch_size=None, **arguments):

@@ -20,7 +20,7 @@ from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.sizes import scale_factors
 from tfprune.masks import layer_filter
 from tfprune.masks.setting import masked_layers
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.engine import rebuild
 from tfprune.rebuild.fake_quantization import is_quantize_aware
 from tfprune.rebuild.new_values import added_constants, gathered_slot, refuse_summands
@@ -109,7 +109,7 @@ class ShrinkableModel:
             return self._small
         with self.strategy.scope():
             stock = convert.without_masks(self._small)
-            convert.copy_compile_state(self._small, stock)
+            copied_state.copy_compile_state(self._small, stock)
         return stock
 
     def write_back(self):
@@ -198,7 +198,7 @@ class _Extraction:
             full.reshape(-1)[gathered_slot(ours, places, chosen, None, name)] = value
             return full
 
-        convert.copy_compile_state(small, self.full, take_slot)
+        copied_state.copy_compile_state(small, self.full, take_slot)
 
     def _positions(self, variable, shape):
         """For each element of a small variable its flat index in the full one."""

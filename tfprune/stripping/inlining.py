@@ -14,7 +14,8 @@ from tfprune.coupling.layer_runs import NotTracedError, is_composite, symbolic
 from tfprune.coupling.model_inputs import call_arguments, names_in
 from tfprune.coupling.time_steps import at_each_step, innermost
 from tfprune.coupling.trace import trace
-from tfprune.rebuild.convert import graph_operations, take_class
+from tfprune.rebuild.convert import graph_operations
+from tfprune.rebuild.copied_state import take_class
 from tfprune.rebuild.copying import copy_model
 
 

@@ -12,7 +12,7 @@ from tfprune.coupling.calls import Tensor
 from tfprune.coupling.index_maps import carried_index_maps, gathered
 from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.trace import trace
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.new_values import gathered_slot
 from tfprune.surgery.edits.base import Draft, operation_at
 from tfprune.surgery.growth import Growth
@@ -82,10 +82,10 @@ def apply_edits(model, edits):
 
     for change in draft.weight_setters:  # first, since what is wrong with a layer explains the rest
         change(new)
-    convert.copy_weights(model, new, take, take_mask, pairs)
+    copied_state.copy_weights(model, new, take, take_mask, pairs)
     for check in draft.checks:
         check(new)
-    convert.copy_compile_state(model, new, take_slot, pairs)
+    copied_state.copy_compile_state(model, new, take_slot, pairs)
     return apply_edits(new, draft.next_edits) if draft.next_edits else new
 
 
@@ -115,8 +115,8 @@ def _all_kept(model):
 def copy_model(model):
     """A copy of a model, with weights, compile state and slots."""
     new = convert.rebuilt(model, lambda config, _: config)
-    convert.copy_weights(model, new)
-    convert.copy_compile_state(model, new)
+    copied_state.copy_weights(model, new)
+    copied_state.copy_compile_state(model, new)
     return new
 
 

@@ -7,7 +7,7 @@ from tfprune import _keras
 from tfprune._tools.checks import check_model, is_integer
 from tfprune.coupling.trace import trace
 from tfprune.masks.setting import masked_layers
-from tfprune.rebuild import convert
+from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order
 from tfprune.rebuild.same_class import copy_training_state
 from tfprune.stripping.check import TOLERANCE, Difference, lowest_precision
@@ -184,7 +184,7 @@ def _of_class(model, tables, kept):
         not _follows(ours.shape, theirs.shape, tables.size, len(kept)) for ours, theirs in pairs
     ):
         numbers.refuse("another size than that of the vocabulary goes along with it")
-    convert.copy_weights(model, new, _rows(kept), _rows(kept), pairs)
+    copied_state.copy_weights(model, new, _rows(kept), _rows(kept), pairs)
     copy_training_state(model, new, pairs, _rows(kept))
     return new
 
@@ -227,8 +227,8 @@ def _of_stock_layers(model, tables, kept, error):
     for ours, theirs in _keras.layer_pairs(model, new):
         if id(ours) in tables and theirs.input_dim != len(kept):
             raise error
-    convert.copy_weights(model, new, _rows(kept), _rows(kept))
-    convert.copy_compile_state(model, new, _rows(kept))
+    copied_state.copy_weights(model, new, _rows(kept), _rows(kept))
+    copied_state.copy_compile_state(model, new, _rows(kept))
     return new
 
 

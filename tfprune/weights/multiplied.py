@@ -7,6 +7,15 @@ from tfprune._tools.memory import release_memory
 from tfprune.criteria.second_moments import weight_uses
 
 
+def check_data_given(data, *, by):
+    """Raises a `ValueError` where there is no data; `by` is what prunes, for the error."""
+    if data is None:
+        raise ValueError(
+            f"{by} measures the inputs of layers on data. Received: data=None. Pass "
+            "`data=(x,)`, `(x, y)` or a dataset; labels are not needed."
+        )
+
+
 def multiplied(model, weights, data, most_inputs, *, by, why_not=None):
     """The weights whose outputs can be kept by changing others, each with its `Use`.
 

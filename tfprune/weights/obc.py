@@ -24,7 +24,7 @@ from tfprune.criteria.kernel_biases import kernel_biases
 from tfprune.criteria.weight_uses import moved, write
 from tfprune.patterns import Unstructured, top_k_mask, top_k_masks
 from tfprune.weights import distributions
-from tfprune.weights.multiplied import blocks, multiplied
+from tfprune.weights.multiplied import blocks, check_data_given, multiplied
 from tfprune.weights.obs_prices import fitted, prices
 from tfprune.weights.prunable import apply_masks, check_target
 from tfprune.weights.scores import error_context
@@ -57,11 +57,7 @@ class OBCMethod:
                 f"say. Received: pattern={pattern!r}. Take the criterion 'sparsegpt' for `NM`, "
                 "`Block` and equally many of each output."
             )
-        if data is None:
-            raise ValueError(
-                "OBC measures the inputs of layers on data. Received: data=None. Pass "
-                "`data=(x,)`, `(x, y)` or a dataset; labels are not needed."
-            )
+        check_data_given(data, by="OBC")
 
     def prune(self, model, weights, target):
         """Prunes weights to a sparsity, in place.

@@ -16,7 +16,7 @@ from tfprune.criteria.second_moments import second_moments
 from tfprune.criteria.weight_uses import moved, write
 from tfprune.patterns import NM, Block, matrix_axes, pruned_count
 from tfprune.weights import distributions
-from tfprune.weights.multiplied import blocks, multiplied
+from tfprune.weights.multiplied import blocks, check_data_given, multiplied
 from tfprune.weights.obs import Hessian, sweep
 from tfprune.weights.prunable import apply_masks, check_target
 from tfprune.weights.scores import error_context
@@ -54,11 +54,7 @@ class SparseGPTMethod:
                 "after layer. Take 'uniform', 'erk', or a dict of sparsities of layers; or the "
                 "criterion 'obc', which ranks the weights of all layers together."
             )
-        if data is None:
-            raise ValueError(
-                "SparseGPT measures the inputs of layers on data. Received: data=None. Pass "
-                "`data=(x,)`, `(x, y)` or a dataset; labels are not needed."
-            )
+        check_data_given(data, by="SparseGPT")
 
     def prune(self, model, weights, target):
         """Prunes weights to a sparsity, in place.
