@@ -260,6 +260,39 @@ def test_inputs_can_be_named():
         surgery.resize(model, {inputs_of(last): by(+1)})
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "sizes"),
+    [
+        (inputs_of("joined"), by(+4), {"joined": 14}),  # 10 inputs, of both layers
+        (inputs_of("joined"), 8, {"joined": 8}),
+        (inputs_of("joined", 0), 3, {"a": 3, "b": 3, "c": 5}),
+        (inputs_of("joined", 1), by(-1), {"a": 5, "b": 5, "c": 4}),
+        (inputs_of("total"), by(+1), {"a": 6, "b": 6, "c": 5}),
+        (inputs_of("total", 1), 6, {"a": 6, "b": 6, "c": 5}),
+        (inputs_of("gated"), 7, {"a": 7, "gate": 1}),  # not the one input that is the gate
+        (inputs_of("gated", 1), 7, {"a": 7, "gate": 1}),
+    ],
+)
+def test_all_inputs_of_a_sum_and_of_a_concatenation_count(key, change, sizes):
+    inputs = keras.Input((3,))
+    a, b, c = (layers.Dense(5, name=name)(inputs) for name in "abc")
+    total = layers.Add(name="total")([a, b])
+    gated = layers.Multiply(name="gated")([layers.Dense(1, name="gate")(inputs), total])
+    joined = layers.Concatenate(name="joined")([gated, c])
+    model = drawn(keras.Model(inputs, layers.Dense(2, name="last")(joined)))
+    new = surgery.resize(model, {key: change})
+    assert {name: new.get_layer(name).output.shape[-1] for name in sizes} == sizes
+    assert new.get_layer("last").kernel.shape[0] == new.get_layer("joined").output.shape[-1]
+
+
+def test_an_input_that_is_not_there_is_refused():
+    model = drawn(mlp())
+    with pytest.raises(ValueError, match="'grow' with 1 inputs, index=1"):
+        surgery.resize(model, {inputs_of("grow", 1): 3})
+    with pytest.raises(ValueError, match="Argument `index` must be an integer"):
+        inputs_of("last", -1)
+
+
 def test_as_near_as_can_be_leaves_one_unit():
     model = drawn(mlp())
     assert surgery.resize(model, {"grow": by(-9)}, relaxed=True).get_layer("grow").units == 1

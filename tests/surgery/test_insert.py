@@ -122,3 +122,62 @@ def test_behind_an_input_behind_a_shared_layer_and_in_a_nested_model():
         for ours, theirs in zip(new(x), model(x), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
         new.get_config()
+
+
+# Before some consumers ----------------------------------------------------------------------------
+
+
+def forked():
+    """A layer whose output goes to two layers, to a sum, and to the outputs."""
+    inputs = keras.Input((3,), name="given")
+    a = layers.Dense(4, name="a")(inputs)
+    b, c = (layers.Dense(4, name=name)(a) for name in "bc")
+    total = layers.Add(name="total")([a, b, a])
+    return drawn(keras.Model(inputs, [total, c, a], name="forked"))
+
+
+@pytest.mark.parametrize("before", ["b", "total", "forked", ["b", "c"], ["c", "forked"]])
+def test_only_the_named_consumers_take_what_is_inserted(before):
+    model = forked()
+    new = surgery.insert(model, "a", layers.Dense(4, name="new"), "default", before=before)
+    x = example(model)
+    (a, b, c), made = (model.get_layer(name) for name in "abc"), new.get_layer("new")
+    plain = x @ a.kernel + a.bias
+    other = plain @ made.kernel + made.bias
+    chosen = set(before if isinstance(before, list) else [before])
+    for_b, for_c, for_sum, for_output = (
+        other if name in chosen else plain for name in ("b", "c", "total", "forked")
+    )
+    by_hand = [2 * for_sum + (for_b @ b.kernel + b.bias), for_c @ c.kernel + c.bias, for_output]
+    for ours, theirs in zip(new(x), by_hand, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_consumers_can_be_layers_the_model_or_inserted_in_the_same_plan():
+    model = forked()
+    plan = surgery.edit(model)
+    plan.insert("a", layers.Dense(4, name="first"), before=[model.get_layer("b"), model])
+    plan.insert("first", layers.Dense(4, name="second"), before=model)
+    plan.insert("a", layers.ReLU(name="third"), init="default", before="first")
+    plan.resize({"second": 4})
+    assert "before b, forked" in str(plan)
+    copy = surgery.Plan.from_dict(model, plan.to_dict())
+    for new in (plan.model, copy.model):
+        takes = {layer.name: layer.input for layer in new.layers if layer.name != "given"}
+        assert takes["b"] is new.get_layer("first").output is takes["second"]
+        assert takes["first"] is new.get_layer("third").output
+        assert takes["c"] is takes["third"] is new.get_layer("a").output
+        assert new.outputs[2] is new.get_layer("second").output
+
+
+def test_what_does_not_take_the_output_is_no_place_to_insert_before():
+    for after, before, message in (
+        ("b", "c", "What takes it: 'total'"),
+        ("a", ["c", "nowhere"], "before=.'c', 'nowhere'."),
+        ("a", [], "before=.*What takes it: 'b', 'c', 'total', 'forked'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            surgery.insert(forked(), after, layers.Dense(4, name="new"), before=before)
+    with pytest.raises(ValueError, match="before=.'c'.*What takes it: 'b'"):
+        surgery.insert(chain(), "a", layers.Dense(4, name="new"), before="c")
+    assert names(surgery.insert(chain(), "a", layers.Dense(4, name="new"), before="b"))[1] == "new"

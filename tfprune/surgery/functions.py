@@ -96,10 +96,11 @@ def shrink(model, criterion, *, time_limit=60.0, verbose=0):
     return plan.model
 
 
-def insert(model, after, layers, init="identity"):
+def insert(model, after, layers, init="identity", before=None):
     """Returns a new model with layers inserted after a layer.
 
-    All that took the output of the layer takes that of the last inserted one.
+    What took the output of the layer takes that of the last inserted one: all, the outputs of the
+    model too, or only what `before` names.
 
     Args:
         model: Any Keras model that is built. It is not changed. Of a subclassed model, the
@@ -109,12 +110,16 @@ def insert(model, after, layers, init="identity"):
             their weights.
         init: "identity" for weights with which each layer computes the identity, so that the model
             computes the same; "default" for those of their initializers.
+        before: A layer or operation that takes the output of `after`, its name, or a list of these:
+            all others go on to take the output of `after` itself. The model, or its name, stands
+            for its outputs.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If a layer cannot compute the identity, or does not fit.
+        ValueError: If a layer cannot compute the identity, or does not fit, or `before` holds what
+            does not take the output of `after`.
 
     Example:
 
@@ -129,7 +134,7 @@ def insert(model, after, layers, init="identity"):
     (3, True)
     """
     plan = edit(model)
-    plan.insert(after, layers, init)
+    plan.insert(after, layers, init, before)
     return plan.model
 
 

@@ -4,16 +4,18 @@ from tfprune import _keras
 from tfprune.rebuild.dead_calls import without_dead_calls
 
 
-def with_inserted(config, name, layers):
+def with_inserted(config, name, layers, before=None):
     """The config of a model with layers inserted after one of its operations.
 
-    Whatever took the output of the operation, the outputs of the model too, takes that of the last
-    layer. Where the operation is called several times, the layers are called after each call.
+    Whatever took the output of the operation takes that of the last layer. Where the operation is
+    called several times, the layers are called after each call.
 
     Args:
         config: The config of a Functional or Sequential model. It is not changed.
         name: The name of the operation.
         layers: The serialised layers.
+        before: The names of the operations that take it, with that of the model for its outputs;
+            None for all.
     """
     if "input_layers" not in config:
         index = [_name(layer) for layer in config["layers"]].index(name) + 1
@@ -21,6 +23,8 @@ def with_inserted(config, name, layers):
     (entry,) = [layer for layer in config["layers"] if layer["name"] == name]
     calls = range(len(entry["inbound_nodes"]) or 1)
     first = int(_keras.is_functional_config(entry))
+    if before is None:
+        before = {config["name"], *(layer["name"] for layer in config["layers"])}
     last = _name(layers[-1])
 
     def redirected(history, first=0):
@@ -35,11 +39,15 @@ def with_inserted(config, name, layers):
         source = _name(layer)
     kept = []
     for layer in config["layers"]:
-        nodes = [_map_histories(node, redirected) for node in layer["inbound_nodes"]]
+        nodes = layer["inbound_nodes"]
+        if layer["name"] in before:
+            nodes = [_map_histories(node, redirected) for node in nodes]
         kept.append({**layer, "inbound_nodes": nodes})
         if layer["name"] == name:
             kept.extend(new)
-    outputs = _map_outputs(config["output_layers"], lambda history: redirected(history, first))
+    outputs = config["output_layers"]
+    if config["name"] in before:
+        outputs = _map_outputs(outputs, lambda history: redirected(history, first))
     return {**config, "layers": kept, "output_layers": outputs}
 
 

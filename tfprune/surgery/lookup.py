@@ -6,6 +6,9 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.kept_units import made_units
 from tfprune.coupling.labels import FIXED
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.arithmetic import Elementwise
+from tfprune.coupling.rules.joins import Concatenate
 from tfprune.coupling.time_steps import at_each_step
 
 
@@ -91,9 +94,28 @@ def output_units(coupling, operation, family=None):
     return units_along(coupling, _first_call(coupling, operation).outputs[0])
 
 
-def input_units(coupling, operation):
-    """The unit of each position along the first input of an operation."""
-    return units_along(coupling, _first_call(coupling, operation).inputs[0])
+def input_units(coupling, operation, index=None):
+    """The unit of each position along the inputs of an operation.
+
+    Args:
+        coupling: The units of the model.
+        operation: The operation.
+        index: Which of several inputs. By default it is the first, but of a concatenation all of
+            them, one after the other, and of an element-wise operation what each has: its output.
+
+    Raises:
+        ValueError: If the operation is not called, or has no such input.
+    """
+    call = _first_call(coupling, operation)
+    if index is not None and index >= len(call.inputs):
+        raise ValueError(
+            "Argument `index` of `inputs_of` must be that of an input of the layer. Received: "
+            f"layer={operation.name!r} with {len(call.inputs)} inputs, index={index}."
+        )
+    is_joined = len(call.inputs) > 1 and isinstance(rule_of(operation), (Concatenate, Elementwise))
+    if index is None and is_joined:
+        return units_along(coupling, call.outputs[0])
+    return units_along(coupling, call.inputs[index or 0])
 
 
 def _first_call(coupling, operation):

@@ -119,12 +119,15 @@ class Plan(Printable):
         """Adds the edit of `tfprune.surgery.shrink`."""
         self._add(Shrink())
 
-    def insert(self, after, layers, init="identity"):
+    def insert(self, after, layers, init="identity", before=None):
         """Adds the edit of `tfprune.surgery.insert`."""
         layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
         made = [_serialised(layer, "layers") for layer in layers]
         serialised, weights = zip(*made, strict=True) if made else ((), ())
-        self._add(Insert(self._name(after, "after"), serialised, init, weights))
+        if before is not None:
+            before = list(before) if isinstance(before, (list, tuple)) else [before]
+            before = tuple(self._consumer(each) for each in before)
+        self._add(Insert(self._name(after, "after"), serialised, init, weights, before))
 
     def remove(self, layer):
         """Adds the edit of `tfprune.surgery.remove`."""
@@ -157,10 +160,16 @@ class Plan(Printable):
         inserted = _inserted_names((*self.edits, *edits))
         for edit in edits:
             named = {getattr(edit, each, None) for each in ("layer", "after", "source", "target")}
+            named.update(getattr(edit, "before", None) or ())
             if not named & inserted:  # else it is checked once the layer is inserted
                 edit.check(self._model)
         self.edits = (*self.edits, *edits)
         self._solved = self._grown = None
+
+    def _consumer(self, layer):
+        """The name of a layer or operation, or of the model, which stands for its outputs."""
+        is_model = layer is self._model or layer == self._model.name
+        return self._model.name if is_model else self._name(layer, "before")
 
     def _ends(self, source, target):
         return self._name(source, "source"), self._name(target, "target")
@@ -249,7 +258,8 @@ class Plan(Printable):
             for edit in self.edits:
                 if not edit.before_sizes:
                     continue
-                if any(edit.after in other.names for other in together):  # after one of these
+                near = {edit.after, *(edit.before or ())}
+                if any(not near.isdisjoint(other.names) for other in together):
                     start, together = apply_edits(start, together), []
                 edit.check(start)
                 together.append(edit)

@@ -24,9 +24,11 @@ class Inputs:
     """The inputs of a layer, made by `inputs_of`."""
 
     layer: object
+    index: int | None = None
 
     def __repr__(self):
-        return f"inputs_of({getattr(self.layer, 'name', self.layer)!r})"
+        index = "" if self.index is None else f", {self.index}"
+        return f"inputs_of({getattr(self.layer, 'name', self.layer)!r}{index})"
 
 
 def by(units):
@@ -48,18 +50,24 @@ def by(units):
     return Difference(int(units))
 
 
-def inputs_of(layer):
+def inputs_of(layer, index=None):
     """The inputs of a layer, to be resized with `tfprune.surgery.resize` instead of its outputs.
+
+    Of a concatenation all inputs are counted together; of a sum, or another element-wise operation,
+    each has the size. Of other layers with several inputs it is the first.
 
     Args:
         layer: A layer or its name.
+        index: Integer, to count one of several inputs only: 0 for the first.
 
     Example:
 
-    >>> inputs_of("dense")
-    inputs_of('dense')
+    >>> inputs_of("dense"), inputs_of("attention", 1)
+    (inputs_of('dense'), inputs_of('attention', 1))
     """
-    return Inputs(layer)
+    if index is not None and not (_is_integer(index) and index >= 0):
+        raise ValueError(f"Argument `index` must be an integer from 0. Received: index={index!r}.")
+    return Inputs(layer, None if index is None else int(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +111,9 @@ def size_constraint(model, coupling, key, wanted, joined=()):
     layer, family = key if isinstance(key, tuple) else (key, None)
     if isinstance(layer, Inputs):
         _, operation = find_operation(model, layer.layer)
-        name, units = f"the inputs of {operation.name!r}", input_units(coupling, operation)
+        units = input_units(coupling, operation, layer.index)
+        what = "the inputs" if layer.index is None else f"input {layer.index}"
+        name = f"{what} of {operation.name!r}"
     else:
         _, operation = find_operation(model, layer)
         units = output_units(coupling, operation, family)

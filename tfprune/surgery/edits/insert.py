@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit, operation_at
+from tfprune.surgery.edits.base import Edit, model_at, operation_at
 from tfprune.surgery.identity import check_activations, set_identity
 from tfprune.surgery.lookup import find_operation, walk_operations
 
@@ -22,6 +22,7 @@ class Insert(Edit):
     layers: tuple
     init: str = "identity"
     weights: tuple = ()
+    before: tuple | None = None
 
     before_sizes = True
 
@@ -35,7 +36,7 @@ class Insert(Edit):
             raise ValueError(f"Argument `init` must be one of {_INITS}. Received: {self.init!r}.")
         if not self.layers:
             raise ValueError("Argument `layers` must hold at least one layer. Received none.")
-        _, operation = find_operation(model, self.after, "after")
+        path, operation = find_operation(model, self.after, "after")
         taken = {each.name for _, each in walk_operations(model)}
         for name in self.names:
             if name in taken:
@@ -49,6 +50,29 @@ class Insert(Edit):
                 "Layers can only be inserted behind a layer with one output. "
                 f"Received: after={operation.name!r}, which has {len(_outputs(operation))}."
             )
+        if self.before is not None:
+            self._check_before(model_at(model, path), operation)
+
+    def _check_before(self, around, operation):
+        """Raises a `ValueError` unless all of `before` take the output of the operation."""
+        graph_of = _keras.functional(around)
+        calls = [(each, node) for node, _ in _keras.nodes(graph_of) for each in [node.operation]]
+        made = {id(node.outputs[0]) for each, node in calls if each is operation}
+        if isinstance(operation, keras.layers.InputLayer):
+            made = {id(operation.output)}
+        taking = [
+            each.name
+            for each, node in calls
+            if not made.isdisjoint(map(id, node.arguments.keras_tensors))
+        ]
+        if not made.isdisjoint(map(id, graph_of.outputs)):
+            taking.append(around.name)
+        if not self.before or not set(self.before) <= set(taking):
+            raise ValueError(
+                "Argument `before` must hold layers that take the output of `after`, or the model "
+                f"for its outputs. Received: after={self.after!r}, before={list(self.before)}. "
+                f"What takes it: {', '.join(map(repr, dict.fromkeys(taking)))}."
+            )
 
     @property
     def names(self):
@@ -61,7 +85,7 @@ class Insert(Edit):
         draft.new_layers.extend(layers)
 
         def inserted(config):
-            return graph.with_inserted(config, operation.name, self.layers)
+            return graph.with_inserted(config, operation.name, self.layers, self.before)
 
         def fresh(new):
             pairs = zip(self.names, self._given, strict=True)
@@ -99,7 +123,8 @@ class Insert(Edit):
         layers = ", ".join(
             f"{layer['config']['name']} ({layer['class_name']})" for layer in self.layers
         )
-        return "insert", f"after {self.after}", f"{layers}, init={self.init}"
+        before = "" if self.before is None else f" before {', '.join(self.before)}"
+        return "insert", f"after {self.after}{before}", f"{layers}, init={self.init}"
 
 
 def _outputs(operation):
