@@ -24,8 +24,8 @@ def couple(model, apart=(), keep=()):
 
     Args:
         model: Any Keras model that is built, masked or not.
-        apart: Concatenating operations that count as makers of their outputs, which are then not
-            coupled with their inputs.
+        apart: Concatenating operations and depthwise convolutions that count as makers of their
+            outputs, which are then not coupled with their inputs.
         keep: The names of the composite layers that stay what they are, see `tfprune.strip`; or
             True for all.
 
@@ -203,11 +203,18 @@ def _why_not_for_less(regularizer, shape, axis):
 
 
 def _made_anew(call, labels):
-    """New labels along the axis along which a call concatenates its inputs."""
+    """New labels along the axis along which a call concatenates its inputs, or has its channels."""
     (output,) = call.outputs
     rank = len(output.shape)
-    axis = call.operation.axis % rank
+    axis = made_axis(call.operation) % rank
     return placed(labels.fresh(output.shape[axis]), axis - 1, rank - 1)
+
+
+def made_axis(operation):
+    """The axis of its output along which an operation concatenates, or has its channels."""
+    if hasattr(operation, "axis"):
+        return operation.axis
+    return 1 if operation.data_format == "channels_first" else -1
 
 
 def _tie_repeated_calls(traced, tensor_labels, labels):

@@ -7,6 +7,7 @@ from tfprune.surgery.functions import (
     remove,
     replace,
     resize,
+    resize_depth_multiplier,
     resize_kernel,
     shrink,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "remove_tokens",
     "replace",
     "resize",
+    "resize_depth_multiplier",
     "resize_kernel",
     "shrink",
     "unused_tokens",

@@ -238,14 +238,18 @@ def resize_kernel(model, layer, kernel_size, padding=None):
     A smaller kernel keeps the contiguous taps for which the sum of
     `|offset from centre| / (1 + mean |W|)` is lowest; a larger one has taps of 0 around the old
     ones. With `padding="same"` the model then computes the same, if sizes stay odd or even and
-    strides are no larger than the kernel.
+    strides are no larger than the kernel. With explicit padding it does where the old taps can stay
+    over the positions that they were over, and the output keeps its shape.
 
     Args:
         model: Any Keras model that is built. It is not changed. Of a subclassed model, the
             Functional model of its `call` is edited.
         layer: A layer with a `kernel_size`, or its name.
-        kernel_size: Integer or tuple of integers.
-        padding: "same", "valid" or "causal"; by default that of the layer.
+        kernel_size: Integer, a difference from `tfprune.surgery.by`, or for each axis one of these.
+        padding: "same", "valid" or "causal"; by default that of the layer. Or how many zeros pad
+            the input at each border: an integer, or for each axis an integer or a pair, as
+            `((top, bottom), (left, right))`. Then a `ZeroPadding` layer comes before the layer,
+            which has `padding="valid"`; where there is one already, it pads as it says here.
 
     Returns:
         A new model.
@@ -260,9 +264,48 @@ def resize_kernel(model, layer, kernel_size, padding=None):
     ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, padding="same", name="conv")])
     >>> resize_kernel(model, "conv", 5).get_layer("conv").kernel.shape
     TensorShape([5, 5, 1, 2])
+    >>> from tfprune.surgery import by
+    >>> wide = resize_kernel(model, "conv", (3, by(+1)), padding=((1, 1), (1, 2)))
+    >>> wide.get_layer("conv_padding").padding, wide.outputs[0].shape
+    (((1, 1), (1, 2)), (None, 8, 8, 2))
     """
     plan = edit(model)
     plan.resize_kernel(layer, kernel_size, padding)
+    return plan.model
+
+
+def resize_depth_multiplier(model, layer, depth_multiplier):
+    """Returns a new model in which a depthwise convolution has another depth multiplier.
+
+    That is how many outputs it has for each channel. Those of the highest `||W||_2 + |b|` stay. New
+    ones have random taps, bias 0, and outgoing weights of 0, so that a growing model computes the
+    same; see `plan.effects` of `tfprune.surgery.edit`. The hidden channels of a separable
+    convolution likewise.
+
+    Args:
+        model: Any Keras model that is built. It is not changed. Of a subclassed model, the
+            Functional model of its `call` is edited.
+        layer: A `DepthwiseConv` or `SeparableConv` layer, or its name.
+        depth_multiplier: Integer, or a difference from `tfprune.surgery.by`.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: If the layer has no depth multiplier, or something needs its outputs to be as
+            many as they are, such as a sum with others.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([
+    ...     keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3, name="each"),
+    ...     keras.layers.Conv2D(4, 1, name="all")])
+    >>> resize_depth_multiplier(model, "each", 2).get_layer("all").kernel.shape
+    TensorShape([1, 1, 6, 4])
+    """
+    plan = edit(model)
+    plan.resize_depth_multiplier(layer, depth_multiplier)
     return plan.model
 
 

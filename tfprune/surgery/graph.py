@@ -51,6 +51,32 @@ def with_inserted(config, name, layers, before=None):
     return {**config, "layers": kept, "output_layers": outputs}
 
 
+def with_layer_before(config, name, layer):
+    """The config with a layer before each call of an operation, for its first input.
+
+    Args:
+        config: The config of a Functional or Sequential model. It is not changed.
+        name: The name of the operation.
+        layer: The serialised layer.
+    """
+    layers, added = [], _name(layer)
+    for each in config["layers"]:
+        if _name(each) != name:
+            layers.append(each)
+            continue
+        if "inbound_nodes" not in each:
+            layers += [layer, each]
+            continue
+        firsts, nodes = [], []
+        for index, node in enumerate(each["inbound_nodes"]):
+            first, *rest = node["args"]
+            firsts.append({"args": (first,), "kwargs": {}})
+            nodes.append({**node, "args": (_tensor(added, index), *rest)})
+        layers.append({**layer, "name": added, "inbound_nodes": firsts})
+        layers.append({**each, "inbound_nodes": nodes})
+    return {**config, "layers": layers}
+
+
 def with_input(config, name, source):
     """The config with another input, the last, to an operation that takes a list of tensors."""
 

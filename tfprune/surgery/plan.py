@@ -9,7 +9,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model
@@ -26,6 +25,7 @@ from tfprune.surgery.edits import (
     Remove,
     Replace,
     Resize,
+    ResizeDepthMultiplier,
     ResizeKernel,
     Shrink,
     from_dict,
@@ -143,11 +143,11 @@ class Plan(Printable):
 
     def resize_kernel(self, layer, kernel_size, padding=None):
         """Adds the edit of `tfprune.surgery.resize_kernel`."""
-        size = tuple(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size
-        size = keras.tree.map_structure(
-            lambda n: n.item() if isinstance(n, np.integer) else n, size
-        )
-        self._add(ResizeKernel(self._name(layer), size, padding))
+        self._add(ResizeKernel.of(self._name(layer), kernel_size, padding))
+
+    def resize_depth_multiplier(self, layer, depth_multiplier):
+        """Adds the edit of `tfprune.surgery.resize_depth_multiplier`."""
+        self._add(ResizeDepthMultiplier.of(self._name(layer), depth_multiplier))
 
     def replace(self, layer, new_layer, keep_weights=True):
         """Adds the edit of `tfprune.surgery.replace`."""

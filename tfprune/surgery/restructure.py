@@ -39,6 +39,12 @@ def apply_edits(model, edits):
     Raises:
         ValueError: If there is no such model, with the reason.
     """
+    others = [edit for edit in edits if not edit.alone]
+    if 0 < len(others) < len(edits) or len(edits) - len(others) > 1:
+        parts = [others] if others else []
+        for part in [*parts, *([edit] for edit in edits if edit.alone)]:
+            model = apply_edits(model, part)
+        return model
     draft = Draft()
     for edit in edits:
         edit.draft(model, draft)
@@ -61,10 +67,11 @@ def apply_edits(model, edits):
         if keeps_weights:
             pairs += _same_variables(operation, operation_at(new, path, operation.name))
     indices = _indices(model, new, draft, pairs)
-    growth = Growth(model, _all_kept(model)) if draft.concatenations else None
+    needs_growth = draft.concatenations or draft.gathered
+    growth = Growth(model, _all_kept(model)) if needs_growth else None
 
     def take(variable, value, counterpart):
-        chosen = indices.get(id(variable), {})
+        chosen = draft.gathered.get(id(variable), indices.get(id(variable), {}))
         value = gathered(value, draft.windows.get(id(variable), {}), 0)
         if chosen:
             value = growth.new_value(variable, value, chosen, counterpart)
@@ -78,7 +85,8 @@ def apply_edits(model, edits):
         return gathered_slot(variable, value, all_indices(variable), counterpart, name)
 
     def all_indices(variable):
-        return {**draft.windows.get(id(variable), {}), **indices.get(id(variable), {})}
+        chosen = draft.gathered.get(id(variable), indices.get(id(variable), {}))
+        return {**draft.windows.get(id(variable), {}), **chosen}
 
     for change in draft.weight_setters:  # first, since what is wrong with a layer explains the rest
         change(new)

@@ -4,6 +4,7 @@ from tfprune.surgery.edits.base import Draft, Edit, from_dict, operation_at
 from tfprune.surgery.edits.connect import Connect, Disconnect
 from tfprune.surgery.edits.insert import Insert
 from tfprune.surgery.edits.kernel import ResizeKernel
+from tfprune.surgery.edits.multiplier import ResizeDepthMultiplier
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.edits.replace import Replace
 from tfprune.surgery.edits.resize import Resize, Shrink

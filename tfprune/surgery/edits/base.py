@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field, fields
 
+import keras
+
 from tfprune import _keras
+from tfprune.coupling.analysis import made_axis
 from tfprune.coupling.time_steps import at_each_step
 
 KINDS = {}
@@ -17,6 +20,9 @@ class Edit:
 
     before_sizes = False
     """Whether the edit is made before sizes are solved, so that what it adds can be resized too."""
+
+    alone = False
+    """Whether the edit is made by itself, after the others."""
 
     keeps_shapes = False
     """Whether the tensors of the model keep their shapes."""
@@ -79,9 +85,11 @@ class Draft:
         graph_edits: Pairs of a path and a function from the config of the model there to the new
             one.
         dropped_inputs: For calls, as names and an index, the indices of the inputs they lose.
-        concatenations: For concatenations that gain or lose inputs, by id, the path, the operation,
-            and the old positions of the new ones, `NEW` for those that are added.
+        concatenations: For concatenations that gain or lose inputs, and depthwise convolutions with
+            other outputs, by id, the path, the operation, and the old positions of the new ones,
+            `NEW` for those that are added.
         windows: For variables, by id, the old indices along each axis of the window.
+        gathered: For variables, by id, the old indices along further axes, `NEW` for new ones.
         replaced: For each operation that is replaced the path, the operation, and whether its
             weights are kept.
         weight_setters: Functions of the new model that set weights.
@@ -96,6 +104,7 @@ class Draft:
     dropped_inputs: dict = field(default_factory=dict)
     concatenations: dict = field(default_factory=dict)
     windows: dict = field(default_factory=dict)
+    gathered: dict = field(default_factory=dict)
     replaced: list = field(default_factory=list)
     weight_setters: list = field(default_factory=list)
     checks: list = field(default_factory=list)
@@ -105,7 +114,7 @@ class Draft:
 
     def positions(self, path, operation):
         """The list of old positions along the axis of a concatenation, to be changed in place."""
-        size = operation.output.shape[operation.axis]
+        size = keras.tree.flatten(operation.output)[0].shape[made_axis(operation)]
         return self.concatenations.setdefault(id(operation), (path, operation, list(range(size))))[
             -1
         ]

@@ -91,13 +91,7 @@ class Connect(Edit):
         _, target = find_operation(model, self.target, "target")
         if not isinstance(rule_of(target), Concatenate):
             return [f"{self.target!r} gets another input"]
-        coupling = couple(model, [target])  # the channels that come are as those that are there
-        units = np.unique(units_along(coupling, _one_call(coupling, target).outputs[0]))
-        channels = np.zeros(coupling.size, bool)
-        channels[units] = True
-        pins = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
-        reasons = [*uses_without_weights(coupling, channels), *pins]
-        return [f"{self.target!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
+        return effects_of_channels(model, target)
 
     def describe(self):
         return "connect", f"{self.source} -> {self.target}", ""
@@ -168,6 +162,22 @@ class Disconnect(Edit):
 
     def describe(self):
         return "disconnect", f"{self.source} -> {self.target}", ""
+
+
+def effects_of_channels(model, target):
+    """The reasons why a model computes something else when an operation gets channels of weight 0.
+
+    Args:
+        model: The model.
+        target: A concatenation or depthwise convolution, called once.
+    """
+    coupling = couple(model, [target])  # the channels that come are as those that are there
+    units = np.unique(units_along(coupling, _one_call(coupling, target).outputs[0]))
+    channels = np.zeros(coupling.size, bool)
+    channels[units] = True
+    pins = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
+    reasons = [*uses_without_weights(coupling, channels), *pins]
+    return [f"{target.name!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
 
 
 def is_concatenation(call):
