@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from tfprune.coupling.analysis import couple
+from tfprune.surgery.edits import Resize
+from tfprune.surgery.size_constraints import equal_counts
 from tfprune.surgery.size_solver import solve
-from tfprune.surgery.sizes import by, equal_counts, size_constraint
+from tfprune.surgery.sizes import by
 
 layers = keras.layers
 
@@ -25,6 +27,12 @@ def model_with_sums():
     a, b = (layers.Dense(n, name=name)(inputs) for n, name in ((3, "a"), (4, "b")))
     joined = layers.Concatenate(name="joined")([a, b, a])
     return keras.Model(inputs, layers.Dense(1)(joined))
+
+
+def size_constraint(model, coupling, key, value):
+    (edit,) = Resize.of(lambda name: name, key, value)
+    (constraint,) = edit.constraints(model, coupling, ())
+    return constraint
 
 
 def found(model, changes, seed, **options):
@@ -55,7 +63,7 @@ def test_no_choice_is_worth_more(make, changes, seed):
     scaled = 0.1 + 0.9 * (utility - lowest) / (utility[free].max() - lowest)
 
     def is_possible(kept):
-        if any((each.signs * kept[each.units]).sum() != each.size for each in constraints):
+        if any((each.signs * kept[each.units]).sum() != each.bounds[0] for each in constraints):
             return False
         for grouping in coupling.groupings:
             sides = [kept[coupling.roots[side]].sum(axis=1) for side in grouping.sides]

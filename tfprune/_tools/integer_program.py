@@ -17,11 +17,12 @@ class IntegerProgram:
         self.count, self.lower, self.upper = 0, [], []
         self._costs, self._bounds, self._integer, self._entries = [], [], [], []
 
-    def add_variables(self, costs, upper, *, lower=0, integer=True):
+    def add_variables(self, costs, upper, lower=0, *, integer=True):
         """Adds variables and returns their indices."""
         costs = np.asarray(costs, float)
         self._costs.append(costs)
-        self._bounds.append((np.full(len(costs), float(lower)), np.asarray(upper, float)))
+        lower = np.broadcast_to(np.asarray(lower, float), costs.shape)
+        self._bounds.append((lower, np.asarray(upper, float)))
         self._integer.append(np.full(len(costs), int(integer)))
         self.count += len(costs)
         return np.arange(self.count - len(costs), self.count)

@@ -12,19 +12,32 @@ from tfprune.surgery.functions import (
     shrink,
 )
 from tfprune.surgery.plan import Plan, Resized, Split, edit
-from tfprune.surgery.sizes import by, inputs_of
+from tfprune.surgery.sizes import (
+    at_least,
+    at_most,
+    by,
+    inputs_of,
+    multiple_of,
+    new_in,
+    to,
+    total_of,
+)
 from tfprune.surgery.tokens import remove_tokens, unused_tokens
 
 __all__ = [
     "Plan",
     "Resized",
     "Split",
+    "at_least",
+    "at_most",
     "by",
     "connect",
     "disconnect",
     "edit",
     "inputs_of",
     "insert",
+    "multiple_of",
+    "new_in",
     "remove",
     "remove_tokens",
     "replace",
@@ -32,5 +45,7 @@ __all__ = [
     "resize_depth_multiplier",
     "resize_kernel",
     "shrink",
+    "to",
+    "total_of",
     "unused_tokens",
 ]

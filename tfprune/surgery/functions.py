@@ -16,22 +16,26 @@ def resize(
     """Returns a new model whose layers have other numbers of units; coupled layers follow.
 
     An integer program selects the units to remove: it keeps those of the highest scores under the
-    sizes that are asked for and all couplings. New units begin without effect, so that a growing
-    model computes the same. Their incoming weights are random, with bias 0, in normalization layers
-    gamma and moving variance 1, beta and moving mean 0; their outgoing weights are 0. So the first
-    training step changes the outgoing weights, and all later ones both. Where new units change the
-    function, as LayerNormalization counts them, `plan.effects` of `tfprune.surgery.edit` says so.
+    sizes that are asked for and all couplings. If possible none is removed, else if possible none
+    is added; units come in other layers too where that is what it takes. New units begin without
+    effect, so that a growing model computes the same. Their incoming weights are random, with bias
+    0, in normalization layers gamma and moving variance 1, beta and moving mean 0; their outgoing
+    weights are 0. So the first training step changes the outgoing weights, and all later ones both.
+    Where new units change the function, as LayerNormalization counts them, `plan.effects` of
+    `tfprune.surgery.edit` says so.
 
     Args:
         model: Any Keras model that is built. It is not changed. Of a subclassed model, the
             Functional model of its `call` is edited.
-        changes: Dict with integers as values, the new sizes, or differences from
-            `tfprune.surgery.by`. The keys are layers, operations or their names, for their outputs;
-            `tfprune.surgery.inputs_of(layer)`; or pairs of a layer and the name of its units where
-            it makes several kinds, as `(attention, "heads")`.
+        changes: Dict with integers as values, the new sizes, or what `by`, `to`, `at_least`,
+            `at_most` and `multiple_of` of `tfprune.surgery` give, or lists of these. The keys are
+            layers, operations or their names, for their outputs; pairs of a layer and the name of
+            its units where it makes several kinds, as `(attention, "heads")`; or what is counted by
+            `inputs_of`, `new_in` and `total_of` of `tfprune.surgery`.
         criterion: The score of units: see `tfprune.criteria.units`. For criteria that are measured
             on data, a `tfprune.units.scores.UnitScores` with the data.
-        relaxed: Boolean. Whether sizes that cannot be met are met as nearly as possible.
+        relaxed: Boolean. Whether sizes that cannot be met are met as nearly as possible; for single
+            sizes, see `tfprune.surgery.by`.
         split: `tfprune.surgery.Split()` to make new units copies of old ones.
         time_limit: Seconds for the selection of units.
         verbose: 0 is quiet; 1 prints a message where there are many units to select from.
@@ -42,6 +46,8 @@ def resize(
 
     Raises:
         ValueError: If a size cannot be met, with the nearest that can, or an argument is wrong.
+            Where only more units are asked for, also if they can only be met by removing trained
+            ones; then ask for these too, as `{"joined": by(+1), "branch": by(-1)}`.
         RuntimeError: If the selection takes longer than `time_limit`.
 
     Example:

@@ -91,7 +91,18 @@ def output_units(coupling, operation, family=None):
             "A nested model has no size of its own: name a layer in it. "
             f"Received: layer={operation.name!r}."
         )
-    return units_along(coupling, _first_call(coupling, operation).outputs[0])
+    return given_units(coupling, _first_call(coupling, operation))
+
+
+def given_units(coupling, call):
+    """The unit of each position along the first output of a call."""
+    output = call.outputs[0]
+    is_joined = isinstance(rule_of(call.operation), Concatenate) and len(call.inputs) > 1
+    if is_joined and coupling.tensor_labels[output].size == 1:  # one unit several times
+        parts = [units_along(coupling, tensor) for tensor in call.inputs]
+        joined = np.concatenate(parts)
+        return joined if len(joined) == output.shape[-1] else units_along(coupling, output)
+    return units_along(coupling, output)
 
 
 def input_units(coupling, operation, index=None):
@@ -114,7 +125,7 @@ def input_units(coupling, operation, index=None):
         )
     is_joined = len(call.inputs) > 1 and isinstance(rule_of(operation), (Concatenate, Elementwise))
     if index is None and is_joined:
-        return units_along(coupling, call.outputs[0])
+        return given_units(coupling, call)
     return units_along(coupling, call.inputs[index or 0])
 
 

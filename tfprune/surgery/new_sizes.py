@@ -1,7 +1,5 @@
 """The units that stay under the edits of a plan, and how many are added."""
 
-import numpy as np
-
 from tfprune.coupling.analysis import couple
 from tfprune.surgery.edits import Edit, Shrink
 from tfprune.surgery.growth import kept_units_of
@@ -47,13 +45,8 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
     elif constraints:
         removed = [layer for edit in edits for layer in edit.removed(model)]
         cheap = units_made_only_by(coupling, removed)
-        ask = utilities if _may_shrink(constraints) or split else np.ones_like
-        solution = solve(coupling, constraints, ask, relaxed=relaxed, cheap=cheap, **limits)
+        options = {"relaxed": relaxed, "cheap": cheap, "ranked": split}
+        solution = solve(coupling, constraints, utilities, **options, **limits)
     else:
         return None
     return kept_units_of(coupling, solution, split=split)
-
-
-def _may_shrink(constraints):
-    first = constraints[0]
-    return len(constraints) > 1 or first.hard or first.size < first.current

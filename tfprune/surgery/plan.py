@@ -110,10 +110,11 @@ class Plan(Printable):
         """Adds the edit of `tfprune.surgery.resize`."""
         if not isinstance(changes, dict) or not changes:
             raise ValueError(
-                "Argument `changes` must be a dict from layers to sizes, or to differences from "
-                f"`tfprune.surgery.by`. Received: changes={changes!r}."
+                "Argument `changes` must be a dict from layers to sizes, such as 8 or "
+                f"`tfprune.surgery.by(+2)`. Received: changes={changes!r}."
             )
-        self._add(*(Resize.of(self._name, key, wanted) for key, wanted in changes.items()))
+        pairs = changes.items()
+        self._add(*(edit for pair in pairs for edit in Resize.of(self._name, *pair)))
 
     def shrink(self):
         """Adds the edit of `tfprune.surgery.shrink`."""
@@ -161,6 +162,7 @@ class Plan(Printable):
         for edit in edits:
             named = {getattr(edit, each, None) for each in ("layer", "after", "source", "target")}
             named.update(getattr(edit, "before", None) or ())
+            named.update(edit.layers if isinstance(edit, Resize) else ())
             if not named & inserted:  # else it is checked once the layer is inserted
                 edit.check(self._model)
         self.edits = (*self.edits, *edits)

@@ -1,67 +1,53 @@
-"""Solves for the sizes of layers: which units stay and how many are added, as an integer program.
+"""Solves for the sizes of layers: which units stay and how many are added.
 
-Units that occur in the same slices and tensors are equivalent: they are exchangeable but for their
-utility, so an equivalence class has two integers, how many of it stay and how many are new. With
-x_u from 0 to 1 for each unit,
+What is asked for is met in the first of these ways that there is, of each part of the problem:
 
-    maximise    sum_u utility_u x_u - sum_k cost_k new_k
-    subject to  sum_{u of class k} x_u = kept_k,
-                sum_k signs_k (kept_k + new_k) = size          for each size constraint,
-                equal counts in the groups that stay           for grouped layers,
-                kept + new >= 1                                for each axis of a tensor or weight.
+1. without the loss of a trained unit, with as few new units as possible;
+2. with units that go only, such that those that stay have the highest sum of utilities;
+3. with units that go and units that come: first with the lowest loss of utilities, then with as few
+   new units as possible.
 
-Given how many of a class stay, those of the highest utility do, so no x needs to be an integer. The
-linear relaxation mostly gives integers already and takes milliseconds.
+A part in which only more units are asked for is met in the first way, or refused. Where no size is
+asked for, because an edit only needs two sizes to be equal, a new unit costs 1.5 times as much as
+the best of the old ones is worth.
 """
 
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 
-from tfprune import _keras
-from tfprune._tools.integer_program import IntegerProgram
-from tfprune.coupling.labels import FIXED
-from tfprune.units.incidence import incidence, row_hashes, tied_by_columns
+from tfprune.surgery.refusals import refuse
+from tfprune.surgery.size_problem import SizeProblem
 
 _LARGE = 5000  # units from which on a message tells what is being solved
-_TIME_IS_UP = 1  # a status of `scipy.optimize.milp`
+_NEW, _FIRST = 1.5, 1000  # the cost of a new unit, and what makes a loss count before all of them
 
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """The units that stay, and how many are added.
-
-    Attributes:
-        kept: For each unit, whether it stays.
-        new: Pairs of the units of an equivalence class, in order, and how many are added to it.
-        utilities: For each unit its utility; 0 where it was not evaluated.
-    """
-
-    kept: np.ndarray
-    new: tuple
-    utilities: np.ndarray
-
-    def size(self, constraint):
-        """How many positions a `SizeConstraint` counts in the solution."""
-        counts = self.kept.astype(int)
-        for units, count in self.new:
-            counts[units[-1]] += count
-        # A new unit stands wherever any of its class does, so the last of a class speaks for it.
-        return int((constraint.signs * counts[constraint.units]).sum())
-
-
-def solve(coupling, constraints, utilities, *, relaxed=False, cheap=(), time_limit=60.0, verbose=0):
-    """The units to keep and to add so that sizes are met, with the highest sum of utilities.
+def solve(
+    coupling,
+    constraints,
+    utilities,
+    *,
+    relaxed=False,
+    cheap=(),
+    ties=(),
+    inserted=(),
+    ranked=False,
+    time_limit=60.0,
+    verbose=0,
+):
+    """The units to keep and to add so that sizes are met.
 
     Args:
         coupling: The units.
         constraints: The `SizeConstraint`s, at least one.
         utilities: Function of a boolean array over units that returns the utility of each unit;
             only those of the units that are True are used. Values that are not finite count as
-            worst.
-        relaxed: Whether sizes that cannot be met are met as nearly as they can be.
-        cheap: Units of low utility, because the layers that make them are removed.
+            worst. It is called if units may go.
+        relaxed: Whether all sizes that cannot be met are met as nearly as they can be.
+        cheap: Units that may go wherever, because the layers that make them are removed.
+        ties, inserted: See `SizeProblem`.
+        ranked: Whether the utilities are needed even if no unit goes.
         time_limit: Seconds.
         verbose: 0 is quiet, 1 says what is solved.
 
@@ -72,20 +58,20 @@ def solve(coupling, constraints, utilities, *, relaxed=False, cheap=(), time_lim
         ValueError: If sizes cannot be met, with the nearest that can.
         RuntimeError: If the time is up.
     """
-    problem = _SizeProblem(coupling, constraints, time_limit, verbose)
-    utility = problem.scaled(utilities(problem.removable), cheap)
-    cost = np.where(np.isin(problem.first, np.asarray(cheap, int)), 0.015, 1.5)
-    counts = problem.solve(-utility, cost, [constraint.size for constraint in constraints])
-    if counts is None:
-        sizes = problem.nearest(utility, cost)
-        if sizes is None:
-            raise ValueError(_impossible(coupling, constraints))
-        if not relaxed:
-            raise ValueError(_unmet(coupling, constraints, sizes))
-        counts = problem.solve(-utility, cost, sizes)
-    if counts is None:
-        raise RuntimeError(_timeout_message(time_limit))
-    return problem.solution(*counts, utility)
+    problem = SizeProblem(coupling, constraints, ties, inserted)
+    choice = _Choice(problem, utilities, cheap, _Limits(time_limit, verbose))
+    if ranked:
+        choice.rank()
+    kept, new, refused = problem.counts.copy(), np.zeros(len(problem.counts), int), []
+    for part in problem.parts:
+        found = choice.of(part, relaxed)
+        if found is None:
+            refused.append(part)
+        else:
+            kept[part.scope], new[part.scope] = found
+    if refused:
+        refuse(coupling, choice, refused)
+    return problem.solution(kept, new, choice.utility)
 
 
 def remove_negative(coupling, utilities, *, time_limit=60.0, verbose=0):
@@ -97,250 +83,174 @@ def remove_negative(coupling, utilities, *, time_limit=60.0, verbose=0):
     Returns:
         A `Solution`.
     """
-    problem = _SizeProblem(coupling, None, time_limit, verbose)
+    problem = SizeProblem(coupling, (), whole=True)
     values = np.asarray(utilities(problem.removable), float)
     finite = np.isfinite(values)
     scale = np.abs(values[finite & problem.removable]).max(initial=0) or 1.0
     values = np.where(finite, values / scale, -1.0)
     # Units of utility 0 stay; no utility is so small that a solver overlooks it.
     values = np.where(values < 0, np.minimum(values, -1e-4), np.maximum(values, 1e-4))
-    counts = problem.solve(-values, np.ones(len(problem.first)), [])
-    if counts is None:
-        raise RuntimeError(_timeout_message(time_limit))
-    return problem.solution(*counts, values)
+    kept, none = problem.counts.copy(), np.zeros(len(problem.counts))
+    limits = _Limits(time_limit, verbose)
+    for part in problem.parts:
+        kept[part.scope], _ = part.solve(
+            values, none, [], limits, goes=problem.removable, grows=none.astype(bool)
+        )
+    return problem.solution(kept, none.astype(int), values)
 
 
-class _SizeProblem:
-    """The equivalence classes of units that may change, and the constraints among them.
+@dataclass(frozen=True)
+class _Limits:
+    time_limit: float
+    verbose: int
+
+    def announce(self, units, classes, constraints):
+        """Says how large a program is, if it is large."""
+        if self.verbose and units > _LARGE:
+            print(
+                f"Choosing among {units:,} units in {classes:,} equivalence classes "
+                f"under {constraints:,} constraints, for at most {self.time_limit:g} s.",
+                flush=True,
+            )
+
+
+class _Choice:
+    """Chooses the numbers of units of parts of a problem.
 
     Attributes:
-        removable: For each unit, whether it may go.
-        first: The first unit of each class.
+        problem: The `SizeProblem`.
+        utility: For each unit its utility from 0 to 1, 0 where it was not evaluated.
     """
 
-    def __init__(self, coupling, constraints, time_limit, verbose):
-        self.coupling, self.constraints = coupling, constraints or []
-        self.time_limit, self.verbose = time_limit, verbose
-        arrays = [
-            group
-            for grouping in coupling.groupings
-            for side in grouping.sides
-            for group in coupling.roots[side]
-        ]
-        for each in self.constraints:
-            arrays += [each.units[each.signs == 1], each.units[each.signs == -1]]
-        occurrences = incidence(coupling, arrays)
-        # Columns from here on may be left without units.
-        self.axes = len(coupling.slices) + len(coupling.tensor_labels)
-        pinned = np.zeros(coupling.size, bool)
-        pinned[[FIXED, *coupling.pins]] = True
-        hashes = np.stack([row_hashes(occurrences), pinned.astype(np.uint64)], axis=1)
-        _, self.first, classes = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
-        self.class_of = classes.reshape(-1)
-        self.is_pinned = pinned[self.first]
-        self.counts = np.bincount(self.class_of)
-        self.occurrences = occurrences[self.first].tocsc()  # (classes, arrays)
-        self._find_scope(coupling, whole=constraints is None)
+    def __init__(self, problem, utilities, cheap, limits):
+        self.problem, self.limits, self._utilities = problem, limits, utilities
+        self.is_cheap = np.zeros(problem.coupling.size, bool)
+        self.is_cheap[np.asarray(cheap, int)] = True
+        self.utility, self._is_ranked = np.zeros(problem.coupling.size), False
+        classes = len(problem.first)
+        last = np.zeros(classes)
+        np.maximum.at(last, problem.class_of, np.arange(problem.coupling.size))
+        late = 1 - 1e-4 * last / problem.coupling.size
+        self.costs = np.zeros(len(problem.counts))  # what an edge brings costs nothing
+        self.costs[:classes] = np.where(self.is_cheap[problem.first], 0.01 * _NEW, _NEW) * late
+        self.grows = np.ones(len(problem.counts), bool)
+        self.grows[:classes] = ~self._asked_to_shrink()[problem.first]
+        self.brought = np.ones(len(problem.counts), bool)
+        self.brought[:classes] = self.is_cheap[problem.first] & self.grows[:classes]
 
-    def _find_scope(self, coupling, whole):
-        """The classes that the constraints can change, by way of groups."""
-        ties, column, constrained, growing = [], self.axes, [], []
-        for grouping in coupling.groupings:
-            count = sum(len(side) for side in grouping.sides)
-            ties.append(self._classes_in(range(column, column + count)))
-            column += count
-        for each in self.constraints:
-            ties.append(self._classes_in(range(column, column + 2)))
-            constrained.extend(ties[-1].tolist())
-            growing.extend(ties[-1].tolist() if each.hard or each.size > each.current else ())
-            column += 2
-        component = tied_by_columns([tied[:, None] for tied in ties], len(self.first))
-        reached = np.isin(component, component[constrained]) | whole
-        self.scope = np.flatnonzero(reached & ~self.is_pinned)
-        # No size that is to become smaller is met with new units.
-        self.grows = np.isin(component, component[growing])[self.scope]
-        self.removable = np.isin(self.class_of, self.scope)
+    def _asked_to_shrink(self):
+        """For each unit, whether its layer is asked to have fewer, so that no new ones come."""
+        size = self.problem.coupling.size
+        layer, shrinks, other = np.zeros(size, int), np.zeros(size, bool), np.zeros(size, bool)
+        for number, unit_set in enumerate(self.problem.coupling.sets, 1):
+            layer[unit_set.units] = number
+        for each in self.problem.constraints:
+            if each.asks_for_less and len(np.unique(layer[each.units])) == 1:
+                shrinks[each.units] = True
+            elif not each.hard:
+                other[each.units] = True
+        asked = shrinks & ~other
+        np.logical_or.at(asked, self.problem.same, asked.copy())
+        return asked[self.problem.same]
 
-    def _classes_in(self, columns):
-        classes = [self.occurrences[:, [column]].indices for column in columns]
-        classes = np.unique(np.concatenate([np.empty(0, int), *classes]))
-        return classes[~self.is_pinned[classes]]
+    def of(self, part, relaxed):
+        """How many units of each class stay and are new, or None if there is no way."""
+        bounds = [each.bounds for each in part.constraints]
+        found = self.first_way(part, bounds)
+        soft = [i for i, each in enumerate(part.constraints) if not each.hard]
+        slack = [i for i in soft if relaxed or part.constraints[i].is_relaxed]
+        if found is not None or not slack:
+            return found
+        sizes = self.nearest(part, slack)
+        if sizes is None:
+            return None
+        bounds = [(sizes[i],) * 2 + (1,) if i in slack else b for i, b in enumerate(bounds)]
+        return self.first_way(part, bounds)
 
-    def scaled(self, values, cheap):
+    def first_way(self, part, bounds, may_lose=None):
+        """The numbers of units in the first of the ways that there is, or None.
+
+        Args:
+            part, bounds: As in `_Part.solve`.
+            may_lose: Whether trained units may go; by default unless only more are asked for.
+        """
+        may_lose = not self.only_grows(part) if may_lose is None else may_lose
+        if any(not each.hard for each in part.constraints):
+            losses = self._losses(np.ones(len(self.utility)), 1)
+            found = self._solve(part, losses, bounds, goes=self.is_cheap)
+            if found is not None or not may_lose:
+                return found
+            self.rank()
+            everywhere = self.problem.removable
+            found = self._solve(part, self.utility, bounds, goes=everywhere, grows=self.brought)
+            if found is not None:
+                return found
+            return self._solve(part, self._losses(self.utility, _FIRST), bounds, goes=everywhere)
+        self.rank()
+        return self._solve(part, self.utility, bounds, goes=self.problem.removable)
+
+    def nearest(self, part, slack):
+        """The sizes nearest to those asked for that can be met, or None.
+
+        Args:
+            part: The part of the problem.
+            slack: The indices of the constraints that need not be met.
+        """
+        goes = self.is_cheap if self.only_grows(part) else self.problem.removable
+        bounds = [each.bounds for each in part.constraints]
+        losses = np.where(self.is_cheap, 1e-8, 1e-6)
+        found = part.solve(
+            losses,
+            1e-6 * self.costs,
+            bounds,
+            self.limits,
+            goes=goes,
+            grows=self.grows,
+            slack=slack,
+        )
+        return None if found is None else self.sizes(part, found)
+
+    def sizes(self, part, found):
+        """The number that each constraint of a part counts in what was found."""
+        solution = self.solution(part, found)
+        return [solution.size(each) for each in part.constraints]
+
+    def solution(self, part, found):
+        """The `Solution` with what was found for a part, and all else as it is."""
+        kept, new = self.problem.counts.copy(), np.zeros(len(self.problem.counts), int)
+        kept[part.scope], new[part.scope] = found
+        return self.problem.solution(kept, new, self.utility)
+
+    def only_grows(self, part):
+        """Whether a part only asks for more units, so that no trained one goes."""
+        asks = [each.asks_for_more for each in part.constraints]
+        return any(asks) and not any(each.asks_for_less for each in part.constraints)
+
+    def rank(self):
+        """Evaluates the utilities."""
+        if not self._is_ranked:
+            self.utility = self._scaled(np.asarray(self._utilities(self.problem.removable), float))
+            self._is_ranked = True
+
+    def _scaled(self, values):
         """Utilities from 0.1 to 1, in proportion, so that no unit goes without need."""
-        values = np.asarray(values, float)
-        finite = np.isfinite(values) & self.removable
+        same, removable = self.problem.same, self.problem.removable
+        with np.errstate(invalid="ignore"):
+            total = np.zeros(len(values))
+            np.add.at(total, same, values)
+            values = total[same]
+        finite = np.isfinite(values) & removable
         low, high = values[finite].min(initial=np.inf), values[finite].max(initial=-np.inf)
         scaled = np.full(len(values), 0.1)
         if finite.any():
             scaled[finite] = 0.1 + 0.9 * (values[finite] - low) / ((high - low) or 1.0)
         scaled[~np.isfinite(values)] = 0.05
-        scaled[np.asarray(cheap, int)] *= 0.01
+        scaled[self.is_cheap] *= 0.01
         return scaled
 
-    def nearest(self, utility, cost):
-        """The sizes nearest to those asked for that can be met, or None."""
-        sizes = [each.size for each in self.constraints]
-        counts = self.solve(-1e-6 * utility, 1e-6 * cost, sizes, slack=True)
-        if counts is None:
-            return None
-        solution = self.solution(*counts, utility)
-        return [solution.size(each) for each in self.constraints]
+    def _losses(self, utility, factor):
+        return np.where(self.is_cheap, np.minimum(utility, 0.01), factor * utility)
 
-    def solve(self, costs, new_costs, sizes, *, slack=False):
-        """How many units of each class in scope stay and how many are new, or None."""
-        program = IntegerProgram()
-        pairs = zip(self.constraints, sizes, strict=True)
-        bound = sum(abs(size) + len(each.units) for each, size in pairs)
-        units = np.flatnonzero(self.removable)
-        x = program.add_variables(costs[units], np.ones(len(units)), integer=False)
-        kept = program.add_variables(np.zeros(len(self.scope)), self.counts[self.scope])
-        new = program.add_variables(new_costs[self.scope], bound * self.grows)
-        index = np.full(len(self.first), -1)
-        index[self.scope] = np.arange(len(self.scope))
-        program.add_sums(x, kept[index[self.class_of[units]]], kept)
-        variables = np.concatenate([kept, new])
-
-        def count(column):
-            """The number of positions in an array: variables, their factors, and a constant."""
-            start, stop = self.occurrences.indptr[column : column + 2]
-            classes = self.occurrences.indices[start:stop]
-            often = self.occurrences.data[start:stop].astype(float)
-            is_variable = index[classes] >= 0
-            factors = np.zeros(len(self.scope))
-            factors[index[classes[is_variable]]] = often[is_variable]
-            fixed = (often * self.counts[classes])[~is_variable].sum()
-            return variables, np.concatenate([factors, factors]), fixed
-
-        self._add_sizes(program, count, sizes, slack)
-        self._add_groups(program, count, bound + int(self.counts.sum()))
-        self._add_axes(program, index, kept, new)
-        if self.verbose and len(units) > _LARGE:
-            print(
-                f"Choosing among {len(units):,} units in {len(self.scope):,} equivalence classes "
-                f"under {len(program.lower):,} constraints, for at most {self.time_limit:g} s.",
-                flush=True,
-            )
-        result = self._minimize(program)
-        if result is None:
-            return None
-        return np.rint(result[kept]).astype(int), np.rint(result[new]).astype(int)
-
-    def _minimize(self, program):
-        if not program.count:
-            bounds = zip(program.lower, program.upper, strict=True)
-            return np.empty(0) if all(lower <= 0 <= upper for lower, upper in bounds) else None
-        # Mostly the relaxation has integers already, and is solved in no time.
-        result = program.minimize(self.time_limit, relaxed=True)
-        if result.status == 0 and program.is_integral(result.x):
-            return result.x
-        result = program.minimize(self.time_limit)
-        if result.status == _TIME_IS_UP and result.x is None:
-            raise RuntimeError(_timeout_message(self.time_limit))
-        return result.x
-
-    def _add_sizes(self, program, count, sizes, slack):
-        column = self.occurrences.shape[1] - 2 * len(self.constraints)
-        for each, size in zip(self.constraints, sizes, strict=True):
-            (indices, ours, fixed), (_, theirs, less) = count(column), count(column + 1)
-            values, total = ours - theirs, size - fixed + less
-            if slack and not each.hard:
-                costs = [1.0, 1.001] if size > each.current else [1.001, 1.0]
-                over_and_under = program.add_variables(costs, np.full(2, 1e6))
-                indices, values = [*indices, *over_and_under], [*values, -1.0, 1.0]
-            program.add_constraint(indices, values, total, total)
-            column += 2
-
-    def _add_groups(self, program, count, bound):
-        """Groups that stay have equally many units on each side."""
-        column = self.axes
-        for grouping in self.coupling.groupings:
-            sides = []
-            for side in grouping.sides:
-                sides.append([count(column + group) for group in range(len(side))])
-                column += len(side)
-            touched = any(values.any() for side in sides for _, values, _ in side)
-            if not touched:
-                continue
-            groups = len(sides[0])
-            stay = program.add_variables(np.zeros(groups), np.ones(groups))
-            program.add_constraint(stay, np.ones(groups), 1 if grouping.whole else groups, groups)
-            for side in sides:
-                (size,) = program.add_variables([0.0], [bound], lower=1)
-                for stays, (indices, values, fixed) in zip(stay, side, strict=True):
-                    program.add_constraint([*indices, stays], [*values, -bound], -np.inf, -fixed)
-                    program.add_constraint([*indices, size], [*values, -1], -np.inf, -fixed)
-                    program.add_constraint(
-                        [*indices, size, stays], [*values, -1, -bound], -bound - fixed, np.inf
-                    )
-
-    def _add_axes(self, program, index, kept, new):
-        """No axis of a tensor or weight is left without any position."""
-        seen = set()
-        for column in range(self.axes):
-            start, stop = self.occurrences.indptr[column : column + 2]
-            classes = index[self.occurrences.indices[start:stop]]
-            key = tuple(np.sort(classes).tolist())
-            if key in seen or not key or key[0] < 0:  # something in it stays anyway
-                continue
-            seen.add(key)
-            both = [*kept[classes], *new[classes]]
-            program.add_constraint(both, np.ones(len(both)), 1, np.inf)
-
-    def solution(self, kept, new, utility):
-        """The `Solution` in which the units of the highest utility of each class stay."""
-        stays, grown = np.ones(self.coupling.size, bool), []
-        by_class = np.argsort(self.class_of, kind="stable")
-        ends = np.cumsum(self.counts)
-        for each, stay, added in zip(self.scope, kept, new, strict=True):
-            units = by_class[ends[each] - self.counts[each] : ends[each]]
-            worst = np.argsort(utility[units], kind="stable")[: len(units) - stay]
-            stays[units[worst]] = False
-            if added:
-                grown.append((units, int(added)))
-        return Solution(stays, tuple(grown), utility)
-
-
-def _timeout_message(time_limit):
-    return (
-        "The sizes were not solved in time, and nothing was changed. "
-        f"Received: time_limit={time_limit:g}. Allow more, or ask for fewer sizes at once."
-    )
-
-
-def _impossible(coupling, constraints):
-    hard = [each for each in constraints if each.hard] or constraints
-    return (
-        "There are no sizes at which this fits together, and nothing was changed. Received: "
-        f"{_listed([each.name for each in hard])}.{_pins_message(coupling, hard)} Units of the "
-        "inputs and outputs of the model keep their number; see `tfprune.explain(model)`."
-    )
-
-
-def _unmet(coupling, constraints, sizes):
-    soft = [each for each in constraints if not each.hard]
-    wanted = [f"{each.name} of size {each.current} asked to be {each.size}" for each in soft]
-    pairs = zip(constraints, sizes, strict=True)
-    reachable = [f"{each.name}: {size}" for each, size in pairs if not each.hard]
-    least = " A size is never below 1." if any(each.size < 1 for each in soft) else ""
-    return (
-        "The sizes cannot be met, and nothing was changed. "
-        f"Received: {_listed(wanted)}. The nearest that can: {_listed(reachable)}."
-        f"{_pins_message(coupling, soft)}{least} Ask for these, or take them with `relaxed=True`."
-    )
-
-
-def _pins_message(coupling, constraints):
-    """Why units that constraints count cannot be removed or added, as a sentence."""
-    units = np.unique(np.concatenate([each.units for each in constraints]))
-    pins = {coupling.pins[u] for u in units.tolist() if u in coupling.pins}
-    names = {each.name for each in constraints}
-    for call in coupling.trace.calls:
-        if repr(call.operation.name) in names and isinstance(call.operation, keras.Layer):
-            pins.update(_keras.changed_kernels(call.operation))
-    pins = sorted(pins)
-    return f" What holds units: {_listed(pins)}." if pins else ""
-
-
-def _listed(items):
-    return "; ".join(items)
+    def _solve(self, part, losses, bounds, *, goes, grows=None):
+        grows = self.grows if grows is None else grows
+        return part.solve(losses, self.costs, bounds, self.limits, goes=goes, grows=grows)

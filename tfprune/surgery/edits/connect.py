@@ -19,7 +19,7 @@ from tfprune.surgery.edits.base import Edit, model_at
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.growth import uses_without_weights
 from tfprune.surgery.lookup import calls_of, find_operation, output_units, units_along
-from tfprune.surgery.sizes import equal_counts
+from tfprune.surgery.size_constraints import equal_counts
 
 
 @dataclass(frozen=True)

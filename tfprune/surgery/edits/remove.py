@@ -9,7 +9,7 @@ from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit, model_at
 from tfprune.surgery.identity import is_identity
 from tfprune.surgery.lookup import calls_of, find_operation, units_along
-from tfprune.surgery.sizes import equal_counts
+from tfprune.surgery.size_constraints import equal_counts
 
 
 @dataclass(frozen=True)

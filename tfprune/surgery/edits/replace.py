@@ -9,7 +9,7 @@ from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.surgery.edits.base import Edit, operation_at
 from tfprune.surgery.lookup import calls_of, find_operation, unit_axis, units_along
-from tfprune.surgery.sizes import SizeConstraint
+from tfprune.surgery.size_constraints import SizeConstraint
 
 
 @dataclass(frozen=True)

@@ -6,59 +6,106 @@ import numpy as np
 
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.connect import Connect, Disconnect
-from tfprune.surgery.lookup import find_operation
-from tfprune.surgery.sizes import Difference, Inputs, size_constraint
+from tfprune.surgery.lookup import find_operation, input_units, output_units
+from tfprune.surgery.size_constraints import SizeConstraint
+from tfprune.surgery.sizes import Inputs, New, Total, Wanted, as_wanted
+
+_OUTPUTS, _INPUTS = "outputs", "inputs"
 
 
 @dataclass(frozen=True)
 class Resize(Edit):
-    """Changes the size of a layer, see `tfprune.surgery.resize`.
+    """Changes a size, or a sum of sizes, see `tfprune.surgery.resize`.
 
-    `size` is the new size, or `change` the difference. `inputs` tells whether it is that of the
-    inputs, or with `index` of one of them. `family` names the units where the layer makes several
-    kinds.
+    Attributes:
+        terms: What is counted: for each term its factor, the name of the layer, "outputs" or
+            "inputs" of it, and the name of the units where it makes several kinds, or the index of
+            an input, or None.
+        wanted: The kind, the number and whether it is relaxed, as in `Wanted`.
+        counts_new: Whether new units are counted only.
     """
 
-    layer: str
-    size: int | None = None
-    change: int | None = None
-    inputs: bool = False
-    family: str | None = None
-    index: int | None = None
+    terms: tuple
+    wanted: tuple
+    counts_new: bool = False
 
     @classmethod
-    def of(cls, name_of, key, wanted):
-        """The edit for an entry of `changes`; `name_of` gives the name of a layer."""
-        layer, family = key if isinstance(key, tuple) else (key, None)
-        inputs = isinstance(layer, Inputs)
-        name = name_of(layer.layer if inputs else layer)
-        wanted = wanted.item() if isinstance(wanted, np.integer) else wanted
-        change = wanted.units if isinstance(wanted, Difference) else None
-        index = layer.index if inputs else None
-        return cls(name, None if change is not None else wanted, change, inputs, family, index)
-
-    def check(self, model):
-        find_operation(model, self.layer)
+    def of(cls, name_of, key, value):
+        """The edits for an entry of `changes`; `name_of` gives the name of a layer."""
+        counts_new = isinstance(key, New)
+        keys = key.layer if counts_new else key
+        keys = keys.terms if isinstance(keys, Total) else ((keys, 1),)
+        terms = tuple(_term(name_of, each, factor) for each, factor in keys)
+        return [
+            cls(terms, (each.kind, each.units, each.relaxed), counts_new)
+            for each in as_wanted(value, _named(terms, counts_new))
+        ]
 
     @property
-    def _wanted(self):
-        return self.size if self.change is None else Difference(self.change)
+    def layers(self):
+        """The names of the layers."""
+        return [layer for _, layer, _, _ in self.terms]
+
+    def check(self, model):
+        for layer in self.layers:
+            find_operation(model, layer)
 
     def constraints(self, model, coupling, edits):
-        key = Inputs(self.layer, self.index) if self.inputs else (self.layer, self.family)
-        _, operation = find_operation(model, self.layer)
-        joined = []
-        for edit in edits:  # the size counts the inputs that the layer gains and loses
-            is_end = isinstance(edit, (Connect, Disconnect)) and self.index is None
-            if is_end and find_operation(model, edit.target)[1] is operation:
-                joined += edit.joined_units(model, coupling)
-        return [size_constraint(model, coupling, key, self._wanted, joined)]
+        units, signs, before = [np.empty(0, int)], [np.empty(0, int)], 0
+        for factor, layer, side, which in self.terms:
+            _, operation = find_operation(model, layer)
+            if side == _INPUTS:
+                found = input_units(coupling, operation, which)
+            else:
+                found = output_units(coupling, operation, which)
+            parts = [(found, 1)]
+            for edit in edits:  # the size counts the inputs that the layer gains and loses
+                is_end = isinstance(edit, (Connect, Disconnect))
+                is_whole = side == _OUTPUTS or which is None
+                if is_end and is_whole and find_operation(model, edit.target)[1] is operation:
+                    parts += edit.joined_units(model, coupling)
+            before += factor * len(found)
+            units += [part for part, _ in parts]
+            signs += [np.full(len(part), factor * sign) for part, sign in parts]
+        return [
+            SizeConstraint(
+                self._name,
+                np.concatenate(units),
+                np.concatenate(signs),
+                wanted=Wanted(*self.wanted),
+                counts_new=self.counts_new,
+                before=before,
+            )
+        ]
+
+    @property
+    def _name(self):
+        return _named(self.terms, self.counts_new)
 
     def describe(self):
-        what = "inputs" if self.index is None else f"input {self.index}"
-        name = f"{what} of {self.layer}" if self.inputs else self.layer
-        name = name if self.family is None else f"{name}/{self.family}"
-        return "resize", name, f"{self._wanted!r}" if self.change else f"to {self.size}"
+        wanted = Wanted(*self.wanted)
+        how = f"to {wanted.units}" if wanted == Wanted("to", wanted.units) else repr(wanted)
+        return "resize", self._name.replace("'", ""), how
+
+
+def _term(name_of, key, factor):
+    if isinstance(key, Inputs):
+        return factor, name_of(key.layer), _INPUTS, key.index
+    layer, family = key if isinstance(key, tuple) else (key, None)
+    return factor, name_of(layer), _OUTPUTS, family
+
+
+def _named(terms, counts_new):
+    """What terms count, for messages."""
+    named = []
+    for factor, layer, side, which in terms:
+        if side == _OUTPUTS:
+            name = repr(layer if which is None else f"{layer}/{which}")
+        else:
+            name = f"{'the inputs' if which is None else f'input {which}'} of {layer!r}"
+        named.append(name if factor == 1 else f"{factor} x {name}")
+    total = " + ".join(named)
+    return f"the new units of {total}" if counts_new else total
 
 
 @dataclass(frozen=True)
