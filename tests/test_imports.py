@@ -74,6 +74,15 @@ def test_no_function_hides_a_module(name):
         assert not (PACKAGE / f"{name}.py").exists()
 
 
+def test_no_function_of_a_room_hides_a_file_in_it():
+    for path in FILES:
+        if path.name == "__init__.py":
+            package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+            files = {each.stem for each in path.parent.iterdir()}
+            taken = {name for name in imported(path) if name.rpartition(".")[2] in files}
+            assert all(name.rpartition(".")[0] == package for name in taken), taken
+
+
 @pytest.mark.parametrize(
     "name", [n for n in tfprune.__all__ if isinstance(getattr(tfprune, n), types.ModuleType)]
 )

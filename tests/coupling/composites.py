@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from tfprune.coupling.composite import open_composite
+from tfprune.coupling.composite import trace_composite
 
 layers, ops = keras.layers, keras.ops
 
@@ -30,9 +30,9 @@ def line_of(cls, text):
     return first + next(place for place, line in enumerate(lines) if text in line)
 
 
-def opened(layer):
+def traced(layer):
     layer.build((None, 4))
-    return open_composite(layer, [keras.KerasTensor((None, 4))], {})
+    return trace_composite(layer, [keras.KerasTensor((None, 4))], {})
 
 
 def model_with(block, shape=(4,)):

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tests.coupling.composites import Composite, line_of, model_with, opened
-from tfprune.coupling.composite import open_composite
+from tests.coupling.composites import Composite, line_of, model_with, traced
+from tfprune.coupling.composite import trace_composite
 from tfprune.coupling.layer_runs import NotTracedError
 
 layers, ops = keras.layers, keras.ops
@@ -84,7 +84,7 @@ class NeedsTraining(Composite):
 
 def test_the_line_that_failed_and_the_words_of_the_exception():
     with pytest.raises(NotTracedError) as caught:
-        opened(Fails(name="block"))
+        traced(Fails(name="block"))
     line = line_of(Fails, "# fails here")
     assert str(caught.value).startswith(
         f"'block' (Fails) could not be traced: line {line} of test_composite.py: TypeError: "
@@ -94,7 +94,7 @@ def test_the_line_that_failed_and_the_words_of_the_exception():
 
 def test_the_line_is_one_of_the_layer_and_the_words_stand_on_one_line():
     with pytest.raises(NotTracedError) as caught:
-        opened(FailsInside(name="block"))
+        traced(FailsInside(name="block"))
     line = line_of(FailsInside, "self.inner(inputs)")
     assert f"line {line} of test_composite.py: ValueError: The total size" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -120,7 +120,7 @@ class FailsSoonerWithNumbers(Composite):
 @pytest.mark.parametrize("cls", [FailsLaterWithNumbers, FailsSoonerWithNumbers])
 def test_of_two_runs_the_one_that_came_further_says_why(cls):
     with pytest.raises(NotTracedError) as caught:
-        opened(cls(name="block"))
+        traced(cls(name="block"))
     assert f"line {line_of(cls, '# the cause')} of test_composite.py" in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_of_two_runs_the_one_that_came_further_says_why(cls):
 )
 def test_weights_that_are_used_outside_of_a_layer_are_in_the_graph(cls, name):
     block = cls(name="block")
-    inside = opened(block)
+    inside = traced(block)
     assert inside.in_place
     own = {id(tensor): weight for tensor, weight in inside.weights}
     taken = [
@@ -143,19 +143,19 @@ def test_weights_that_are_used_outside_of_a_layer_are_in_the_graph(cls, name):
 
 
 def test_what_is_not_used_does_not_matter():
-    inside = opened(Unused())
+    inside = traced(Unused())
     assert [node.operation.name for node in inside.nodes] == ["wide", "narrow"]
 
 
 def test_an_output_that_is_no_tensor():
-    inside = opened(ReturnsAConstant())
+    inside = traced(ReturnsAConstant())
     assert inside.in_place and inside.outputs[1] == 3.0
     with pytest.raises(NotTracedError, match="returns something else"):
-        opened(ReturnsConstants())
+        traced(ReturnsConstants())
 
 
 def test_training_is_false_where_it_must_be_given():
-    assert len(opened(NeedsTraining()).nodes) == 2
+    assert len(traced(NeedsTraining()).nodes) == 2
 
 
 class Constants(Composite):
@@ -232,14 +232,14 @@ def test_what_is_computed_with_weights_or_at_random_is_no_constant(cls):
     line = line_of(cls, "return")
     words = f"line {line} of test_composite.py: it computes with weights, or at random"
     with pytest.raises(NotTracedError, match=words):
-        opened(cls(name="block"))
+        traced(cls(name="block"))
 
 
 def test_the_layer_given_keeps_its_weights():
     block = Constants()
     block.build((None, 6, 4))
     before = [np.array(weight) for weight in block.weights]
-    open_composite(block, [keras.KerasTensor((None, 6, 4))], {})
+    trace_composite(block, [keras.KerasTensor((None, 6, 4))], {})
     for a, b in zip(before, block.weights, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -260,7 +260,7 @@ class Compiled(Composite):
         return self.narrow(self.wide(inputs))
 
 
-def test_a_call_that_is_a_function_of_tensorflow_is_opened():
+def test_a_call_that_is_a_function_of_tensorflow_is_traced():
     model = tfprune.prunable(model_with(Compiled(name="block")))
     tfprune.prune_units(model, 0.5)
     small = tfprune.strip(model)
@@ -283,7 +283,7 @@ def test_functions_that_operations_call(cls):
     found = tfprune.explain(model).sets
     if cls is Branches:
         with pytest.raises(NotTracedError, match="its `Cond` calls functions that use layers"):
-            opened(cls(name="block"))
+            traced(cls(name="block"))
     small = tfprune.strip(model)
     assert isinstance(small.get_layer("block"), cls)
     assert len(found) > 0

@@ -6,7 +6,7 @@ import pytest
 
 import tfprune
 from tfprune.coupling.model_inputs import call_arguments
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 
 layers, ops = keras.layers, keras.ops
 

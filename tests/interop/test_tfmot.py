@@ -205,7 +205,7 @@ class Scale3(keras.layers.Layer):
         return inputs * self.scale
 
 
-def test_a_layer_of_ones_own_is_opened_or_taken_from_custom_objects():
+def test_a_layer_of_ones_own_is_traced_or_taken_from_custom_objects():
     theirs = randomised(tf_keras.Sequential([K.Dense(3, input_shape=(2,)), Scale(name="mine")]))
     assert_same_outputs(theirs, from_tfmot(theirs))
     ours = from_tfmot(theirs, custom_objects={"Scale": Scale3})

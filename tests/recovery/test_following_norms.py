@@ -6,7 +6,7 @@ import pytest
 
 import tfprune
 from tfprune.coupling.following_norms import following_norms
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(64, 3)).astype("float32")

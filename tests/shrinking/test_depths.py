@@ -7,7 +7,7 @@ from tfprune.budgets import Bytes, Latency, MACs, Parameters, Units
 
 import tfprune
 from tests.blocks.models import OwnModel
-from tfprune.blocks.within_budget import shallower
+from tfprune.blocks.budget_search import shallower
 from tfprune.coupling.costs import total_macs
 from tfprune.masks.layer_filter import CounterpartsByName
 

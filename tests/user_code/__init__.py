@@ -28,17 +28,7 @@ from tests.user_code.composites import (
     ValueAndGate,
     local,
 )
-from tests.user_code.models import (
-    Distiller,
-    Net,
-    NetOfDicts,
-    NetTrains,
-    NetWithLoss,
-    Trains,
-    Vae,
-    train_step,
-)
-from tests.user_code.own_weights import (
+from tests.user_code.custom_weights import (
     Affine,
     Cell,
     ClassToken,
@@ -59,6 +49,16 @@ from tests.user_code.own_weights import (
     Table,
     TakenPositions,
     Tied,
+)
+from tests.user_code.models import (
+    Distiller,
+    Net,
+    NetOfDicts,
+    NetTrains,
+    NetWithLoss,
+    Trains,
+    Vae,
+    train_step,
 )
 from tests.user_code.styles import (
     OF_NUMBERS,

@@ -5,7 +5,7 @@ import keras
 from tests.user_code.activations import (
     swish,
 )
-from tests.user_code.own_weights import (
+from tests.user_code.custom_weights import (
     Scale,
 )
 

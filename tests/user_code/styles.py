@@ -19,7 +19,7 @@ from tests.user_code.composites import (
     Transformer,
     TwoOutputs,
 )
-from tests.user_code.own_weights import (
+from tests.user_code.custom_weights import (
     Affine,
     Cell,
     ClassToken,

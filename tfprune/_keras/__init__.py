@@ -22,6 +22,7 @@ from tfprune._keras.configs import (
 from tfprune._keras.convolutions import kernels_read_outside, strides_outside
 from tfprune._keras.copies import Originals, call_directly, copied_objects
 from tfprune._keras.custom_gradients import gradients_kept_by_graphs
+from tfprune._keras.custom_steps import has_own_steps, take_class
 from tfprune._keras.deep_copies import replace_references
 from tfprune._keras.fake_quantization import (
     FAKE_QUANTIZATION,
@@ -114,7 +115,6 @@ from tfprune._keras.optimizers import (
     reset_slots,
     variable_index,
 )
-from tfprune._keras.own_steps import has_own_steps, take_class
 from tfprune._keras.pairs import layer_pairs, own_variable_pairs, own_variables, variable_pairs
 from tfprune._keras.precision import half_precision, in_precision
 from tfprune._keras.random_numbers import called_in_inference, fixed_seed, unchanged
@@ -160,7 +160,7 @@ from tfprune._keras.tracing import (
     noting_losses,
 )
 from tfprune._keras.training import BackedUp, Relay
-from tfprune._keras.values import (
+from tfprune._keras.variable_values import (
     is_constant,
     is_finite,
     is_same_value,

@@ -21,7 +21,7 @@ from tfprune._keras.deep_copies import DeepCopy
 from tfprune._keras.graphs import functional, is_symbolic
 from tfprune._keras.masked_variables import guard, is_guarded
 from tfprune._keras.subclassed import keep_calls
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 _CALLS = ("_inbound_nodes", "_outbound_nodes")
 _COMPILED = ("train_function", "test_function", "predict_function")

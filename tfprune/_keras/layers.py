@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfprune._keras.deep_copies import DeepCopy
 from tfprune._keras.masked_variables import is_guarded
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 
 def all_layers(layer):

@@ -19,7 +19,7 @@ from keras.src.backend.common.variables import AutocastScope
 from tensorflow.python.ops.control_flow_v2_func_graphs import ControlFlowFuncGraph
 
 from tfprune._keras.custom_gradients import gradients_kept_by_graphs
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 _thread = threading.local()
 

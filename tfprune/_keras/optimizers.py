@@ -13,7 +13,7 @@ Private here, and why:
 import keras
 import tensorflow as tf
 
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 
 def slots(optimizer, weight):

@@ -13,7 +13,7 @@ from tfprune._keras.copies import copied_objects
 from tfprune._keras.graphs import is_symbolic
 from tfprune._keras.layers import all_layers
 from tfprune._keras.masked_variables import guard, is_guarded
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 
 def in_precision(model, precision):

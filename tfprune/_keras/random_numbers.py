@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context as eager
 
 from tfprune._keras.layers import recurrent_states
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 
 @contextlib.contextmanager

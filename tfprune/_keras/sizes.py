@@ -20,7 +20,7 @@ from tfprune._keras.classes import is_stock
 from tfprune._keras.graphs import functional, is_saved_as_graph
 from tfprune._keras.layers import all_layers
 from tfprune._keras.random_numbers import called_in_inference
-from tfprune._keras.values import raw
+from tfprune._keras.variable_values import raw
 
 _OF_KERAS = ("_build_shapes_dict", "input_spec", "_losses", "_loss_ids")
 

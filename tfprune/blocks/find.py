@@ -100,10 +100,10 @@ def find_blocks(model, only=None, exclude=None):
     closed = sorted({layer.name for layer in _layers_around(graph)})
     stays += [f"{name!r} holds blocks, but cannot be inlined." for name in closed]
     if not found:
-        chosen = "" if only is None and exclude is None else " among those chosen"
+        selected = "" if only is None and exclude is None else " among those chosen"
         why = "".join(f" {each}" for each in stays[:5])
         raise ValueError(
-            f"There is no residual block{chosen} that can be bypassed: none that gives the shape "
+            f"There is no residual block{selected} that can be bypassed: none that gives the shape "
             "it takes, with something added, and in which nothing else uses what is computed."
             f"{why} Received: model={model.name!r} ({type(model).__name__}), only={only!r}, "
             f"exclude={exclude!r}. Prune units, with `tfprune.prune`."

@@ -7,10 +7,10 @@ import numpy as np
 
 from tfprune._tools.checks import check_model, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, count, number, table
+from tfprune.blocks.budget_search import within_budget
 from tfprune.blocks.find import find_blocks
 from tfprune.blocks.same_class import of_same_class
 from tfprune.blocks.scores import check_criterion, scores_of
-from tfprune.blocks.within_budget import within_budget
 from tfprune.coupling.costs import total_macs
 from tfprune.masks import layer_filter
 from tfprune.rebuild.bypassed import bypassed

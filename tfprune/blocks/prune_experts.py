@@ -105,7 +105,7 @@ def prune_experts(model, target, data, *, return_report=False):
     gone = [np.sort(np.argsort(each, kind="stable")[:removed]) for each in scores]
     small = found.without(gone)
     _check_runs(small, data, removed)
-    check_equal(_never_choosing(found, gone), small, name="smaller")
+    check_equal(_never_routing(found, gone), small, name="smaller")
     if not return_report:
         return small
     report = ExpertsReport(
@@ -224,7 +224,7 @@ class _Experts:
         return new
 
 
-def _never_choosing(found, gone):
+def _never_routing(found, gone):
     """A copy of the model whose routers never choose some experts."""
     copy = copy_model(found.model)
     for (router, _, _), each in zip(found.layers, gone, strict=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune.coupling.composite import filled, open_composite
+from tfprune.coupling.composite import filled, trace_composite
 from tfprune.coupling.layer_runs import NotTracedError, is_composite, symbolic
 
 _ADDITIONS = (keras.layers.Add, _keras.raw_operation("Add"))
@@ -276,7 +276,7 @@ def graph_inside(layer, args, kwargs):
     Raises:
         NotTracedError: If it cannot be traced.
     """
-    inside = open_composite(layer, args, kwargs)
+    inside = trace_composite(layer, args, kwargs)
     return Graph(inside.nodes, inside.inputs, symbolic(inside.outputs), inside.originals)
 
 

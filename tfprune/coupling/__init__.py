@@ -9,8 +9,8 @@ registers how an operation of your own is analysed and resized.
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import KeptUnits, keeping, select
 from tfprune.coupling.labels import along
+from tfprune.coupling.model_trace import trace
 from tfprune.coupling.rules import Rule, rule
-from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet
 
 __all__ = [

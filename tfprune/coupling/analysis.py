@@ -7,11 +7,11 @@ from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune.coupling.failures import core
 from tfprune.coupling.labels import FIXED, Labels, placed
+from tfprune.coupling.model_trace import trace
 from tfprune.coupling.resized_proofs import not_resizable
 from tfprune.coupling.rules import has_rule, label, rule_of
 from tfprune.coupling.rules.base import fixed
 from tfprune.coupling.rules.embedding import Embedding
-from tfprune.coupling.trace import trace
 from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
 from tfprune.coupling.unreached import pin_what_they_may_read
 
@@ -67,7 +67,7 @@ def _along_other_axes(coupling, apart, literal):
     So heads that must stay lose some of what each has, or the other way round; and dense layers
     over tokens lose their own units in place of channels that pass through them.
     """
-    calls, chosen, tried = coupling.trace.calls, frozenset(), False
+    calls, selected, tried = coupling.trace.calls, frozenset(), False
     of_heads = {
         id(call.operation)
         for call in calls
@@ -76,10 +76,10 @@ def _along_other_axes(coupling, apart, literal):
     beside = {id(call.operation) for call in calls if call.memo.get("has units beside")}
     for places in (of_heads, beside):
         while places:
-            other = _coupled(coupling.trace, apart, Labels(literal, chosen | places))
+            other = _coupled(coupling.trace, apart, Labels(literal, selected | places))
             closed, tried = not_resizable(other), True
             if not closed and _removable(other) > _removable(coupling):
-                coupling, chosen, tried = other, chosen | places, False
+                coupling, selected, tried = other, selected | places, False
                 break
             left = {
                 id(call.operation)
@@ -87,7 +87,7 @@ def _along_other_axes(coupling, apart, literal):
                 if id(call.operation) in places and not any(id(p) in closed for p in call.parents)
             }
             places = left if closed and left != places else ()
-    return _coupled(coupling.trace, apart, Labels(literal, chosen)) if tried else coupling
+    return _coupled(coupling.trace, apart, Labels(literal, selected)) if tried else coupling
 
 
 def _are_pinned(coupling, tensors):

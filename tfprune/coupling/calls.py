@@ -36,7 +36,7 @@ class Call:
         outputs: The tensors it makes.
         parents: The nested models around the call, outermost first.
         node_index: Which of the `inbound_nodes` in the operation's config it is.
-        not_traced: For a composite layer that could not be opened, the reason.
+        not_traced: For a composite layer that could not be inlined, the reason.
         in_place: Whether it stands in a layer that stays what it is, so that arrays and numbers
             among its arguments come from the layer's code and cannot be changed.
         memo: A cache for rules, for the duration of one analysis.
@@ -112,7 +112,7 @@ class Trace:
         output_structure: The outputs in the structure in which the model gives them.
         in_place: For composite layers that stay what they are, by id, the first call; not for
             those inside others.
-        opened: For all composite layers that are opened, by id, their calls.
+        inlined: For all composite layers that are inlined, by id, their calls.
         weight_axes: The axes of the weights that are tensors in the calls.
         unreached: The parts of users' models and layers that no call reaches, see
             `tfprune.coupling.unreached`.
@@ -126,7 +126,7 @@ class Trace:
     names: dict = field(default_factory=dict, repr=False)
     output_structure: object = field(default=None, repr=False)
     in_place: dict = field(default_factory=dict, repr=False)
-    opened: dict = field(default_factory=dict, repr=False)
+    inlined: dict = field(default_factory=dict, repr=False)
     weight_axes: object = field(default=None, repr=False)
     unreached: tuple = ()
 

@@ -39,7 +39,7 @@ def filled(node, known):
     return keras.tree.map_structure(value, structure)
 
 
-def is_opened(operation):
+def is_traced(operation):
     """Whether an operation is a layer of a user's class whose `call` is looked into.
 
     Those are composite layers, and layers with weights of their own.
@@ -50,7 +50,7 @@ def is_opened(operation):
     return is_own and bool(operation.weights) and not has_rule(operation)
 
 
-def open_composite(layer, args, kwargs, in_place=False, closed=()):
+def trace_composite(layer, args, kwargs, in_place=False, closed=()):
     """Runs the `call` of a copy of a composite layer on symbolic tensors.
 
     Args:

@@ -8,8 +8,8 @@ import keras
 from tfprune._tools.checks import check_model
 from tfprune.coupling.calls import Passed
 from tfprune.coupling.macs import UncountedError, count, macs_of
+from tfprune.coupling.model_trace import trace
 from tfprune.coupling.shapes import sized_inputs, walk
-from tfprune.coupling.trace import trace
 from tfprune.coupling.weight_values import Spread
 
 __all__ = ["CallCost", "costs", "macs_of"]

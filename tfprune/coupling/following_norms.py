@@ -15,7 +15,7 @@ def following_norms(traced):
 
     Example:
 
-    >>> from tfprune.coupling.trace import trace
+    >>> from tfprune.coupling.model_trace import trace
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), keras.layers.Dense(2, name="dense"),
     ...     keras.layers.BatchNormalization(name="norm")])

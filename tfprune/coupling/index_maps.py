@@ -34,13 +34,13 @@ def kept_index_maps(kept_units):
         elif not stays.all():
             indices.setdefault(id(piece.variable), {})[piece.axis] = np.flatnonzero(stays)
     for piece, stays in uneven:
-        chosen = indices.setdefault(id(piece.variable), {})
-        for axis, kept in chosen.items():
+        selected = indices.setdefault(id(piece.variable), {})
+        for axis, kept in selected.items():
             stays = np.take(stays, kept, axis) if stays.shape[axis] != 1 else stays
         if not stays.all():
             order = np.argsort(~stays, axis=piece.axis, kind="stable")
             count = equal_count(stays, piece, kept_units.dead)
-            chosen[piece.axis] = np.take(order, range(count), axis=piece.axis)
+            selected[piece.axis] = np.take(order, range(count), axis=piece.axis)
     return indices
 
 
@@ -139,8 +139,8 @@ def _index_maps(old, new, both, old_units, may_lack=False):
             found = _occurrences(old_units[are], before, are, ours, may_lack)
             indices.setdefault(id(ours.variable), {})[ours.axis] = found
     for ours, before, are in uneven:
-        chosen = indices.setdefault(id(ours.variable), {})
-        chosen[ours.axis] = _occurrences_by_line(old_units, are, before, ours, chosen, may_lack)
+        selected = indices.setdefault(id(ours.variable), {})
+        selected[ours.axis] = _occurrences_by_line(old_units, are, before, ours, selected, may_lack)
     return indices
 
 
@@ -205,10 +205,10 @@ def _occurrence_numbers(values):
     return numbers
 
 
-def _occurrences_by_line(old_units, are, before, piece, chosen, may_lack):
+def _occurrences_by_line(old_units, are, before, piece, selected, may_lack):
     """`_occurrences` for each line along the axis of a slice, after the other axes were cut."""
     after = old_units[are]
-    for axis, indices in chosen.items():
+    for axis, indices in selected.items():
         before = np.take(before, indices, axis) if before.shape[axis] != 1 else before
         after = np.where(placed(indices == NEW, axis, after.ndim), NEW, after)
     are = np.broadcast_to(are, after.shape)

@@ -4,7 +4,7 @@ Keras makes the layers over them from their configs, those in a `Bidirectional` 
 new model is there, each cell is of a class made for it, of which a config makes that cell.
 """
 
-from tfprune.coupling.rules.own_cells import own_cells
+from tfprune.coupling.rules.custom_cells import own_cells
 
 
 class KeptCells:

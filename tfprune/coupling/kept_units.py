@@ -82,16 +82,16 @@ def select(coupling, indices):
     >>> kept_units.counts.tolist()  # first what is fixed, last the two outputs
     [1, 1, 0, 1, 2, 1, 1]
     """
-    counts, grown, chosen = np.ones(coupling.size, int), {}, {}
+    counts, grown, selected = np.ones(coupling.size, int), {}, {}
     for key, given in indices.items():
         layer, family = key if isinstance(key, tuple) else (key, None)
         units = made_units(coupling, layer, family)
         name = unit_name(layer, family)
         for unit, in_place in _in_place(units.tolist(), _checked(given, len(units), name)):
-            if chosen.setdefault(unit, (in_place, name))[0] != in_place:
+            if selected.setdefault(unit, (in_place, name))[0] != in_place:
                 raise ValueError(
                     "Coupled units can only go, stay and grow together. "
-                    f"Received: {name!r} and {chosen[unit][1]!r} with different indices. "
+                    f"Received: {name!r} and {selected[unit][1]!r} with different indices. "
                     "Name one of the layers; the other follows."
                 )
             if in_place != (unit,) and (unit == FIXED or unit in coupling.pins):

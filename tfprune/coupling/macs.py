@@ -12,8 +12,8 @@ import math
 import keras
 
 from tfprune import _keras
+from tfprune.coupling.model_trace import trace
 from tfprune.coupling.shapes import Shapes, walk
-from tfprune.coupling.trace import trace
 from tfprune.layers import FakeQuantize
 
 _RULES = {}

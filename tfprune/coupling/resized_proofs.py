@@ -16,7 +16,7 @@ from tfprune.coupling.index_maps import gathered, kept_index_maps
 from tfprune.coupling.kept_units import keeping
 from tfprune.coupling.layer_runs import own_class
 from tfprune.coupling.resizing import resize_in_place, resized_config
-from tfprune.coupling.settled_numbers import DoesNotRunError, settle_numbers
+from tfprune.coupling.size_attributes import DoesNotRunError, settle_numbers
 from tfprune.coupling.sizes import Sizes, scale_factors
 from tfprune.masks.in_place import mask_in_place, unmask
 
@@ -25,13 +25,13 @@ _proven = {}
 
 
 def not_resizable(coupling, closed=None):
-    """The layers that were opened to be resized in place, and cannot be.
+    """The layers that were inlined to be resized in place, and cannot be.
 
     Of one around others it is told of these, where any of them cannot be resized by itself.
 
     Args:
         coupling: A `Coupling`.
-        closed: If given, the ids of layers that are not opened; then those inside are told whose
+        closed: If given, the ids of layers that are not inlined; then those inside are told whose
             code fails in one around them, but for these.
 
     Returns:
@@ -42,7 +42,7 @@ def not_resizable(coupling, closed=None):
         return {}
     sizes = Sizes(keeping(coupling, _half(coupling)))
     maps = kept_index_maps(sizes.kept_units)
-    first_calls = [calls[0] for calls in trace.opened.values()]
+    first_calls = [calls[0] for calls in trace.inlined.values()]
 
     def failures(calls):
         found = {}

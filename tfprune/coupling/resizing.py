@@ -2,7 +2,7 @@
 
 The layers inside that have rules are made anew from their edited configs, and take the places of
 those that the copy has. The weights of users' classes get new shapes. Which whole numbers among the
-attributes are sizes that have to follow is found in `settled_numbers`.
+attributes are sizes that have to follow is found in `size_attributes`.
 """
 
 import functools
@@ -20,7 +20,7 @@ def resize_in_place(layer, copy, edited, calls, sizes):
     """Resizes the copy of a composite layer.
 
     Args:
-        layer: The layer, which was opened when the model was traced.
+        layer: The layer, which was inlined when the model was traced.
         copy: Its copy without masks, changed in place. Weights get the new shapes.
         edited: Function of a serialised operation and the operation, which returns it with its new
             sizes.
@@ -29,7 +29,7 @@ def resize_in_place(layer, copy, edited, calls, sizes):
     """
     _resize_parts(layer, copy, edited, calls, sizes)
     trace = sizes.coupling.trace
-    call = trace.in_place.get(id(layer)) or trace.opened[id(layer)][0]
+    call = trace.in_place.get(id(layer)) or trace.inlined[id(layer)][0]
     _keras.forget_input_shape(
         copy, [(tensor.shape, sizes.of_tensor(tensor)) for tensor in call.inputs]
     )
@@ -155,7 +155,7 @@ def _outputs_of_calls(model, layer, calls, sizes):
     """For each call of a layer in a model its outputs with new sizes, as symbolic tensors."""
     pairs = _keras.nodes(_keras.functional(model))
     nodes = [(node, place) for node, place in pairs if node.operation is layer]
-    made = sizes.coupling.trace.opened.get(id(layer)) or calls.get(id(layer))
+    made = sizes.coupling.trace.inlined.get(id(layer)) or calls.get(id(layer))
     if not nodes or not made or len(made) % len(nodes):  # it is called elsewhere too
         return []
     found = {}

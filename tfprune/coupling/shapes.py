@@ -9,7 +9,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.calls import Passed, Tensor
 from tfprune.coupling.model_inputs import input_structure
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tfprune import _keras
 from tfprune.coupling import any_size
 from tfprune.coupling.actual_shapes import with_actual_shapes
 from tfprune.coupling.calls import Call, Passed, Tensor, Trace
-from tfprune.coupling.composite import filled, is_opened, open_composite
+from tfprune.coupling.composite import filled, is_traced, trace_composite
 from tfprune.coupling.failures import no_graph
 from tfprune.coupling.labels import FIXED, Labels, placed
 from tfprune.coupling.layer_runs import NotTracedError, is_composite, symbolic
@@ -24,7 +24,7 @@ def trace_call(model, args, kwargs, closed=(), keep=(), whole=False):
     try:
         if id(model) in closed:
             raise NotTracedError(model, closed[id(model)])
-        inside = open_composite(model, args, kwargs, keep is True, closed)
+        inside = trace_composite(model, args, kwargs, keep is True, closed)
     except NotTracedError as error:
         raise ValueError(no_graph(model, error)) from error
     tracer = Tracer(closed, keep, whole)
@@ -60,7 +60,7 @@ class Tracer:
         self.siblings = []
         self.names = {}
         self.in_place = {}
-        self.opened = {}
+        self.inlined = {}
         self.classes_in_place = set()
         self.weight_axes = WeightAxes()
 
@@ -76,7 +76,7 @@ class Tracer:
             names=self.names,
             output_structure=outputs,
             in_place=self.in_place,
-            opened=self.opened,
+            inlined=self.inlined,
             weight_axes=self.weight_axes,
         )
 
@@ -90,9 +90,9 @@ class Tracer:
     def _calls_of(self, node, operation, args, kwargs, parents, index, in_place=False):
         outputs = tuple(tensor_of(tensor) for tensor in node.outputs)
         call = Call(operation, tuple(args), kwargs, outputs, parents, index, in_place=in_place)
-        return (yield from self._opened(call))
+        return (yield from self._inlined(call))
 
-    def _opened(self, call):
+    def _inlined(self, call):
         """The calls that a call stands for; returns the tensors that they make."""
         operation, arguments = call.operation, (list(call.args), call.kwargs)
         inner = _keras.functional(operation)
@@ -102,21 +102,21 @@ class Tracer:
             return (yield from self._at_each_step(call))
         if id(operation) in self.closed:
             call = dataclasses.replace(call, not_traced=self.closed[id(operation)])
-        elif is_composite(operation) or (not self.whole and is_opened(operation)):
+        elif is_composite(operation) or (not self.whole and is_traced(operation)):
             try:
                 stays = self._is_in_kept(call) or self._stays(operation)
-                inside = open_composite(operation, *arguments, stays, self.closed)
+                inside = trace_composite(operation, *arguments, stays, self.closed)
             except NotTracedError as error:
                 call = dataclasses.replace(call, not_traced=str(error))
             else:
-                opened = self._composite
+                inlined = self._composite
                 if inside.in_place:  # to try others of the class in other ways takes long
                     self.classes_in_place.add(type(operation))
-                    call, opened = with_actual_shapes(call), self._in_place
+                    call, inlined = with_actual_shapes(call), self._in_place
                 if is_composite(operation) or _passes_units(call, inside):
-                    outputs = yield from opened(call, inside)
+                    outputs = yield from inlined(call, inside)
                     call = dataclasses.replace(call, outputs=tuple(outputs))
-                    self.opened.setdefault(id(operation), []).append(call)
+                    self.inlined.setdefault(id(operation), []).append(call)
                     return outputs
         call = with_actual_shapes(call)
         yield call
@@ -139,7 +139,7 @@ class Tracer:
         made = (Tensor((None, *output.shape[2:]), output.dtype),)
         parents = (*call.parents, call.operation)
         step = Call(call.operation.layer, tuple(args), kwargs, made, parents, call.node_index)
-        (made,) = yield from self._opened(step)
+        (made,) = yield from self._inlined(step)
         yield unfolded(call, made)
         return call.outputs
 
@@ -261,7 +261,7 @@ class Tracer:
 
 
 def _passes_units(call, inside):
-    """Whether units along the last axes pass through a layer that is opened, and none are pinned.
+    """Whether units along the last axes pass through a layer that is inlined, and none are pinned.
 
     A layer without others inside may also have a rule as a whole, which is inferred by running it.
     """

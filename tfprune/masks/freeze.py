@@ -40,8 +40,8 @@ def freeze(model, layer, weight=None, index=True, *, optimizer=None):
     4
     """
     check_model(model)
-    for part, name, chosen in _chosen(model, layer, weight, index):
-        set_masks(model, part, name, frozen=_frozen(part, name) | chosen, optimizer=optimizer)
+    for part, name, selected in _selected(model, layer, weight, index):
+        set_masks(model, part, name, frozen=_frozen(part, name) | selected, optimizer=optimizer)
 
 
 def unfreeze(model, layer, weight=None, index=True, *, optimizer=None):
@@ -64,11 +64,11 @@ def unfreeze(model, layer, weight=None, index=True, *, optimizer=None):
     [[False, False], [False, False], [True, True], [True, True]]
     """
     check_model(model)
-    for part, name, chosen in _chosen(model, layer, weight, index):
-        set_masks(model, part, name, frozen=_frozen(part, name) & ~chosen, optimizer=optimizer)
+    for part, name, selected in _selected(model, layer, weight, index):
+        set_masks(model, part, name, frozen=_frozen(part, name) & ~selected, optimizer=optimizer)
 
 
-def _chosen(model, layer, weight, index):
+def _selected(model, layer, weight, index):
     """For each weight that is meant: its layer, its name, the elements as a boolean array."""
     layer = find_layer(model, layer)
     if weight is not None:

@@ -75,8 +75,8 @@ def predicate(given, model, argument, *, default=True, parts=_keras.all_layers):
         return lambda layer, *more: default
     if _is_predicate(given):
         return given
-    chosen = {id(p) for each in _listed(given) for p in parts(find_layer(model, each, argument))}
-    return lambda layer, *more: id(layer) in chosen
+    selected = {id(p) for each in _listed(given) for p in parts(find_layer(model, each, argument))}
+    return lambda layer, *more: id(layer) in selected
 
 
 def naming(only, model):
@@ -188,11 +188,11 @@ class CounterpartsByName(Counterparts):
     Args:
         model: The model that the user gave.
         other: The other one, whose layers have the same names; or the model itself.
-        gone: The layers that it lacks; filters that name them say nothing of them.
+        removed: The layers that it lacks; filters that name them say nothing of them.
     """
 
-    def __init__(self, model, other, gone):
-        self._model, self._gone = model, set(map(id, gone))
+    def __init__(self, model, other, removed):
+        self._model, self._removed = model, set(map(id, removed))
         self._is_same = other is model
         self._copies, by_name = {}, {}
         for layer, name in _keras.named_layers(other):
@@ -212,7 +212,7 @@ class CounterpartsByName(Counterparts):
         if self._is_same or not _names_layers(given):
             return super().filter(given)
         layers = [find_layer(self._model, each) for each in _listed(given)]
-        left = [layer for layer in layers if id(layer) not in self._gone]
+        left = [layer for layer in layers if id(layer) not in self._removed]
         lost = [layer.name for layer in left if id(layer) not in self._copies]
         if lost:
             raise ValueError(

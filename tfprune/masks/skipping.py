@@ -75,7 +75,7 @@ def skipped_layers(model, only_named=(), of_interest=lambda layer, weight: True)
     return found
 
 
-def quantized_layers(model, is_chosen=lambda layer: True):
+def quantized_layers(model, is_selected=lambda layer: True):
     """The layers that Keras has quantized, which carry no masks, with the reasons.
 
     Example:
@@ -89,7 +89,7 @@ def quantized_layers(model, is_chosen=lambda layer: True):
     found = {}
     for layer, name in _keras.named_layers(model):
         mode = _keras.quantization(layer)
-        if mode and is_chosen(layer):
+        if mode and is_selected(layer):
             reason = f"it is quantized ({mode}), which comes after pruning"
             found.setdefault(reason, []).append(name)
     return found

@@ -79,11 +79,11 @@ class Block(Pattern):
         if sparsity < 1 and not stay.any():
             order = order[:-1]
         pruned = np.cumsum([0, *sizes.ravel()[order]])
-        chosen = np.argmin(np.abs(pruned - count))  # of equals the first, which prunes less
-        if chosen == len(order):  # no block is left but those with frozen elements
-            self._check_frozen(sparsity, count - pruned[chosen], sizes[stay])
+        selected = np.argmin(np.abs(pruned - count))  # of equals the first, which prunes less
+        if selected == len(order):  # no block is left but those with frozen elements
+            self._check_frozen(sparsity, count - pruned[selected], sizes[stay])
         goes = np.zeros(sizes.shape, bool)
-        goes.ravel()[order[:chosen]] = True
+        goes.ravel()[order[:selected]] = True
         rows, columns = self.shape
         goes = goes.repeat(rows, axis=1).repeat(columns, axis=2)
         goes = goes[:, : living.shape[1], : living.shape[2]]

@@ -134,9 +134,9 @@ def _quantize_kernels(model, is_included, is_excluded):
                     found = True
     left_out = quantized_layers(model, lambda x: is_included(x) and not is_excluded(x))
     for layer, name, weights in weights_by_holder(model):
-        chosen = is_included(layer) and not is_excluded(layer)
+        selected = is_included(layer) and not is_excluded(layer)
         plain = [w for w in weights if is_kernel(w.name, w.shape) and _quantizer(w) is None]
-        if chosen and plain:
+        if selected and plain:
             reason = f"no fake quantisation is known for the weights of {type(layer).__name__}"
             left_out.setdefault(reason, []).append(name)
     if not found:

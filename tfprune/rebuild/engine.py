@@ -10,8 +10,8 @@ from tfprune import _keras
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.resizing import resize_in_place, resized_config
 from tfprune.coupling.rules import rule_of
-from tfprune.coupling.rules.own_weights import has_own_weights
-from tfprune.coupling.settled_numbers import DoesNotRunError, settle_numbers
+from tfprune.coupling.rules.custom_weights import has_own_weights
+from tfprune.coupling.size_attributes import DoesNotRunError, settle_numbers
 from tfprune.coupling.sizes import Sizes
 from tfprune.layers.masked import Masked
 from tfprune.masks.in_place import InPlace, mask_in_place, note_masks_inside, unmask
@@ -97,7 +97,7 @@ class _Resizing:
     def __init__(self, model, values, sizes, folds, stock):
         self.values, self.sizes, self.folds, self.stock = values, sizes, folds, stock
         trace = sizes.coupling.trace
-        self.calls, self.opened, self.known = trace.calls_of, trace.in_place, {}
+        self.calls, self.inlined_in_place, self.known = trace.calls_of, trace.in_place, {}
         self.inside = {
             key: resize
             for call in trace.calls
@@ -105,7 +105,7 @@ class _Resizing:
         }
         self.copies = None
         is_only_removed = values.growth is None and not sizes.kept_units.grown
-        if stock and is_only_removed and id(model) not in self.opened:
+        if stock and is_only_removed and id(model) not in self.inlined_in_place:
             operations = list(convert.graph_operations(model))
             self.copies = ResizedCopies(model, operations, self.calls, sizes, values.kept, folds)
 
@@ -127,8 +127,8 @@ class _Resizing:
         if self.copies is not None and self.copies.takes(layer):
             self.copies.resize(layer, copy)
             return
-        if id(layer) in self.opened:
-            resize = self._resize_opened
+        if id(layer) in self.inlined_in_place:
+            resize = self._resize_composite
         elif id(layer) in self.inside:
             resize = self._resize_inside
         elif id(layer) in self.calls and has_own_weights(layer):
@@ -147,16 +147,16 @@ class _Resizing:
     def _resize_by_rule(self, layer, copy):
         rule_of(layer).resize_in_place(copy, self.calls[id(layer)][0], self.sizes)
 
-    def _resize_opened(self, layer, copy):
+    def _resize_composite(self, layer, copy):
         resize_in_place(layer, copy, self.edited, self.calls, self.sizes)
         kept_units = self.sizes.kept_units
         if not kept_units.grown:
             for ours, theirs in _keras.variable_pairs(layer, copy):
                 theirs.assign(self.values.weight(ours, _keras.values(ours), theirs))
             _fill_new_biases(layer, copy, kept_units, self.folds)
-        opened = self.opened[id(layer)]
+        call = self.inlined_in_place[id(layer)]
         try:
-            settle_numbers(opened, layer, copy, self.sizes, self.known)
+            settle_numbers(call, layer, copy, self.sizes, self.known)
         except DoesNotRunError as error:
             raise ValueError(
                 f"A layer cannot be resized, because it {error}. "

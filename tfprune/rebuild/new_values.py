@@ -108,10 +108,10 @@ def gathered_slot(variable, value, indices_by_axis, counterpart, name):
         name: The name of the slot's list in the optimizer.
     """
     axes = _slot_axes(name, len(variable.shape), value.ndim)
-    chosen = {
+    selected = {
         axes.index(a): _without_axes(axes, i) for a, i in indices_by_axis.items() if a in axes
     }
-    return gathered(value, chosen, counterpart)
+    return gathered(value, selected, counterpart)
 
 
 def _without_axes(axes, indices):

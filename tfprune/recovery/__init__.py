@@ -1,8 +1,8 @@
 """Recovers accuracy after pruning: recalibration, compensation, reconstruction, distillation."""
 
-from tfprune.recovery.compensate import compensate
-from tfprune.recovery.distill import distill
-from tfprune.recovery.recalibrate import recalibrate
-from tfprune.recovery.reconstruct import reconstruct
+from tfprune.recovery.compensation import compensate
+from tfprune.recovery.distillation import distill
+from tfprune.recovery.recalibration import recalibrate
+from tfprune.recovery.reconstruction import reconstruct
 
 __all__ = ["compensate", "distill", "recalibrate", "reconstruct"]

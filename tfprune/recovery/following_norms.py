@@ -19,15 +19,15 @@ class FollowingNorm:
     other: keras.layers.Layer
     outputs: np.ndarray | None
 
-    def fit(self, bias, chosen):
+    def fit(self, bias, selected):
         """Gives the norm the other's statistics, the mean lower by a bias that the layer lacks.
 
         Args:
             bias: Array (outputs,), 0 where the layer has a bias of its own.
-            chosen: Boolean array (outputs,), the channels that were fitted.
+            selected: Boolean array (outputs,), the channels that were fitted.
         """
         for name, shift in (("moving_mean", bias), ("moving_variance", 0)):
             variable = getattr(self.norm, name)
             theirs = np.asarray(getattr(self.other, name), "float64")
             theirs = theirs if self.outputs is None else theirs[self.outputs]
-            variable.assign(np.where(chosen, theirs - shift, np.asarray(variable)))
+            variable.assign(np.where(selected, theirs - shift, np.asarray(variable)))

@@ -24,10 +24,10 @@ class UnitProvenance:
 
     Args:
         model: A masked model, or a smaller one.
-        dense: The model before. Composite layers are opened, as they are in `model`.
+        dense: The model before. Composite layers are inlined, as they are in `model`.
 
     Attributes:
-        dense: The dense model, opened.
+        dense: The dense model, inlined.
         calls: The calls of its operations, in lists by path.
 
     Raises:
@@ -181,13 +181,13 @@ def _subsequence(before, after, unit_set):
     """For each row before whether it is among those after, which follow in the same order."""
     found = []
     for ours, theirs in ((before, after), (before[::-1], after[::-1])):
-        chosen, place = np.full(len(ours), REMOVED), 0
+        selected, place = np.full(len(ours), REMOVED), 0
         for index, row in enumerate(ours):
             if place < len(theirs) and row == theirs[place]:
-                chosen[index], place = KEPT, place + 1
+                selected[index], place = KEPT, place + 1
         if place < len(theirs):
             _refuse(unit_set, "their weights are not those of the dense model any more")
-        found.append(chosen)
+        found.append(selected)
     if (found[0] != found[1][::-1]).any():
         _refuse(unit_set, "some have equal weights")
     return found[0]

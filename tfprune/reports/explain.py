@@ -13,7 +13,7 @@ from tfprune.coupling.analysis import couple
 from tfprune.coupling.costs import costs
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.model_inputs import input_names
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.masks.skipping import NO_MASKS
 from tfprune.reports import explain_plot
 from tfprune.stripping.inlining import inlined

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import keras
 
-from tfprune.blocks.within_budget import shallower
+from tfprune.blocks.budget_search import shallower
 from tfprune.masks.layer_filter import CounterpartsByName
 from tfprune.shrinking.judging import Decision, is_lower
 from tfprune.shrinking.one_shot import Pruned

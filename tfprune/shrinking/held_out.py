@@ -53,14 +53,14 @@ def count_examples(data):
 def _of_arrays(data, validation_split):
     size = len(keras.tree.flatten(data[0])[0])
     if validation_split:
-        chosen = np.arange(int(size * (1 - validation_split)), size)
+        selected = np.arange(int(size * (1 - validation_split)), size)
     else:
         count = min(size // SHARE, MOST)
         if count < LEAST:
             return data, None
-        chosen = np.arange(count) * size // count + size // count // 2
-    others = np.delete(np.arange(size), chosen)
-    return tuple(_taken(data, part) for part in (others, chosen))
+        selected = np.arange(count) * size // count + size // count // 2
+    others = np.delete(np.arange(size), selected)
+    return tuple(_taken(data, part) for part in (others, selected))
 
 
 def _taken(data, indices):
@@ -88,13 +88,13 @@ def _every(data, step, cardinality):
     """All elements of a dataset but every `step`-th, and those."""
 
     def part(is_held_out):
-        chosen = data.enumerate().filter(lambda i, _: (i % step == step - 1) == is_held_out)
-        chosen = chosen.map(lambda _, element: element)
+        selected = data.enumerate().filter(lambda i, _: (i % step == step - 1) == is_held_out)
+        selected = selected.map(lambda _, element: element)
         if cardinality is None:
-            return chosen
+            return selected
         held_out = cardinality // step
         size = held_out if is_held_out else cardinality - held_out
-        return chosen.apply(tf.data.experimental.assert_cardinality(size))
+        return selected.apply(tf.data.experimental.assert_cardinality(size))
 
     return part(False), part(True)
 
@@ -107,10 +107,10 @@ def _of_py_dataset(data):
     step = max(SHARE, -(-batches * size // MOST))
     if batches < step or batches // step * size < LEAST:
         return data, None
-    chosen = set(range(step - 1, batches, step))
+    selected = set(range(step - 1, batches, step))
     return (
-        _Batches(data, [index for index in range(batches) if index not in chosen]),
-        _Batches(data, sorted(chosen)),
+        _Batches(data, [index for index in range(batches) if index not in selected]),
+        _Batches(data, sorted(selected)),
     )
 
 

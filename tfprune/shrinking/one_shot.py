@@ -13,7 +13,7 @@ from tfprune.masks import layer_filter
 from tfprune.recovery import recalibrate, reconstruct
 from tfprune.shrinking.judging import Decision, is_lower
 from tfprune.shrinking.rounds import targets_of_rounds
-from tfprune.shrinking.settled_norms import copy_statistics, has_norms
+from tfprune.shrinking.stale_statistics import copy_statistics, has_norms
 from tfprune.stripping.prunable import prunable
 from tfprune.units.budgets import UnmetError
 from tfprune.units.prune_units import prune_by
@@ -150,10 +150,10 @@ class OneShot:
                 best = value, label, pruned
             if not pruned.decisions and not any(each.pruned for each in pruned.counts):
                 break  # the model meets the target as it is
-        _, chosen, pruned = best
+        _, selected, pruned = best
         listed = ", ".join(f"{name} {value}" for name, value in found.items())
         decision = Decision(
-            f"criterion {chosen!r}", True, f"{self.judge.what} by criterion: {listed}"
+            f"criterion {selected!r}", True, f"{self.judge.what} by criterion: {listed}"
         )
         return Pruned(
             pruned.masked,
@@ -172,9 +172,11 @@ class OneShot:
         values = [self.judge.value(each.metrics) for each in (pruned, other)]
         is_better = is_lower(values[1], values[0])
         reason = f"{self.judge.what} at once {values[0]:.4g}, in rounds {values[1]:.4g}"
-        chosen = other if is_better else pruned
-        decisions = (Decision("rounds", is_better, reason), *chosen.decisions)
-        return Pruned(chosen.masked, chosen.counts, chosen.metrics, chosen.stages, decisions)
+        selected = other if is_better else pruned
+        decisions = (Decision("rounds", is_better, reason), *selected.decisions)
+        return Pruned(
+            selected.masked, selected.counts, selected.metrics, selected.stages, decisions
+        )
 
     def _selection(self, criterion):
         """The selection: by prices for what is saved, where the criterion has prices."""

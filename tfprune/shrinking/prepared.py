@@ -22,7 +22,7 @@ from tfprune.shrinking.one_shot import EFFORTS, OneShot, criterion_of
 from tfprune.shrinking.prune_arguments import check_fit, check_training, checked_recovery
 from tfprune.shrinking.prune_report import PruneReport
 from tfprune.shrinking.quantized import check_quantize, quantized
-from tfprune.shrinking.settled_norms import (
+from tfprune.shrinking.stale_statistics import (
     STALE,
     has_norms,
     stale_from,

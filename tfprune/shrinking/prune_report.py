@@ -68,8 +68,8 @@ class PruneReport(Printable):
 
     def tables(self):
         """The rich tables that are printed: the layers, the model, the stages."""
-        gone = [f"without the blocks {', '.join(self.blocks)}"] if self.blocks else ()
-        layers = table(("layer",), ("units",), notes=gone)
+        removed = [f"without the blocks {', '.join(self.blocks)}"] if self.blocks else ()
+        layers = table(("layer",), ("units",), notes=removed)
         for layer in self.strip.layers:
             layers.add_row(layer.name, changed(Change(layer.before, layer.after), short))
         total = table(("total",), ("before", "after", "ratio"))

@@ -36,5 +36,5 @@ def targets_of_rounds(target, selection):
     if not isinstance(target, Budget):
         return [*((1 - (1 - target) ** step, 1.0) for step in steps), (target, 1.0)]
     left = target.remaining if isinstance(target.remaining, float) else _LEFT
-    gone = 1 - min(max(left, 1e-3), 1 - 1e-3)
-    return [*((target, (1 - (1 - gone) ** step) / gone) for step in steps), (target, 1.0)]
+    removed = 1 - min(max(left, 1e-3), 1 - 1e-3)
+    return [*((target, (1 - (1 - removed) ** step) / removed) for step in steps), (target, 1.0)]

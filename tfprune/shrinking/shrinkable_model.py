@@ -177,8 +177,8 @@ class _Extraction:
                     theirs.masks_by_name[name].set(*self._masks_of(mask))
 
     def _masks_of(self, mask):
-        chosen = self._index_maps.get(id(mask.weight), {})
-        return [gathered(_keras.values(m), chosen, None) for m in (mask.trainable, mask.frozen)]
+        selected = self._index_maps.get(id(mask.weight), {})
+        return [gathered(_keras.values(m), selected, None) for m in (mask.trainable, mask.frozen)]
 
     def write_back(self, small):
         """Writes the state of a small model into the full one."""
@@ -194,8 +194,8 @@ class _Extraction:
             ours = by_small[id(variable)]
             full = np.array(keras.ops.convert_to_numpy(_keras.raw(counterpart)))
             places = np.arange(full.size).reshape(full.shape)
-            chosen = self._index_maps.get(id(ours), {})
-            full.reshape(-1)[gathered_slot(ours, places, chosen, None, name)] = value
+            selected = self._index_maps.get(id(ours), {})
+            full.reshape(-1)[gathered_slot(ours, places, selected, None, name)] = value
             return full
 
         copied_state.copy_compile_state(small, self.full, take_slot)

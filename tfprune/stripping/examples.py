@@ -8,7 +8,7 @@ from tfprune import _keras
 from tfprune.coupling.any_size import demanded_sizes
 from tfprune.coupling.failures import core
 from tfprune.coupling.model_inputs import call_arguments, input_structure
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.exporting.checks import have_shapes_of, unpacked_batches
 
 _EXAMPLES = 4

@@ -9,11 +9,11 @@ import warnings
 import keras
 
 from tfprune import _keras
-from tfprune.coupling.composite import filled, open_composite
+from tfprune.coupling.composite import filled, trace_composite
 from tfprune.coupling.layer_runs import NotTracedError, is_composite, symbolic
 from tfprune.coupling.model_inputs import call_arguments, names_in
+from tfprune.coupling.model_trace import trace
 from tfprune.coupling.time_steps import at_each_step, innermost
-from tfprune.coupling.trace import trace
 from tfprune.rebuild.convert import graph_operations
 from tfprune.rebuild.copied_state import take_class
 from tfprune.rebuild.copying import copy_model
@@ -30,7 +30,7 @@ def inlined(model, wholly=False, keep=()):
 
     Of a subclassed model the graph of its `call` in inference mode is returned, of the layers that
     it calls. It takes the first argument of `call`, or a dict of all whose shapes are known
-    (`tfprune.coupling.trace.call_arguments`). It is compiled if the model trains with the
+    (`tfprune.coupling.model_inputs.call_arguments`). It is compiled if the model trains with the
     `train_step` of Keras.
 
     Args:
@@ -88,9 +88,9 @@ def with_inlined(model, layers):
         A new Functional model as of `inlined`, and a dict from its layers to those of `model`.
     """
     copy = copy_model(model)
-    chosen = {id(copy.layers[layer]) for layer in layers}
+    selected = {id(copy.layers[layer]) for layer in layers}
     arguments = None if _keras.functional(model) is not None else call_arguments(copy.model)
-    flat = _inlined(copy.model, arguments, lambda each: id(each) in chosen)
+    flat = _inlined(copy.model, arguments, lambda each: id(each) in selected)
     return copy.model if flat is None else flat, {new: old for old, new in copy.layers.items()}
 
 
@@ -168,7 +168,7 @@ class _Inliner:
 
     def run_call(self, args, kwargs):
         """Returns the graph of the `call` of a subclassed model, as a flat model."""
-        inside = open_composite(self.model, args, kwargs)
+        inside = trace_composite(self.model, args, kwargs)
         _warn_of_training(inside, self.model)
         self._rename_inside(inside, "")
         given = kwargs or args[0]
@@ -234,7 +234,7 @@ class _Inliner:
     def _inline(self, layer, args, kwargs):
         """Returns the outputs of a layer as a graph of its sub-layers; None if that fails."""
         try:
-            inside = open_composite(layer, args, kwargs)
+            inside = trace_composite(layer, args, kwargs)
         except NotTracedError:
             return None
         if inside.in_place:

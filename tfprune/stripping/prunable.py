@@ -59,16 +59,16 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     _check_built(model)
     layer_filter.check(only, exclude, "layer -> bool")
     is_included, is_excluded = layer_filter.predicates(model, only, exclude)
-    chosen = {
+    selected = {
         id(layer)
         for layer in _keras.all_layers(model)
         if is_included(layer) and not is_excluded(layer)
     }
-    _check_no_lora(layer for layer in _keras.all_layers(model) if id(layer) in chosen)
+    _check_no_lora(layer for layer in _keras.all_layers(model) if id(layer) in selected)
     copy = copy_model(model)
     without = [layer for layer in copy.layers.values() if not isinstance(layer, Masked)]
     for layer, counterpart in copy.layers.items():
-        (mask_in_place if id(layer) in chosen else note_masks_inside)(counterpart)
+        (mask_in_place if id(layer) in selected else note_masks_inside)(counterpart)
     _check_values(copy)
     if not all(_is_stock(layer) for layer in copy.layers):
         _check_outputs(model, copy.model)

@@ -5,8 +5,8 @@ import functools
 import keras
 import numpy as np
 
+from tfprune.coupling.model_trace import trace
 from tfprune.coupling.rules.activations import is_elementwise
-from tfprune.coupling.trace import trace
 
 
 def set_identity(layers):

@@ -11,7 +11,7 @@ from tfprune.coupling.analysis import couple
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.index_maps import carried_index_maps, gathered
 from tfprune.coupling.kept_units import NEW, keeping
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.new_values import gathered_slot
 from tfprune.surgery.edits.base import Draft, operation_at

@@ -5,7 +5,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model, is_integer
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.masks.setting import masked_layers
 from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order

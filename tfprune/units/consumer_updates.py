@@ -59,12 +59,12 @@ class ConsumerUpdates:
             before, steps = np.asarray(variable, "float64"), consumer.moments.matrix.steps
             live = moved(self._live(variable), steps)
             weights, changed = moved(before, steps), moved(before.copy(), steps).copy()
-            gone = np.any([dead[each.units] for each in (consumer, *others)], axis=0)
-            if not (gone & (weights != 0).any(axis=2)).any():
+            removed = np.any([dead[each.units] for each in (consumer, *others)], axis=0)
+            if not (removed & (weights != 0).any(axis=2)).any():
                 continue
             for group in range(len(weights)):
                 h = centred(consumer, group, damping)
-                changed[group] = _fitted(h, weights[group], gone[group], live[group])
+                changed[group] = _fitted(h, weights[group], removed[group], live[group])
             moments = consumer.moments
             means = moments.total / max(moments.count, 1.0)
             shift = np.einsum("gr,grk->gk", means, weights - changed)
@@ -114,12 +114,12 @@ def centred(consumer, group, damping):
     return gram
 
 
-def _fitted(h, weights, gone, live):
+def _fitted(h, weights, removed, live):
     """The weights of least squares without the inputs that are gone, where they may change."""
-    found, lost = weights.copy(), weights * gone[:, None]
-    found[gone] = 0
+    found, lost = weights.copy(), weights * removed[:, None]
+    found[removed] = 0
     missing = h @ lost
-    may_change = live & ~gone[:, None]
+    may_change = live & ~removed[:, None]
     patterns, which = np.unique(may_change, axis=1, return_inverse=True)
     for index, rows in enumerate(patterns.T):
         columns = which.ravel() == index

@@ -152,10 +152,11 @@ class UnitGates:
         units = self.units
         reasons = self._reasons()
         skipped = {reason: list(names) for reason, names in units.skipped.items()}
-        chosen, found, taken = {id(s) for s in units.sets}, [], np.zeros(units.coupling.size, bool)
+        selected = {id(s) for s in units.sets}
+        found, taken = [], np.zeros(units.coupling.size, bool)
         pairs = savings_of_removals(units.model, units.coupling)
         for unit_set, removals in zip(units.coupling.sets, pairs, strict=True):
-            if id(unit_set) not in chosen:
+            if id(unit_set) not in selected:
                 continue
             whys = []
             for members, saving in removals:

@@ -160,8 +160,8 @@ class L0(UnitRegularizer):
         """The expected share of the cost, times the strength: a scalar tensor."""
         if self._gates is None:
             raise ValueError("The regularizer is not attached to a model: call `attach(model)`.")
-        opened = hard_concrete.probability_open(keras.ops.convert_to_tensor(self._gates.log_alpha))
-        expected = keras.ops.sum(opened * self._gates.costs)
+        log_alpha = keras.ops.convert_to_tensor(self._gates.log_alpha)
+        expected = keras.ops.sum(hard_concrete.probability_open(log_alpha) * self._gates.costs)
         return keras.ops.convert_to_tensor(self._variable) * expected
 
     def measure(self):

@@ -64,8 +64,8 @@ class LayerwisePrices:
         Args:
             dead: Boolean array over all units of the coupling.
         """
-        gone = dead & ~self.units.pruned()
-        sets = {i: s for i, s in enumerate(self.units.coupling.sets) if gone[s.units].any()}
+        removed = dead & ~self.units.pruned()
+        sets = {i: s for i, s in enumerate(self.units.coupling.sets) if removed[s.units].any()}
         updates = ConsumerUpdates(self.units)
         for chunk in self._chunks(sets):
             updates.add(self._measured(chunk).consumers, dead, self.criterion.damping)
@@ -257,10 +257,10 @@ def _removals(prices, sets_by_index, left):
             ]
             by_layer[index, "made"] = unused, made
     members, removals = [], []
-    for chosen, pieces in by_layer.values():
+    for selected, pieces in by_layer.values():
         units = [np.unique(roots[piece.labels]) for piece in pieces]
         units = np.unique(np.concatenate([np.empty(0, int), *units]))
-        units = units[chosen[units]]
+        units = units[selected[units]]
         numbers = np.full(len(wanted), len(units))
         numbers[units] = np.arange(len(units))
         arrays = [(p.variable, numbers[p.broadcast(roots[p.labels])]) for p in pieces]

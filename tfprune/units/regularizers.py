@@ -157,7 +157,7 @@ class Growing(UnitRegularizer):
                 "The model has composite layers, whose units are not known from outside. "
                 f"Received: model={model.name!r}. Train `tfprune.prunable(model)`."
             )
-        self._chosen = units.pruned()[pieces.units].astype("float32")
+        self._selected = units.pruned()[pieces.units].astype("float32")
 
     def update(self, step):
         """Sets lambda to its value at a step."""
@@ -173,15 +173,15 @@ class Growing(UnitRegularizer):
 
     def get_state(self):
         """The units that were chosen, and the step at which lambda began to rise."""
-        return {"chosen": self._chosen, "begin": self._begin}
+        return {"chosen": self._selected, "begin": self._begin}
 
     def set_state(self, state):
         """Gives the state back."""
-        self._chosen, self._begin = state["chosen"], state["begin"]
+        self._selected, self._begin = state["chosen"], state["begin"]
 
     def penalty_of(self, squares, sizes):
         """Half the sum of the squares over the chosen units."""
-        return 0.5 * keras.ops.sum(squares * self._chosen)
+        return 0.5 * keras.ops.sum(squares * self._selected)
 
     def get_config(self):
         """The arguments that make this regularizer again."""

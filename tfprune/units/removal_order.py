@@ -54,13 +54,13 @@ class UnitRows:
 
     def remove(self, units):
         """Removes units, and makes up for them in the weights of the others."""
-        gone = np.isin(self.units, units)
-        rows = self._slots[gone].reshape(-1)
+        removed = np.isin(self.units, units)
+        rows = self._slots[removed].reshape(-1)
         across = self._inverse[:, rows]
         factor = scipy.linalg.cho_factor(across[rows])
         self._weights -= across @ scipy.linalg.cho_solve(factor, self._weights[rows])
         self._inverse -= across @ scipy.linalg.cho_solve(factor, across.T)
-        self.units, self._slots = self.units[~gone], self._slots[~gone]
+        self.units, self._slots = self.units[~removed], self._slots[~removed]
         if 4 * self._slots.size < 3 * len(self._inverse):
             left = self._slots.reshape(-1)
             self._inverse, self._weights = self._inverse[np.ix_(left, left)], self._weights[left]

@@ -115,7 +115,7 @@ def skipped_weights(model, only=None, exclude=None):
     is_excluded = layer_filter.predicate(exclude, model, "exclude", default=False)
     is_named = layer_filter.naming(only, model)
 
-    def is_chosen(layer, weight):
+    def is_selected(layer, weight):
         name = weight.name
         return (
             (is_kernel(name, weight.shape) or callable(only))
@@ -127,7 +127,7 @@ def skipped_weights(model, only=None, exclude=None):
     quantized = skipping.quantized_layers(
         model, lambda layer: is_included(layer, "kernel") and not is_excluded(layer, "kernel")
     )
-    return {**skipping.skipped_layers(model, named, is_chosen), **quantized}
+    return {**skipping.skipped_layers(model, named, is_selected), **quantized}
 
 
 def check_target(target):

@@ -43,10 +43,10 @@ class WeightScores:
                 weight.
         """
         measured = measured or {}
-        chosen = [weights[index] for index in indices]
+        selected = [weights[index] for index in indices]
         names = [name for name in criteria.measures_of(self.criterion) if name not in measured]
-        if names and chosen:
-            found = measure(names, model, chosen, self.data, verbose=self.verbose)
+        if names and selected:
+            found = measure(names, model, selected, self.data, verbose=self.verbose)
             found = {name: dict(zip(indices, found[name], strict=True)) for name in names}
             measured = {**measured, **found}
 
@@ -55,7 +55,7 @@ class WeightScores:
             with error_context(weights[index], self.action):
                 return criteria.score(self.criterion, value, [self.seed, index], of_weight)
 
-        values = [weight.value for weight in chosen]
+        values = [weight.value for weight in selected]
         if criteria.is_known(self.criterion) or freezing.is_known(self.criterion):
             return dict(zip(indices, parallel.each(score, values, indices), strict=True))
         # A function of somebody else's may depend on the order in which it is called.

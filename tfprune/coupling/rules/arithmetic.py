@@ -11,7 +11,7 @@ from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, unknown_outputs
-from tfprune.coupling.rules.blocks import (
+from tfprune.coupling.rules.block_labels import (
     block,
     counts_along,
     fit_output,

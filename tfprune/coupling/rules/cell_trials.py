@@ -9,7 +9,7 @@ from tfprune import _keras
 from tfprune.coupling.failures import failure
 from tfprune.coupling.labels import Labels
 from tfprune.coupling.rules.cell_steps import LabelledStep, NotTracedError
-from tfprune.coupling.rules.own_weights import own_weights
+from tfprune.coupling.rules.custom_weights import own_weights
 from tfprune.masks.in_place import mask_in_place, unmask
 
 STEPS, TRIALS = 3, 4
@@ -92,8 +92,8 @@ class _Trials:
             }
             if found:
                 options[place] = [*found.values(), None]
-        chosen = list(itertools.islice(itertools.product(*options.values()), 4096))
-        for choice in [chosen[0], *sorted(chosen[1:], key=lambda c: -c.count(None))]:
+        selected = list(itertools.islice(itertools.product(*options.values()), 4096))
+        for choice in [selected[0], *sorted(selected[1:], key=lambda c: -c.count(None))]:
             yield {p: c for p, c in zip(options, choice, strict=True) if c is not None}
 
     def holds(self, numbers, seed):

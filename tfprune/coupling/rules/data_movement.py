@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Rule, pin_inputs, unknown_outputs
-from tfprune.coupling.rules.blocks import (
+from tfprune.coupling.rules.block_labels import (
     block,
     fit_output,
     shrunk,

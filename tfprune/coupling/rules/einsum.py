@@ -7,7 +7,7 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.base import Fold, rule
-from tfprune.coupling.rules.blocks import with_batch_axis
+from tfprune.coupling.rules.block_labels import with_batch_axis
 from tfprune.coupling.rules.linear import Linear
 
 

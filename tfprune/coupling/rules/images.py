@@ -5,7 +5,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown_outputs
-from tfprune.coupling.rules.blocks import block, with_batch_axis, without_batch_axis
+from tfprune.coupling.rules.block_labels import block, with_batch_axis, without_batch_axis
 from tfprune.coupling.rules.channelwise import Spatial
 
 

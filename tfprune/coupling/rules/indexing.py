@@ -6,7 +6,7 @@ from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import placed
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import counts_along, operation_axes, replaced
+from tfprune.coupling.rules.block_labels import counts_along, operation_axes, replaced
 from tfprune.coupling.rules.data_movement import DataMovement
 
 

@@ -18,7 +18,7 @@ is followed only where this proves that units pass through it. All of these must
 So element-wise functions, permutations, repetitions and selections of units are found, over one
 input or several whose units then go together, whatever the operation does along other axes. What
 joins units, counts them or takes them by fixed places is pinned. For a layer of a user's class with
-weights, see `own_weights`; one of Keras's is pinned. `strip` compares the models in any case.
+weights, see `custom_weights`; one of Keras's is pinned. `strip` compares the models in any case.
 """
 
 import keras
@@ -35,16 +35,16 @@ from tfprune.coupling.rules.base import (
     unknown,
     unknown_outputs,
 )
-from tfprune.coupling.rules.blocks import (
+from tfprune.coupling.rules.block_labels import (
     block,
     fit,
     unit_axis,
     with_batch_axes,
     without_batch_axis,
 )
-from tfprune.coupling.rules.own_weights import has_own_weights, own_weights, places
-from tfprune.coupling.rules.passages import NotInferredError, Passage, infer
+from tfprune.coupling.rules.custom_weights import has_own_weights, own_weights, places
 from tfprune.coupling.rules.trials import Trials
+from tfprune.coupling.rules.unit_propagation import NotInferredError, Passage, infer
 from tfprune.coupling.rules.weight_proofs import infer_own_weights
 from tfprune.coupling.rules.written_norms import rescaling
 

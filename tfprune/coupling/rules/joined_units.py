@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfprune.coupling.labels import placed
-from tfprune.coupling.rules import passages
-from tfprune.coupling.rules.passages import NotInferredError
+from tfprune.coupling.rules import unit_propagation
+from tfprune.coupling.rules.unit_propagation import NotInferredError
 
 MOST_ALONE = 32
 """Up to how many units each is left out and doubled by itself, where units are joined."""
@@ -50,7 +50,7 @@ class Joins:
 
     def _patterns(self):
         draw = np.random.default_rng(0)
-        for _ in range(passages.COMBINATIONS):
+        for _ in range(unit_propagation.COMBINATIONS):
             yield [draw.integers(0, 3, group.count) for group in self.groups]
         for place, group in enumerate(self.groups):
             for index in range(group.count if group.count <= MOST_ALONE else 0):
@@ -104,7 +104,7 @@ class Joins:
 
     def _gives(self, inputs, expected, announces=False):
         found = self.trials.run(inputs)
-        if not all(map(passages.same, expected, found)):
+        if not all(map(unit_propagation.same, expected, found)):
             return False
         return not announces or self.trials.announced(inputs) == [each.shape for each in found]
 

@@ -8,7 +8,7 @@ from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules.arithmetic import Elementwise
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import expanded
+from tfprune.coupling.rules.block_labels import expanded
 from tfprune.coupling.rules.data_movement import DataMovement
 
 

@@ -7,7 +7,7 @@ from tfprune import _keras
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, fixed, rule, unknown, values_of
-from tfprune.coupling.rules.blocks import groups_left
+from tfprune.coupling.rules.block_labels import groups_left
 
 
 class Linear(Rule):

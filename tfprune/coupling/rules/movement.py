@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import rule
-from tfprune.coupling.rules.blocks import counts_along, operation_axes
+from tfprune.coupling.rules.block_labels import counts_along, operation_axes
 from tfprune.coupling.rules.data_movement import DataMovement, argument
 
 

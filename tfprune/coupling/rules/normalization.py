@@ -6,7 +6,7 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.labels import along, placed
 from tfprune.coupling.rules.base import Need, Rule, fixed, rule, unknown, values_of
-from tfprune.coupling.rules.blocks import groups_left, operation_axes
+from tfprune.coupling.rules.block_labels import groups_left, operation_axes
 from tfprune.coupling.rules.linear import pin_reason
 from tfprune.layers import Masked
 

@@ -16,7 +16,7 @@ from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Need, Rule, fixed, pin_inputs, rule, unknown_outputs
-from tfprune.coupling.rules.blocks import (
+from tfprune.coupling.rules.block_labels import (
     counts_along,
     fit_output,
     resized,

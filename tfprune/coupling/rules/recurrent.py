@@ -9,7 +9,7 @@ from tfprune.coupling.calls import Call, Tensor
 from tfprune.coupling.labels import FIXED, along, placed
 from tfprune.coupling.rules.activations import is_elementwise, of_constant
 from tfprune.coupling.rules.base import Fold, Need, Rule, pin_inputs, rule, unknown_outputs
-from tfprune.coupling.rules.own_cells import OwnCell
+from tfprune.coupling.rules.custom_cells import OwnCell
 from tfprune.coupling.rules.parts import OfParts
 from tfprune.layers import DROP_INS
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.rules.base import Need, Rule, fixed, pin_inputs, rule, unknown_outputs
-from tfprune.coupling.rules.blocks import (
+from tfprune.coupling.rules.block_labels import (
     operation_axes,
     unit_axis,
     with_batch_axes,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.rules.own_weights import own_weights
+from tfprune.coupling.rules.custom_weights import own_weights
 from tfprune.coupling.rules.trials import MOST_ELEMENTS, Trials
 from tfprune.masks.in_place import unmask
 

@@ -14,7 +14,7 @@ from tfprune.coupling.rules.base import (
     rule_of,
     unknown_outputs,
 )
-from tfprune.coupling.rules.blocks import fit, operation_axes
+from tfprune.coupling.rules.block_labels import fit, operation_axes
 from tfprune.coupling.rules.parts import OfParts
 
 

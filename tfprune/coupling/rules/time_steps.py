@@ -3,7 +3,7 @@
 import keras
 
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule
-from tfprune.coupling.rules.blocks import fit
+from tfprune.coupling.rules.block_labels import fit
 
 
 class FoldTime(keras.Operation):

@@ -6,7 +6,12 @@ import numpy as np
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.rules.base import Rule, pin_inputs, rule, unknown_outputs
-from tfprune.coupling.rules.blocks import block, unit_axis, with_batch_axes, without_batch_axis
+from tfprune.coupling.rules.block_labels import (
+    block,
+    unit_axis,
+    with_batch_axes,
+    without_batch_axis,
+)
 
 
 class _Transform(Rule):

@@ -6,7 +6,7 @@ from tfprune import _keras
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.rules.arithmetic import edit_arguments
 from tfprune.coupling.rules.base import Rule, fixed, rule, unknown_outputs
-from tfprune.coupling.rules.blocks import counts_along, resized, unit_axis, with_batch_axis
+from tfprune.coupling.rules.block_labels import counts_along, resized, unit_axis, with_batch_axis
 from tfprune.coupling.rules.data_movement import DataMovement, argument
 
 

@@ -5,8 +5,8 @@ of the layer is run with other values in them, and with fewer and more indices a
 Whole numbers among its attributes that equal a size may have to follow; which ones is tried. Three
 kinds of units are found, beside those that hand-written norms count (`written_norms`):
 
-1. Units pass through, as in `passages`, and indices of weights go with them: a bias, a factor, a
-   position embedding, a norm over other axes.
+1. Units pass through, as in `unit_propagation`, and indices of weights go with them: a bias, a
+   factor, a position embedding, a norm over other axes.
 2. Units are joined by weights, and weights make others, as in `activation(x @ kernel + bias)`.
    Indices of some weights go with the units of the input: removing both does the same as setting
    the weights to 0, or the units. Indices of others are the units of the output.
@@ -20,12 +20,12 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.labels import FIXED, placed
-from tfprune.coupling.rules import passages
-from tfprune.coupling.rules.blocks import unit_axis
+from tfprune.coupling.rules import unit_propagation
+from tfprune.coupling.rules.block_labels import unit_axis
+from tfprune.coupling.rules.custom_weights import OwnWeights
 from tfprune.coupling.rules.joined_units import Group, Joins
-from tfprune.coupling.rules.own_weights import OwnWeights
-from tfprune.coupling.rules.passages import NotInferredError, Passage
 from tfprune.coupling.rules.resized_trials import MOST_RUNS, ResizedTrials
+from tfprune.coupling.rules.unit_propagation import NotInferredError, Passage
 from tfprune.coupling.rules.written_norms import infer_written_norm
 from tfprune.masks.in_place import unmask
 
@@ -69,7 +69,7 @@ def infer_own_weights(call, arrays):
         prover.check_zeros(found)
         return found
 
-    return passages.remembered(call, arrays, labelled, prove, _kind(call.operation))
+    return unit_propagation.remembered(call, arrays, labelled, prove, _kind(call.operation))
 
 
 def _kind(layer):
@@ -116,15 +116,15 @@ class _Prover:
                         continue
                     codes = [[run[0][o] for run in runs] for o in range(len(self.call.outputs))]
                     found[place, axis] = [
-                        passages.followed(c) if any((run >= 0).any() for run in c) else None
+                        unit_propagation.followed(c) if any((run >= 0).any() for run in c) else None
                         for c in codes
                     ]
         return found
 
     def _runs(self, axes):
         return [
-            passages.passage(self.trials, axes, scale, seed)
-            for seed, scale in enumerate(passages.SCALES)
+            unit_propagation.passage(self.trials, axes, scale, seed)
+            for seed, scale in enumerate(unit_propagation.SCALES)
         ]
 
     def _sized(self, number_choices, holds):
@@ -151,9 +151,9 @@ class _Prover:
             for place, number in self.whole_numbers.items()
             if any(size == number for _, _, size in sizes)
         }
-        chosen = list(itertools.islice(itertools.product(*options.values()), 4096))
+        selected = list(itertools.islice(itertools.product(*options.values()), 4096))
         # Often all are, or none of them is read.
-        for choice in [chosen[0], *sorted(chosen[1:], key=lambda c: -c.count(None))]:
+        for choice in [selected[0], *sorted(selected[1:], key=lambda c: -c.count(None))]:
             yield {p: c for p, c in zip(options, choice, strict=True) if c is not None}
 
     def check_zeros(self, found):
@@ -184,7 +184,7 @@ class _Prover:
         if not self.labelled:
             raise NotInferredError("has weights and is called on no units")
         runs = self._runs(self.input_axes)
-        out_axes, sources = passages.merged(runs, self.labelled)
+        out_axes, sources = unit_propagation.merged(runs, self.labelled)
         axes, sources = dict(self.input_axes), [dict(each) for each in sources]
         for (place, axis), by_output in self.followed.items():
             fits = [
@@ -201,7 +201,7 @@ class _Prover:
             size = self.trials.shapes[place][axes[place]]
             arrays[place] = np.arange(first_free, first_free + size)
             first_free += size
-        count, classes = passages.classes(arrays, used, sources)
+        count, classes = unit_propagation.classes(arrays, used, sources)
         known = np.concatenate([classes[place] for place in self.labelled])
         if any(not np.isin(classes[place], known).all() for place in used):
             raise NotInferredError("makes units beside those that pass through it")
@@ -210,12 +210,12 @@ class _Prover:
 
         def holds():
             try:
-                alike = passages.Alike(self.trials, axes, out_axes, sources, classes)
+                alike = unit_propagation.Alike(self.trials, axes, out_axes, sources, classes)
             except NotInferredError:
                 return False
             if not alike.in_combinations(np.ones(count, bool)):
                 return False
-            return count > passages.MOST_ALONE or not alike.stuck(count).any()
+            return count > unit_propagation.MOST_ALONE or not alike.stuck(count).any()
 
         numbers = self._sized(self._choices(self.input_axes), holds)
         pinned = {place: np.empty(0, int) for place in self.labelled}
@@ -303,7 +303,7 @@ class _Prover:
                 size = self.trials.shapes[place][axis]
                 fresh[place] = np.arange(start, start + size)
                 start += size
-            count, classes = passages.classes(fresh, list(fresh), [found.sources])
+            count, classes = unit_propagation.classes(fresh, list(fresh), [found.sources])
             groups.append(Group(found.axes, frozenset(), classes, count, makes=True))
         if found.used:
             (place,) = self.labelled
@@ -342,10 +342,10 @@ class _Prover:
             for p, shape in self.trials.shapes.items()
         ]
         options = [choice for choice in options if len(choice) > 1]
-        chosen = itertools.islice(itertools.product(*options), 4096)
-        chosen = sorted(chosen, key=lambda choice: choice.count(None))
-        chosen = [dict(filter(None, choice)) for choice in chosen]
-        return [choice for choice in chosen if len(choice) >= least]
+        selected = itertools.islice(itertools.product(*options), 4096)
+        selected = sorted(selected, key=lambda choice: choice.count(None))
+        selected = [dict(filter(None, choice)) for choice in selected]
+        return [choice for choice in selected if len(choice) >= least]
 
     def _hidden(self, size, taken, numbers):
         """Hidden units of a size: indices of weights that make and use them, and the attributes."""

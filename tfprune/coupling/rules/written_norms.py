@@ -26,10 +26,10 @@ import keras
 import numpy as np
 
 from tfprune import _keras
-from tfprune.coupling.rules.blocks import unit_axis
-from tfprune.coupling.rules.own_weights import OwnWeights, WrittenNorm
-from tfprune.coupling.rules.passages import NotInferredError, Passage
+from tfprune.coupling.rules.block_labels import unit_axis
+from tfprune.coupling.rules.custom_weights import OwnWeights, WrittenNorm
 from tfprune.coupling.rules.resized_trials import ResizedTrials
+from tfprune.coupling.rules.unit_propagation import NotInferredError, Passage
 
 MOST_SIZES = 6
 """How many choices of the attributes that are sizes are tried."""

@@ -9,7 +9,7 @@ WRAPPER = "PruneLowMagnitude"
 """The class of tfmot's pruning wrappers."""
 
 OWN_WEIGHT = "OwnWeight"
-"""The `class_name` of a weight that an opened layer held itself; it is described as a layer."""
+"""The `class_name` of a weight that a traced layer held itself; it is described as a layer."""
 
 
 @dataclass(frozen=True)

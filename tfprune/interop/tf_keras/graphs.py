@@ -6,7 +6,7 @@ from tfprune import _keras
 from tfprune.interop.tf_keras.description import leaves
 
 
-class NotOpenedError(Exception):
+class NotTracedError(Exception):
     """Raised where the `call` of a layer cannot be run on symbolic tensors; says why."""
 
 
@@ -31,7 +31,7 @@ def ordered_calls(outputs, inputs):
             if id(tensor) in given:
                 continue
             if args is None:
-                raise NotOpenedError(
+                raise NotTracedError(
                     f"it uses the tensor of {layer.name!r}, which is none of its inputs"
                 )
             stack.extend((leaf, False) for leaf in leaves((args, kwargs)) if is_symbolic(leaf))

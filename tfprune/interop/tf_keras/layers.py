@@ -47,7 +47,7 @@ class LayerTranslator:
         Args:
             serialised: Dict with `class_name` and `config`.
             name: The name of the new layer.
-            problem: Why a layer with a class of its own could not be opened.
+            problem: Why a layer with a class of its own could not be traced.
 
         Raises:
             ValueError: If Keras 3 has no such layer, or not one of its arguments.

@@ -1,7 +1,7 @@
 """Describes a `tf_keras` model that is at hand as an object.
 
 The graph is read from the model itself, so nothing is lost that its config does not hold. Layers
-that are not Keras's own are opened: their `call` is run on symbolic tensors, which gives a graph of
+that are not Keras's own are traced: their `call` is run on symbolic tensors, which gives a graph of
 stock layers and TensorFlow operations. Their classes need no `get_config`.
 """
 
@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.interop.tf_keras.call_tracing import applied, traced
 from tfprune.interop.tf_keras.description import (
     OWN_WEIGHT,
     WRAPPER,
@@ -27,14 +28,13 @@ from tfprune.interop.tf_keras.description import (
     mapped,
 )
 from tfprune.interop.tf_keras.graphs import (
-    NotOpenedError,
+    NotTracedError,
     is_symbolic,
     like,
     ordered_calls,
     tensors_in,
 )
 from tfprune.interop.tf_keras.layers import has_layer
-from tfprune.interop.tf_keras.opening import applied, opened
 
 _ENDS_WITH_ACTIVATION = {"Activation", "Dense", "EinsumDense", "Conv", "Conv2D"}
 """Layers that apply `activation` last, with their subclasses."""
@@ -44,18 +44,18 @@ def described_model(model, known=()):
     """The `ModelDescription` of a model of `tf_keras`.
 
     Args:
-        model: The model, built. A subclassed one is opened.
-        known: Names of classes that are not opened.
+        model: The model, built. A subclassed one is traced.
+        known: Names of classes that are not traced.
 
     Raises:
-        ValueError: If the model is not built, or is subclassed and cannot be opened.
+        ValueError: If the model is not built, or is subclassed and cannot be traced.
     """
     layers = [each for each in model.submodules if hasattr(each, "_inbound_nodes")]
     with _keras.without_new_calls([model, *layers]):
         reading = _Reading(model, frozenset(known))
         try:
             return reading.model(model) if is_graph(model) else reading.subclassed(model)
-        except NotOpenedError as error:
+        except NotTracedError as error:
             raise ValueError(f"Cannot take over {model.name!r}: {error}.") from error
 
 
@@ -88,7 +88,7 @@ class _Reading:
         return ModelDescription(model.name, described, input_shape=shape, is_sequential=True)
 
     def subclassed(self, model):
-        """A model whose class has a `call` of its own: opened, unless the class is known."""
+        """A model whose class has a `call` of its own: traced, unless the class is known."""
         args, kwargs = symbolic_inputs(model)
         inputs = [leaf for leaf in leaves((args, kwargs)) if is_symbolic(leaf)]
         inputs = inputs[0] if len(inputs) == 1 else inputs
@@ -96,8 +96,8 @@ class _Reading:
             described = self.graph(model.name, inputs, model(*args, **kwargs))
             return replace(described, is_one_layer=True)
         try:
-            return self.graph(model.name, inputs, **vars(opened(model, args, kwargs)))
-        except NotOpenedError as error:
+            return self.graph(model.name, inputs, **vars(traced(model, args, kwargs)))
+        except NotTracedError as error:
             raise ValueError(
                 "Cannot take over a subclassed model. "
                 f"Received: model={model.name!r} ({type(model).__name__}), {error}. "
@@ -155,8 +155,8 @@ class _Reading:
             found["weights"] = self.weights(inner)
         else:
             try:
-                found["model"] = self.opened(inner, calls)
-            except NotOpenedError as error:
+                found["model"] = self.traced(inner, calls)
+            except NotTracedError as error:
                 found |= {"weights": self.weights(inner), "problem": str(error)}
             else:
                 calls = [(place, (tensors_in(a, k),), {}) for place, a, k in calls]
@@ -164,16 +164,16 @@ class _Reading:
             return LayerDescription(**{**vars(described), **found})
         try:
             found["calls"] = tuple(Call(p, *mapped((a, k), reference)) for p, a, k in calls)
-        except NotOpenedError as error:
-            raise NotOpenedError(f"{layer.name!r} ({type(layer).__name__}) {error}") from error
+        except NotTracedError as error:
+            raise NotTracedError(f"{layer.name!r} ({type(layer).__name__}) {error}") from error
         return LayerDescription(**{**vars(described), **found})
 
-    def opened(self, layer, calls):
+    def traced(self, layer, calls):
         """The graph that stands for a layer which is called in these ways."""
         if not calls:
-            raise NotOpenedError("its model has not been called, so its inputs are unknown")
+            raise NotTracedError("its model has not been called, so its inputs are unknown")
         if len({repr(mapped((a, k), _kind)) for _, a, k in calls}) > 1:
-            raise NotOpenedError("it is called in several ways")
+            raise NotTracedError("it is called in several ways")
         _, args, kwargs = calls[0]
         inputs = {
             id(tensor): like(tensor) for tensor in leaves((args, kwargs)) if is_symbolic(tensor)
@@ -181,7 +181,7 @@ class _Reading:
         given = mapped((args, kwargs), lambda leaf: inputs.get(id(leaf), leaf))
         if _is_stock(layer) and type(layer).__name__ != "Activation":
             return self.split(layer, given)
-        return self.graph(layer.name, tensors_in(*given), **vars(opened(layer, *given)))
+        return self.graph(layer.name, tensors_in(*given), **vars(traced(layer, *given)))
 
     def split(self, layer, given):
         """The graph of a layer without its activation, and of its activation, a Python function."""
@@ -212,7 +212,7 @@ class _Reading:
         return any(n in self.known or keras.saving.get_registered_object(n) for n in names)
 
     def weight(self, variable, key, dtype):
-        """A weight that an opened layer holds itself, with the dtype in which it is used."""
+        """A weight that a traced layer holds itself, with the dtype in which it is used."""
         is_mixed = dtype != variable.dtype
         config = {
             "trainable": variable.trainable,
@@ -358,7 +358,7 @@ def _constant(value):
     if isinstance(value, tf.Variable) and not value.dtype.is_floating:
         return value.numpy()
     if isinstance(value, tf.Variable):
-        raise NotOpenedError(f"uses the variable {value.name!r}, which no layer holds")
+        raise NotTracedError(f"uses the variable {value.name!r}, which no layer holds")
     if tf.is_tensor(value):
         return value.numpy()
     if isinstance(value, tf.DType):

@@ -38,9 +38,9 @@ def from_tfmot(model_or_path, *, custom_objects=None):
 
     TensorFlow functions in the graph (`x + y`, `x[:, 1]`, `tf.reshape`, `tf.nn.relu`) become
     operations of Keras 3. Layers and models with a `call` of their own, Lambdas and Python
-    functions as activations are opened: they are run on symbolic tensors, and a nested model of the
+    functions as activations are traced: they are run on symbolic tensors, and a nested model of the
     layers and functions in them takes their place. A weight that such a layer holds itself becomes
-    an `Embedding` of its name, whose rows it is. What cannot be opened needs a class in
+    an `Embedding` of its name, whose rows it is. What cannot be traced needs a class in
     `custom_objects`.
 
     Both models are run on random inputs and compared; a file that `tf_keras` cannot load is not

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.kept_units import NEW
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.surgery.edits import padding
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.lookup import find_operation

@@ -96,12 +96,12 @@ def _lowest_evenly(sets, sides, scores, counts):
     units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
     caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
     rows = [indices_in(side.ravel(), units).reshape(side.shape) for side in sides]
-    chosen = select_equal_counts(scores[units], caps, rows)
-    if chosen is None:  # where one set has lost more already, those tied to it must follow
+    selected = select_equal_counts(scores[units], caps, rows)
+    if selected is None:  # where one set has lost more already, those tied to it must follow
         most = max(count / len(s.units) for s, count in zip(sets, counts, strict=True))
         caps = [(members, most * members.sum()) for members, _ in caps]
-        chosen = select_equal_counts(scores[units], caps, rows)
-    if chosen is None:
+        selected = select_equal_counts(scores[units], caps, rows)
+    if selected is None:
         raise ValueError(
             "Units that are pruned already, frozen, pinned or excluded leave no choice in which "
             "all groups lose equally many. "
@@ -110,7 +110,7 @@ def _lowest_evenly(sets, sides, scores, counts):
             "`tfprune.set_masks(model, layer, weight, trainable=True)`."
         )
     removed = np.zeros(len(scores), bool)
-    removed[units[chosen]] = True
+    removed[units[selected]] = True
     return removed
 
 

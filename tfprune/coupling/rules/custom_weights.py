@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tfprune import _keras
-from tfprune.coupling.rules.passages import Passage
+from tfprune.coupling.rules.unit_propagation import Passage
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from tfprune.coupling.unreached import unreached_parts
 def trace(model, closed=(), keep=(), whole=False):
     """Returns the calls of a model in topological order.
 
-    Nested models are flattened, and composite layers opened: in place of a call of theirs stand the
-    calls of the layers inside them. The graph of a subclassed model is that of its `call`, in
-    inference mode, on inputs of the shapes for which it was built.
+    Nested models are flattened, and composite layers inlined: the calls of the layers inside them
+    take the place of theirs. The graph of a subclassed model is that of its `call`, in inference
+    mode, on inputs of the shapes for which it was built.
 
     Args:
         model: Any Keras model that is built. It is not changed.
-        closed: Dict from the id of a layer that is not opened to the reason.
+        closed: Dict from the id of a layer that is not inlined to the reason.
         keep: The names of the composite layers that stay what they are, and are resized in place;
             or True for all.
         whole: Whether layers that hold no others are left whole, though they hold weights.

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED, placed
-from tfprune.coupling.rules.blocks import unit_axis
+from tfprune.coupling.rules.block_labels import unit_axis
 from tfprune.coupling.rules.trials import Trials
 
 SCALES = (1.0, 10.0, 0.1)
@@ -233,8 +233,8 @@ class Alike:
         size, draw = len(is_free), np.random.default_rng(0)
         patterns = [draw.integers(0, 3, size) for _ in range(COMBINATIONS)]
         for digit in range(max(1, (size - 1).bit_length())):
-            chosen = (np.arange(size) >> digit) & 1 == 1
-            patterns += [np.where(chosen, a, b) for a, b in ((0, 1), (1, 0), (2, 1), (1, 2))]
+            selected = (np.arange(size) >> digit) & 1 == 1
+            patterns += [np.where(selected, a, b) for a, b in ((0, 1), (1, 0), (2, 1), (1, 2))]
         patterns = [np.where(is_free, counts, 1) for counts in patterns]
         patterns = [counts for counts in patterns if counts.any()]
         return all(self.holds(c, announces=i < 3) for i, c in enumerate(patterns))

@@ -8,7 +8,7 @@ import pytest
 
 import tfprune
 from tests.coupling.rules.comparing import assert_same, randomised, zero
-from tests.coupling.rules.own_cells import (
+from tests.coupling.rules.custom_cells import (
     CELLS,
     Elman,
     Gated,
@@ -260,7 +260,10 @@ def test_configs_that_cannot_say_the_sizes(make, named, tmp_path):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Asks, r"'r' has a cell without a rule, 'cell' \(Asks\).*line \d+ of test_own_cells.py: V"),
+        (
+            Asks,
+            r"'r' has a cell without a rule, 'cell' \(Asks\).*line \d+ of test_custom_cells.py: V",
+        ),
         (Softmax, "'.*softmax.*' joins its units"),
         (Counts, "it does not treat fewer units alike, whichever of its attributes follow"),
         (FirstUnit, ""),

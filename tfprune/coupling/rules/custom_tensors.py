@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.rules.base import Rule, fixed, rule
-from tfprune.coupling.rules.blocks import fit_output
+from tfprune.coupling.rules.block_labels import fit_output
 from tfprune.coupling.weight_values import Spread
 
 

@@ -8,15 +8,22 @@ have one name in all layers inside together, where with them it comes further in
 import itertools
 
 from tfprune import _keras
-from tfprune.coupling.number_trials import DECIMALS, MOST_CHOICES, RIGHT, WRONG, Trials, set_numbers
+from tfprune.coupling.attribute_trials import (
+    DECIMALS,
+    MOST_CHOICES,
+    RIGHT,
+    WRONG,
+    Trials,
+    set_numbers,
+)
 from tfprune.coupling.rules import has_rule
 
 
-def settle_numbers(opened, before, new, sizes, known=None):
+def settle_numbers(call, before, new, sizes, known=None):
     """Sets the attributes of a resized layer that are sizes, so that it computes the same.
 
     Args:
-        opened: A `Call` of the layer before.
+        call: A `Call` of the layer before.
         before: The layer, in which the weights of what is removed are 0.
         new: The resized layer, with its weights.
         sizes: The `Sizes` after the change.
@@ -29,11 +36,11 @@ def settle_numbers(opened, before, new, sizes, known=None):
     Raises:
         DoesNotRunError: If the layer runs with none.
     """
-    options = _options(opened.operation, new, sizes)
-    trials = Trials(opened, before, new, sizes)
+    options = _options(call.operation, new, sizes)
+    trials = Trials(call, before, new, sizes)
     if not trials.examples:
         raise DoesNotRunError
-    key = type(opened.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
+    key = type(call.operation), tuple(sorted((p, str(o)) for p, o in options.items()))
     for choice in (known or {}).get(key, []):
         if trials.reached(choice)[0] == RIGHT:
             set_numbers(new, choice)
@@ -95,7 +102,7 @@ def _improved(choice, changes, trials, enough):
 
 def _said_by_config(choice, changes, trials):
     """A right choice, with such changes that the layer's config says the new sizes, if it can."""
-    before, after = map(_keras.float_numbers, (trials.opened.operation, trials.new))
+    before, after = map(_keras.float_numbers, (trials.call.operation, trials.new))
     is_rescaled = any(before[place] != after[place] for place in before.keys() & after.keys())
     trials.most, seen = MOST_CHOICES, {trials.config(choice)}
     if seen == {None} or trials.is_said_by_config(choice) or is_rescaled:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.interop.tf_keras.description import leaves, mapped
 from tfprune.interop.tf_keras.graphs import (
-    NotOpenedError,
+    NotTracedError,
     is_symbolic,
     ordered_calls,
     tensors_in,
@@ -20,7 +20,7 @@ from tfprune.interop.tf_keras.graphs import (
 
 
 @dataclass(frozen=True)
-class Opened:
+class TracedCall:
     """What a `call` computes.
 
     Attributes:
@@ -33,7 +33,7 @@ class Opened:
     weights: tuple = ()
 
 
-def opened(layer, args, kwargs):
+def traced(layer, args, kwargs):
     """Runs the `call` of a layer on symbolic tensors.
 
     Weights that the layer itself holds become symbolic inputs, integers among them constants.
@@ -43,14 +43,14 @@ def opened(layer, args, kwargs):
         args, kwargs: The arguments, with symbolic tensors.
 
     Raises:
-        NotOpenedError: If it fails, or if what the layer holds or does would be lost.
+        NotTracedError: If it fails, or if what the layer holds or does would be lost.
     """
     inputs = tensors_in(args, kwargs)
     if isinstance(inputs, list) and not inputs:
-        raise NotOpenedError("it is called on constants alone")
+        raise NotTracedError("it is called on constants alone")
     own = [w for w in _keras.legacy_own_weights(layer) if w.dtype.is_floating]
     if any(weight.constraint is not None for weight in own) or _has_own_losses(layer):
-        raise NotOpenedError("its weights have constraints or regularizers, or it adds losses")
+        raise NotTracedError("its weights have constraints or regularizers, or it adds losses")
     is_free = _keras.legacy_takes_training(layer) and kwargs.get("training") is None
     found = _run(layer, args, {**kwargs, "training": None} if is_free else kwargs, own)
     if is_free:
@@ -70,9 +70,9 @@ def applied(function, tensor):
     try:
         found = function(tensor)
     except Exception as error:  # whatever the user's code raises
-        raise NotOpenedError(_failure(error).replace("its `call`", "its activation")) from error
+        raise NotTracedError(_failure(error).replace("its `call`", "its activation")) from error
     if not is_symbolic(found):
-        raise NotOpenedError("its activation returns something else than a tensor of its input")
+        raise NotTracedError("its activation returns something else than a tensor of its input")
     return found
 
 
@@ -93,10 +93,10 @@ def _run(layer, args, kwargs, own):
             outputs = layer.call(*args, **kwargs)
         outputs = mapped(outputs, lambda leaf: symbolic(leaf) if _is_eager(leaf) else leaf)
     except Exception as error:  # whatever the user's code raises
-        raise NotOpenedError(_failure(error)) from error
+        raise NotTracedError(_failure(error)) from error
     if not all(is_symbolic(leaf) for leaf in leaves(outputs)):
-        raise NotOpenedError("its `call` returns something else than tensors")
-    return Opened(outputs, tuple((inputs[id(weight)], weight) for weight in own))
+        raise NotTracedError("its `call` returns something else than tensors")
+    return TracedCall(outputs, tuple((inputs[id(weight)], weight) for weight in own))
 
 
 def _is_eager(leaf):
@@ -125,7 +125,7 @@ def _check_all_used(layer, inputs, found):
         used.add(id(stands_for.get(id(each))))
     unused = [w.name for w in layer.weights if id(w) not in used and w.dtype.is_floating]
     if unused:
-        raise NotOpenedError(
+        raise NotTracedError(
             f"what its `call` gives does not depend on its weights {', '.join(unused)}"
         )
 

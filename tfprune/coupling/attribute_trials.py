@@ -39,18 +39,18 @@ class Trials:
         says_wrong: Whether only the shapes that the layer's class says were wrong with a choice.
     """
 
-    def __init__(self, opened, before, new, sizes):
-        self.opened, self.new = opened, new
+    def __init__(self, call, before, new, sizes):
+        self.call, self.new = call, new
         self.examples, self.failed, self.says_wrong = [], None, False
         self.forget()
-        self._is_used = _are_used(opened, sizes.coupling.trace)
-        outputs = list(itertools.compress(opened.outputs, self._is_used))
+        self._is_used = _are_used(call, sizes.coupling.trace)
+        outputs = list(itertools.compress(call.outputs, self._is_used))
         self._said_axes = None  # for each output the axes whose size its class says rightly
-        own_sizes = any_size.static_sizes(opened.operation, opened.inputs)
+        own_sizes = any_size.static_sizes(call.operation, call.inputs)
         for number, static_sizes in enumerate([any_size.OTHER_SIZES, *own_sizes]):
             if number > len(any_size.STATIC_SIZES) and self.examples:
                 break  # those that it may demand are tried only where no others are taken
-            inputs, kept = _inputs(opened, sizes, static_sizes)
+            inputs, kept = _inputs(call, sizes, static_sizes)
             try:
                 expected = self._outputs(before, inputs)
             except Exception:  # it takes no such sizes
@@ -106,7 +106,7 @@ class Trials:
 
     def _outputs(self, layer, values):
         """Those outputs of a call that anything takes."""
-        args, kwargs = _arguments(self.opened, values)
+        args, kwargs = _arguments(self.call, values)
         outputs = keras.tree.flatten(_keras.called_in_inference(layer, args, kwargs))
         used = itertools.compress(outputs, self._is_used)
         return [np.asarray(keras.ops.cast(output, "float64")) for output in used]
@@ -116,7 +116,7 @@ class Trials:
         says = ("compute_output_shape", "compute_output_spec")
         if all(getattr(type(layer), name) is getattr(keras.Layer, name) for name in says):
             return None
-        arguments = _arguments(self.opened, values)
+        arguments = _arguments(self.call, values)
         args, kwargs = keras.tree.map_structure(_symbolic, arguments)
         try:
             outputs = keras.tree.flatten(layer.compute_output_spec(*args, **kwargs))
@@ -134,7 +134,7 @@ class Trials:
     def is_said_by_config(self, choice):
         """Whether the config of the layer makes one that computes the same with its weights."""
         set_numbers(self.new, choice)
-        return _keras.config_fits(self.new, _arguments(self.opened, self.examples[0][0]))
+        return _keras.config_fits(self.new, _arguments(self.call, self.examples[0][0]))
 
     def config(self, choice):
         """What the config of the layer is then; None if it has none."""
@@ -206,10 +206,10 @@ def _unit_counts(sizes):
     return found
 
 
-def _inputs(opened, sizes, static_sizes):
+def _inputs(call, sizes, static_sizes):
     """Random arrays for the tensors that a layer takes: those of the old layer and of the new."""
     draw, before, after = np.random.default_rng(0), {}, {}
-    for tensor in keras.tree.flatten([list(opened.args), opened.kwargs]):
+    for tensor in keras.tree.flatten([list(call.args), call.kwargs]):
         if not isinstance(tensor, Tensor):
             continue
         shape = any_size.with_size(tensor, static_sizes).shape
@@ -228,17 +228,17 @@ def _inputs(opened, sizes, static_sizes):
     return before, after
 
 
-def _arguments(opened, values):
+def _arguments(call, values):
     def value(leaf):
         if isinstance(leaf, Tensor):
             return keras.ops.convert_to_tensor(values[leaf], leaf.dtype)
         return leaf
 
-    return keras.tree.map_structure(value, (list(opened.args), dict(opened.kwargs)))
+    return keras.tree.map_structure(value, (list(call.args), dict(call.kwargs)))
 
 
-def _are_used(opened, trace):
+def _are_used(call, trace):
     """For each output of a call whether anything takes it."""
     taken = {id(tensor) for call in trace.calls for tensor in (*call.inputs, *call.masks)}
     taken.update(map(id, trace.outputs))
-    return [id(tensor) in taken for tensor in opened.outputs]
+    return [id(tensor) in taken for tensor in call.outputs]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.criteria.captured_activations import capture_over_data
 from tfprune.criteria.data_pass import accumulators
 from tfprune.masks import layer_filter
@@ -66,19 +66,19 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
     copy = copy_model(model)
     names = {id(theirs): ours for ours, theirs in _keras.layer_pairs(model, copy)}
     is_included, is_excluded = layer_filter.predicates(model, only, exclude)
-    chosen = [
+    selected = [
         layer
         for layer in _keras.all_layers(copy)
         if isinstance(layer, keras.layers.BatchNormalization)
         and is_included(names[id(layer)])
         and not is_excluded(names[id(layer)])
     ]
-    if not chosen:
+    if not selected:
         raise ValueError(
             "The model has no batch normalisation to recalibrate. "
             f"Received: model={model.name!r}, only={only!r}, exclude={exclude!r}."
         )
-    for layers in _in_order(copy, chosen):
+    for layers in _in_order(copy, selected):
         moments = [_Moments(layer) for layer in layers]
         captures = [(each.layer, each.add) for each in moments]
         capture_over_data(copy, captures, as_tuple(data), batch_size, verbose)
@@ -87,9 +87,9 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
     return copy
 
 
-def _in_order(model, chosen):
+def _in_order(model, selected):
     """The layers in groups, each of which depends on those before it and not on itself."""
-    wanted = {id(layer): layer for layer in chosen}
+    wanted = {id(layer): layer for layer in selected}
     traced = trace(model)
     behind = {tensor: frozenset() for tensor in traced.inputs}
     before = {}

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune._tools.checks import check_model, is_number
 from tfprune.coupling.following_norms import following_norms
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
 from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
@@ -356,8 +356,8 @@ class _Run(DataPass):
             fit.add(*tensors)
             return
         is_held = is_held_out(tf.shape(tensors[0])[0], size, tf.convert_to_tensor(self.examples))
-        for sums, chosen in ((fit, ~is_held), (held_out[0], is_held)):
-            sums.add(*(tf.boolean_mask(tensor, chosen) for tensor in tensors))
+        for sums, selected in ((fit, ~is_held), (held_out[0], is_held)):
+            sums.add(*(tf.boolean_mask(tensor, selected) for tensor in tensors))
 
     def sums(self):
         """The sums by name, over the examples to fit to and those held out."""

@@ -8,7 +8,7 @@ import keras
 from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.measuring.data import check_fits, labels_given, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import copied_state

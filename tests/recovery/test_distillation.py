@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.recovery.distill import _default_losses, _distiller_class
+from tfprune.recovery.distillation import _default_losses, _distiller_class
 
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(40, 5)).astype("float32")

@@ -14,7 +14,7 @@ from tfprune.coupling.rules.base import (
 )
 from tfprune.coupling.rules.cell_steps import LabelledStep, NotTracedError, trace_step
 from tfprune.coupling.rules.cell_trials import sizes_among_attributes
-from tfprune.coupling.rules.own_weights import own_weights
+from tfprune.coupling.rules.custom_weights import own_weights
 from tfprune.coupling.rules.parts import flow_inside
 
 
