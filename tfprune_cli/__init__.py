@@ -141,7 +141,7 @@ def _add_pareto(commands):
         help="the directory for the models, new or empty, or that of a run which goes on",
     )
     parser.add_argument(
-        "--budgets",
+        "--remaining",
         type=_shares,
         default=(0.8, 0.6, 0.4, 0.3, 0.2, 0.1),
         metavar="SHARES",

@@ -107,7 +107,7 @@ def test_a_drop_of_accuracy(given, tmp_path, capsys):
 def test_a_curve_goes_on_in_its_directory(given, tmp_path, capsys):
     out, plot = tmp_path / "sizes", tmp_path / "curve.png"
     command = ["pareto", given / "model.keras", "--data", given / "data.npz", "-o", out]
-    command += ["--budgets", "0.75,0.5", "--criterion", "magnitude", "--no-recovery"]
+    command += ["--remaining", "0.75,0.5", "--criterion", "magnitude", "--no-recovery"]
     command = [str(part) for part in command]
     assert main([*command, "--plot", str(plot)]) == 0
     printed = capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_a_curve_goes_on_in_its_directory(given, tmp_path, capsys):
     error = capsys.readouterr().err.strip()
     assert "run of something else" in error and len(error.splitlines()) == 1
     with pytest.raises(SystemExit):
-        main([*command, "--budgets", "0.5,2"])
+        main([*command, "--remaining", "0.5,2"])
 
 
 def test_options_reach_the_pruning(given, tmp_path, capsys):

@@ -149,7 +149,7 @@ def test_enough_examples_do_not_warn(network):
 
 def test_where_the_outputs_come_no_nearer_all_weights_stay(network, monkeypatch):
     dense, masked, unseen = network
-    reconstructing = sys.modules["tfprune.recovery.reconstruct"]
+    reconstructing = sys.modules["tfprune.recovery.reconstruction"]
     monkeypatch.setattr(reconstructing, "output_errors", lambda *args, **kwargs: [0.1, 0.2])
     fitted, report = tfprune.reconstruct(masked, dense, unseen, return_report=True)
     assert not report.layers and "would err by 20.00% instead of 10.00%" in str(report)

@@ -44,7 +44,7 @@ def run(folder, dies_at=None, **arguments):
             os._exit(9)
         return float((model.predict(X[150:], verbose=0).argmax(1) == Y[150:]).mean())
 
-    options = {"metric": quality, "larger_is_better": True, "folder": folder, "budgets": BUDGETS}
+    options = {"metric": quality, "larger_is_better": True, "folder": folder, "remaining": BUDGETS}
     options |= {"criterion": "random", "recover": (), "epochs": 1, "batch_size": 25}
     return tfprune.pareto(network(), DATA, **{**options, **arguments}), seen
 

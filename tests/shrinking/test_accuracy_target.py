@@ -240,7 +240,7 @@ REFUSED = {
     "prune_blocks": lambda model, target: tfprune.prune_blocks(model, target, data=FIT),
     "fit_and_shrink": lambda model, target: tfprune.fit_and_shrink(model, *FIT, stages=target),
     "a stage": lambda model, target: tfprune.fit_and_shrink(model, *FIT, stages={0: target}),
-    "pareto": lambda model, target: tfprune.pareto(model, FIT, budgets=[target]),
+    "pareto": lambda model, target: tfprune.pareto(model, FIT, remaining=[target]),
 }
 
 

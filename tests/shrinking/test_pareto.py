@@ -30,7 +30,7 @@ def dense():
 
 @pytest.fixture(scope="module")
 def front(dense):
-    return tfprune.pareto(dense, DATA, budgets=(0.3, 0.75, 0.5), **PLAIN)
+    return tfprune.pareto(dense, DATA, remaining=(0.3, 0.75, 0.5), **PLAIN)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_best_is_the_smallest_within_the_drop(dense):
     front = tfprune.pareto(
         dense,
         None,
-        budgets=(0.9, 0.75, 0.5, 0.3),
+        remaining=(0.9, 0.75, 0.5, 0.3),
         metric=lambda model: next(quality),
         larger_is_better=True,
     )
@@ -81,7 +81,7 @@ def test_where_no_point_is_within_the_drop_it_says_which_is_nearest(dense):
     front = tfprune.pareto(
         dense,
         None,
-        budgets=(0.75, 0.5),
+        remaining=(0.75, 0.5),
         cost="parameters",
         metric=lambda model: next(quality),
         larger_is_better=True,
@@ -133,7 +133,7 @@ def test_the_dense_model_is_recalibrated_once():
     reads = []
     for given in ((0.5,), (0.75, 0.5, 0.25)):
         data = Counted()
-        tfprune.pareto(model, data, budgets=given, **options)
+        tfprune.pareto(model, data, remaining=given, **options)
         reads.append(data.reads)
     assert reads[0] > 10  # of the dense model, and of the small one
     assert reads[1] == pytest.approx(2 * reads[0], abs=4)  # and not three times as often
@@ -141,13 +141,13 @@ def test_the_dense_model_is_recalibrated_once():
 
 def test_what_cannot_be_met_is_listed(dense, tmp_path):
     given = (0.5, budgets.Parameters(60), budgets.Units(0.25), 1e-4)
-    front = tfprune.pareto(dense, DATA, budgets=given, cost="bytes", **PLAIN)
+    front = tfprune.pareto(dense, DATA, remaining=given, cost="bytes", **PLAIN)
     assert [point.budget for point in front.points] == [budgets.Bytes(0.5), *given[1:3]]
     assert "bytes 0.01 % cannot be met: the least that can remain is" in str(front)
     assert list(front.unmet) == [budgets.Bytes(1e-4)]
     assert json.loads(json.dumps(front.to_dict()))["points"][1]["budget"] == "parameters 60"
     with pytest.raises(budgets.UnmetError, match="least that can remain"):
-        tfprune.pareto(dense, DATA, budgets=1e-4, **PLAIN)
+        tfprune.pareto(dense, DATA, remaining=1e-4, **PLAIN)
 
 
 def test_it_prints_and_draws(front, tmp_path):
@@ -196,7 +196,7 @@ def test_a_run_that_is_done_only_reads(folder):
 
 
 def test_other_budgets_add_points(folder):
-    front, seen = run(folder, budgets=(0.75, 0.6, budgets.MACs(0.5, input_shapes=(6,))))
+    front, seen = run(folder, remaining=(0.75, 0.6, budgets.MACs(0.5, input_shapes=(6,))))
     assert len(seen) == 3
     assert front.points[0].seconds == measured(folder, "macs_0.75")["seconds"]
     assert len({point.file for point in front.points}) == 3
@@ -264,7 +264,7 @@ def test_a_model_that_keras_cannot_write_is_refused(tmp_path):
         keras.layers.Dense(8, "relu", name="hidden")(inputs)
     )
     model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
-    options = {"budgets": 0.5, "cost": "parameters", "metric": "error", **PLAIN}
+    options = {"remaining": 0.5, "cost": "parameters", "metric": "error", **PLAIN}
     with pytest.raises(ValueError, match="'opaque'.*get_config"):
         tfprune.pareto(model, DATA, folder=tmp_path / "run", **options)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
@@ -278,7 +278,7 @@ def test_latencies_are_told_by_their_ratio():
     cost = budgets.Latency(fraction=1.0, batch_size=64)
     small = budgets.MACs(0.1)
     front = tfprune.pareto(
-        model, None, budgets=[small], cost=cost, metric=lambda model: 1.0, larger_is_better=True
+        model, None, remaining=[small], cost=cost, metric=lambda model: 1.0, larger_is_better=True
     )
     (point,) = front.points
     assert point.ratio < 0.8 and point.on_front and not front.dense.on_front
@@ -290,7 +290,7 @@ def test_the_same_function_that_gives_other_values_is_refused(dense, tmp_path):
     def constant(value):
         return lambda model: value
 
-    options = {"budgets": 0.5, "folder": tmp_path / "run", "larger_is_better": True}
+    options = {"remaining": 0.5, "folder": tmp_path / "run", "larger_is_better": True}
     tfprune.pareto(dense, None, metric=constant(0.9), **options)
     with pytest.raises(ValueError, match="another evaluation.* is 0.8 .* was 0.9"):
         tfprune.pareto(dense, None, metric=constant(0.8), **options)
@@ -309,9 +309,9 @@ def test_a_folder_that_holds_something_else_is_refused(dense, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"budgets": ()}, "must hold a budget"),
-        ({"budgets": (0.5, 2)}, "Received: 2 in"),
-        ({"budgets": (0.5, 0.5)}, "each once"),
+        ({"remaining": ()}, "must hold a budget"),
+        ({"remaining": (0.5, 2)}, "Received: 2 in"),
+        ({"remaining": (0.5, 0.5)}, "each once"),
         ({"cost": "units"}, "`cost` must be"),
         ({"metric": "auc"}, "compiled with"),
         ({"metric": "score"}, "`larger_is_better`"),

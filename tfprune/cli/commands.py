@@ -151,7 +151,7 @@ def _pareto(arguments):
                 found = pareto(
                     model,
                     data,
-                    budgets=arguments.budgets,
+                    remaining=arguments.remaining,
                     cost=arguments.cost,
                     metric=arguments.metric,
                     folder=arguments.out,

@@ -25,7 +25,7 @@ def pareto(
     model,
     data,
     *,
-    budgets=(0.8, 0.6, 0.4, 0.3, 0.2, 0.1),
+    remaining=(0.8, 0.6, 0.4, 0.3, 0.2, 0.1),
     cost="macs",
     metric="accuracy",
     larger_is_better=None,
@@ -41,15 +41,15 @@ def pareto(
     held out, new batch statistics for a dense model with stale ones.
 
     With a `folder`, each model is written to it when it is done, with its measurements, and the
-    same call goes on after an interruption: points that are there are not made again. Other
-    `budgets` add points to the folder. A folder of another model, of other data or arguments is
+    same call goes on after an interruption: points that are there are not made again. Another
+    `remaining` adds points to the folder. A folder of another model, of other data or arguments is
     refused; of datasets only the shapes and the length are compared, of functions their code.
 
     Args:
         model: Any Keras model that is built; compiled, to be trained or evaluated. It is not
             changed.
         data: The data of `tfprune.prune`.
-        budgets: Fractions of the cost that may remain, floats in (0, 1], or budgets of
+        remaining: What may remain: fractions of the cost, floats in (0, 1], or budgets of
             `tfprune.budgets`. Those that cannot be met are listed in `unmet`.
         cost: What is to be small: "macs", "parameters", "bytes" or "latency"; or a budget of all of
             it, with its other arguments, as `tfprune.budgets.Latency(fraction=1.0, batch_size=32)`.
@@ -79,14 +79,14 @@ def pareto(
     >>> model = keras.Sequential([
     ...     keras.Input((8,)), keras.layers.Dense(32, activation="relu"), keras.layers.Dense(4)])
     >>> x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
-    >>> front = pareto(model, (x,), budgets=(0.75, 0.5, 0.25), metric="error")
+    >>> front = pareto(model, (x,), remaining=(0.75, 0.5, 0.25), metric="error")
     >>> [point.ratio for point in front.points]
     [0.75, 0.5, 0.25]
     >>> front.model(front.best(drop=0.9)).layers[0].units < 32
     True
     """
     start = time.perf_counter()
-    wanted = _checked_budgets(budgets, cost)
+    wanted = _checked_budgets(remaining, cost)
     larger_is_better = checked_metric(metric, larger_is_better)
     prepared = Prepared(model, data, verbose=verbose, **pruning)
     for budget in wanted:
@@ -157,7 +157,7 @@ class _InMemory:
         self.models[name] = model
 
 
-def _checked_budgets(budgets, cost):
+def _checked_budgets(remaining, cost):
     """The budgets, largest share first as they are given.
 
     Raises:
@@ -169,19 +169,23 @@ def _checked_budgets(budgets, cost):
             f"one of them. Received: cost={cost!r}."
         )
     found = []
-    for budget in [budgets] if is_number(budgets) or isinstance(budgets, Budget) else budgets:
+    if is_number(remaining) or isinstance(remaining, Budget):
+        remaining = [remaining]
+    for budget in remaining:
         check_says_how_much(budget)
         if isinstance(budget, float) and 0 < budget <= 1:
             budget = with_share(cost, float(budget))
         if not isinstance(budget, Budget) or budget in found:
             raise ValueError(
-                "Argument `budgets` must hold fractions of the cost that may remain, floats in "
+                "Argument `remaining` must hold fractions of the cost that may remain, floats in "
                 "(0, 1], or budgets of `tfprune.budgets`, each once. "
-                f"Received: {budget!r} in budgets={budgets!r}."
+                f"Received: {budget!r} in remaining={remaining!r}."
             )
         found.append(budget)
     if not found:
-        raise ValueError(f"Argument `budgets` must hold a budget. Received: budgets={budgets!r}.")
+        raise ValueError(
+            f"Argument `remaining` must hold a budget. Received: remaining={remaining!r}."
+        )
     return found
 
 
