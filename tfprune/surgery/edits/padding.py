@@ -5,7 +5,7 @@ import math
 import keras
 
 from tfprune import _keras
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.surgery import graph
 from tfprune.surgery.edits.base import model_at
 from tfprune.surgery.lookup import walk_operations
