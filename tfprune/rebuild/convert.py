@@ -67,6 +67,9 @@ def unmask_inside(model):
 # A model from its edited config -----------------------------------------------------------------
 
 
+_LEFT_OUT = {"config": {}}  # in place of a layer that is edited by itself
+
+
 def _itself(layer):
     return layer
 
@@ -84,6 +87,7 @@ def rebuilt(
     empty=None,
     initialize=False,
     as_graph=False,
+    replaced=(),
 ):
     """Returns a new model from the config of a model, with every operation passed through `edit`.
 
@@ -105,6 +109,7 @@ def rebuilt(
             rest, and is only needed where `copy_weights` does not overwrite all elements.
         as_graph: Whether Sequential models become Functional ones, which may hold operations that
             are no layers.
+        replaced: The ids of layers in place of which `edit` puts others.
 
     Returns:
         The new model; its weights are 0 unless `initialize`.
@@ -122,7 +127,7 @@ def rebuilt(
             safe_mode=False,
         )
     rebuilding.cells.restore()
-    rebuilding.tie(model, new)
+    rebuilding.tie(model, new, replaced)
     return new
 
 
@@ -196,10 +201,10 @@ class _Rebuilding:
         classes = self.cells.become(copies[len(layers) :])
         self.custom_objects = {"Kept": Kept, **classes, **self.shared.custom_objects}
 
-    def tie(self, model, new):
+    def tie(self, model, new, replaced):
         """Lets layers that are kept hold those of the new model where they hold some of `model`."""
         copies, replacements = {id(old): copy for old, copy in self.copied}, []
-        for ours, theirs in _keras.layer_pairs(model, new, self.places):
+        for ours, theirs in _keras.layer_pairs(model, new, {*self.places, *replaced}):
             pairs = [(ours, theirs), *_keras.own_variable_pairs(ours, theirs)]
             pairs = [(copies[id(a)], b) for a, b in pairs if id(a) in copies]
             replacements += [(a, b) for a, b in pairs if a is not b]
@@ -238,13 +243,13 @@ class _Rebuilding:
             return {**names, "config": identity, **outer}
         else:
             inner = at_each_step(operation)
-            given = config if inner is None else _with_layer(config, {"config": {}})
+            given = config if inner is None else _with_layer(config, _LEFT_OUT)
             given = _keras.without_shapes(self.cells.named(given))
             given = _keras.with_functions(given, operation, self.custom_objects)
             new = self.edit(given, operation)
             if isinstance(operation, _keras.FAKE_QUANTIZATION):
                 new = {**new, "config": {}}  # it takes no name
-            if inner is not None:
+            if inner is not None and new["config"].get("layer") == _LEFT_OUT:  # not replaced
                 path = (*path, operation.name)
                 new = _with_layer(new, self._edited(config["config"]["layer"], inner, path))
         return self.shared.wrapped(new, operation)

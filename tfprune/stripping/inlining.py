@@ -76,13 +76,15 @@ def inlined(model, wholly=False, keep=()):
     return model if flat is None else flat
 
 
-def with_inlined(model, layers):
+def with_inlined(model, layers, ends=None):
     """Returns the model with some of its composite layers inlined, and none besides.
 
     Args:
         model: Any Keras model that is built; the `call` of a subclassed one is inlined too. It is
             not changed.
         layers: The layers.
+        ends: A dict that gets for the name of each of them that is inlined the names of the
+            operations that make its first input, and its first output.
 
     Returns:
         A new Functional model as of `inlined`, and a dict from its layers to those of `model`.
@@ -90,14 +92,16 @@ def with_inlined(model, layers):
     copy = copy_model(model)
     selected = {id(copy.layers[layer]) for layer in layers}
     arguments = None if _keras.functional(model) is not None else call_arguments(copy.model)
-    flat = _inlined(copy.model, arguments, lambda each: id(each) in selected)
+    flat = _inlined(copy.model, arguments, lambda each: id(each) in selected, ends)
     return copy.model if flat is None else flat, {new: old for old, new in copy.layers.items()}
 
 
-def _inlined(copy, arguments, takes):
+def _inlined(copy, arguments, takes, ends=None):
     """A copy of a model inlined; None if nothing in its graph is inlined."""
     has_graph, inliner = arguments is None, _Inliner(copy, takes)
     flat = inliner.run() if has_graph else inliner.run_call(*arguments)
+    for name, tensors in inliner.ends.items() if ends is not None else ():
+        ends[name] = tuple(_keras.source_of(tensor)[0].name for tensor in tensors)
     if has_graph and not inliner.renamed:
         return None
     is_stock = has_graph or _keras.has_stock_train_step(copy)
@@ -148,7 +152,7 @@ class _Inliner:
         self.graph = _keras.functional(model)
         operations = [] if self.graph is None else self.graph.operations
         self.owners = {operation.name: id(operation) for operation in operations}
-        self.renamed = set()
+        self.renamed, self.ends = set(), {}
         self.wrappers = {}
 
     def run(self):
@@ -245,7 +249,10 @@ class _Inliner:
             self._rename_inside(inside, f"{layer.name}_")
         given, outputs = symbolic((args, kwargs)), keras.tree.flatten(inside.outputs)
         known = {id(inner): outer for inner, outer in zip(inside.inputs, given, strict=True)}
-        return self._along(inside.nodes, known, outputs, inside.originals)
+        outputs = self._along(inside.nodes, known, outputs, inside.originals)
+        if given and outputs:
+            self.ends.setdefault(layer.name, (given[0], outputs[0]))
+        return outputs
 
     def _rename_inside(self, inside, prefix):
         for operation in {id(node.operation): node.operation for node in inside.nodes}.values():

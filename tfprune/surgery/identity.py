@@ -7,6 +7,7 @@ import numpy as np
 
 from tfprune.coupling.model_trace import trace
 from tfprune.coupling.rules.activations import is_elementwise
+from tfprune.coupling.rules.time_steps import FoldTime, UnfoldTime
 
 
 def set_identity(layers):
@@ -90,6 +91,12 @@ def _(layer: keras.layers.BatchNormalization):
 
 
 @identity_weights.register
+def _(layer: keras.layers.TimeDistributed):
+    """What its layer does at each step."""
+    return identity_weights(layer.layer)
+
+
+@identity_weights.register
 def _(layer: keras.layers.PReLU):
     return [np.ones(layer.alpha.shape, "float32")]
 
@@ -124,8 +131,14 @@ def _zeros_and_centre(layer, kernel):
 # Activations -------------------------------------------------------------------------------------
 
 
+def _at_each_step(layer):
+    """The layer that a `TimeDistributed` applies; other layers themselves."""
+    is_wrapper = isinstance(layer, keras.layers.TimeDistributed)
+    return _at_each_step(layer.layer) if is_wrapper else layer
+
+
 def _check_activation(known, call):
-    layer = call.operation
+    layer = _at_each_step(call.operation)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.ReLU):
         is_plain = not layer.threshold and layer.max_value is None
@@ -146,16 +159,24 @@ _NONNEGATIVE = tuple(
     getattr(keras.activations, name)
     for name in "relu relu6 sigmoid hard_sigmoid softplus softmax exponential".split()
 )
-_PASSING = tuple(
-    getattr(keras.layers, name)
-    for name in (
-        *"Flatten Reshape Permute Dropout RepeatVector Add Average Maximum Multiply".split(),
-        *"Minimum Concatenate".split(),
-        *(f"{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Max", "Average")),
-        *(f"Global{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Max", "Average")),
-        *(f"{kind}{n}D" for n in (1, 2, 3) for kind in ("Cropping", "UpSampling", "ZeroPadding")),
-        *(f"SpatialDropout{n}D" for n in (1, 2, 3)),
-    )
+_PASSING = (
+    FoldTime,
+    UnfoldTime,
+    *(
+        getattr(keras.layers, name)
+        for name in (
+            *"Flatten Reshape Permute Dropout RepeatVector Add Average Maximum Multiply".split(),
+            *"Minimum Concatenate".split(),
+            *(f"{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Max", "Average")),
+            *(f"Global{kind}Pooling{n}D" for n in (1, 2, 3) for kind in ("Max", "Average")),
+            *(
+                f"{kind}{n}D"
+                for n in (1, 2, 3)
+                for kind in ("Cropping", "UpSampling", "ZeroPadding")
+            ),
+            *(f"SpatialDropout{n}D" for n in (1, 2, 3)),
+        )
+    ),
 )
 
 
@@ -170,20 +191,21 @@ def is_nonnegative(known, tensor):
         if id(call) in seen:
             continue
         seen.add(id(call))
-        layer = call.operation
+        layer = _at_each_step(call.operation)
         activation = getattr(layer, "activation", None)
         is_relu = isinstance(layer, keras.layers.ReLU) and not layer.negative_slope
         if is_relu or any(activation is each for each in _NONNEGATIVE):
             continue
-        if not isinstance(layer, _PASSING) and not is_identity(layer):
+        is_layer = isinstance(layer, keras.layers.Layer)
+        if not isinstance(layer, _PASSING) and not (is_layer and is_identity(layer)):
             return False
-        stack.extend(call.inputs)
+        stack.extend(call.inputs[:1] if isinstance(layer, UnfoldTime) else call.inputs)
     return True
 
 
 def is_identity(layer):
     """Whether a layer with weights computes the identity for any input."""
-    if getattr(layer, "activation", None) not in (None, keras.activations.linear):
+    if getattr(_at_each_step(layer), "activation", None) not in (None, keras.activations.linear):
         return False
     try:
         values = _checked(layer, identity_weights(layer))

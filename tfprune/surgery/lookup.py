@@ -4,11 +4,13 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.calls import Call
 from tfprune.coupling.kept_units import made_units
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.arithmetic import Elementwise
 from tfprune.coupling.rules.joins import Concatenate
+from tfprune.coupling.rules.time_steps import FoldTime, UnfoldTime
 from tfprune.coupling.time_steps import at_each_step
 
 
@@ -65,8 +67,28 @@ def _abbreviated(names):
 
 
 def calls_of(coupling, operation):
-    """The calls of an operation in the trace of a model."""
-    return [call for call in coupling.trace.calls if call.operation is operation]
+    """The calls of an operation in the trace of a model, also where others stand in their place.
+
+    Those are calls of composite layers, and of a `TimeDistributed` of a model.
+    """
+    traced = coupling.trace
+    if id(operation) in traced.opened:
+        return traced.opened[id(operation)]
+    calls = [call for call in traced.calls if call.operation is operation]
+    if calls or at_each_step(operation) is None:
+        return calls
+    folds, unfolds = (
+        [
+            call
+            for call in traced.calls
+            if type(call.operation) is kind and call.operation.name == f"{operation.name}_{ending}"
+        ]
+        for kind, ending in ((FoldTime, "steps"), (UnfoldTime, "sequence"))
+    )
+    return [
+        Call(operation, fold.args, {}, unfold.outputs, fold.parents, fold.node_index)
+        for fold, unfold in zip(folds, unfolds, strict=True)
+    ]
 
 
 def output_units(coupling, operation, family=None):

@@ -17,7 +17,6 @@ from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.units import unit_name
 from tfprune.rebuild.engine import rebuild
-from tfprune.stripping.inlining import inlined
 from tfprune.surgery.edits import (
     Connect,
     Disconnect,
@@ -34,6 +33,7 @@ from tfprune.surgery.growth import Growth, effects, grows_single_units
 from tfprune.surgery.indices import units_after, units_by_layer
 from tfprune.surgery.lookup import find_operation
 from tfprune.surgery.new_sizes import kept_units_after
+from tfprune.surgery.opening import OpenedModel, renamed, with_all_open
 from tfprune.surgery.restructure import apply_edits, copy_model
 
 
@@ -97,12 +97,16 @@ class Plan(Printable):
     ):
         if not time_limit > 0:
             raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
-        self._model = with_graph(model)
+        self._opened = OpenedModel(model)
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
         self._limits = {"time_limit": time_limit, "verbose": verbose}
-        self._units = None
+        self._units, self._inlined = None, {}
         self._new = self._solved = self._grown = None
         self.edits = ()
+
+    @property
+    def _model(self):
+        return self._opened.graph
 
     # Edits --------------------------------------------------------------------------------------
 
@@ -160,11 +164,8 @@ class Plan(Printable):
             raise RuntimeError("The plan was carried out already. Begin a new one with `edit`.")
         inserted = _inserted_names((*self.edits, *edits))
         for edit in edits:
-            named = {getattr(edit, each, None) for each in ("layer", "after", "source", "target")}
-            named.update(getattr(edit, "before", None) or ())
-            named.update(edit.layers if isinstance(edit, Resize) else ())
-            if not named & inserted:  # else it is checked once the layer is inserted
-                edit.check(self._model)
+            if not _named(edit) & inserted:  # else it is checked once the layer is inserted
+                renamed(edit, self._opened.ends).check(self._model)
         self.edits = (*self.edits, *edits)
         self._solved = self._grown = None
 
@@ -177,11 +178,13 @@ class Plan(Printable):
         return self._name(source, "source"), self._name(target, "target")
 
     def _name(self, layer, argument="layer"):
+        name = layer if isinstance(layer, str) else getattr(layer, "name", None)
+        if name in _inserted_names(self.edits):
+            return name
+        layer = self._opened.open_for(layer, argument)
         if isinstance(layer, str):
             return layer
         name = getattr(layer, "name", None)
-        if name in _inserted_names(self.edits):
-            return name
         find_operation(self._model, layer, argument)
         find_operation(self._model, name, argument)  # a plan holds names, so they must be unique
         return name
@@ -197,7 +200,7 @@ class Plan(Printable):
             if any(not isinstance(edit, (Resize, Shrink)) for edit in later):
                 for edit in later:
                     edit.check(new)
-                new = apply_edits(new, later)
+                new = _applied(new, later)
             self._new = copy_model(new) if new is self._model else new
         return self._new
 
@@ -211,7 +214,7 @@ class Plan(Printable):
             found += effects(kept_units, couple(new), _keras.variable_pairs(start, new))
         elif kept_units is not None:
             found += effects(kept_units)
-        for edit in self.edits:
+        for edit in self._edits_now():
             found += edit.effects(self._model if edit.before_sizes else start)
         return tuple(dict.fromkeys(found))
 
@@ -256,27 +259,42 @@ class Plan(Printable):
     def _solve(self):
         """The model after the edits that come first, and its `KeptUnits`, None if all stay."""
         if self._solved is None:
-            start, together = self._model, []
-            for edit in self.edits:
+            start, together, self._inlined = self._model, [], {}
+            for edit in self._edits_now():
                 if not edit.before_sizes:
                     continue
                 near = {edit.after, *(edit.before or ())}
                 if any(not near.isdisjoint(other.names) for other in together):
-                    start, together = apply_edits(start, together), []
+                    start, together = _applied(start, together), []
                 edit.check(start)
                 together.append(edit)
-            start = apply_edits(start, together) if together else start
-            later = self._later_edits()
-            for edit in later:
-                edit.check(start)
-            options = {"criterion": self._criterion, "relaxed": self._relaxed, **self._limits}
-            is_split = self._split is not None
-            kept_units = kept_units_after(start, later, self._units, split=is_split, **options)
-            self._solved = start, kept_units
+            start = _applied(start, together) if together else start
+            opened = OpenedModel(start)
+            for name, *_ in self._units or ():
+                opened.open_for(name)
+            self._inlined = opened.ends
+            kept_units = self._kept_units(opened.graph)
+            if kept_units is not None and opened.open_for_units(kept_units):
+                self._inlined = opened.ends
+                kept_units = self._kept_units(opened.graph)
+            self._solved = opened.graph, kept_units
         return self._solved
 
+    def _kept_units(self, start):
+        later = self._later_edits()
+        for edit in later:
+            edit.check(start)
+        options = {"criterion": self._criterion, "relaxed": self._relaxed, **self._limits}
+        is_split = self._split is not None
+        return kept_units_after(start, later, self._units, split=is_split, **options)
+
     def _later_edits(self):
-        return [edit for edit in self.edits if not edit.before_sizes]
+        return [edit for edit in self._edits_now() if not edit.before_sizes]
+
+    def _edits_now(self):
+        """The edits, of what has taken the place of layers that were inlined since."""
+        ends = {**self._opened.ends, **self._inlined}
+        return [renamed(edit, ends) for edit in self.edits]
 
     # Context manager, printing, JSON ------------------------------------------------------------
 
@@ -332,7 +350,10 @@ class Plan(Printable):
         """
         split = content["split"]
         plan = cls(model, split=None if split is None else Split(**split))
-        plan._add(*map(from_dict, content["edits"]))
+        edits = [from_dict(each) for each in content["edits"]]
+        for name in set().union(*map(_named, edits)) - _inserted_names(edits):
+            plan._opened.open_for(name)
+        plan._add(*edits)
         plan._units = content["units"]
         return plan
 
@@ -374,6 +395,27 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
     )
 
 
+def _applied(model, edits):
+    """The model with edits applied; where they do not fit layers of users' classes, inlined."""
+    try:
+        return apply_edits(model, edits)
+    except ValueError as error:
+        opened = with_all_open(model)
+        if opened is model:
+            raise
+        try:
+            return apply_edits(opened, edits)
+        except ValueError:
+            raise error from error.__cause__
+
+
+def _named(edit):
+    """The names of the layers that an edit is of."""
+    names = {getattr(edit, each, None) for each in ("layer", "after", "source", "target")}
+    names.update(edit.layers if isinstance(edit, Resize) else ())
+    return {*names, *(getattr(edit, "before", None) or ())} - {None}
+
+
 def _inserted_names(edits):
     return {name for edit in edits if isinstance(edit, Insert) for name in edit.names}
 
@@ -391,16 +433,3 @@ def _serialised(layer, argument):
     if not layer.built or not layer.weights:
         return serialised, None
     return serialised, tuple(weight.tolist() for weight in layer.get_weights())
-
-
-def with_graph(model):
-    """The model, or the graph of the `call` of a subclassed one."""
-    graph = inlined(model) if _keras.functional(model) is None else model
-    if _keras.functional(graph) is None:
-        raise ValueError(
-            f"The model has no graph that can be edited: the `call` of its class "
-            f"{type(model).__name__} uses weights of its own, or what it computes depends on the "
-            f"size of an input. Received: model={model.name!r}. Remove its units with "
-            "`tfprune.prune_units` and `tfprune.strip`, or build it as a Functional model."
-        )
-    return graph

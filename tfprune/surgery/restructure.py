@@ -1,6 +1,7 @@
 """Applies edits of the graph to a model: rebuilds it and carries over weights and slots."""
 
 import functools
+import os
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.calls import Tensor
+from tfprune.coupling.composite import filled
 from tfprune.coupling.index_maps import carried_index_maps, gathered
 from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.model_trace import trace
@@ -56,9 +58,11 @@ def apply_edits(model, edits):
             draft.restructure,
             draft.new_layers,
             initialize=True,
+            replaced={id(operation) for _, operation, _ in draft.replaced},
         )
         if not all(edit.keeps_shapes for edit in edits):
             _run_attention(new)
+            _run_own_layers(model, new)
     except Exception as error:  # Keras and layers raise whatever they like
         raise ValueError(_no_model(edits, error)) from error
     replaced = {id(operation) for _, operation, _ in draft.replaced}
@@ -104,6 +108,40 @@ def _run_attention(model):
             given = (*call.inputs, *call.masks)
             specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in given]
             tf.function(functools.partial(_run, call, given)).get_concrete_function(*specs)
+
+
+def _run_own_layers(model, new):
+    """Runs layers of users' classes that take other shapes: Keras asks those that tell theirs."""
+    before = {key: [_shapes(node) for node in nodes] for key, nodes in _own_layers(model).items()}
+    for key, nodes in _own_layers(new).items():
+        for node in nodes:
+            if _shapes(node) in before.get(key, []):
+                continue
+            given = node.arguments.keras_tensors
+            specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in given]
+            tf.function(functools.partial(_run_node, node)).get_concrete_function(*specs)
+
+
+def _run_node(node, *tensors):
+    ids = map(id, node.arguments.keras_tensors)
+    args, kwargs = filled(node, dict(zip(ids, tensors, strict=True)))
+    return node.operation(*args, **kwargs)
+
+
+def _own_layers(model, path=()):
+    """The calls of layers of users' classes, by the names of the models around and their own."""
+    found = {}
+    for node, _ in _keras.nodes(_keras.functional(model)):
+        layer, key = node.operation, (*path, node.operation.name)
+        if _keras.functional(layer) is not None and key not in found:
+            found.update({key: [], **_own_layers(layer, key)})
+        elif isinstance(layer, keras.layers.Layer) and not _keras.is_stock(type(layer)):
+            found.setdefault(key, []).append(node)
+    return found
+
+
+def _shapes(node):
+    return [tensor.shape for tensor in node.arguments.keras_tensors]
 
 
 def _run(call, given, *tensors):
@@ -159,7 +197,11 @@ def _same_variables(ours, theirs):
 
 def _key(layer, variable):
     """The name of a weight in its layer, as `query/kernel`, and its shape."""
-    return variable.path.rsplit(f"{layer.name}/", 1)[-1], tuple(variable.shape)
+    around, path = f"{layer.name}/", variable.path
+    if around not in path:  # an inlined layer, whose weights have the path that they had
+        around = os.path.commonprefix([each.path for each in layer.weights])
+        around = around[: around.rfind("/") + 1]
+    return path.rsplit(around, 1)[-1] if around else path, tuple(variable.shape)
 
 
 def _check_shape(edits, variable, value, counterpart):

@@ -1,5 +1,6 @@
 """The base class of edits, and the registry that reads them from dicts."""
 
+import copy
 from dataclasses import dataclass, field, fields
 
 import keras
@@ -130,6 +131,11 @@ class Draft:
         for where, change in self.graph_edits:
             config = change(config) if where == path else config
         return config
+
+
+def layer_of(serialised):
+    """A new layer from its serialised form, which stays as it is (Keras takes wrappers' apart)."""
+    return keras.saving.deserialize_keras_object(copy.deepcopy(serialised))
 
 
 def model_at(model, path):

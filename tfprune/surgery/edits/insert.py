@@ -1,5 +1,6 @@
 """Inserts layers into a model."""
 
+import copy
 from dataclasses import dataclass
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit, model_at, operation_at
+from tfprune.surgery.edits.base import Edit, layer_of, model_at, operation_at
 from tfprune.surgery.identity import check_activations, set_identity
 from tfprune.surgery.lookup import find_operation, walk_operations
 
@@ -81,11 +82,11 @@ class Insert(Edit):
 
     def draft(self, model, draft):
         path, operation = find_operation(model, self.after, "after")
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in self.layers]
-        draft.new_layers.extend(layers)
+        draft.new_layers.extend(map(layer_of, self.layers))
 
         def inserted(config):
-            return graph.with_inserted(config, operation.name, self.layers, self.before)
+            layers = copy.deepcopy(self.layers)  # Keras takes the config of wrappers apart
+            return graph.with_inserted(config, operation.name, layers, self.before)
 
         def fresh(new):
             pairs = zip(self.names, self._given, strict=True)

@@ -12,7 +12,7 @@ from tfprune.coupling.model_trace import trace
 from tfprune.surgery.edits import padding
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.lookup import find_operation
-from tfprune.surgery.sizes import Difference
+from tfprune.surgery.sizes import Difference, Wanted
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ class ResizeKernel(Edit):
 
 
 def plain_number(given):
-    """The integer of one of NumPy, or of a difference."""
+    """The integer of one of NumPy, or of a difference; bounds are refused."""
+    if isinstance(given, Wanted) and not isinstance(given, Difference):
+        raise ValueError(f"Give an integer, or a difference: `by(+2)`. Received: {given!r}.")
     given = given.units if isinstance(given, Difference) else given
     return given.item() if isinstance(given, np.integer) else given
 

@@ -1,5 +1,7 @@
 """Replaces a layer by another."""
 
+import copy
+import inspect
 from dataclasses import dataclass
 
 import keras
@@ -7,7 +9,7 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
-from tfprune.surgery.edits.base import Edit, operation_at
+from tfprune.surgery.edits.base import Edit, layer_of, operation_at
 from tfprune.surgery.lookup import calls_of, find_operation, unit_axis, units_along
 from tfprune.surgery.size_constraints import SizeConstraint
 
@@ -51,7 +53,7 @@ class Replace(Edit):
 
     def _shape(self, call):
         """The shape of the output of the new layer for the inputs of the old one."""
-        layer = keras.saving.deserialize_keras_object(self.new_layer)
+        layer = layer_of(self.new_layer)
         args, kwargs = keras.tree.map_structure(_symbolic, (list(call.args), dict(call.kwargs)))
         try:
             outputs = keras.tree.flatten(layer(*args, **kwargs))
@@ -74,11 +76,14 @@ class Replace(Edit):
 
     def draft(self, model, draft):
         path, operation = find_operation(model, self.layer)
-        draft.new_layers.append(keras.saving.deserialize_keras_object(self.new_layer))
-        new = {**self.new_layer["config"], "name": operation.name}
+        made = layer_of(self.new_layer)
+        draft.new_layers.append(made)
+        new = {**copy.deepcopy(self.new_layer["config"]), "name": operation.name}
 
         def exchanged(config):
             kept = {key: config[key] for key in ("name", "inbound_nodes") if key in config}
+            if "inbound_nodes" in kept:
+                kept["inbound_nodes"] = [_taken(node, made) for node in kept["inbound_nodes"]]
             return {**self.new_layer, "config": new, **kept}
 
         def given(new):
@@ -96,6 +101,13 @@ class Replace(Edit):
         kept = ", weights that fit are kept" if self.keep_weights else ""
         kept = ", with its weights" if self.weights is not None else kept
         return "replace", self.layer, f"by {self._kind}{kept}"
+
+
+def _taken(node, layer):
+    """A serialised call without arguments that are None and that a layer does not take."""
+    known = inspect.signature(layer.call).parameters
+    kwargs = {key: v for key, v in node["kwargs"].items() if v is not None or key in known}
+    return {**node, "kwargs": kwargs}
 
 
 def _symbolic(leaf):

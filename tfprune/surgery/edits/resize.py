@@ -1,5 +1,6 @@
 """Resizes layers, or shrinks all to their useful units."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,20 @@ class Resize(Edit):
     def layers(self):
         """The names of the layers."""
         return [layer for _, layer, _, _ in self.terms]
+
+    def renamed(self, ends):
+        """The edit with the operations that make inputs and outputs of layers in their place.
+
+        Args:
+            ends: For the name of each such layer, the names of the two operations.
+        """
+        terms = tuple(
+            (factor, ends[layer][side == _OUTPUTS], _OUTPUTS, None)
+            if layer in ends
+            else (factor, layer, side, which)
+            for factor, layer, side, which in self.terms
+        )
+        return dataclasses.replace(self, terms=terms)
 
     def check(self, model):
         for layer in self.layers:
