@@ -175,3 +175,37 @@ def unit_axis(coupling, tensor):
     """The axis of a tensor along which units stand, counting the batch axis; the last if none."""
     shape = coupling.tensor_labels[tensor].shape
     return next((axis + 1 for axis, size in enumerate(shape) if size != 1), len(tensor.shape) - 1)
+
+
+def model_at(model, path):
+    """The model nested under the names of `path`, also at each step of a `TimeDistributed`."""
+    for name in path:
+        inner = at_each_step(model)
+        model = operation_at(model, (), name) if inner is None else inner
+    return model
+
+
+def operation_at(model, path, name):
+    """The operation of a name in the model nested under the names of `path`, or None."""
+    operations = _keras.operations(model_at(model, path))
+    return next((each for each in operations if each.name == name), None)
+
+
+def graph_outputs(model, path, operation):
+    """The symbolic tensors that an operation gives in the graph of a model, for each of its calls.
+
+    A layer may be called in other graphs too, so `operation.output` may be of one of these.
+
+    Args:
+        model: The model.
+        path: The names of the nested models around the operation.
+        operation: The operation.
+
+    Returns:
+        A list of lists, one for each call.
+    """
+    graph = _keras.functional(model_at(model, path))
+    if isinstance(operation, keras.layers.InputLayer):
+        pairs = zip(_keras.input_layers(graph), graph.inputs, strict=True)
+        return [[tensor] for layer, tensor in pairs if layer is operation]
+    return [list(node.outputs) for node, _ in _keras.nodes(graph) if node.operation is operation]

@@ -16,9 +16,9 @@ from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.model_trace import trace
 from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.new_values import gathered_slot
-from tfprune.surgery.edits.base import Draft, operation_at
+from tfprune.surgery.edits.base import Draft
 from tfprune.surgery.growth import Growth
-from tfprune.surgery.lookup import calls_of, units_along
+from tfprune.surgery.lookup import calls_of, operation_at, units_along
 
 _UNCHECKED = (
     keras.layers.Attention,

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, fields
 
 import keras
 
-from tfprune import _keras
 from tfprune.coupling.analysis import made_axis
-from tfprune.coupling.time_steps import at_each_step
+from tfprune.surgery.lookup import graph_outputs
 
 KINDS = {}
 
@@ -113,9 +112,9 @@ class Draft:
     removed_inputs: dict = field(default_factory=dict)
     next_edits: list = field(default_factory=list)
 
-    def positions(self, path, operation):
+    def positions(self, model, path, operation):
         """The list of old positions along the axis of a concatenation, to be changed in place."""
-        size = keras.tree.flatten(operation.output)[0].shape[made_axis(operation)]
+        size = graph_outputs(model, path, operation)[0][0].shape[made_axis(operation)]
         return self.concatenations.setdefault(id(operation), (path, operation, list(range(size))))[
             -1
         ]
@@ -136,17 +135,3 @@ class Draft:
 def layer_of(serialised):
     """A new layer from its serialised form, which stays as it is (Keras takes wrappers' apart)."""
     return keras.saving.deserialize_keras_object(copy.deepcopy(serialised))
-
-
-def model_at(model, path):
-    """The model nested under the names of `path`, also at each step of a `TimeDistributed`."""
-    for name in path:
-        inner = at_each_step(model)
-        model = operation_at(model, (), name) if inner is None else inner
-    return model
-
-
-def operation_at(model, path, name):
-    """The operation of a name in the model nested under the names of `path`, or None."""
-    operations = _keras.operations(model_at(model, path))
-    return next((each for each in operations if each.name == name), None)

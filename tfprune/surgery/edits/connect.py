@@ -15,10 +15,17 @@ from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit, model_at
+from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.growth import uses_without_weights
-from tfprune.surgery.lookup import calls_of, find_operation, output_units, units_along
+from tfprune.surgery.lookup import (
+    calls_of,
+    find_operation,
+    graph_outputs,
+    model_at,
+    output_units,
+    units_along,
+)
 from tfprune.surgery.size_constraints import equal_counts
 
 
@@ -37,7 +44,7 @@ class Connect(Edit):
                 "Layers of different models in the model cannot be connected. "
                 f"Received: source={self.source!r}, target={self.target!r}."
             )
-        _check_list(target, "target")
+        _check_list(model, path, target, "target")
 
     def constraints(self, model, coupling, edits):
         call, ours, theirs = self._ends(model, coupling)
@@ -47,7 +54,7 @@ class Connect(Edit):
 
     def _ends(self, model, coupling):
         """The call of the target, and the units of the source and of the target."""
-        _, source = find_operation(model, self.source, "source")
+        path, source = find_operation(model, self.source, "source")
         _, target = find_operation(model, self.target, "target")
         call = _one_call(coupling, target)
         before = calls_of(coupling, source)
@@ -62,7 +69,7 @@ class Connect(Edit):
                 f"Received: source={self.source!r}, target={self.target!r}."
             )
         (output,) = call.outputs
-        given = keras.tree.flatten(source.output)[0].shape
+        given = graph_outputs(model, path, source)[0][0].shape
         if len(given) != len(output.shape):
             raise ValueError(
                 "The source must give a tensor with as many axes as the target. Received: "
@@ -84,8 +91,8 @@ class Connect(Edit):
 
         draft.graph_edits.append((path, connected))
         if isinstance(rule_of(target), Concatenate):
-            size = keras.tree.flatten(source.output)[0].shape[target.axis]
-            draft.positions(path, target).extend([NEW] * size)
+            size = graph_outputs(model, path, source)[0][0].shape[target.axis]
+            draft.positions(model, path, target).extend([NEW] * size)
 
     def effects(self, model):
         _, target = find_operation(model, self.target, "target")
@@ -106,14 +113,13 @@ class Disconnect(Edit):
 
     def check(self, model):
         find_operation(model, self.source, "source")
-        _, target = find_operation(model, self.target, "target")
-        _check_list(target, "target")
+        path, target = find_operation(model, self.target, "target")
+        _check_list(model, path, target, "target")
         self._input(model)
 
     def _input(self, model):
         """The path, the target, the index of its input, all inputs, and the index of its call."""
         path, target = find_operation(model, self.target, "target")
-        _, source = find_operation(model, self.source, "source")
         nodes = _keras.nodes(_keras.functional(model_at(model, path)))
         nodes = [(node, index) for node, index in nodes if node.operation is target]
         if len(nodes) != 1:
@@ -121,7 +127,9 @@ class Disconnect(Edit):
                 "Inputs can only be taken from an operation that is called once. "
                 f"Received: target={self.target!r}, with {len(nodes)} calls."
             )
-        given = {id(tensor) for tensor in keras.tree.flatten(source.output)}
+        source_path, source = find_operation(model, self.source, "source")
+        made = graph_outputs(model, source_path, source)
+        given = {id(tensor) for tensor in keras.tree.flatten(made)}
         tensors = keras.tree.flatten([list(nodes[0][0].arguments.args)])
         found = [i for i, tensor in enumerate(tensors) if id(tensor) in given]
         if not found or len(tensors) - 1 < 1:
@@ -137,7 +145,7 @@ class Disconnect(Edit):
             key = (*path, target.name, call)
             draft.dropped_inputs[key] = (*draft.dropped_inputs.get(key, ()), removed)
             return
-        positions = draft.positions(path, target)
+        positions = draft.positions(model, path, target)
         sizes = [tensor.shape[target.axis] for tensor in tensors]
         start = sum(sizes[:removed])
         lost = range(start, start + sizes[removed])
@@ -197,10 +205,12 @@ def _one_call(coupling, target):
     return calls[0]
 
 
-def _check_list(target, argument):
+def _check_list(model, path, target, argument):
     """Raises a `ValueError` unless an operation takes a list of tensors."""
-    nodes = getattr(target, "input", None) if isinstance(target, keras.layers.Layer) else None
-    if not isinstance(nodes, (list, tuple)) or _keras.functional(target) is not None:
+    nodes = _keras.nodes(_keras.functional(model_at(model, path)))
+    given = [(*node.arguments.args, None)[0] for node, _ in nodes if node.operation is target]
+    is_layer = isinstance(target, keras.layers.Layer) and _keras.functional(target) is None
+    if not is_layer or not any(isinstance(each, (list, tuple)) for each in given):
         raise ValueError(
             "Inputs can be given to, and taken from, layers which take a list of tensors, as Add "
             f"and Concatenate. Received: {argument}={target.name!r} ({type(target).__name__})."

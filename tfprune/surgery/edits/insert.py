@@ -3,14 +3,19 @@
 import copy
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit, layer_of, model_at, operation_at
+from tfprune.surgery.edits.base import Edit, layer_of
 from tfprune.surgery.identity import check_activations, set_identity
-from tfprune.surgery.lookup import find_operation, walk_operations
+from tfprune.surgery.lookup import (
+    find_operation,
+    graph_outputs,
+    model_at,
+    operation_at,
+    walk_operations,
+)
 
 _INITS = ("identity", "default")
 
@@ -46,21 +51,21 @@ class Insert(Edit):
                     f"Received: layer={name!r}, which the model has already."
                 )
             taken.add(name)
-        if len(_outputs(operation)) > 1:
+        several = [made for made in graph_outputs(model, path, operation) if len(made) > 1]
+        if several:
             raise ValueError(
                 "Layers can only be inserted behind a layer with one output. "
-                f"Received: after={operation.name!r}, which has {len(_outputs(operation))}."
+                f"Received: after={operation.name!r}, which has {len(several[0])}."
             )
         if self.before is not None:
-            self._check_before(model_at(model, path), operation)
+            self._check_before(model, path, operation)
 
-    def _check_before(self, around, operation):
+    def _check_before(self, model, path, operation):
         """Raises a `ValueError` unless all of `before` take the output of the operation."""
+        around = model_at(model, path)
         graph_of = _keras.functional(around)
         calls = [(each, node) for node, _ in _keras.nodes(graph_of) for each in [node.operation]]
-        made = {id(node.outputs[0]) for each, node in calls if each is operation}
-        if isinstance(operation, keras.layers.InputLayer):
-            made = {id(operation.output)}
+        made = {id(outputs[0]) for outputs in graph_outputs(model, path, operation)}
         taking = [
             each.name
             for each, node in calls
@@ -126,13 +131,3 @@ class Insert(Edit):
         )
         before = "" if self.before is None else f" before {', '.join(self.before)}"
         return "insert", f"after {self.after}{before}", f"{layers}, init={self.init}"
-
-
-def _outputs(operation):
-    graph_of = _keras.functional(operation)
-    if graph_of is not None:
-        return graph_of.outputs
-    try:
-        return keras.tree.flatten(operation.output)
-    except (AttributeError, ValueError):  # it is not called once
-        return [None]

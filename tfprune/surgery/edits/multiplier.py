@@ -73,7 +73,7 @@ class ResizeDepthMultiplier(Edit):
         if isinstance(layer, _SEPARABLE):
             draft.gathered[id(layer.pointwise_kernel)] = {rank - 2: positions}
             return
-        draft.positions(path, layer)[:] = positions.tolist()
+        draft.positions(model, path, layer)[:] = positions.tolist()
         if layer.bias is not None:
             draft.gathered[id(layer.bias)] = {0: positions}
 

@@ -7,8 +7,7 @@ import keras
 from tfprune import _keras
 from tfprune.coupling.model_trace import trace
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import model_at
-from tfprune.surgery.lookup import walk_operations
+from tfprune.surgery.lookup import model_at, walk_operations
 
 _PADDED = tuple(
     getattr(keras.layers, f"{kind}{n}D")

@@ -6,9 +6,9 @@ import keras
 
 from tfprune import _keras
 from tfprune.surgery import graph
-from tfprune.surgery.edits.base import Edit, model_at
+from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.identity import is_identity
-from tfprune.surgery.lookup import calls_of, find_operation, units_along
+from tfprune.surgery.lookup import calls_of, find_operation, model_at, units_along
 from tfprune.surgery.size_constraints import equal_counts
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from tfprune import _keras
 from tfprune.coupling.calls import Tensor
-from tfprune.surgery.edits.base import Edit, layer_of, operation_at
-from tfprune.surgery.lookup import calls_of, find_operation, unit_axis, units_along
+from tfprune.surgery.edits.base import Edit, layer_of
+from tfprune.surgery.lookup import calls_of, find_operation, operation_at, unit_axis, units_along
 from tfprune.surgery.size_constraints import SizeConstraint
 
 
