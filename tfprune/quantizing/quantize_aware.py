@@ -21,7 +21,7 @@ from tfprune.rebuild.fake_quantization import fake_quantizers, is_quantize_aware
 from tfprune.stripping.prunable import prunable
 from tfprune.surgery.edits.base import Draft
 from tfprune.surgery.graph import with_inserted
-from tfprune.surgery.opening import with_graph
+from tfprune.surgery.inlining import with_graph
 from tfprune.surgery.restructure import apply_edits
 
 

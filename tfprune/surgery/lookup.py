@@ -72,8 +72,8 @@ def calls_of(coupling, operation):
     Those are calls of composite layers, and of a `TimeDistributed` of a model.
     """
     traced = coupling.trace
-    if id(operation) in traced.opened:
-        return traced.opened[id(operation)]
+    if id(operation) in traced.inlined:
+        return traced.inlined[id(operation)]
     calls = [call for call in traced.calls if call.operation is operation]
     if calls or at_each_step(operation) is None:
         return calls

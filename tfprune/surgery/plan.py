@@ -31,9 +31,9 @@ from tfprune.surgery.edits import (
 )
 from tfprune.surgery.growth import Growth, effects, grows_single_units
 from tfprune.surgery.indices import units_after, units_by_layer
+from tfprune.surgery.inlining import InlinedModel, renamed, with_all_inlined
 from tfprune.surgery.lookup import find_operation
 from tfprune.surgery.new_sizes import kept_units_after
-from tfprune.surgery.opening import OpenedModel, renamed, with_all_open
 from tfprune.surgery.restructure import apply_edits, copy_model
 
 
@@ -97,16 +97,16 @@ class Plan(Printable):
     ):
         if not time_limit > 0:
             raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
-        self._opened = OpenedModel(model)
+        self._inlined_model = InlinedModel(model)
         self._criterion, self._relaxed, self._split = criterion, relaxed, split
         self._limits = {"time_limit": time_limit, "verbose": verbose}
-        self._units, self._inlined = None, {}
+        self._units, self._ends_inside = None, {}
         self._new = self._solved = self._grown = None
         self.edits = ()
 
     @property
     def _model(self):
-        return self._opened.graph
+        return self._inlined_model.graph
 
     # Edits --------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Plan(Printable):
         inserted = _inserted_names((*self.edits, *edits))
         for edit in edits:
             if not _named(edit) & inserted:  # else it is checked once the layer is inserted
-                renamed(edit, self._opened.ends).check(self._model)
+                renamed(edit, self._inlined_model.ends).check(self._model)
         self.edits = (*self.edits, *edits)
         self._solved = self._grown = None
 
@@ -181,7 +181,7 @@ class Plan(Printable):
         name = layer if isinstance(layer, str) else getattr(layer, "name", None)
         if name in _inserted_names(self.edits):
             return name
-        layer = self._opened.open_for(layer, argument)
+        layer = self._inlined_model.inline_around(layer, argument)
         if isinstance(layer, str):
             return layer
         name = getattr(layer, "name", None)
@@ -259,7 +259,7 @@ class Plan(Printable):
     def _solve(self):
         """The model after the edits that come first, and its `KeptUnits`, None if all stay."""
         if self._solved is None:
-            start, together, self._inlined = self._model, [], {}
+            start, together, self._ends_inside = self._model, [], {}
             for edit in self._edits_now():
                 if not edit.before_sizes:
                     continue
@@ -269,15 +269,15 @@ class Plan(Printable):
                 edit.check(start)
                 together.append(edit)
             start = _applied(start, together) if together else start
-            opened = OpenedModel(start)
+            inlined = InlinedModel(start)
             for name, *_ in self._units or ():
-                opened.open_for(name)
-            self._inlined = opened.ends
-            kept_units = self._kept_units(opened.graph)
-            if kept_units is not None and opened.open_for_units(kept_units):
-                self._inlined = opened.ends
-                kept_units = self._kept_units(opened.graph)
-            self._solved = opened.graph, kept_units
+                inlined.inline_around(name)
+            self._ends_inside = inlined.ends
+            kept_units = self._kept_units(inlined.graph)
+            if kept_units is not None and inlined.inline_resized(kept_units):
+                self._ends_inside = inlined.ends
+                kept_units = self._kept_units(inlined.graph)
+            self._solved = inlined.graph, kept_units
         return self._solved
 
     def _kept_units(self, start):
@@ -293,7 +293,7 @@ class Plan(Printable):
 
     def _edits_now(self):
         """The edits, of what has taken the place of layers that were inlined since."""
-        ends = {**self._opened.ends, **self._inlined}
+        ends = {**self._inlined_model.ends, **self._ends_inside}
         return [renamed(edit, ends) for edit in self.edits]
 
     # Context manager, printing, JSON ------------------------------------------------------------
@@ -352,7 +352,7 @@ class Plan(Printable):
         plan = cls(model, split=None if split is None else Split(**split))
         edits = [from_dict(each) for each in content["edits"]]
         for name in set().union(*map(_named, edits)) - _inserted_names(edits):
-            plan._opened.open_for(name)
+            plan._inlined_model.inline_around(name)
         plan._add(*edits)
         plan._units = content["units"]
         return plan
@@ -396,15 +396,15 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
 
 
 def _applied(model, edits):
-    """The model with edits applied; where they do not fit layers of users' classes, inlined."""
+    """The model with edits applied; where they do not fit custom layers, inlined."""
     try:
         return apply_edits(model, edits)
     except ValueError as error:
-        opened = with_all_open(model)
-        if opened is model:
+        inlined = with_all_inlined(model)
+        if inlined is model:
             raise
         try:
-            return apply_edits(opened, edits)
+            return apply_edits(inlined, edits)
         except ValueError:
             raise error from error.__cause__
 

@@ -111,7 +111,7 @@ def _run_attention(model):
 
 
 def _run_own_layers(model, new):
-    """Runs layers of users' classes that take other shapes: Keras asks those that tell theirs."""
+    """Runs custom layers that take other shapes: Keras asks those that tell theirs."""
     before = {key: [_shapes(node) for node in nodes] for key, nodes in _own_layers(model).items()}
     for key, nodes in _own_layers(new).items():
         for node in nodes:
@@ -129,7 +129,7 @@ def _run_node(node, *tensors):
 
 
 def _own_layers(model, path=()):
-    """The calls of layers of users' classes, by the names of the models around and their own."""
+    """The calls of custom layers, by the names of the models around and their own."""
     found = {}
     for node, _ in _keras.nodes(_keras.functional(model)):
         layer, key = node.operation, (*path, node.operation.name)

@@ -1,4 +1,4 @@
-"""Edits inside and around layers of users' classes, and models at each step of a sequence."""
+"""Edits inside and around custom layers, and models at each step of a sequence."""
 
 import keras
 import numpy as np

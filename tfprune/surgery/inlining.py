@@ -1,7 +1,7 @@
-"""Inlines layers of users' classes where an edit names, or resizes, what is inside them.
+"""Inlines custom layers where an edit names, or resizes, what is inside them.
 
 The layers inside are named after the layer around them: `block_wide` for `wide` in `block`. All
-other layers of users' classes stay what they are.
+other custom layers stay what they are.
 """
 
 import dataclasses
@@ -10,14 +10,14 @@ import keras
 
 from tfprune import _keras
 from tfprune.coupling.layer_runs import is_composite
-from tfprune.coupling.trace import trace
+from tfprune.coupling.model_trace import trace
 from tfprune.stripping.inlining import with_inlined
 from tfprune.surgery.edits import Resize
 from tfprune.surgery.lookup import walk_operations
 
 
-class OpenedModel:
-    """A model of which layers of users' classes are inlined as they are needed.
+class InlinedModel:
+    """A model of which custom layers are inlined as they are needed.
 
     Args:
         model: Any Keras model that is built. It is not changed. Of a subclassed model, the graph of
@@ -47,7 +47,7 @@ class OpenedModel:
         self.ends = {name: (_last(a, ends), _last(b, ends)) for name, (a, b) in self.ends.items()}
         self.ends.update(ends)
 
-    def open_for(self, given, argument="layer"):
+    def inline_around(self, given, argument="layer"):
         """Inlines what is around a layer, if that is no operation of `graph` but inside of one.
 
         Args:
@@ -77,7 +77,7 @@ class OpenedModel:
             raise ValueError(_refusal(self.graph, target, outer[-1], argument))
         return now
 
-    def open_for_units(self, kept_units):
+    def inline_resized(self, kept_units):
         """Inlines the layers in which units come or go, but for those that are resized in place.
 
         Args:
@@ -129,7 +129,7 @@ def renamed(edit, ends):
 
     Args:
         edit: The edit.
-        ends: See `OpenedModel`.
+        ends: See `InlinedModel`.
 
     Raises:
         ValueError: If it is one of such a layer as a whole.
@@ -155,15 +155,15 @@ def renamed(edit, ends):
     return dataclasses.replace(edit, **changes) if changes else edit
 
 
-def with_all_open(model):
-    """The model with all layers of users' classes inlined that can be; itself if there are none."""
+def with_all_inlined(model):
+    """The model with all custom layers inlined that can be; itself if there are none."""
     around = _composite_layers(model)
     return with_inlined(model, around)[0] if around else model
 
 
 def with_graph(model):
     """The model, or the graph of the `call` of a subclassed one."""
-    return OpenedModel(model).graph
+    return InlinedModel(model).graph
 
 
 def _refuse_without_graph(model):
@@ -207,6 +207,6 @@ def with_those_inside(layers):
 
 
 def _composite_layers(model):
-    """The layers of users' classes that hold others, in a model and in each other."""
+    """The custom layers that hold others, in a model and in each other."""
     operations = [operation for _, operation in walk_operations(model)]
     return list(filter(is_composite, with_those_inside(filter(is_composite, operations))))
