@@ -1,6 +1,7 @@
 """The order of the rooms, and the public face: each room imports only from those before it."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import subprocess
@@ -91,13 +92,24 @@ def test_public_modules_can_be_imported_by_their_name(name):
 
 
 LONG = {"prune": 12, "fit_and_shrink": 10}
-"""Public functions with more than nine parameters, and how many: those of training besides."""
+"""Public functions with more than nine parameters, and how many, those for `fit` not counted.
+
+Each of the 12 of `prune` is a choice that users make one by one, none belongs to another, and all
+but the first three are keyword-only. `epochs` and `verbose` could hide in `**fit`, as
+`validation_data` does, but their defaults are not those of `fit`. `only`, `exclude`,
+`return_report` and `verbose` mean what they do in other calls, so no object takes them here alone.
+`fit_and_shrink` has the model, `x` and `y` of `fit` before what `PruneUnits` takes.
+"""
+POSITIONAL = {"freeze": 4, "unfreeze": 4}
+"""Public functions with more than three positional parameters: they say where, to the element."""
 
 
 def public_callables():
     for name in tfprune.__all__:
         value = getattr(tfprune, name)
-        inner = vars(value) if isinstance(value, types.ModuleType) else {name: value}
+        inner = {name: value}
+        if isinstance(value, types.ModuleType):
+            inner = {key: getattr(value, key) for key in getattr(value, "__all__", vars(value))}
         for key, each in inner.items():
             if callable(each) and getattr(each, "__module__", "").startswith("tfprune"):
                 yield key, each
@@ -110,6 +122,17 @@ def test_signatures_are_short_and_keyword_only():
         kinds = [p.kind for p in inspect.signature(each).parameters.values()]
         named = [kind for kind in kinds if kind is not inspect.Parameter.VAR_KEYWORD]
         assert len(named) <= LONG.get(name, 9), f"{name} has {len(named)} parameters"
+        is_schedule = isinstance(each, type) and issubclass(each, tfprune.schedules.Schedule)
+        if _is_result(each) or is_schedule:
+            continue  # the arguments of schedules are in the order that tfmot's have
+        positional = [kind for kind in kinds if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        assert len(positional) <= POSITIONAL.get(name, 3), f"{name}: arguments without names"
+
+
+def _is_result(each):
+    """Whether users get it from a function, and do not make it themselves."""
+    is_budget = isinstance(each, type) and issubclass(each, tfprune.budgets.Budget)
+    return dataclasses.is_dataclass(each) and not is_budget
 
 
 def test_only_one_package_touches_what_is_private_to_keras():

@@ -139,7 +139,7 @@ def forked():
 @pytest.mark.parametrize("before", ["b", "total", "forked", ["b", "c"], ["c", "forked"]])
 def test_only_the_named_consumers_take_what_is_inserted(before):
     model = forked()
-    new = surgery.insert(model, "a", layers.Dense(4, name="new"), "default", before=before)
+    new = surgery.insert(model, "a", layers.Dense(4, name="new"), init="default", before=before)
     x = example(model)
     (a, b, c), made = (model.get_layer(name) for name in "abc"), new.get_layer("new")
     plain = x @ a.kernel + a.bias

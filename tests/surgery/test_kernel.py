@@ -239,9 +239,9 @@ def test_a_recurrent_convolution_is_padded_along_its_window():
 @pytest.mark.parametrize("padding", [(1, 2, 3), ((1, 2, 3), 1), -1, ((1, 0.5), 1), (True, 1)])
 def test_what_is_no_padding_is_refused(padding):
     with pytest.raises(ValueError, match="Argument `padding` must be"):
-        surgery.resize_kernel(around(layers.Conv2D(2, 3, name="x")), "x", 3, padding)
+        surgery.resize_kernel(around(layers.Conv2D(2, 3, name="x")), "x", 3, padding=padding)
     with pytest.raises(ValueError, match="not transposed"):
-        surgery.resize_kernel(around(layers.Conv2DTranspose(2, 3, name="x")), "x", 3, 1)
+        surgery.resize_kernel(around(layers.Conv2DTranspose(2, 3, name="x")), "x", 3, padding=1)
 
 
 # Depth multipliers --------------------------------------------------------------------------------

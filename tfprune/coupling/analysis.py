@@ -56,7 +56,7 @@ def couple(model, apart=(), keep=()):
     closed = {}
     while further:
         closed.update(further)
-        coupling = _coupled(trace(model, closed, keep), apart, Labels(labels.literal))
+        coupling = _coupled(trace(model, closed=closed, keep=keep), apart, Labels(labels.literal))
         further = not_resizable(coupling, closed)
     return _along_other_axes(coupling, apart, labels.literal)
 

@@ -8,7 +8,7 @@ from tfprune.coupling.tracer import Tracer, tensor_of, trace_call
 from tfprune.coupling.unreached import unreached_parts
 
 
-def trace(model, closed=(), keep=(), whole=False):
+def trace(model, *, closed=(), keep=(), whole=False):
     """Returns the calls of a model in topological order.
 
     Nested models are flattened, and composite layers inlined: the calls of the layers inside them

@@ -50,10 +50,10 @@ def set_masks(model, layer, weight, *, trainable=None, frozen=None, optimizer=No
     if frozen is not None:
         frozen = _as_mask(frozen, _keras.values(mask.frozen), "frozen", layer, weight)
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
-    assign_masks(mask, trainable, frozen, optimizer)
+    assign_masks(mask, trainable=trainable, frozen=frozen, optimizer=optimizer)
 
 
-def assign_masks(mask, trainable=None, frozen=None, optimizer=None):
+def assign_masks(mask, *, trainable=None, frozen=None, optimizer=None):
     """Sets the masks of a `WeightMask`, as `set_masks` does, without checks.
 
     Args:

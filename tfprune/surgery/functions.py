@@ -102,7 +102,7 @@ def shrink(model, criterion, *, time_limit=60.0, verbose=0):
     return plan.model
 
 
-def insert(model, after, layers, init="identity", before=None):
+def insert(model, after, layers, *, init="identity", before=None):
     """Returns a new model with layers inserted after a layer.
 
     What took the output of the layer takes that of the last inserted one: all, the outputs of the
@@ -238,7 +238,7 @@ def disconnect(model, source, target):
     return plan.model
 
 
-def resize_kernel(model, layer, kernel_size, padding=None):
+def resize_kernel(model, layer, kernel_size, *, padding=None):
     """Returns a new model in which a convolution has another kernel size.
 
     A smaller kernel keeps the contiguous taps for which the sum of

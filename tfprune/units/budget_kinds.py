@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import keras
 
@@ -181,6 +181,7 @@ class Latency(Budget):
 
     milliseconds: float | None = None
     fraction: float | None = None
+    _: KW_ONLY
     batch_size: int = 1
     input_shapes: tuple | list | dict | None = None
     tolerance: float = 0.05
