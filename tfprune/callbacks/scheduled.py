@@ -1,4 +1,9 @@
-"""Base class of callbacks that update masks on a schedule."""
+"""Base class of callbacks that update masks on a schedule.
+
+Schedules are pure functions of the step, counted by the optimizer since masks were made, so no
+callback saves its progress, and training goes on correctly after an interruption. What cannot be
+derived from the step a callback gives to backups in `get_state`.
+"""
 
 import math
 import warnings

@@ -1,4 +1,9 @@
-"""Fake quantisation: what a model computes in int8 is computed in floats while it trains."""
+"""Fake quantisation: what a model computes in int8 is computed in floats while it trains.
+
+This layer rounds activations. It is inserted at a tensor, not at each layer that takes it, because
+LiteRT leaves a convolution in float whose output has two ranges. Weights are rounded where they are
+read, behind their masks (`WeightMask.quantizer`), since the stored floats must move on.
+"""
 
 import keras
 import tensorflow as tf

@@ -1,4 +1,10 @@
-"""Masks for a layer that exists already, whatever its class."""
+"""Masks for a layer that exists already, whatever its class.
+
+The class of the layer changes: to its drop-in, or to one made of `Masked` and the user's class.
+Keras finds classes by name, and a made class is not there when a file is loaded, so `.keras` files
+name one class that is registered, `tfprune>InPlace`, with the user's class and the layers inside
+that carry masks in its config.
+"""
 
 import functools
 import inspect

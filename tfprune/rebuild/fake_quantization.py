@@ -1,4 +1,8 @@
-"""Models trained with fake quantisation, with stock layers and operations in its place."""
+"""Models trained with fake quantisation, with stock layers and operations in its place.
+
+The rounded numbers become the weights first, so that constants are folded with them and both models
+that `strip` compares hold the same; Keras's operation takes the place of the layers last.
+"""
 
 from tfprune import _keras
 from tfprune.layers import FakeQuantize

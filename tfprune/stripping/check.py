@@ -1,4 +1,10 @@
-"""Equivalence check: runs two models on the same inputs and compares their outputs."""
+"""Equivalence check: runs two models on the same inputs and compares their outputs.
+
+Differences are measured by how much the outputs vary between examples, not by how large they are:
+one as large as all that the inputs change may be a millionth of the largest output. What single
+precision cannot tell is compared in double precision, on copies that were seen to compute what the
+models do.
+"""
 
 import contextlib
 from dataclasses import dataclass

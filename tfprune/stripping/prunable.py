@@ -1,4 +1,8 @@
-"""Conversion of a model to one whose layers carry masks."""
+"""Conversion of a model to one whose layers carry masks.
+
+Outputs are compared only where code of a user is in the model. The copy of a model of stock layers
+is compared by its variables and their values, since to run both takes as long as to build one.
+"""
 
 import warnings
 
