@@ -1,4 +1,4 @@
-"""Classes which Keras keeps to itself.
+"""Classes of Keras that are not in its public API.
 
 Private here, and why:
 

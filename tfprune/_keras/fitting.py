@@ -1,4 +1,4 @@
-"""The `fit` that is running: its callbacks, and the place in its data.
+"""The `fit` that is running: its callbacks, and the position in its data.
 
 Private here, and why:
 

@@ -1,4 +1,4 @@
-"""What a call of a model changes, put back: seeds, states and counters, TensorFlow's seed.
+"""Restores what a call of a model changes: seeds, states and counters, TensorFlow's seed.
 
 Private here, and why:
 

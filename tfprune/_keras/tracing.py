@@ -1,4 +1,4 @@
-"""What Keras lacks while the `call` of a layer is run on symbolic tensors, to trace it.
+"""Extensions of Keras that are needed while a `call` is traced on symbolic tensors.
 
 Private here, and why:
 

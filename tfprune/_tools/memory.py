@@ -1,4 +1,4 @@
-"""Memory that is freed and that the process still holds."""
+"""Returns freed memory of the process to the operating system."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""What is said of models that cannot be traced, and of a `call` that fails on symbolic tensors."""
+"""Error messages for models that cannot be traced, and a `call` that fails on symbolic tensors."""
 
 import inspect
 import textwrap

@@ -1,4 +1,4 @@
-"""Whether a `call` does something else in training, beside what the layers in it do themselves."""
+"""Detects whether a `call` does something else in training, beside the layers in it."""
 
 import keras
 import numpy as np

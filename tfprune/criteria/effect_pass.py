@@ -1,4 +1,4 @@
-"""What errors of layers do to the outputs of a model, by the gradients of a sum of signed outputs.
+"""Sensitivity of a model's outputs to errors of its layers, by gradients of signed sums.
 
 L is the sum of the outputs, each divided by its standard deviation and given a random sign. Over
 the signs, the mean of (dL/dz)^2 is what an error of z does to the squared error of the outputs, to

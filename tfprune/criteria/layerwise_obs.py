@@ -1,4 +1,4 @@
-"""Layer-wise optimal brain surgeon for units, as an argument: which it is, and with what."""
+"""The criterion `LayerwiseOBS` for units: layer-wise optimal brain surgeon, and its options."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""Optimal brain compression as an argument: what `criterion="obc"` of `prune_weights` means."""
+"""The options of optimal brain compression, `criterion="obc"` of `tfprune.prune_weights`."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""SparseGPT as an argument: what `criterion="sparsegpt"` of `tfprune.prune_weights` means."""
+"""The options of SparseGPT, `criterion="sparsegpt"` of `tfprune.prune_weights`."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""A finished model to disk, for inference: SavedModel, `.keras`, LiteRT or ONNX."""
+"""`tfprune.export`: writes a model for inference as SavedModel, `.keras`, LiteRT or ONNX file."""
 
 import contextlib
 import pathlib

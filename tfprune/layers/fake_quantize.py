@@ -1,4 +1,4 @@
-"""Fake quantisation: what a model computes in int8 is computed in floats while it trains.
+"""Fake quantization: activations are rounded as in int8 and stay floats while a model trains.
 
 This layer rounds activations. It is inserted at a tensor, not at each layer that takes it, because
 LiteRT leaves a convolution in float whose output has two ranges. Weights are rounded where they are
@@ -16,7 +16,7 @@ STEPS = 127
 
 @keras.saving.register_keras_serializable("tfprune")
 class FakeQuantize(keras.layers.Layer):
-    """Rounds what passes through to the 256 numbers of a range, as int8 activations are.
+    """Fake quantization: rounds activations to the 256 numbers of a range, as int8 stores them.
 
         outputs = (round(clip(x, low, high) / s - z) + z) * s,  s = (high - low) / 255
 

@@ -1,4 +1,4 @@
-"""Which layers are skipped where weights or units are pruned, and why: one wording for all."""
+"""Skipped layers: which are left out when weights or units are pruned, and the reason."""
 
 import warnings
 

@@ -1,1 +1,1 @@
-"""Training for int8."""
+"""Quantization-aware training: a model is trained with the rounding of int8."""

@@ -1,4 +1,4 @@
-"""Models that are trained with fake quantisation, so that they are as accurate in int8."""
+"""Quantization-aware training: copies of models with fake quantization."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""What moves from a model to one that was made of it: weights, masks, class and compile state."""
+"""Copies weights, masks, class and compile state from a model to one that was made of it."""
 
 import warnings
 

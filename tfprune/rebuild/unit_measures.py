@@ -1,4 +1,4 @@
-"""What was measured of units while a model trained, in a model that is rebuilt from it."""
+"""Carries measurements of units, made in training, over to a rebuilt model."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""The result of `pareto`: models of several sizes, and which of them is worth its size."""
+"""The result of `pareto`: models of several sizes, and which of them are on the Pareto front."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

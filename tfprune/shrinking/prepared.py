@@ -1,4 +1,4 @@
-"""What `prune` checks and makes of a dense model once, for one target or for several."""
+"""Preparation of a dense model for `prune` and `pareto`, done once for several targets."""
 
 import functools
 import time

@@ -1,4 +1,4 @@
-"""Units that masks prune in a layer and which stay all the same; parts that stay as they are."""
+"""Units that are masked and cannot be removed, and layers that stay as they are, for reports."""
 
 import warnings
 

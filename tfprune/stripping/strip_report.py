@@ -1,4 +1,4 @@
-"""What `strip` removed, and what it had to keep."""
+"""The report of `strip`: the units that it removed, and those that it had to keep."""
 
 import dataclasses
 from dataclasses import dataclass, field

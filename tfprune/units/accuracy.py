@@ -1,4 +1,4 @@
-"""A target in accuracy: what may be lost, where a budget says what may remain."""
+"""The target `Accuracy`: the smallest model within a drop of accuracy, or of another metric."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from tfprune.units.budget_kinds import Budget, cost_name, with_share
 @keras.saving.register_keras_serializable("tfprune")
 @dataclass(frozen=True)
 class Accuracy:
-    """What `tfprune.prune` may lose: it then finds the smallest model that keeps the rest.
+    """Target of `tfprune.prune`: the smallest model within a drop of accuracy, or another metric.
 
     Budgets of one kind are bisected. For each the model given is pruned, recovered and, with
     `epochs`, trained, and the model that results is evaluated. Accuracy need not fall evenly with

@@ -10,11 +10,11 @@ from tfprune._tools.checks import check_integer, is_integer, is_number
 
 
 class UnmetError(ValueError):
-    """A budget cannot be met; the error says what can.
+    """Raised where a budget cannot be met; the message says which one can.
 
     Args:
         message: String.
-        lowest: The part of it that says what can, a string.
+        lowest: The part of it that says what can be met, a string.
     """
 
     def __init__(self, message, lowest):

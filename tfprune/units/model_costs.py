@@ -1,4 +1,4 @@
-"""What a model costs, in what a budget counts or measures."""
+"""The cost of a model in the unit of a budget: units, parameters, MACs, bytes or latency."""
 
 from tfprune import _keras
 from tfprune._tools.tables import Change

@@ -1,4 +1,4 @@
-"""Units that weights join: indices that come and go together do what weights of 0 do."""
+"""Units that weights of a custom layer join: removing their indices equals weights of 0."""
 
 import itertools
 from dataclasses import dataclass

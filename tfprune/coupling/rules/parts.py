@@ -1,4 +1,4 @@
-"""Rules of layers that do what several calls of layers inside them do."""
+"""Rules of layers whose call stands for several calls of layers inside them."""
 
 import dataclasses
 from collections import ChainMap

@@ -1,4 +1,4 @@
-"""What is known of a `tf_keras` model: its layers, their calls, configs and weights."""
+"""Description of a `tf_keras` model: its layers, their calls, configs and weights."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Functions of TensorFlow, said in Keras 3."""
+"""Keras 3 counterparts of functions of TensorFlow."""
 
 from tfprune.interop.tf_keras.operations import (
     elementwise,

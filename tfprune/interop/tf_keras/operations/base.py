@@ -1,4 +1,4 @@
-"""What functions of TensorFlow, said in Keras 3, are made with.
+"""Registry of Keras 3 counterparts of functions of TensorFlow, and helpers for them.
 
 Each is a function of what the TensorFlow function takes: its required arguments by place, of the
 others those that differ from TensorFlow's default by name. What such a function does not take is
