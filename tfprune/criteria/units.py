@@ -59,6 +59,7 @@ from tfprune.criteria.weight_based import (
     Taylor,
 )
 from tfprune.layers import Masked
+from tfprune.layers.layer_masks import measured_of
 
 OF_WEIGHTS = ("gradient", "squared_gradient")
 """The measures of weights that criteria for units may request."""
@@ -170,7 +171,8 @@ def score(
     Raises:
         ValueError: If the scores are not one finite number for each unit.
     """
-    is_shown = family is None and isinstance(layer, Masked)
+    is_shown = isinstance(layer, Masked) or measured_of(layer) is not None
+    is_shown = is_shown and family is None
     if isinstance(criterion, ActivationContribution) and not is_shown:
         criterion = Magnitude()
     offered = {"layer": layer, "role": role, "weights": weights, "seed": seed, **(measured or {})}

@@ -103,7 +103,8 @@ def masks_of(layer):
     """The `LayerMasks` of a layer; a layer that has none gets one without masks."""
     if "_weight_masks" not in vars(layer):
         layer._weight_masks = LayerMasks()
-        layer._weight_masks.measured = vars(layer).pop(_MEASURED, None)
+        measured = vars(layer).pop(_MEASURED, None)
+        layer._weight_masks.measured = None if measured is None else _as_pair(measured)
     return layer._weight_masks
 
 
@@ -125,7 +126,7 @@ def keep_measured(layer, measured):
     if masks is not None:
         masks.measured = measured
     else:
-        vars(layer)[_MEASURED] = _as_pair(measured)
+        vars(layer)[_MEASURED] = measured
 
 
 def _summed(mask):

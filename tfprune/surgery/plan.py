@@ -33,6 +33,7 @@ from tfprune.surgery.growth import Growth, effects, grows_single_units
 from tfprune.surgery.indices import units_after, units_by_layer
 from tfprune.surgery.inlining import InlinedModel, renamed, with_all_inlined
 from tfprune.surgery.lookup import find_operation
+from tfprune.surgery.measures import carry_over_resize
 from tfprune.surgery.new_sizes import kept_units_after
 from tfprune.surgery.restructure import apply_edits, copy_model
 
@@ -248,6 +249,7 @@ class Plan(Printable):
             growth = Growth(start, kept_units, *noise)
             try:
                 self._grown = rebuild(start, kept_units, growth=growth, stock=False)
+                carry_over_resize(start, self._grown, kept_units)
             except Exception as error:  # Keras and layers raise whatever they like
                 sizes = [f"{each.name}: {each.before} -> {each.after}" for each in self.sizes]
                 raise ValueError(

@@ -19,6 +19,7 @@ from tfprune.rebuild.new_values import gathered_slot
 from tfprune.surgery.edits.base import Draft
 from tfprune.surgery.growth import Growth
 from tfprune.surgery.lookup import calls_of, operation_at, units_along
+from tfprune.surgery.measures import carry_over_edits
 
 _UNCHECKED = (
     keras.layers.Attention,
@@ -70,7 +71,7 @@ def apply_edits(model, edits):
     for path, operation, keeps_weights in draft.replaced:
         if keeps_weights:
             pairs += _same_variables(operation, operation_at(new, path, operation.name))
-    indices = _indices(model, new, draft, pairs)
+    indices, *moved = _indices(model, new, draft, pairs)
     needs_growth = draft.concatenations or draft.gathered
     growth = Growth(model, _all_kept(model)) if needs_growth else None
 
@@ -95,6 +96,7 @@ def apply_edits(model, edits):
     for change in draft.weight_setters:  # first, since what is wrong with a layer explains the rest
         change(new)
     copied_state.copy_weights(model, new, take, take_mask, pairs)
+    carry_over_edits(model, new, *moved)
     for check in draft.checks:
         check(new)
     copied_state.copy_compile_state(model, new, take_slot, pairs)
@@ -162,14 +164,18 @@ def copy_model(model):
     """A copy of a model, with weights, compile state and slots."""
     new = convert.rebuilt(model, lambda config, _: config)
     copied_state.copy_weights(model, new)
+    carry_over_edits(model, new)
     copied_state.copy_compile_state(model, new)
     return new
 
 
 def _indices(model, new, draft, pairs):
-    """For each variable after a changed concatenation the old indices along its axes."""
+    """For each variable after a changed concatenation the old indices along its axes.
+
+    Also the units before and after, and pairs of those of changed concatenations.
+    """
     if not draft.concatenations:
-        return {}
+        return ({},)
     joined = list(draft.concatenations.values())
     operations = [operation for _, operation, _ in joined]
     theirs = [operation_at(new, path, operation.name) for path, operation, _ in joined]
@@ -180,7 +186,7 @@ def _indices(model, new, draft, pairs):
             old, new_units = _output_units(before, operation), _output_units(after, other)
             positions = np.asarray(positions)
             made.append((np.where(positions == NEW, NEW, old[positions]), new_units))
-    return carried_index_maps(before, after, pairs, made)
+    return carried_index_maps(before, after, pairs, made), before, after, made
 
 
 def _output_units(coupling, operation):

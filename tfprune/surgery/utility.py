@@ -5,11 +5,16 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tfprune import _keras
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import Coupling
 from tfprune.criteria import arguments
 from tfprune.criteria import units as criteria
+from tfprune.criteria.contribution import ActivationContribution
 from tfprune.criteria.unit_slices import SliceGroups
+from tfprune.layers.layer_masks import measured_of
+from tfprune.surgery.lookup import walk_operations
+from tfprune.surgery.measures import measured_outputs
 from tfprune.units.scores import UnitScores
 
 
@@ -37,6 +42,16 @@ class _AnyUnits:
         return np.zeros(self.coupling.size, bool)
 
 
+def _refuse_unmeasured(model):
+    operations = [*_keras.all_layers(model), *(each for _, each in walk_operations(model))]
+    if not any(measured_of(each) is not None for each in operations):
+        raise ValueError(
+            "The activation contribution is measured while a model trains, and of no layer of this "
+            f"one it was. Received: model={model.name!r}. Train it with "
+            "`tfprune.callbacks.PruneUnits`, or `attach` the criterion to layers."
+        )
+
+
 class Utilities:
     """Utilities of coupled units: the scores of a criterion, summed over the layers it looks at.
 
@@ -58,6 +73,8 @@ class Utilities:
             return
         self.criterion = criteria.get(criterion)
         self.seed = arguments.resolve_seed(self.criterion)
+        if isinstance(self.criterion, ActivationContribution):
+            _refuse_unmeasured(model)
         measured = criteria.gradients_of(self.criterion) + criteria.activations_of(self.criterion)
         if measured:
             raise ValueError(
@@ -72,12 +89,18 @@ class Utilities:
         if self.scores is not None:
             sets = [unit_set for unit_set in coupling.sets if wanted[unit_set.units].any()]
             return self.scores.of(self.units, sets)
-        found = np.zeros(coupling.size)
+        found, is_measured = np.zeros(coupling.size), np.zeros(coupling.size, bool)
+        if isinstance(self.criterion, ActivationContribution):
+            for units, values in measured_outputs(coupling, self._contribution):
+                np.add.at(found, units, values)
+                is_measured[units] = True
         groups = SliceGroups(self.units, self.criterion.roles)
         for index, unit_set in enumerate(coupling.sets):
             if not wanted[unit_set.units].any():
                 continue
             for number, group in enumerate(groups.of_set(index)):
+                if is_measured[group.units].all() and measured_of(group.layer) is None:
+                    continue  # it was measured where the units go
                 scores = criteria.score(
                     self.criterion,
                     group.layer,
@@ -94,6 +117,10 @@ class Utilities:
                     found[group.units[members]] += scores[members]
         found[FIXED] = 0
         return found
+
+    def _contribution(self, operation):
+        """What was measured of the units of an operation; None if nothing."""
+        return None if measured_of(operation) is None else self.criterion(operation)
 
 
 def _named_pieces(coupling):
