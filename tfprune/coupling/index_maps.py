@@ -58,7 +58,7 @@ def equal_count(counts, piece, dead):
     return int(sums.max(initial=0))
 
 
-def matched_index_maps(kept_units, new, pairs):
+def matched_index_maps(kept_units, new, pairs, made=()):
     """Returns the index maps of all weights of a model to which units were added.
 
     Units are matched by the layers that make them. The n-th occurrence of a unit along an axis of
@@ -68,6 +68,7 @@ def matched_index_maps(kept_units, new, pairs):
         kept_units: The `KeptUnits`.
         new: The `Coupling` of the new model.
         pairs: Pairs of an old variable and its counterpart.
+        made: As in `carried_index_maps`.
 
     Returns:
         For each old variable, by id, a dict from an axis to the old indices, `NEW` where there is
@@ -77,7 +78,7 @@ def matched_index_maps(kept_units, new, pairs):
         ValueError: If the new model couples its units in another way.
     """
     both = _slice_pairs(kept_units.coupling, new, pairs)
-    old_units = _matched_units(kept_units, new, both)
+    old_units = _matched_units(kept_units, new, both, made)
     added = np.flatnonzero(old_units == NEW)
     pinned = [unit for unit in added.tolist() if unit in new.pins]
     if pinned:  # as where a unit was alone, and a mean over it was the unit
@@ -144,11 +145,13 @@ def _index_maps(old, new, both, old_units, may_lack=False):
     return indices
 
 
-def _matched_units(kept_units, new, both):
+def _matched_units(kept_units, new, both, made):
     """For each new unit the old unit that it was, `NEW` if none, -2 if not known."""
     old, unknown = kept_units.coupling, -2
     old_units = np.full(new.size, unknown)
     old_units[FIXED] = FIXED
+    for were, are in made:
+        old_units[are] = were
     for ours, theirs in both:
         if not ours.makes or ours.labels.ndim > 1:
             continue

@@ -21,7 +21,7 @@ from tfprune.rebuild.new_values import NewValues, refuse_summands
 from tfprune.rebuild.resized_copies import ResizedCopies
 
 
-def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=True):
+def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, joins=None, stock=True):
     """Returns a new model with the kept units only, by default made of stock layers.
 
     Weights, masks and optimizer slots are gathered, and the compile state is copied. Elements of
@@ -37,6 +37,9 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
         growth: Sets the weights of new units: an object with a method `taken(variable,
             value, indices, counterpart)` which returns the new value, given the old one and the old
             indices along each axis that changes. By default what the initializers made.
+        joins: Changes the inputs of concatenations: an object with the methods `restructured`, as
+            `restructure` of `convert.rebuilt`, and `matched(new, kept_units)`, which returns the
+            `Coupling` of the new model and the `made` of `matched_index_maps`.
         stock: Whether layers that carry masks become stock layers; otherwise their masks are kept.
 
     Returns:
@@ -68,6 +71,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
             model,
             resizing.edited,
             {_key(call): positions for call, positions in (dropped or {}).items()},
+            None if joins is None else joins.restructured,
             resize_kept=resizing.resize,
             resized=resizing.copies,
             empty=_empty_pieces(sizes) if stock and not kept_units.grown else None,
@@ -78,7 +82,8 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, stock=T
             convert.unmask_inside(new)
     pairs = list(_keras.variable_pairs(model, new))
     if kept_units.grown:
-        values.match(couple(new), pairs)
+        coupling, made = (couple(new), ()) if joins is None else joins.matched(new, kept_units)
+        values.match(coupling, pairs, made)
     missing = [pair for pair in pairs if not resizing.is_done(pair[1])]
     copied_state.copy_weights(model, new, values.weight, values.mask, missing)
     _fill_new_biases(model, new, kept_units, folds)

@@ -22,9 +22,9 @@ class NewValues:
         self.added, self.factors = added_constants(folds), scale_factors(kept_units)
         self.indices = {} if kept_units.grown else kept_index_maps(kept_units)
 
-    def match(self, new, pairs):
-        """Finds what goes where in a model with new units, given its `Coupling` and the pairs."""
-        self.indices = matched_index_maps(self.kept_units, new, pairs)
+    def match(self, new, pairs, made=()):
+        """Finds what goes where in a model with new units: see `matched_index_maps`."""
+        self.indices = matched_index_maps(self.kept_units, new, pairs, made)
 
     def kept(self, variable):
         """The new value where units are only removed, or None if it stays."""

@@ -11,7 +11,8 @@ from tfprune.surgery.functions import (
     resize_kernel,
     shrink,
 )
-from tfprune.surgery.plan import Plan, Resized, Split, edit
+from tfprune.surgery.growth import Split
+from tfprune.surgery.plan import Plan, Resized, edit
 from tfprune.surgery.sizes import (
     at_least,
     at_most,

@@ -174,16 +174,19 @@ def remove(model, layer):
     return plan.model
 
 
-def connect(model, source, target):
+def connect(model, source, target, *, position=None):
     """Returns a new model in which an Add, Concatenate or the like has another input.
 
     After a concatenation, the weights for the new channels begin at 0, so the model computes the
-    same. For element-wise operations sizes are made equal where they can be.
+    same. What is added to its result, multiplied with it or takes it gets as many new channels. If
+    the result cannot have more, as it is an output of the model, the inputs share what it has. For
+    element-wise operations sizes are made equal where they can be.
 
     Args:
         model: A Functional model. It is not changed.
         source: The layer or operation whose output is added, or its name.
         target: The layer that takes it, of those that take a list of tensors, or its name.
+        position: Integer, the index of the new input among the others; by default it is the last.
 
     Returns:
         A new model.
@@ -203,19 +206,23 @@ def connect(model, source, target):
     (None, 12)
     """
     plan = edit(model)
-    plan.connect(source, target)
+    plan.connect(source, target, position=position)
     return plan.model
 
 
-def disconnect(model, source, target):
+def disconnect(model, source, target, *, position=None):
     """Returns a new model in which an Add, Concatenate or the like has one input less.
 
     Where one input is left, the operation is removed too. So is a branch that leads nowhere then.
+    Of a concatenation the channels go too, from what is added to its result, multiplied with it or
+    takes it. If they cannot, as in an output of the model, the other inputs become larger instead.
 
     Args:
         model: A Functional model. It is not changed.
         source: The layer or operation whose output is the input to remove, or its name.
         target: The layer that takes it, of those that take a list of tensors, or its name.
+        position: Integer, the index of the input where the source is several of them; by default it
+            is the last of these.
 
     Returns:
         A new model.
@@ -234,7 +241,7 @@ def disconnect(model, source, target):
     TensorShape([8, 2])
     """
     plan = edit(model)
-    plan.disconnect(source, target)
+    plan.disconnect(source, target, position=position)
     return plan.model
 
 

@@ -77,18 +77,48 @@ def with_layer_before(config, name, layer):
     return {**config, "layers": layers}
 
 
-def with_input(config, name, source):
-    """The config with another input, the last, to an operation that takes a list of tensors."""
+def with_input(config, name, source, position=None):
+    """The config with another input to an operation that takes a list of tensors, the last one.
 
-    def extended(node):
-        (tensors, *rest) = node["args"] if node["args"] else [None]
-        if tensors is None:
-            key = next(iter(node["kwargs"]))
-            return {**node, "kwargs": {**node["kwargs"], key: [*node["kwargs"][key], added]}}
-        return {**node, "args": ([*tensors, added], *rest)}
+    Args:
+        config: The config of a Functional model. It is not changed.
+        name: The name of the operation.
+        source: The name of the operation that gives the tensor.
+        position: The index of the new input, if it is not the last.
+    """
 
-    added = _tensor(source, 0)
-    return _map_calls(config, name, extended)
+    def extended(tensors):
+        place = len(tensors) if position is None else position
+        return [*tensors[:place], _tensor(source, 0), *tensors[place:]]
+
+    return _map_tensors(config, name, extended)
+
+
+def with_inputs(config, name, edges):
+    """The config with other inputs to an operation, and without what only the old ones needed.
+
+    Args:
+        config, name: As in `with_input`.
+        edges: For each input the index of an old one, or the name of what gives a new one.
+    """
+
+    def chosen(tensors):
+        return [tensors[e] if isinstance(e, int) else _tensor(e, 0) for e in edges]
+
+    return without_dead_calls(_map_tensors(config, name, chosen), {})
+
+
+def _map_tensors(config, name, function):
+    """The config with the lists of tensors that an operation takes mapped."""
+
+    def mapped(node):
+        if node["args"]:
+            tensors, *rest = node["args"]
+            return {**node, "args": (function(list(tensors)), *rest)}
+        key = next(iter(node["kwargs"]))
+        return {**node, "kwargs": {**node["kwargs"], key: function(node["kwargs"][key])}}
+
+    return _map_calls(config, name, mapped)
 
 
 def without_inputs(config, name, indices):

@@ -11,6 +11,8 @@ Reference:
     https://arxiv.org/abs/1511.05641.
 """
 
+from dataclasses import dataclass
+
 import keras
 import numpy as np
 
@@ -28,6 +30,29 @@ _NORMS = (
 )
 _MAX_EXAMINED = 64  # units of one call: those that occur in the same slices are equivalent
 _START = {"gamma": 1, "scale": 1, "moving_variance": 1, "beta": 0, "moving_mean": 0}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Makes new units copies of old ones that share their outgoing weights (Net2WiderNet).
+
+    Args:
+        noise: Float. Normal noise of this times the standard deviation of a weight is added to the
+            incoming weights of copies. With 0, copies stay equal while they are trained alike.
+        seed: Integer, for the noise.
+
+    Example:
+
+    >>> Split(noise=0.01)
+    Split(noise=0.01, seed=None)
+
+    Reference:
+        T. Chen, I. Goodfellow, J. Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer",
+        https://arxiv.org/abs/1511.05641.
+    """
+
+    noise: float = 0.0
+    seed: int | None = None
 
 
 def kept_units_of(coupling, solution, split=False):
@@ -48,6 +73,10 @@ def kept_units_of(coupling, solution, split=False):
         else:
             last = int(units[-1])
             grown[last] = ((last,) if solution.kept[last] else ()) + (NEW,) * count
+    for unit in np.flatnonzero(np.isin(solution.same, list(grown))).tolist():
+        first = int(solution.same[unit])  # what is tied to a unit gets what it gets
+        if unit != first:
+            grown[unit] = tuple(NEW if each == NEW else unit for each in grown[first])
     for unit, in_place in grown.items():
         counts[unit] = len(in_place)
     return KeptUnits(coupling, counts, grown)

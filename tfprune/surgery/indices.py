@@ -3,6 +3,7 @@
 import numpy as np
 
 from tfprune.coupling.kept_units import NEW, KeptUnits, made_units
+from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import unique_in_order
 from tfprune.surgery.lookup import find_operation
 
@@ -31,11 +32,16 @@ def units_after(kept_units, units):
     return units[kept_units.counts[units] > 0].tolist()
 
 
-def kept_units_from(coupling, model, entries):
-    """`KeptUnits` from entries of `Plan.to_dict`: layer, name of the units, size, kept indices."""
+def kept_units_from(coupling, model, entries, outputs=()):
+    """`KeptUnits` from entries of `Plan.to_dict`: layer, name of the units, size, kept indices.
+
+    `outputs` are pairs of an operation that counts as the maker of its output, and its units.
+    """
     counts, grown = np.ones(coupling.size, int), {}
     for name, family, size, kept in entries:
-        units = made_units(coupling, find_operation(model, name)[1], family)
+        _, operation = find_operation(model, name)
+        made = [units for maker, units in outputs if maker is operation]
+        units = made[0] if made else made_units(coupling, operation, family)
         if len(units) != size:
             raise ValueError(
                 "The plan was made for a model with other sizes. "
@@ -46,6 +52,8 @@ def kept_units_from(coupling, model, entries):
             last = last if index == NEW else index
             in_place[int(units[last])].append(NEW if index == NEW else int(units[index]))
         for unit, new in in_place.items():
+            if unit == FIXED:
+                continue
             counts[unit] = len(new)
             if new not in ([], [unit]):
                 grown[unit] = tuple(new)

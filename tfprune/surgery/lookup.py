@@ -209,3 +209,22 @@ def graph_outputs(model, path, operation):
         pairs = zip(_keras.input_layers(graph), graph.inputs, strict=True)
         return [[tensor] for layer, tensor in pairs if layer is operation]
     return [list(node.outputs) for node, _ in _keras.nodes(graph) if node.operation is operation]
+
+
+def graph_inputs(model, path, operation):
+    """The symbolic tensors of the list that an operation takes in its one call in a graph.
+
+    Args:
+        model, path, operation: As in `graph_outputs`.
+
+    Raises:
+        ValueError: If it is not called once.
+    """
+    graph = _keras.functional(model_at(model, path))
+    nodes = [node for node, _ in _keras.nodes(graph) if node.operation is operation]
+    if len(nodes) != 1:
+        raise ValueError(
+            "Only an operation that is called once can get or lose inputs. "
+            f"Received: target={operation.name!r}, with {len(nodes)} calls."
+        )
+    return keras.tree.flatten([list(nodes[0].arguments.args)])

@@ -1,7 +1,7 @@
 """The units that stay under the edits of a plan, and how many are added."""
 
-from tfprune.coupling.analysis import couple
-from tfprune.surgery.edits import Edit, Shrink
+from tfprune.surgery.edges import Joins
+from tfprune.surgery.edits import Disconnect, Edit, Shrink
 from tfprune.surgery.growth import kept_units_of
 from tfprune.surgery.indices import kept_units_from, units_made_only_by
 from tfprune.surgery.size_solver import remove_negative, solve
@@ -20,20 +20,23 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
         **limits: `time_limit` and `verbose`, as in `tfprune.surgery.resize`.
 
     Returns:
-        The `KeptUnits`, or None if all units stay.
+        The `KeptUnits`, or None if all units stay, and the `Joins`, or None.
 
     Raises:
         ValueError: If there are no sizes at which the edits fit together.
     """
     shrinks = any(isinstance(edit, Shrink) for edit in edits)
-    if not shrinks and all(type(edit).constraints is Edit.constraints for edit in edits):
-        return None
-    coupling = couple(model)
+    has_sizes = any(type(edit).constraints is not Edit.constraints for edit in edits)
+    if not shrinks and not has_sizes and not any(isinstance(edit, Disconnect) for edit in edits):
+        return None, None
+    joins = Joins(model, edits)
+    coupling = joins.coupling
     if selected is not None:
-        return kept_units_from(coupling, model, selected)
+        return kept_units_from(coupling, model, selected, joins.outputs()), joins
     constraints = [
-        constraint for edit in edits for constraint in edit.constraints(model, coupling, edits)
+        constraint for edit in edits for constraint in edit.constraints(model, coupling, joins)
     ]
+    constraints += joins.constraints()
     utilities = Utilities(model, coupling, criterion)
     if shrinks:
         if constraints:
@@ -42,11 +45,12 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
                 "for some. Make one model after the other."
             )
         solution = remove_negative(coupling, utilities, **limits)
-    elif constraints:
+    elif constraints or joins:
         removed = [layer for edit in edits for layer in edit.removed(model)]
-        cheap = units_made_only_by(coupling, removed)
+        cheap = [*units_made_only_by(coupling, removed), *joins.cheap()]
         options = {"relaxed": relaxed, "cheap": cheap, "ranked": split}
-        solution = solve(coupling, constraints, utilities, **options, **limits)
+        edges = {"ties": joins.ties(), "inserted": joins.inserted()}
+        solution = solve(coupling, constraints, utilities, **options, **edges, **limits)
     else:
-        return None
-    return kept_units_of(coupling, solution, split=split)
+        return None, None
+    return joins.with_inserted(kept_units_of(coupling, solution, split=split)), joins

@@ -8,8 +8,6 @@ is removed has equal sizes on both sides.
 import dataclasses
 from dataclasses import dataclass
 
-import keras
-
 from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, table
@@ -17,6 +15,7 @@ from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.units import unit_name
 from tfprune.rebuild.engine import rebuild
+from tfprune.surgery.arguments import serialised_layer
 from tfprune.surgery.edits import (
     Connect,
     Disconnect,
@@ -29,36 +28,13 @@ from tfprune.surgery.edits import (
     Shrink,
     from_dict,
 )
-from tfprune.surgery.growth import Growth, effects, grows_single_units
+from tfprune.surgery.growth import Growth, Split, effects, grows_single_units
 from tfprune.surgery.indices import units_after, units_by_layer
 from tfprune.surgery.inlining import InlinedModel, renamed, with_all_inlined
 from tfprune.surgery.lookup import find_operation
 from tfprune.surgery.measures import carry_over_resize
 from tfprune.surgery.new_sizes import kept_units_after
 from tfprune.surgery.restructure import apply_edits, copy_model
-
-
-@dataclass(frozen=True)
-class Split:
-    """Makes new units copies of old ones that share their outgoing weights (Net2WiderNet).
-
-    Args:
-        noise: Float. Normal noise of this times the standard deviation of a weight is added to the
-            incoming weights of copies. With 0, copies stay equal while they are trained alike.
-        seed: Integer, for the noise.
-
-    Example:
-
-    >>> Split(noise=0.01)
-    Split(noise=0.01, seed=None)
-
-    Reference:
-        T. Chen, I. Goodfellow, J. Shlens, "Net2Net: Accelerating Learning via Knowledge Transfer",
-        https://arxiv.org/abs/1511.05641.
-    """
-
-    noise: float = 0.0
-    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +104,7 @@ class Plan(Printable):
     def insert(self, after, layers, init="identity", before=None):
         """Adds the edit of `tfprune.surgery.insert`."""
         layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
-        made = [_serialised(layer, "layers") for layer in layers]
+        made = [serialised_layer(layer, "layers") for layer in layers]
         serialised, weights = zip(*made, strict=True) if made else ((), ())
         if before is not None:
             before = list(before) if isinstance(before, (list, tuple)) else [before]
@@ -139,13 +115,13 @@ class Plan(Printable):
         """Adds the edit of `tfprune.surgery.remove`."""
         self._add(Remove(self._name(layer)))
 
-    def connect(self, source, target):
+    def connect(self, source, target, *, position=None):
         """Adds the edit of `tfprune.surgery.connect`."""
-        self._add(Connect(*self._ends(source, target)))
+        self._add(Connect(*self._ends(source, target), position))
 
-    def disconnect(self, source, target):
+    def disconnect(self, source, target, *, position=None):
         """Adds the edit of `tfprune.surgery.disconnect`."""
-        self._add(Disconnect(*self._ends(source, target)))
+        self._add(Disconnect(*self._ends(source, target), position))
 
     def resize_kernel(self, layer, kernel_size, padding=None):
         """Adds the edit of `tfprune.surgery.resize_kernel`."""
@@ -157,7 +133,7 @@ class Plan(Printable):
 
     def replace(self, layer, new_layer, keep_weights=True):
         """Adds the edit of `tfprune.surgery.replace`."""
-        serialised, weights = _serialised(new_layer, "new_layer")
+        serialised, weights = serialised_layer(new_layer, "new_layer")
         self._add(Replace(self._name(layer), serialised, keep_weights, weights))
 
     def _add(self, *edits):
@@ -196,8 +172,8 @@ class Plan(Printable):
     def model(self):
         """The new model. The plan is solved and applied when this is first read."""
         if self._new is None:
-            later = self._later_edits()
             new = self._resized()
+            later = self._edits_after_sizes()
             if any(not isinstance(edit, (Resize, Shrink)) for edit in later):
                 for edit in later:
                     edit.check(new)
@@ -208,14 +184,17 @@ class Plan(Printable):
     @property
     def effects(self):
         """The reasons why the new model computes something else, empty if it computes the same."""
-        start, kept_units = self._solve()
-        found = []
-        if kept_units is not None and grows_single_units(kept_units):
+        start, kept_units, joins = self._solve()
+        found = list(joins.effects()) if joins else []
+        is_single = kept_units is not None and grows_single_units(kept_units)
+        if is_single:
             new = self._resized()
             found += effects(kept_units, couple(new), _keras.variable_pairs(start, new))
-        elif kept_units is not None:
+        if kept_units is not None and (joins or not is_single):
             found += effects(kept_units)
         for edit in self._edits_now():
+            if joins and isinstance(edit, Connect) and edit in joins.edits:
+                continue  # what it adds are new units
             found += edit.effects(self._model if edit.before_sizes else start)
         return tuple(dict.fromkeys(found))
 
@@ -231,7 +210,7 @@ class Plan(Printable):
 
     def _changed_units(self):
         """Yields changed layers: the layer, the name of its units, units before and after."""
-        _, kept_units = self._solve()
+        _, kept_units, _ = self._solve()
         if kept_units is None:
             return
         for layer, family, units in units_by_layer(kept_units.coupling):
@@ -241,14 +220,17 @@ class Plan(Printable):
 
     def _resized(self):
         """The model with the new sizes, before the edits that come later."""
-        start, kept_units = self._solve()
-        if kept_units is None or not (kept_units.grown or (kept_units.counts != 1).any()):
+        start, kept_units, joins = self._solve()
+        is_same = kept_units is None or not (kept_units.grown or (kept_units.counts != 1).any())
+        if is_same and not joins:
             return start
         if self._grown is None:
             noise = (self._split.noise, self._split.seed) if self._split else ()
             growth = Growth(start, kept_units, *noise)
             try:
-                self._grown = rebuild(start, kept_units, growth=growth, stock=False)
+                self._grown = rebuild(
+                    start, kept_units, growth=growth, joins=joins or None, stock=False
+                )
                 carry_over_resize(start, self._grown, kept_units)
             except Exception as error:  # Keras and layers raise whatever they like
                 sizes = [f"{each.name}: {each.before} -> {each.after}" for each in self.sizes]
@@ -259,7 +241,10 @@ class Plan(Printable):
         return self._grown
 
     def _solve(self):
-        """The model after the edits that come first, and its `KeptUnits`, None if all stay."""
+        """The model after the edits that come first, its `KeptUnits`, and the `Joins`.
+
+        Either is None where there is nothing to solve.
+        """
         if self._solved is None:
             start, together, self._ends_inside = self._model, [], {}
             for edit in self._edits_now():
@@ -275,11 +260,11 @@ class Plan(Printable):
             for name, *_ in self._units or ():
                 inlined.inline_around(name)
             self._ends_inside = inlined.ends
-            kept_units = self._kept_units(inlined.graph)
+            kept_units, joins = self._kept_units(inlined.graph)
             if kept_units is not None and inlined.inline_resized(kept_units):
                 self._ends_inside = inlined.ends
-                kept_units = self._kept_units(inlined.graph)
-            self._solved = inlined.graph, kept_units
+                kept_units, joins = self._kept_units(inlined.graph)
+            self._solved = inlined.graph, kept_units, joins
         return self._solved
 
     def _kept_units(self, start):
@@ -292,6 +277,16 @@ class Plan(Printable):
 
     def _later_edits(self):
         return [edit for edit in self._edits_now() if not edit.before_sizes]
+
+    def _edits_after_sizes(self):
+        """The edits that are left once the sizes are changed, and the inputs of concatenations."""
+        _, _, joins = self._solve()
+        left = self._later_edits()
+        if joins:
+            left = [edit for edit in left if edit not in joins.edits]
+            named = {edit.layer for edit in left if isinstance(edit, (Remove, Replace))}
+            left += [Remove(name) for name in joins.left_alone() if name not in named]
+        return left
 
     def _edits_now(self):
         """The edits, of what has taken the place of layers that were inlined since."""
@@ -329,7 +324,12 @@ class Plan(Printable):
         It has the selected units in place of the criterion.
         """
         units = []
-        for layer, family, before, after in self._changed_units():
+        _, kept_units, joins = self._solve()
+        outputs = [
+            (operation, None, made.tolist(), units_after(kept_units, made))
+            for operation, made in (joins.outputs() if joins else ())
+        ]
+        for layer, family, before, after in (*self._changed_units(), *outputs):
             indices = {unit: index for index, unit in enumerate(before)}
             kept = [indices.get(unit, NEW) for unit in after]
             units.append([layer.name, family, len(before), kept])
@@ -420,18 +420,3 @@ def _named(edit):
 
 def _inserted_names(edits):
     return {name for edit in edits if isinstance(edit, Insert) for name in edit.names}
-
-
-def _serialised(layer, argument):
-    """A layer as plain values, and its weights if it has them already."""
-    if not isinstance(layer, keras.layers.Layer):
-        raise ValueError(
-            f"Argument `{argument}` must be a Keras layer"
-            f"{', or a list of them' if argument == 'layers' else ''}. "
-            f"Received: {argument}={layer!r}."
-        )
-    serialised = keras.saving.serialize_keras_object(layer)
-    serialised = {key: value for key, value in serialised.items() if key != "build_config"}
-    if not layer.built or not layer.weights:
-        return serialised, None
-    return serialised, tuple(weight.tolist() for weight in layer.get_weights())

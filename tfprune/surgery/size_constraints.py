@@ -47,21 +47,6 @@ class SizeConstraint:
         return self.wanted.bounds(self.current)
 
     @property
-    def asks_for_more(self):
-        """Whether it only asks for units to come."""
-        is_sum = (self.signs > 0).all() and not self.counts_new and not self.hard
-        return is_sum and self.bounds[0] > self.current
-
-    @property
-    def asks_for_less(self):
-        """Whether it asks for units to go; also where it relates sizes, which may ask for both."""
-        if self.hard or self.counts_new:
-            return False
-        lowest, highest, _ = self.bounds
-        is_sum = (self.signs > 0).all()
-        return highest < self.current or not (is_sum or lowest <= self.current)
-
-    @property
     def is_relaxed(self):
         """Whether it is met as nearly as possible where it cannot be met."""
         return self.wanted is not None and self.wanted.relaxed

@@ -105,7 +105,7 @@ class SizeProblem:
         pinned = np.zeros(size, bool)
         pinned[[FIXED, *self.coupling.pins]] = True
         beside = np.array([unit for unit, _ in self.inserted], int)
-        news, news_pinned = occurrences[beside], pinned[self.same[beside]]
+        news, news_pinned = occurrences[beside], pinned[beside]
         np.logical_or.at(pinned, self.same, pinned.copy())
         tying = csr_array((np.ones(size, np.uint64), (self.same, np.arange(size))))
         occurrences = (tying @ occurrences).tocsr()

@@ -145,7 +145,7 @@ class _Choice:
         for number, unit_set in enumerate(self.problem.coupling.sets, 1):
             layer[unit_set.units] = number
         for each in self.problem.constraints:
-            if each.asks_for_less and len(np.unique(layer[each.units])) == 1:
+            if self._asks_for_less(each) and len(np.unique(layer[each.units])) == 1:
                 shrinks[each.units] = True
             elif not each.hard:
                 other[each.units] = True
@@ -196,7 +196,13 @@ class _Choice:
             part: The part of the problem.
             slack: The indices of the constraints that need not be met.
         """
-        goes = self.is_cheap if self.only_grows(part) else self.problem.removable
+        if self.only_grows(part):
+            sizes = self._nearest(part, slack, self.is_cheap)
+            if sizes is not None:
+                return sizes
+        return self._nearest(part, slack, self.problem.removable)
+
+    def _nearest(self, part, slack, goes):
         bounds = [each.bounds for each in part.constraints]
         losses = np.where(self.is_cheap, 1e-8, 1e-6)
         found = part.solve(
@@ -223,8 +229,28 @@ class _Choice:
 
     def only_grows(self, part):
         """Whether a part only asks for more units, so that no trained one goes."""
-        asks = [each.asks_for_more for each in part.constraints]
-        return any(asks) and not any(each.asks_for_less for each in part.constraints)
+        asks = [self._asks_for_more(each) for each in part.constraints]
+        return any(asks) and not any(self._asks_for_less(each) for each in part.constraints)
+
+    def _asks_for_more(self, each):
+        """Whether a constraint only asks for units to come."""
+        is_sum = (each.signs > 0).all() and not each.counts_new and not each.hard
+        return is_sum and each.bounds[0] > self._count_if_all_stay(each)
+
+    def _asks_for_less(self, each):
+        """Whether one asks for units to go; also where it relates sizes, which may ask for both."""
+        if each.hard or each.counts_new:
+            return False
+        lowest, highest, _ = each.bounds
+        count, is_sum = self._count_if_all_stay(each), (each.signs > 0).all()
+        return highest < count or not (is_sum or lowest <= count)
+
+    def _count_if_all_stay(self, each):
+        """What a constraint counts once inputs came and went, if all other units stay."""
+        count = each.signs[~self.is_cheap[each.units]].sum()
+        for beside, units in self.problem.inserted:
+            count += each.signs[each.units == beside].sum() * len(units)
+        return int(count)
 
     def rank(self):
         """Evaluates the utilities."""

@@ -33,13 +33,13 @@ class Edit:
     def check(self, model):
         """Raises a `ValueError` where the edit does not fit the model."""
 
-    def constraints(self, model, coupling, edits):
+    def constraints(self, model, coupling, joins):
         """The `SizeConstraint`s under which the edit can be made, as a list.
 
         Args:
             model: The model, after the edits that are made before sizes are solved.
             coupling: Its units.
-            edits: All edits of the plan.
+            joins: The concatenations whose inputs change, a `tfprune.surgery.edges.Joins`, or None.
         """
         return []
 

@@ -21,6 +21,7 @@ from tfprune.surgery.growth import uses_without_weights
 from tfprune.surgery.lookup import (
     calls_of,
     find_operation,
+    graph_inputs,
     graph_outputs,
     model_at,
     output_units,
@@ -35,6 +36,7 @@ class Connect(Edit):
 
     source: str
     target: str
+    position: int | None = None
 
     def check(self, model):
         path, _ = find_operation(model, self.source, "source")
@@ -46,7 +48,7 @@ class Connect(Edit):
             )
         _check_list(model, path, target, "target")
 
-    def constraints(self, model, coupling, edits):
+    def constraints(self, model, coupling, joins):
         call, ours, theirs = self._ends(model, coupling)
         if is_concatenation(call):
             return []
@@ -77,22 +79,20 @@ class Connect(Edit):
             )
         return call, output_units(coupling, source), units_along(coupling, output)
 
-    def joined_units(self, model, coupling):
-        """The units that the target gains from the source, with signs, if it is a concatenation."""
-        call, ours, _ = self._ends(model, coupling)
-        return [(ours, 1)] if is_concatenation(call) else []
-
     def draft(self, model, draft):
         path, source = find_operation(model, self.source, "source")
         _, target = find_operation(model, self.target, "target")
 
         def connected(config):
-            return graph.with_input(config, target.name, source.name)
+            return graph.with_input(config, target.name, source.name, self.position)
 
         draft.graph_edits.append((path, connected))
         if isinstance(rule_of(target), Concatenate):
             size = graph_outputs(model, path, source)[0][0].shape[target.axis]
-            draft.positions(model, path, target).extend([NEW] * size)
+            positions = draft.positions(model, path, target)
+            sizes = [tensor.shape[target.axis] for tensor in graph_inputs(model, path, target)]
+            place = len(positions) if self.position is None else sum(sizes[: self.position])
+            positions[place:place] = [NEW] * size
 
     def effects(self, model):
         _, target = find_operation(model, self.target, "target")
@@ -101,7 +101,7 @@ class Connect(Edit):
         return effects_of_channels(model, target)
 
     def describe(self):
-        return "connect", f"{self.source} -> {self.target}", ""
+        return "connect", f"{self.source} -> {self.target}", _at(self.position)
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,20 @@ class Disconnect(Edit):
 
     source: str
     target: str
+    position: int | None = None
 
     def check(self, model):
         find_operation(model, self.source, "source")
         path, target = find_operation(model, self.target, "target")
         _check_list(model, path, target, "target")
-        self._input(model)
+        if not isinstance(rule_of(target), Concatenate):
+            self._input(model)
 
-    def _input(self, model):
-        """The path, the target, the index of its input, all inputs, and the index of its call."""
+    def _input(self, model, without=()):
+        """The path, the target, the index of its input, all inputs, and the index of its call.
+
+        Inputs whose indices are in `without` are gone already.
+        """
         path, target = find_operation(model, self.target, "target")
         nodes = _keras.nodes(_keras.functional(model_at(model, path)))
         nodes = [(node, index) for node, index in nodes if node.operation is target]
@@ -132,7 +137,10 @@ class Disconnect(Edit):
         given = {id(tensor) for tensor in keras.tree.flatten(made)}
         tensors = keras.tree.flatten([list(nodes[0][0].arguments.args)])
         found = [i for i, tensor in enumerate(tensors) if id(tensor) in given]
-        if not found or len(tensors) - 1 < 1:
+        left = [i for i in range(len(tensors)) if i not in without]
+        named = left if self.position is None else left[self.position : self.position + 1]
+        found = [i for i in found if i in named]
+        if not found or len(left) < 2:
             raise ValueError(
                 "The source must be one of several inputs of the target. "
                 f"Received: source={self.source!r}, target={self.target!r}."
@@ -143,7 +151,8 @@ class Disconnect(Edit):
         path, target, removed, tensors, call = self._input(model)
         if not isinstance(rule_of(target), Concatenate):
             key = (*path, target.name, call)
-            draft.dropped_inputs[key] = (*draft.dropped_inputs.get(key, ()), removed)
+            gone = draft.dropped_inputs.get(key, ())
+            draft.dropped_inputs[key] = (*gone, self._input(model, gone)[2])
             return
         positions = draft.positions(model, path, target)
         sizes = [tensor.shape[target.axis] for tensor in tensors]
@@ -159,17 +168,11 @@ class Disconnect(Edit):
         if len(tensors) - len(indices) == 1 and NEW not in positions:
             draft.next_edits.append(Remove(self.target))  # nothing is left to concatenate with
 
-    def joined_units(self, model, coupling):
-        """The units that the target loses, with signs, if it is a concatenation."""
-        _, target, removed, _, _ = self._input(model)
-        call = _one_call(coupling, target)
-        return [(units_along(coupling, call.inputs[removed]), -1)] if is_concatenation(call) else []
-
     def effects(self, model):
         return [f"{self.target!r} loses an input"]
 
     def describe(self):
-        return "disconnect", f"{self.source} -> {self.target}", ""
+        return "disconnect", f"{self.source} -> {self.target}", _at(self.position)
 
 
 def effects_of_channels(model, target):
@@ -186,6 +189,10 @@ def effects_of_channels(model, target):
     pins = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
     reasons = [*uses_without_weights(coupling, channels), *pins]
     return [f"{target.name!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
+
+
+def _at(position):
+    return "" if position is None else f"at position {position}"
 
 
 def is_concatenation(call):

@@ -26,7 +26,7 @@ class Remove(Edit):
                 f"Received: layer={operation.name!r}. Name a layer."
             )
 
-    def constraints(self, model, coupling, edits):
+    def constraints(self, model, coupling, joins):
         _, operation = find_operation(model, self.layer)
         calls = calls_of(coupling, operation)
         for call in calls:

@@ -34,7 +34,7 @@ class Replace(Edit):
                 f"Received: layer={operation.name!r} ({type(operation).__name__})."
             )
 
-    def constraints(self, model, coupling, edits):
+    def constraints(self, model, coupling, joins):
         _, operation = find_operation(model, self.layer)
         constraints = []
         for call in calls_of(coupling, operation)[:1]:

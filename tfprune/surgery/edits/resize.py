@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfprune.surgery.edits.base import Edit
-from tfprune.surgery.edits.connect import Connect, Disconnect
 from tfprune.surgery.lookup import find_operation, input_units, output_units
 from tfprune.surgery.size_constraints import SizeConstraint
 from tfprune.surgery.sizes import Inputs, New, Total, Wanted, as_wanted
@@ -65,7 +64,7 @@ class Resize(Edit):
         for layer in self.layers:
             find_operation(model, layer)
 
-    def constraints(self, model, coupling, edits):
+    def constraints(self, model, coupling, joins):
         units, signs, before = [np.empty(0, int)], [np.empty(0, int)], 0
         for factor, layer, side, which in self.terms:
             _, operation = find_operation(model, layer)
@@ -73,15 +72,11 @@ class Resize(Edit):
                 found = input_units(coupling, operation, which)
             else:
                 found = output_units(coupling, operation, which)
-            parts = [(found, 1)]
-            for edit in edits:  # the size counts the inputs that the layer gains and loses
-                is_end = isinstance(edit, (Connect, Disconnect))
-                is_whole = side == _OUTPUTS or which is None
-                if is_end and is_whole and find_operation(model, edit.target)[1] is operation:
-                    parts += edit.joined_units(model, coupling)
             before += factor * len(found)
-            units += [part for part, _ in parts]
-            signs += [np.full(len(part), factor * sign) for part, sign in parts]
+            taken = joins.taken_by(operation) if joins and which is None else None
+            found = found if taken is None else taken  # it counts what it gains, not what it loses
+            units.append(found)
+            signs.append(np.full(len(found), factor))
         return [
             SizeConstraint(
                 self._name,

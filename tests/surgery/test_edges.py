@@ -1,0 +1,316 @@
+"""Edges of concatenations whose result is added, multiplied, normalised or concatenated again."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tests.surgery.models import drawn, example
+from tfprune import surgery
+from tfprune.surgery import Plan, Split, by
+
+layers = keras.layers
+A, B, C = 7, 5, 4
+
+
+def graph(follow, is_output=False):
+    """a and b joined, with c beside them, and what `follow` makes of the joined tensor."""
+    inputs = keras.Input((3,))
+    a, b, c = (layers.Dense(n, name=k)(inputs) for k, n in (("a", A), ("b", B), ("c", C)))
+    result = follow(layers.Concatenate(name="joined")([a, b]), c)
+    outputs = [result] if is_output else [layers.Dense(2, name="last")(result)]
+    return drawn(keras.Model(inputs, [*outputs, layers.Dense(1, name="of_c")(c)]))
+
+
+def added(joined, c):
+    return layers.Add(name="sum")([joined, layers.Dense(A + B, name="r")(joined)])
+
+
+def multiplied(joined, c):
+    return layers.Multiply(name="product")([layers.Dense(A + B, name="r")(joined), joined])
+
+
+def normalised(joined, c):
+    return layers.ReLU()(layers.BatchNormalization(name="norm")(joined))
+
+
+def concatenated(joined, c):
+    return layers.Concatenate(name="again")([joined, c, joined])
+
+
+def added_to_concatenated(joined, c):
+    again = layers.Concatenate(name="again")([c, joined])
+    return layers.Add(name="sum")([again, layers.Dense(A + B + C, name="r")(again)])
+
+
+def sliced(joined, c):
+    return layers.Concatenate(name="again")([joined[:, 2:], joined])
+
+
+FOLLOWS = [added, multiplied, normalised, concatenated, added_to_concatenated, sliced]
+
+
+def width(model, name):
+    return model.get_layer(name).output.shape[-1]
+
+
+def assert_same(new, model):
+    x = example(model)
+    for ours, theirs in zip(new(x), model(x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def dense(model, name, x):
+    layer = model.get_layer(name)
+    return x @ np.array(layer.kernel) + np.array(layer.bias)
+
+
+# Connect ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("follow", FOLLOWS)
+@pytest.mark.parametrize(
+    ("positions", "order"),
+    [([None], "abc"), ([0], "cab"), ([1], "acb"), ([1, None], "acbc"), ([0, 0], "ccab")],
+)
+def test_a_concatenation_gets_inputs_and_what_follows_gets_their_channels(follow, positions, order):
+    model = graph(follow)
+    plan = surgery.edit(model)
+    for position in positions:
+        plan.connect("c", "joined", position=position)
+    assert plan.effects == ()
+    assert_same(plan.model, model)
+    assert width(plan.model, "joined") == A + B + C * len(positions)
+    given = plan.model.get_layer("joined").input
+    assert "".join(tensor._keras_history[0].name for tensor in given) == order
+
+
+def test_new_rows_and_columns_stand_where_the_new_input_does():
+    model = graph(added)
+    new = surgery.connect(model, "c", "joined", position=1)
+    kernel, old = np.array(new.get_layer("r").kernel), np.array(model.get_layer("r").kernel)
+    kept = [*range(A), *range(A + C, A + B + C)]
+    np.testing.assert_array_equal(kernel[np.ix_(kept, kept)], old)
+    np.testing.assert_array_equal(kernel[A : A + C][:, kept], 0)
+    assert (kernel[kept, A : A + C] != 0).any()
+    np.testing.assert_array_equal(new.get_layer("last").kernel[A : A + C], 0)
+
+
+@pytest.mark.parametrize("split", [None, Split()])
+def test_an_input_comes_and_sizes_grow_in_one_plan(split):
+    model = graph(added)
+    plan = surgery.edit(model, split=split)
+    plan.connect("c", "joined")
+    plan.resize({"a": by(+2), "c": by(+1), "sum": A + B + C + 4})
+    assert plan.effects == ()
+    new = plan.model
+    assert (width(new, "a"), width(new, "c")) == (A + 2, C + 1)
+    assert width(new, "b") == B + 1
+    assert width(new, "joined") == width(new, "r") == A + B + C + 4
+    assert_same(new, model)
+
+
+def test_with_less_asked_for_the_best_units_of_all_inputs_stay():
+    model = graph(added)
+
+    def criterion(layer, weights):
+        return {"a": 3.0, "b": 2.0, "c": 1.0}.get(layer.name, 0.0) * np.ones(
+            len(next(iter(weights.values())))
+        )
+
+    plan = surgery.edit(model, criterion=criterion)
+    plan.connect("c", "joined")
+    plan.resize({"joined": A + B + 1})
+    new = plan.model
+    assert (width(new, "a"), width(new, "b"), width(new, "c")) == (A, B, 1)
+    x = example(model)
+    np.testing.assert_allclose(new(x)[0], model(x)[0], rtol=1e-4, atol=1e-4)
+    plan = surgery.edit(model, criterion=criterion)
+    plan.connect("c", "joined")
+    plan.resize({"r": by(0)})
+    assert width(plan.model, "joined") == A + B
+
+
+# Disconnect ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gone", "kept"), [("a", slice(A, A + B)), ("b", slice(A))])
+def test_of_a_sum_the_terms_of_an_input_go(gone, kept):
+    model = graph(added)
+    new, x = surgery.disconnect(model, gone, "joined"), example(model)
+    other = {"a": "b", "b": "a"}[gone]
+    assert width(new, "sum") == width(new, "r") == width(new, other)
+    r, last = model.get_layer("r"), model.get_layer("last")
+    given = dense(model, other, x)
+    total = given + given @ np.array(r.kernel)[kept, kept] + np.array(r.bias)[kept]
+    expected = total @ np.array(last.kernel)[kept] + np.array(last.bias)
+    np.testing.assert_allclose(new(x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("follow", FOLLOWS)
+def test_what_came_goes_again_without_a_trace(follow):
+    model = graph(follow)
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    for slot in model.optimizer.variables[2:]:
+        slot.assign(np.random.default_rng(len(slot.path)).normal(size=slot.shape))
+    new = surgery.connect(model, "c", "joined", position=1)
+    back = surgery.disconnect(new, "c", "joined")
+    pairs = [*zip(back.weights, model.weights, strict=True)]
+    pairs += zip(back.optimizer.variables, model.optimizer.variables, strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_input_goes_and_what_is_left_grows_in_one_plan():
+    plan = surgery.edit(graph(added))
+    plan.disconnect("b", "joined")
+    plan.resize({"sum": A + 2})
+    new = plan.model
+    assert width(new, "sum") == width(new, "a") == width(new, "r") == A + 2
+
+
+def test_inputs_come_and_go_in_one_plan():
+    model = graph(multiplied)
+    plan = surgery.edit(model)
+    plan.connect("c", "joined", position=0)
+    plan.disconnect("b", "joined")
+    new, x = plan.model, example(model)
+    assert width(new, "product") == width(new, "r") == A + C
+    r, last = model.get_layer("r"), model.get_layer("last")
+    given = dense(model, "a", x)
+    product = given * (given @ np.array(r.kernel)[:A, :A] + np.array(r.bias)[:A])
+    expected = product @ np.array(last.kernel)[:A] + np.array(last.bias)
+    np.testing.assert_allclose(new(x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def repeated():
+    inputs = keras.Input((3,))
+    v1, v2 = layers.Dense(5, name="v1")(inputs), layers.Dense(4, name="v2")(inputs)
+    return drawn(keras.Model(inputs, layers.Dense(2, name="last")(_joined([v1, v2, v1]))))
+
+
+def _joined(tensors):
+    return layers.Concatenate(name="v3")(tensors)
+
+
+@pytest.mark.parametrize(
+    ("positions", "rows"),
+    [
+        ([None], range(9)),
+        ([2], range(9)),
+        ([0], range(5, 14)),
+        ([None, None], range(5, 9)),
+        ([0, 1], range(5, 9)),
+    ],
+)
+def test_of_equal_inputs_the_last_goes_or_the_one_that_is_named(positions, rows):
+    model = repeated()
+    plan = surgery.edit(model)
+    for position in positions:
+        plan.disconnect("v1", "v3", position=position)
+    kernel = np.array(model.get_layer("last").kernel)
+    np.testing.assert_array_equal(plan.model.get_layer("last").kernel, kernel[list(rows)])
+
+
+def test_of_a_sum_of_equal_terms_both_can_go():
+    inputs = keras.Input((3,))
+    v1, v2 = layers.Dense(4, name="v1")(inputs), layers.Dense(4, name="v2")(inputs)
+    total = layers.Add(name="v3")([v1, v2, v1])
+    model = drawn(keras.Model(inputs, layers.Dense(2, name="last")(total)))
+    plan = surgery.edit(model)
+    plan.disconnect("v1", "v3")
+    plan.disconnect("v1", "v3")
+    x = example(model)
+    expected = dense(model, "last", dense(model, "v2", x))
+    np.testing.assert_allclose(plan.model(x), expected, rtol=1e-4, atol=1e-4)
+    assert "v1" not in [layer.name for layer in plan.model.layers]
+
+
+# Outputs that are held, nested models, files ------------------------------------------------------
+
+
+def test_where_the_output_is_held_the_inputs_share_it():
+    model = graph(added, is_output=True)
+    plan = surgery.edit(model)
+    plan.connect("c", "joined")
+    assert "stand at other places" in " ".join(plan.effects)
+    new, x = plan.model, example(model)
+    assert width(new, "sum") == A + B == sum(width(new, name) for name in "abc")
+    given = np.concatenate([dense(new, name, x) for name in "abc"], 1)
+    np.testing.assert_allclose(new(x)[0], given + dense(new, "r", given), rtol=1e-4, atol=1e-4)
+    alone = surgery.disconnect(model, "b", "joined")
+    assert width(alone, "a") == width(alone, "sum") == A + B
+
+
+def test_images_are_joined_along_their_channels():
+    inputs = keras.Input((4, 4, 2))
+    a, b = (layers.Conv2D(n, 3, name=k)(inputs) for k, n in (("a", 3), ("b", 2)))
+    joined = layers.Concatenate(name="joined")([a, a])
+    x = layers.Add()([joined, layers.Conv2D(6, 1, name="r")(joined)])
+    x = layers.BatchNormalization()(x)
+    model = drawn(keras.Model(inputs, [layers.Dense(2)(layers.Flatten()(x)), b]))
+    plan = surgery.edit(model)
+    plan.connect("b", "joined", position=1)
+    assert plan.effects == ()
+    assert_same(plan.model, model)
+
+
+def test_in_a_nested_model_too():
+    inner_inputs = keras.Input((3,))
+    a, b = (layers.Dense(n, name=k)(inner_inputs) for k, n in (("a", 3), ("b", 2)))
+    joined = layers.Concatenate(name="joined")([a, b])
+    total = layers.Add(name="sum")([joined, layers.Dense(5, name="r")(joined)])
+    inner = keras.Model(inner_inputs, total, name="inner")
+    inputs = keras.Input((3,))
+    model = drawn(keras.Model(inputs, layers.Dense(2)(inner(inputs))))
+    new, x = surgery.connect(model, "b", "joined", position=0), example(model)
+    np.testing.assert_allclose(new(x), model(x), rtol=1e-4, atol=1e-4)
+    assert new.get_layer("inner").get_layer("r").units == 7
+    assert surgery.disconnect(model, "a", "joined").get_layer("inner").output.shape == (None, 2)
+
+
+def test_a_plan_with_edges_is_written_and_read():
+    model = graph(added)
+    plan = surgery.edit(model)
+    plan.connect("c", "joined", position=1)
+    plan.connect("c", "joined")
+    plan.disconnect("b", "joined")
+    plan.resize({"a": by(-1)})
+    again = Plan.from_dict(model, json.loads(json.dumps(plan.to_dict())))
+    assert str(again) == str(plan)
+    assert "at position 1" in str(plan)
+    ours, theirs = again.model, plan.model
+    assert [w.shape for w in ours.weights] == [w.shape for w in theirs.weights]
+    np.testing.assert_array_equal(ours.get_layer("last").kernel, theirs.get_layer("last").kernel)
+
+
+def test_what_depends_on_new_channels_is_told():
+    inputs = keras.Input((3,))
+    a, b = (layers.Dense(n, name=k)(inputs) for k, n in (("a", 3), ("b", 2)))
+    joined = layers.Concatenate(name="joined")([a, a])
+    x = layers.LayerNormalization()(layers.Dense(6)(joined) + joined)
+    model = drawn(keras.Model(inputs, [layers.Dense(2)(x), b]))
+    plan = surgery.edit(model)
+    plan.connect("b", "joined")
+    assert any("statistics" in reason for reason in plan.effects)
+    assert width(plan.model, "joined") == 8
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ([("connect", "c", "joined", 3)], "`position` must be from 0 to 2"),
+        ([("connect", "c", "joined", -1)], "`position` must be from 0 to 2"),
+        ([("disconnect", "a", "joined", 1)], "one of several inputs"),
+        ([("disconnect", "a", "joined"), ("disconnect", "a", "joined")], "one of several inputs"),
+        ([("disconnect", "a", "joined"), ("disconnect", "b", "joined")], "all are disconnected"),
+        ([("connect", "sum", "joined")], "must not depend"),
+    ],
+)
+def test_edges_that_cannot_be_are_refused(edits, message):
+    model = graph(added)
+    with pytest.raises(ValueError, match=message), surgery.edit(model) as plan:
+        for kind, source, target, *position in edits:
+            getattr(plan, kind)(source, target, position=(*position, None)[0])
