@@ -87,3 +87,19 @@ def test_what_cannot_be_is_refused(dense):
         tfprune.distill(dense, dense, (X,), losses=losses)
     with pytest.raises(ValueError, match="type generator"):
         tfprune.distill(dense, dense, (x for x in [X]))
+    with pytest.raises(ValueError, match="`epochs` must be an integer of at least 0"):
+        tfprune.distill(dense, dense, (X,), epochs=1.5)
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments"),
+    [
+        ((X, None, np.ones(64)), {}),
+        (tf.data.Dataset.from_tensors((X, None, np.ones(64))), {}),
+        ((X,), {"class_weight": {0: 2.0}}),
+        ((X,), {"sample_weight": np.ones(64)}),
+    ],
+)
+def test_weights_of_labels_are_refused(dense, data, arguments):
+    with pytest.raises(ValueError, match="data without labels. Leave the weights out"):
+        tfprune.distill(dense, dense, data, verbose=0, **arguments)

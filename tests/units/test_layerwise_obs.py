@@ -226,6 +226,12 @@ def test_it_needs_data_but_no_labels_and_takes_datasets():
     batches = tf.data.Dataset.from_tensor_slices(X).batch(50)
     counts = tfprune.prune_units(masked, 0.5, "layerwise_obs", data=batches)
     assert counts[0].pruned == 3
+    nones = batches.map(lambda x: (x, None))
+    for data in (X, [X], (X, None), nones):
+        other = tfprune.prunable(mlp())
+        tfprune.prune_units(other, 0.5, "layerwise_obs", data=data)
+        for ours, theirs in zip(other.get_weights(), masked.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_outputs_without_a_gradient_are_refused():

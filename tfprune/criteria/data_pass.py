@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finite_weights
-from tfprune.measuring.data import check_fits, running
+from tfprune.measuring.data import check_ends, check_fits, running
 from tfprune.measuring.metrics import fit_arguments
 
 EAGER_BATCHES = 16
@@ -49,10 +49,11 @@ class DataPass(keras.Model):
 
         Raises:
             NotFiniteError: If the data or a weight of the model hold NaN or infinity.
-            ValueError: If there is no data.
+            ValueError: If there is no data, or no end of it.
         """
         check_finite_weights(self.measured)
         check_finite_data("data", data)
+        check_ends(data)
         states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
         is_arrays = isinstance(data, (tuple, list))
         sizes = {"batch_size": batch_size} if is_arrays else {}

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data
 from tfprune.coupling.model_inputs import input_structure
-from tfprune.measuring.data import check_fits, running
+from tfprune.measuring.data import check_ends, check_fits, running
 
 _LARGER = (
     *("acc", "auc", "f1", "iou", "io_u", "precision", "recall", "r2", "similarity"),
@@ -135,7 +135,7 @@ def _called(model):
 
 
 def check_data(data):
-    """Refuses data that cannot be iterated twice, and arrays that are not finite.
+    """Refuses data that cannot be iterated twice or has no end, and arrays that are not finite.
 
     Returns:
         Whether it is a pair of arrays.
@@ -148,6 +148,7 @@ def check_data(data):
             f"{type(data).__name__}."
         )
     check_finite_data("data", data)
+    check_ends(data)
     return is_pair
 
 

@@ -6,15 +6,15 @@ import functools
 import keras
 
 from tfprune import _keras
-from tfprune._tools.checks import check_model
+from tfprune._tools.checks import check_integer, check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.model_trace import trace
-from tfprune.measuring.data import check_fits, labels_given, running
+from tfprune.measuring.data import check_ends, check_fits, labels_given, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.rebuild import copied_state
 from tfprune.recovery.copy_model import copy_model
 from tfprune.recovery.students import ForStudent, StopsWithStudent
-from tfprune.recovery.unlabelled import train_towards
+from tfprune.recovery.unlabelled import check_unlabelled, train_towards
 
 
 def distill(
@@ -82,6 +82,9 @@ def distill(
     """
     check_model(model)
     check_model(dense, "dense")
+    check_integer("epochs", epochs, least=0)
+    if kwargs.get("steps_per_epoch") is None:
+        check_ends(data)
     if not labels_given(data):
         return _without_labels(
             model, dense, data, losses, epochs=epochs, callbacks=callbacks, **kwargs
@@ -117,6 +120,7 @@ def _without_labels(model, dense, data, losses, *, callbacks, **kwargs):
             "Argument `losses` is for training with labels, by Keras's `Distiller`. Received: "
             f"losses={losses!r}, data without labels. Leave it out, or pass labels."
         )
+    check_unlabelled(data, kwargs)
     check_fits(model, data)
     check_finite_data("data", data)
     check_finite_weights(dense)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.criteria.data_pass import Untracked, count_batches
 from tfprune.criteria.saturating_layers import saturating_layers
-from tfprune.measuring.data import running
+from tfprune.measuring.data import running, sample_weights_given
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.recovery.students import StopsWithStudent
 
@@ -82,6 +82,28 @@ class _Trainer(StopsWithStudent, keras.Model):
         (dense,) = self._dense.items
         loss = output_distance(dense, dense(x, training=False), y_pred)
         return tf.add_n([loss, *(tf.cast(each, "float32") for each in self.losses)])
+
+
+def check_unlabelled(data, arguments):
+    """Refuses what weighs labels where there are none.
+
+    Args:
+        data: Arrays or a dataset, without labels.
+        arguments: A dict of arguments of `fit`.
+
+    Raises:
+        ValueError: If there are weights of classes or examples.
+    """
+    given = [n for n in ("class_weight", "sample_weight") if arguments.get(n) is not None]
+    if sample_weights_given(data):
+        given.append("sample weights in `data`")
+    if given:
+        raise ValueError(
+            "Classes and examples are weighted in a loss of labels; without them a model is "
+            "trained towards the outputs of the dense one, each example counting the same. "
+            f"Received: {', '.join(given)}, data without labels. Leave the weights out, or pass "
+            "labels."
+        )
 
 
 def train_towards(student, dense, data, *, epochs, batch_size=None, **arguments):

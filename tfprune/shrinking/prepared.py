@@ -12,14 +12,19 @@ from tfprune._tools.tables import Change
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import LayerwiseOBS
 from tfprune.masks import layer_filter
-from tfprune.measuring.data import check_fits, running
+from tfprune.measuring.data import check_ends, check_fits, check_kind, has_labels, running
 from tfprune.measuring.metrics import fit_arguments
 from tfprune.recovery import distill, recalibrate
+from tfprune.recovery.copy_model import as_tuple
 from tfprune.shrinking import depths
 from tfprune.shrinking.held_out import count_examples, hold_out
 from tfprune.shrinking.judging import Decision, Judge, KeepBest
 from tfprune.shrinking.one_shot import EFFORTS, OneShot, criterion_of
-from tfprune.shrinking.prune_arguments import check_fit, check_training, checked_recovery
+from tfprune.shrinking.prune_arguments import (
+    check_fit,
+    check_training,
+    checked_recovery,
+)
 from tfprune.shrinking.prune_report import PruneReport
 from tfprune.shrinking.quantized import check_quantize, quantized
 from tfprune.shrinking.stale_statistics import (
@@ -30,6 +35,7 @@ from tfprune.shrinking.stale_statistics import (
 )
 from tfprune.stripping.prunable import prunable
 from tfprune.stripping.strip import strip
+from tfprune.units.accuracy import check_target
 from tfprune.units.selection import selection as selections
 
 
@@ -57,15 +63,20 @@ class Prepared:
         self._start = time.perf_counter()
         check_model(model)
         one_of("effort", effort, EFFORTS)
-        validation_data = fit.pop("validation_data", None)
+        data, validation_data = as_tuple(data), as_tuple(fit.pop("validation_data", None))
         self._quantize = fit.pop("quantize", None)
         check_quantize(self._quantize, model)
-        for given in (data, validation_data):
+        for name, given in (("data", data), ("validation_data", validation_data)):
             if given is not None:
-                check_fits(model, given)
+                check_kind(given, name)
+                check_fits(model, given, name)
         recover = checked_recovery(recover, data)
-        check_fit(fit, data)
-        self._is_led = check_training(model, data, epochs, recover)
+        trains_on_all = epochs and fit.get("steps_per_epoch") is None
+        if validation_data is None or set(recover) - {"distill"} or trains_on_all:
+            check_ends(data)
+        check_ends(validation_data, "validation_data")
+        check_fit(fit, data, epochs)
+        self._is_led = check_training(model, data, epochs, recover, fit)
         check_finite_weights(model)
         check_finite_data("data", data)
         check_finite_data("validation_data", validation_data)
@@ -83,6 +94,7 @@ class Prepared:
 
     def check(self, target):
         """Raises a `ValueError` where it is known at once that a target cannot be served."""
+        check_target(target)
         if self.selection.blocks:
             depths.check(self.selection, target, self._data)
 
@@ -184,8 +196,7 @@ class Prepared:
         """The small model after training; adds its stage and the decision to those so far."""
         _check_steps(small, self.model, self._epochs)
         judge, epochs = self.judge, self._epochs
-        watched = judge.data if judge.uses_loss else self._validation_data
-        arguments = {"validation_data": watched, "epochs": epochs, "verbose": self.verbose}
+        arguments = {"validation_data": self._watched(), "epochs": epochs, "verbose": self.verbose}
         dense, arguments = self._settled[0], {**self._fit, **arguments}
         small, best = _trained(small, dense, self._rest, self._is_led, arguments, judge, metrics)
         stages["fine-tuned"] = after = judge.metrics(small)
@@ -193,6 +204,15 @@ class Prepared:
         reason = judge.decide("fine-tuned", metrics, after, note).reason
         decisions.append(Decision("fine-tuned", bool(best), reason))
         return small
+
+    def _watched(self):
+        """What a training is validated on, if that is what it has a loss for."""
+        judge, validation_data = self.judge, self._validation_data
+        if judge.uses_loss or not has_labels(self._data):
+            return judge.data
+        needs_labels = self._is_led or _keras.has_stock_train_step(self.model)
+        has_what_it_needs = judge.has_labels or not needs_labels
+        return validation_data if has_what_it_needs else None
 
     def _quantized(self, small, stages):
         """Quantizes the small model; adds the stage, and gives the `Decision`, always to keep."""

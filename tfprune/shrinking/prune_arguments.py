@@ -6,11 +6,14 @@ import keras
 
 from tfprune._tools.checks import check_integer, is_number
 from tfprune.measuring.data import labels_given
+from tfprune.recovery.unlabelled import check_unlabelled
 
 _RECOVERIES = ("reconstruct", "recalibrate", "distill")
 _FIT = set(inspect.signature(keras.Model.fit).parameters) - {
     *("self", "x", "y", "epochs", "verbose")
 }
+_BESIDES = {"batch_size", "validation_split", "validation_batch_size", "validation_steps"}
+"""What is used without a training too, or says nothing of one."""
 
 
 def checked_recovery(recover, data):
@@ -36,7 +39,7 @@ def checked_recovery(recover, data):
     return recover
 
 
-def check_fit(given, data):
+def check_fit(given, data, epochs):
     """Refuses arguments for `fit` that it does not take, or that the data cannot have."""
     for name in ("batch_size", "validation_split"):
         if given.get(name) and not isinstance(data, (tuple, list)):
@@ -49,6 +52,11 @@ def check_fit(given, data):
         raise ValueError(
             f"Argument `validation_split` must be from 0 to below 1. Received: {split!r}."
         )
+    if given.get("sample_weight") is not None:
+        raise ValueError(
+            "Sample weights are a part of the data, of which some is held out. Received: "
+            "sample_weight. Pass `data=(x, y, sample_weight)`."
+        )
     unknown = sorted(set(given) - _FIT)
     if unknown:
         raise TypeError(
@@ -57,9 +65,15 @@ def check_fit(given, data):
             '`criterion=tfprune.criteria.L1(aggregate="max")`, those of the selection to '
             '`selection=tfprune.Selection("global", round_to=8)`.'
         )
+    unused = [] if epochs else sorted(n for n in set(given) - _BESIDES if given[n] is not None)
+    if unused:
+        raise ValueError(
+            "Arguments of `fit` are for the training, and there is none. "
+            f"Received: {unused}, epochs={epochs}. Pass `epochs` too, or leave them out."
+        )
 
 
-def check_training(model, data, epochs, recover):
+def check_training(model, data, epochs, recover, given):
     """Refuses to train without data, on labels without a loss, or to lead no training.
 
     Returns:
@@ -79,4 +93,6 @@ def check_training(model, data, epochs, recover):
             "The dense model can lead a training only where there is one. "
             f"Received: recover={recover}, epochs=0. Pass `epochs` too."
         )
+    if epochs and not has_labels:
+        check_unlabelled(data, given)
     return "distill" in recover or not has_labels

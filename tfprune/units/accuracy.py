@@ -98,6 +98,16 @@ def function_name(function):
     return getattr(function, "__name__", type(function).__name__)
 
 
+def check_target(target):
+    """Raises a `ValueError` for what is neither a fraction of units nor a budget."""
+    check_says_how_much(target)
+    if not (isinstance(target, Budget) or is_number(target) and 0 <= target <= 1):
+        raise ValueError(
+            "Argument `target` must be a number from 0 to 1, the fraction of units to prune, or a "
+            f"budget of `tfprune.budgets`. Received: target={target!r}."
+        )
+
+
 def check_says_how_much(target):
     """Raises a `ValueError` for an `Accuracy`, where a target must say how much goes or remains."""
     if isinstance(target, Accuracy):

@@ -286,7 +286,11 @@ def _bytes(variable):
 def _few(data):
     """A few examples of data, to see which way they take through the model."""
     if isinstance(data, (tuple, list)):
-        return keras.tree.map_structure(lambda array: array[:2], tuple(data))
+        return keras.tree.map_structure(_first_two, tuple(data))
     if isinstance(data, tf.data.Dataset):
         return data.take(1)
     return data
+
+
+def _first_two(array):
+    return None if array is None else array[:2]

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from tfprune._tools.checks import is_number
 from tfprune.coupling.groups import connected_sets, equal_count_constraints, select_equal_counts
 from tfprune.patterns import pruned_count
 from tfprune.units import budgets
-from tfprune.units.accuracy import check_says_how_much
+from tfprune.units.accuracy import check_target
 from tfprune.units.prunable import indices_in
 from tfprune.units.selection import limits
 from tfprune.units.selection.budget_search import select_within_budget
@@ -35,16 +34,10 @@ def select_units(units, target, scoring, selection=_UNIFORM, progress=1.0):
         ValueError: If the target is out of range, too many units must stay, or the budget cannot
             be met.
     """
-    check_says_how_much(target)
-    is_budget = isinstance(target, budgets.Budget)
-    if not (is_budget or is_number(target) and 0 <= target <= 1):
-        raise ValueError(
-            "Argument `target` must be a number from 0 to 1, or a budget of `tfprune.budgets`. "
-            f"Received: target={target!r}."
-        )
+    check_target(target)
     if selection.scope == "same_class":
         return select_same_class(units, target, scoring, selection, progress)
-    if is_budget:
+    if isinstance(target, budgets.Budget):
         return select_within_budget(units, target, scoring, selection, progress)
     if selection.rounds and selection.scope in ("uniform", "global"):
         return select_nearest_multiples(units, target, scoring, selection)
