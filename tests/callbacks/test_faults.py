@@ -4,10 +4,18 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune import layers, prune_units, prune_weights
-from tfprune.callbacks import PruneUnits, PruneWeights, Rewire, StraightThrough
+from tfprune import layers, prune_units, prune_weights, strip
+from tfprune.callbacks import (
+    DynamicSurgery,
+    PruneUnits,
+    PruneWeights,
+    RegularizeUnits,
+    Rewire,
+    StraightThrough,
+)
 from tfprune.masks.setting import count_masks, masked_layers
 from tfprune.schedules import Constant, OneShot, PolynomialDecay
+from tfprune.units.regularizers import L0
 
 X, Y = np.ones((8, 4), "float32"), np.ones((8, 2), "float32")
 
@@ -170,3 +178,30 @@ def test_a_training_that_failed_does_not_stand_in_the_way_of_the_next():
     fit(model, other, epochs=1)
     fit(model, failed, epochs=1)
     assert failed.params is not other.params
+
+
+class Break(keras.callbacks.Callback):
+    """An error after the third step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == 3:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize(
+    ("callback", "finish"),
+    [
+        (StraightThrough(0.5), StraightThrough.finish),
+        (DynamicSurgery(0.5), DynamicSurgery.finish),
+        (RegularizeUnits(L0(0.1, seed=0)), lambda callback, model: callback.regularizer.detach()),
+    ],
+    ids=["straight_through", "dynamic_surgery", "l0"],
+)
+def test_strip_refuses_what_a_training_that_broke_off_left_and_says_what_to_do(callback, finish):
+    model = compiled_model()
+    with pytest.raises(InterruptedError):
+        fit(model, callback, Break())
+    with pytest.raises(ValueError, match=r"layer='\w+', weight='kernel'.*`finish\(model\)`"):
+        strip(model)
+    finish(callback, model)
+    np.testing.assert_allclose(strip(model)(X), model(X), rtol=1e-5, atol=1e-6)

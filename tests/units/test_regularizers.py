@@ -245,8 +245,9 @@ def test_config_round_trip(made):
 
 
 def test_what_cannot_be_done_is_refused(residual):
-    with pytest.raises(ValueError, match="non-negative"):
-        GroupLasso(-1)
+    for strength in (-1, float("nan"), float("inf"), True):
+        with pytest.raises(ValueError, match="non-negative number. Received: strength="):
+            GroupLasso(strength)
     with pytest.raises(ValueError, match="one of"):
         unit_regularizers.get("ridge")
     with pytest.raises(ValueError, match="must be positive"):

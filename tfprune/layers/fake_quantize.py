@@ -50,7 +50,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def __init__(self, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
-        if not 0 <= momentum < 1:
+        if not is_number(momentum) or not 0 <= momentum < 1:
             raise ValueError(
                 f"Argument `momentum` must be from 0 to below 1. Received: momentum={momentum!r}."
             )

@@ -6,6 +6,12 @@ import keras
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune.masks.setting import masked_layers
+
+_BROKEN_OFF = (
+    "If training was broken off, call `finish(model)` of the callback it had, or `detach()` of the "
+    "regularizer."
+)
 
 
 class TopKRead:
@@ -104,12 +110,24 @@ def set_transforms(weights, transforms, owner):
         if weight.mask.transform is not None:
             raise ValueError(
                 "A weight can have one of `StraightThrough`, `DynamicSurgery` and `L0` at a time. "
-                f"Received: layer={weight.layer.name!r}, weight={weight.name!r}, for {owner}. If "
-                "training was broken off, call `finish(model)` of the callback it had, or "
-                "`detach()` of the regularizer."
+                f"Received: layer={weight.layer.name!r}, weight={weight.name!r}, for {owner}. "
+                f"{_BROKEN_OFF}"
             )
     for weight, transform in zip(weights, transforms, strict=True):
         weight.mask.transform = transform
+
+
+def check_no_transforms(model):
+    """Raises a `ValueError` if a layer reads a weight through a function: zeros are not stored."""
+    for layer in masked_layers(model):
+        for name, mask in layer.masks_by_name.items():
+            if mask.transform is not None:
+                raise ValueError(
+                    "The model is being trained by `StraightThrough`, `DynamicSurgery` or `L0`, "
+                    "which store what they prune as zeros when training ends. "
+                    f"Received: model={model.name!r}, layer={layer.name!r}, weight={name!r}. "
+                    f"{_BROKEN_OFF}"
+                )
 
 
 def top_magnitudes(value, count, *, trainable, frozen):

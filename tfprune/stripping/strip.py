@@ -5,6 +5,7 @@ import warnings
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model, one_of
+from tfprune.masks.straight_through import check_no_transforms
 from tfprune.rebuild.fake_quantization import (
     fake_quantizers,
     with_operations,
@@ -70,8 +71,9 @@ def strip(
 
     Raises:
         ValueError: If the model cannot be traced or rebuilt, with the layer and the reason; if no
-            config of its class says the new sizes, with `same_class=True`; if
-            weights are not finite, or the model runs on no inputs that were tried.
+            config of its class says the new sizes, with `same_class=True`; if weights are not
+            finite or are still trained behind masks, or the model runs on no inputs that were
+            tried.
         RuntimeError: If the outputs differ, which would be a bug in this function.
 
     Example:
@@ -91,6 +93,7 @@ def strip(
     """
     check_model(model)
     one_of("custom_layers", custom_layers, (None, "keep", "inline"))
+    check_no_transforms(model)
     model = with_rounded_weights(model)
     keep = True if custom_layers == "keep" else ()
     if same_class:

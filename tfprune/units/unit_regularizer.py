@@ -5,6 +5,8 @@ at every step; so `fit`, jit and strategies work unchanged. It is in no config a
 model. The strength is a variable: changing it retraces nothing.
 """
 
+import math
+
 import keras
 
 from tfprune._tools.checks import is_number
@@ -27,9 +29,10 @@ class UnitRegularizer(Configurable):
     """Whether units are pruned when it is detached, which is at the end of training."""
 
     def __init__(self, strength):
-        if not is_number(strength) or strength < 0:
+        if not is_number(strength) or not 0 <= strength < math.inf:
             raise ValueError(
-                f"Argument `strength` must be a non-negative number. Received: {strength!r}."
+                "Argument `strength` must be a non-negative number. "
+                f"Received: strength={strength!r}."
             )
         self._value = float(strength)
         self._variable = None
