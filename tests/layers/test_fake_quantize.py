@@ -88,8 +88,8 @@ def test_files_keep_the_range(tmp_path):
     assert (loaded.range, loaded.momentum) == (model.layers[0].range, 0.5)
 
 
-@pytest.mark.parametrize("momentum", [1.0, -0.1])
-def test_a_momentum_must_be_below_one(momentum):
+@pytest.mark.parametrize("momentum", [1.0, -0.1, "0.9", None])
+def test_a_momentum_must_be_a_number_below_one(momentum):
     with pytest.raises(ValueError, match="`momentum` must be from 0 to below 1"):
         FakeQuantize(momentum)
 

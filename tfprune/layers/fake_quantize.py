@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.checks import is_number
 
 STEPS = 127
 """The largest integer of an int8 weight; the least is its negative, so that 0 is 0."""
