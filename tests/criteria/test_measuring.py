@@ -170,6 +170,12 @@ def test_no_data_is_refused(name):
         one(name, linear(), None)
 
 
+@pytest.mark.parametrize("data", ["data", 5, {"x": X}])
+def test_data_of_an_unknown_kind_is_refused(data):
+    with pytest.raises(ValueError, match=f"`data` must be .*of type {type(data).__name__}"):
+        one("gradient", linear(), data)
+
+
 def test_data_without_targets_is_refused():
     with pytest.raises(ValueError, match="needs targets.*`data`"):
         one("gradient", linear(), (X,))

@@ -289,6 +289,8 @@ def test_what_cannot_be_is_refused():
         tfprune.quantize_aware(norms)
     with pytest.raises(ValueError, match="`momentum` must be"):
         tfprune.quantize_aware(mlp(), momentum=2)
+    with pytest.raises(ValueError, match="`batch_size` must be an integer of at least 1"):
+        tfprune.quantize_aware(mlp(), (X,), batch_size="8")
     with pytest.raises(ValueError, match=r"shapes \[\(None, 6\)\]"):
         tfprune.quantize_aware(mlp(), (X[:, :2],))
     with pytest.raises(ValueError, match="`only`"):

@@ -202,6 +202,7 @@ def test_stale_statistics_are_no_excuse():
         ({"drop": -0.1}, "`drop`"),
         ({"drop": float("nan")}, "`drop`"),
         ({"drop": 0.1, "tolerance": 0}, "`tolerance`"),
+        ({"drop": 0.1, "relative": "loss"}, "`relative` must be True or False"),
         ({"drop": 0.1, "metric": len}, "`larger_is_better` must be True or False for a function"),
         ({"drop": 0.1, "metric": "score"}, "`larger_is_better`"),
         ({"drop": 0.1, "metric": keras.metrics.AUC()}, "`metric` must be the name"),

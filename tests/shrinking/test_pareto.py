@@ -312,6 +312,12 @@ def test_a_folder_that_holds_something_else_is_refused(dense, tmp_path):
         ({"remaining": ()}, "must hold a budget"),
         ({"remaining": (0.5, 2)}, "Received: 2 in"),
         ({"remaining": (0.5, 0.5)}, "each once"),
+        ({"remaining": None}, "Received: None in"),
+        ({"remaining": True}, "Received: True in"),
+        ({"remaining": budgets.Accuracy(0.1)}, "must say how much"),
+        ({"seed": "1"}, "`seed` must be an integer"),
+        ({"seed": -1}, "`seed` must be an integer"),
+        ({"folder": 3}, "`folder` must be the path"),
         ({"cost": "units"}, "`cost` must be"),
         ({"metric": "auc"}, "compiled with"),
         ({"metric": "score"}, "`larger_is_better`"),
@@ -320,7 +326,7 @@ def test_a_folder_that_holds_something_else_is_refused(dense, tmp_path):
 )
 def test_bad_arguments_are_refused(dense, arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        tfprune.pareto(dense, DATA, folder=tmp_path / "run", **arguments)
+        tfprune.pareto(dense, DATA, **{"folder": tmp_path / "run", **arguments})
     assert not (tmp_path / "run").exists()
 
 

@@ -40,6 +40,8 @@ def test_a_target_that_is_none_is_refused(dense, target):
         ((X, None, WEIGHTS), {"epochs": 1}, "sample weights in `data`, data without labels"),
         ((X, Y), {"validation_data": iter([(X, Y)])}, "`validation_data`.*list_iterator"),
         ((X, Y), {"validation_data": (X, Y[:5])}, "`validation_data`.*equally many"),
+        ((X, Y), {"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
+        ((X, Y), {"callbacks": ["csv"], "epochs": 1}, "`callbacks` must be a `keras.callba"),
         ("data", {}, "`data`.*type str"),
         (iter([(X, Y)]), {}, "`data`.*list_iterator"),
     ],

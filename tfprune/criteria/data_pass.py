@@ -1,14 +1,16 @@
 """One pass of a model over data, to measure gradients or activations."""
 
 import math
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools.checks import check_integer
 from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finite_weights
-from tfprune.measuring.data import check_ends, check_fits, running
+from tfprune.measuring.data import check_ends, check_fits, check_kind, running
 from tfprune.measuring.metrics import fit_arguments
 
 EAGER_BATCHES = 16
@@ -49,8 +51,10 @@ class DataPass(keras.Model):
 
         Raises:
             NotFiniteError: If the data or a weight of the model hold NaN or infinity.
-            ValueError: If there is no data, or no end of it.
+            ValueError: If there is no data, or no end of it, or the batch size is no integer.
         """
+        if batch_size is not None:
+            check_integer("batch_size", batch_size)
         check_finite_weights(self.measured)
         check_finite_data("data", data)
         check_ends(data)
@@ -70,6 +74,8 @@ class DataPass(keras.Model):
         except ValueError as error:
             if is_arrays or float(self.examples):
                 raise
+            if not isinstance(data, Iterator):  # what else Keras takes, it has taken
+                check_kind(data)
             raise ValueError(f"{_no_batches(data)} ({error})") from error
         finally:
             for state, value in states:

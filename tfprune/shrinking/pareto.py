@@ -3,12 +3,14 @@
 import hashlib
 import inspect
 import math
+import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import keras
 
-from tfprune._tools.checks import is_number
+from tfprune._tools.checks import check_integer
 from tfprune.coupling.costs import total_macs
 from tfprune.measuring.metrics import checked_metric
 from tfprune.shrinking import fingerprints
@@ -87,6 +89,12 @@ def pareto(
     """
     start = time.perf_counter()
     wanted = _checked_budgets(remaining, cost)
+    if seed is not None:
+        check_integer("seed", seed, least=0)
+    if not isinstance(folder, (str, os.PathLike, type(None))):
+        raise ValueError(
+            f"Argument `folder` must be the path of a folder, or None. Received: folder={folder!r}."
+        )
     larger_is_better = checked_metric(metric, larger_is_better)
     prepared = Prepared(model, data, verbose=verbose, **pruning)
     for budget in wanted:
@@ -169,7 +177,7 @@ def _checked_budgets(remaining, cost):
             f"one of them. Received: cost={cost!r}."
         )
     found = []
-    if is_number(remaining) or isinstance(remaining, Budget):
+    if not isinstance(remaining, Iterable) or isinstance(remaining, str):
         remaining = [remaining]
     for budget in remaining:
         check_says_how_much(budget)

@@ -47,10 +47,18 @@ def check_fit(given, data, epochs):
                 f"Argument `{name}` is for data in arrays. "
                 f"Received: {name}={given[name]}, data of type {type(data).__name__}."
             )
+    if given.get("batch_size") is not None:
+        check_integer("batch_size", given["batch_size"])
     split = given.get("validation_split") or 0
     if not is_number(split) or not 0 <= split < 1:
         raise ValueError(
             f"Argument `validation_split` must be from 0 to below 1. Received: {split!r}."
+        )
+    callbacks = keras.tree.flatten(given.get("callbacks") or [])
+    if not all(isinstance(each, keras.callbacks.Callback) for each in callbacks):
+        raise ValueError(
+            "Argument `callbacks` must be a `keras.callbacks.Callback` or a list of them. "
+            f"Received: callbacks={given['callbacks']!r}."
         )
     if given.get("sample_weight") is not None:
         raise ValueError(

@@ -72,6 +72,10 @@ class Accuracy:
                 "Argument `tolerance` must be a number above 0 and at most 0.5. "
                 f"Received: tolerance={self.tolerance!r}."
             )
+        if not isinstance(self.relative, bool):
+            raise ValueError(
+                f"Argument `relative` must be True or False. Received: relative={self.relative!r}."
+            )
         object.__setattr__(
             self, "larger_is_better", checked_metric(self.metric, self.larger_is_better)
         )
