@@ -111,6 +111,11 @@ def find_blocks(model, only=None, exclude=None):
     return Blocks(flat, tuple(found), len(parts), tuple(stays))
 
 
+def layers_around_blocks(model):
+    """The custom layers of a model that hold several blocks, which are inlined to bypass one."""
+    return list(_layers_around(_graph(model)))
+
+
 def _graph(model):
     graph = graph_of(model)
     if graph is not None:

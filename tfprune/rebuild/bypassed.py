@@ -25,33 +25,41 @@ def bypassed(model, blocks):
     parts_of = {path: (_model_at(model, path), parts) for path, parts in by_path.items()}
 
     def restructure(config, path):
-        if path not in parts_of:
-            return config
-        inner, parts = parts_of[path]
-        unmasked = [part for part in parts if _drops_mask(part)]
-        if "input_layers" not in config:
-            if unmasked:
-                raise ValueError(
-                    "A layer that drops the mask of steps cannot be removed from a Sequential "
-                    f"model. Received: model={inner.name!r}, "
-                    f"layer={unmasked[0].nodes[0].operation.name!r}. Build it as a Functional one."
-                )
-            names = {node.operation.name for part in parts for node in part.nodes}
-            layers = [each for each in config["layers"] if each["config"]["name"] not in names]
-            return {**config, "layers": layers}
-        places = _places(inner)
-        replaced = {places[id(part.end)][:2]: places[id(part.start)] for part in parts}
-        added = []
-        for part in unmasked:
-            added.append(_without_mask(places[id(part.end)][0], places[id(part.start)]))
-            replaced[places[id(part.end)][:2]] = added[-1]["name"], 0, 0
-        config = {**config, "layers": [*config["layers"], *added]}
-        return without_dead_calls(config, {}, replaced=replaced)
+        return bypass(config, *parts_of[path]) if path in parts_of else config
 
     new = convert.rebuilt(model, lambda config, _: config, restructure=restructure)
     copied_state.copy_weights(model, new)
     copied_state.copy_compile_state(model, new)
     return new
+
+
+def bypass(config, inner, parts):
+    """The config of a model without some parts of its graph.
+
+    Args:
+        config: The config. It is not changed.
+        inner: The model.
+        parts: Objects with `start`, `end` and `nodes`, as in `bypassed`.
+    """
+    unmasked = [part for part in parts if _drops_mask(part)]
+    if "input_layers" not in config:
+        if unmasked:
+            raise ValueError(
+                "A layer that drops the mask of steps cannot be removed from a Sequential "
+                f"model. Received: model={inner.name!r}, "
+                f"layer={unmasked[0].nodes[0].operation.name!r}. Build it as a Functional one."
+            )
+        names = {node.operation.name for part in parts for node in part.nodes}
+        layers = [each for each in config["layers"] if each["config"]["name"] not in names]
+        return {**config, "layers": layers}
+    places = _places(inner)
+    replaced = {places[id(part.end)][:2]: places[id(part.start)] for part in parts}
+    added = []
+    for part in unmasked:
+        added.append(_without_mask(places[id(part.end)][0], places[id(part.start)]))
+        replaced[places[id(part.end)][:2]] = added[-1]["name"], 0, 0
+    config = {**config, "layers": [*config["layers"], *added]}
+    return without_dead_calls(config, {}, replaced=replaced)
 
 
 def _drops_mask(part):
@@ -74,6 +82,11 @@ def _without_mask(name, history):
         "config": {"name": operation.name, **config["config"]},
         "inbound_nodes": [{"args": (tensor, 0.0), "kwargs": {}}],
     }
+
+
+def place_of(model, tensor):
+    """The name of the operation, the call and the output of a symbolic tensor, as in a config."""
+    return _places(model)[id(tensor)]
 
 
 def _places(model):

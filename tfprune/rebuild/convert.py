@@ -191,12 +191,18 @@ class _Rebuilding:
             for layer, copy in zip(self.kept, copies, strict=True):
                 resize_kept(layer, copy)
 
+        places = [layer.name for layer in self.kept]
+
         class Kept:
             """The class that a config names in place of that of a layer that is kept."""
 
             @classmethod
             def from_config(cls, config):
-                return copies[config["place"]]
+                layer = copies[config["place"]]
+                if config["name"] != places[config["place"]]:  # it comes once more
+                    layer = _keras.copied_objects([self.kept[config["place"]]])[0][1][0]
+                    layer.name = config["name"]
+                return layer
 
         classes = self.cells.become(copies[len(layers) :])
         self.custom_objects = {"Kept": Kept, **classes, **self.shared.custom_objects}

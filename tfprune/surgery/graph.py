@@ -1,5 +1,7 @@
 """Edits of the graph in a model's config: layers inserted or removed, inputs added or removed."""
 
+import copy
+
 from tfprune import _keras
 from tfprune.rebuild.dead_calls import without_dead_calls
 
@@ -75,6 +77,59 @@ def with_layer_before(config, name, layer):
         layers.append({**layer, "name": added, "inbound_nodes": firsts})
         layers.append({**each, "inbound_nodes": nodes})
     return {**config, "layers": layers}
+
+
+def with_repeated(config, start, end, repetitions):
+    """The config with a part of its graph once more behind itself, as often as asked.
+
+    Args:
+        config: The config of a Functional or Sequential model. It is not changed.
+        start, end: What the part takes and what it gives: the name of an operation, the index of
+            its call, and that of the output.
+        repetitions: For each, a dict from the names of the operations in the part to the new ones.
+    """
+    made, last = [], tuple(end)
+    for names in repetitions:
+        before = {tuple(start): last}
+        for layer in config["layers"]:
+            if _name(layer) in names:
+                made.append(_renamed(layer, names, before))
+        last = (names[end[0]], *end[1:])
+    places = [place for place, layer in enumerate(config["layers"]) if _name(layer) in names]
+    if "input_layers" not in config:
+        index = places[-1] + 1
+        return {**config, "layers": [*config["layers"][:index], *made, *config["layers"][index:]]}
+    first = {layer["name"]: int(_keras.is_functional_config(layer)) for layer in config["layers"]}
+
+    def redirected(history, offset=0):
+        name, call, tensor = history
+        is_end = (name, call - offset * first[name], tensor) == tuple(end)
+        return [last[0], last[1] + offset * first[end[0]], last[2]] if is_end else list(history)
+
+    inside, layers = set(repetitions[0]), []
+    for place, layer in enumerate(config["layers"]):
+        nodes = layer["inbound_nodes"]
+        if layer["name"] not in inside:
+            nodes = [_map_histories(node, redirected) for node in nodes]
+        layers.append({**layer, "inbound_nodes": nodes})
+        if place == places[-1]:
+            layers.extend(made)
+    outputs = _map_outputs(config["output_layers"], lambda history: redirected(history, 1))
+    return {**config, "layers": layers, "output_layers": outputs}
+
+
+def _renamed(layer, names, moved):
+    """A serialised operation under a new name, with the names and places of what it takes."""
+
+    def history(given):
+        name, *rest = given
+        return list(moved.get(tuple(given), (names.get(name, name), *rest)))
+
+    new = copy.deepcopy({**layer, "config": {**layer["config"], "name": names[_name(layer)]}})
+    if "inbound_nodes" in new:
+        nodes = [_map_histories(node, history) for node in new["inbound_nodes"]]
+        new.update(name=names[_name(layer)], inbound_nodes=nodes)
+    return new
 
 
 def with_input(config, name, source, position=None):

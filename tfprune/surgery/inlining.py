@@ -9,10 +9,11 @@ import dataclasses
 import keras
 
 from tfprune import _keras
+from tfprune.blocks.find import layers_around_blocks
 from tfprune.coupling.layer_runs import is_composite
 from tfprune.coupling.model_trace import trace
 from tfprune.stripping.inlining import with_inlined
-from tfprune.surgery.edits import Resize
+from tfprune.surgery.edits import RemoveBlock, Resize
 from tfprune.surgery.lookup import walk_operations
 
 
@@ -60,7 +61,7 @@ class InlinedModel:
         Raises:
             ValueError: If several have the name, or what is around it cannot be inlined.
         """
-        given = self._now.get(id(given), given)
+        given = self.layer(given)
         operations = [operation for _, operation in walk_operations(self.graph)]
         name = given if isinstance(given, str) else getattr(given, "name", None)
         if name in self.ends or any(given is each or given == each.name for each in operations):
@@ -76,6 +77,16 @@ class InlinedModel:
         if not any(now is each for _, each in walk_operations(self.graph)):
             raise ValueError(_refusal(self.graph, target, outer[-1], argument))
         return now
+
+    def inline_around_blocks(self):
+        """Inlines the layers that hold several residual blocks."""
+        around = layers_around_blocks(self.graph)
+        if around:
+            self._inline(around)
+
+    def layer(self, given):
+        """The layer of `graph` for one of the model given; what else is given as it is."""
+        return self._now.get(id(given), given)
 
     def inline_resized(self, kept_units):
         """Inlines the layers in which units come or go, but for those that are resized in place.
@@ -137,14 +148,14 @@ def renamed(edit, ends):
     if isinstance(edit, Resize):
         return edit.renamed(ends)
     changes = {}
-    for argument in ("after", "source", "layer", "target", "before"):
+    for argument in ("after", "source", "layer", "target", "before", "block"):
         given = getattr(edit, argument, None)
         names = {given} if isinstance(given, str) else set(given or ())
         inlined = names & set(ends)
         if not inlined:
             continue
         (name, *_) = inlined
-        if argument in ("after", "source"):
+        if argument in ("after", "source") or isinstance(edit, RemoveBlock):
             changes[argument] = ends[name][1]
         else:
             raise ValueError(

@@ -21,6 +21,8 @@ from tfprune.surgery.edits import (
     Disconnect,
     Insert,
     Remove,
+    RemoveBlock,
+    RepeatBlock,
     Replace,
     Resize,
     ResizeDepthMultiplier,
@@ -28,6 +30,7 @@ from tfprune.surgery.edits import (
     Shrink,
     from_dict,
 )
+from tfprune.surgery.edits.blocks import find_block
 from tfprune.surgery.growth import Growth, Split, effects, grows_single_units
 from tfprune.surgery.indices import units_after, units_by_layer
 from tfprune.surgery.inlining import InlinedModel, renamed, with_all_inlined
@@ -135,6 +138,24 @@ class Plan(Printable):
         """Adds the edit of `tfprune.surgery.replace`."""
         serialised, weights = serialised_layer(new_layer, "new_layer")
         self._add(Replace(self._name(layer), serialised, keep_weights, weights))
+
+    def remove_block(self, block):
+        """Adds the edit of `tfprune.surgery.remove_block`."""
+        self._add(RemoveBlock(self._block(block)))
+
+    def repeat_block(self, block, times=1, *, init="identity"):
+        """Adds the edit of `tfprune.surgery.repeat_block`."""
+        if block not in _inserted_names(self.edits):
+            self._inlined_model.inline_around_blocks()
+        self._add(RepeatBlock.of(self._model, self._inlined_model.layer(block), times, init))
+
+    def _block(self, block):
+        """The name of a block, given it, or a layer in it or its name."""
+        name = block if isinstance(block, str) else getattr(block, "name", None)
+        if name in _inserted_names(self.edits):
+            return name
+        self._inlined_model.inline_around_blocks()
+        return find_block(self._model, self._inlined_model.layer(block)).name
 
     def _add(self, *edits):
         if self._new is not None:
@@ -250,7 +271,7 @@ class Plan(Printable):
             for edit in self._edits_now():
                 if not edit.before_sizes:
                     continue
-                near = {edit.after, *(edit.before or ())}
+                near = _named(edit)
                 if any(not near.isdisjoint(other.names) for other in together):
                     start, together = _applied(start, together), []
                 edit.check(start)
@@ -353,6 +374,8 @@ class Plan(Printable):
         split = content["split"]
         plan = cls(model, split=None if split is None else Split(**split))
         edits = [from_dict(each) for each in content["edits"]]
+        if any(isinstance(each, (RemoveBlock, RepeatBlock)) for each in edits):
+            plan._inlined_model.inline_around_blocks()
         for name in set().union(*map(_named, edits)) - _inserted_names(edits):
             plan._inlined_model.inline_around(name)
         plan._add(*edits)
@@ -413,10 +436,12 @@ def _applied(model, edits):
 
 def _named(edit):
     """The names of the layers that an edit is of."""
-    names = {getattr(edit, each, None) for each in ("layer", "after", "source", "target")}
+    fields = ("layer", "after", "source", "target", "block")
+    names = {getattr(edit, each, None) for each in fields}
     names.update(edit.layers if isinstance(edit, Resize) else ())
     return {*names, *(getattr(edit, "before", None) or ())} - {None}
 
 
 def _inserted_names(edits):
-    return {name for edit in edits if isinstance(edit, Insert) for name in edit.names}
+    making = (Insert, RepeatBlock)
+    return {name for edit in edits if isinstance(edit, making) for name in edit.names}

@@ -96,6 +96,7 @@ class Draft:
         checks: Functions of the new model that raise an error where it is wrong.
         new_layers: Layers that are added to the model.
         removed_inputs: For concatenations, by id, the indices of the inputs that they lose.
+        bypassed: For paths, the parts of the graph there that are removed.
         next_edits: Edits to make after these.
     """
 
@@ -110,6 +111,7 @@ class Draft:
     checks: list = field(default_factory=list)
     new_layers: list = field(default_factory=list)
     removed_inputs: dict = field(default_factory=dict)
+    bypassed: dict = field(default_factory=dict)
     next_edits: list = field(default_factory=list)
 
     def positions(self, model, path, operation):
