@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 import tfprune
+from tests.kerashub_models import BACKBONES, inputs_of, randomise
 from tests.surgery.models import drawn, example
 from tests.surgery.test_inlining import Block, Stage
 from tfprune import surgery
+from tfprune.blocks.find import find_blocks
 from tfprune.surgery import by
 
 layers = keras.layers
@@ -216,3 +218,36 @@ def test_what_cannot_begin_as_the_identity_is_refused():
     shared = stack(after=layers.ReLU(name="shared"))
     with pytest.raises(ValueError, match="called elsewhere too.*'shared'"):
         surgery.repeat_block(shared, "wide_1")
+
+
+# Models of others ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "ViT"])
+def test_backbones_become_deeper_and_compute_the_same(name):
+    model = BACKBONES[name]()
+    randomise(model)
+    (first, *_), inputs = find_blocks(model).blocks, inputs_of(model)
+    new = surgery.repeat_block(model, first.name)
+    for ours, theirs in zip(*(keras.tree.flatten(m(inputs)) for m in (new, model)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert len(find_blocks(new).blocks) == len(find_blocks(model).blocks) + 1
+
+
+@pytest.mark.slow
+def test_encoders_with_norms_after_sums_are_refused():
+    model = BACKBONES["Bert"]()
+    randomise(model)
+    with pytest.raises(ValueError, match="'transformer_layer_0'.*a norm after a sum"):
+        surgery.repeat_block(model, "transformer_layer_0")
+
+
+@pytest.mark.slow
+def test_blocks_of_a_resnet_come_and_go():
+    model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=5)
+    new = surgery.repeat_block(model, "conv3_block2_add")
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(new(x), model(x), rtol=1e-5, atol=1e-6)
+    back = surgery.remove_block(new, "conv3_block2_1_conv")
+    assert back.count_params() == model.count_params() < new.count_params()
