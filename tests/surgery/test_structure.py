@@ -179,6 +179,66 @@ def test_what_is_no_input_cannot_be_disconnected():
         surgery.disconnect(two_branches(), "b", "total")
 
 
+# How sizes are made equal -------------------------------------------------------------------------
+
+
+def sizes(model):
+    return {k.name: tuple(k.kernel.shape) for k in model.layers if hasattr(k, "kernel")}
+
+
+@pytest.mark.parametrize(
+    ("widths", "fit", "fitted"),
+    [
+        ((4, 5), "grow", {"a": (3, 5), "c": (5, 2)}),
+        ((4, 5), "shrink", {"a": (3, 4), "c": (4, 2)}),
+        ((6, 4), "grow", {"a": (3, 6), "c": (6, 2)}),
+        ((6, 4), "shrink", {"a": (3, 4), "c": (4, 2)}),
+    ],
+)
+def test_what_is_left_by_a_layer_grows_or_shrinks(widths, fit, fitted):
+    a, b = (layers.Dense(n, name=name) for n, name in zip(widths, "ab", strict=True))
+    model = drawn(keras.Sequential([keras.Input((3,)), a, b, layers.Dense(2, name="c")]))
+    new = surgery.remove(model, "b", fit=fit)
+    assert sizes(new) == fitted
+    for name, axis in (("a", 1), ("c", 0)):
+        old, made = (np.moveaxis(m.get_layer(name).kernel.numpy(), axis, 0) for m in (model, new))
+        kept = [unit for unit in made.tolist() if unit in old.tolist()]
+        assert len(kept) == min(len(old), len(made))  # all trained units, or none but these
+    plan = surgery.edit(model)
+    plan.remove("b", fit=fit)
+    assert sizes(surgery.Plan.from_dict(model, plan.to_dict()).model) == fitted
+    assert f"fit={fit}" in str(plan)
+
+
+def test_what_cannot_be_fitted_that_way_is_refused():
+    model = chain()  # 3 -> 4 -> 5 -> 2
+    assert sizes(surgery.remove(model, "a", fit="shrink")) == {"b": (3, 5), "c": (5, 2)}
+    with pytest.raises(ValueError, match="'a' takes and what it gives.*fit='grow'"):
+        surgery.remove(model, "a", fit="grow")  # the input cannot grow
+    with pytest.raises(ValueError, match="`fit` must be one of.*'both'"):
+        surgery.remove(model, "b", fit="both")
+    with pytest.raises(ValueError, match="`fit` must be one of.*'both'"):
+        surgery.connect(two_branches(), "b", "total", fit="both")
+
+
+@pytest.mark.parametrize(("fit", "width"), [("grow", 5), ("shrink", 4)])
+def test_terms_of_a_sum_grow_or_shrink_to_the_new_one(fit, width):
+    model = two_branches()  # a and c of 4, b of 5
+    new = surgery.connect(model, "b", "total", fit=fit)
+    assert {new.get_layer(name).units for name in "abc"} == {width}
+
+
+@pytest.mark.parametrize(("fit", "width"), [("grow", 13), ("shrink", 9), (None, 13)])
+def test_a_concatenation_has_more_channels_or_makes_room(fit, width):
+    model = two_branches()
+    new = surgery.connect(model, "a", "joined", fit=fit)
+    assert new.get_layer("joined").output.shape == (None, width)
+    assert new.get_layer("last").kernel.shape == (width, 2)
+    if fit != "shrink":
+        x = example(model)
+        np.testing.assert_allclose(new(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 # Masks, and known architectures -------------------------------------------------------------------
 
 

@@ -144,7 +144,7 @@ def insert(model, after, layers, *, init="identity", before=None):
     return plan.model
 
 
-def remove(model, layer):
+def remove(model, layer, *, fit=None):
     """Returns a new model without a layer: what took its output takes its input.
 
     Where both have different sizes, the integer program of `resize` makes them equal: mostly the
@@ -154,12 +154,14 @@ def remove(model, layer):
         model: Any Keras model that is built. It is not changed. Of a subclassed model, the
             Functional model of its `call` is edited.
         layer: A layer or operation with one input and one output, or its name.
+        fit: How sizes are made equal: "shrink" to the smaller, or less; "grow" to the larger, or
+            more, with new units; by default any way that keeps most.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If the layer cannot be removed.
+        ValueError: If the layer cannot be removed, or sizes do not fit that way.
 
     Example:
 
@@ -170,7 +172,7 @@ def remove(model, layer):
     TensorShape([3, 4])
     """
     plan = edit(model)
-    plan.remove(layer)
+    plan.remove(layer, fit=fit)
     return plan.model
 
 
@@ -248,7 +250,7 @@ def repeat_block(model, block, times=1, *, init="identity"):
     return plan.model
 
 
-def connect(model, source, target, *, position=None):
+def connect(model, source, target, *, position=None, fit=None):
     """Returns a new model in which an Add, Concatenate or the like has another input.
 
     After a concatenation, the weights for the new channels begin at 0, so the model computes the
@@ -261,12 +263,14 @@ def connect(model, source, target, *, position=None):
         source: The layer or operation whose output is added, or its name.
         target: The layer that takes it, of those that take a list of tensors, or its name.
         position: Integer, the index of the new input among the others; by default it is the last.
+        fit: How sizes are made equal, as in `remove`. A concatenation that is fitted by "shrink"
+            has no more channels than before, and by "grow" all of the new input besides.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: If source and target do not fit together.
+        ValueError: If source and target do not fit together, or not that way.
 
     Example:
 
@@ -280,7 +284,7 @@ def connect(model, source, target, *, position=None):
     (None, 12)
     """
     plan = edit(model)
-    plan.connect(source, target, position=position)
+    plan.connect(source, target, position=position, fit=fit)
     return plan.model
 
 

@@ -114,13 +114,13 @@ class Plan(Printable):
             before = tuple(self._consumer(each) for each in before)
         self._add(Insert(self._name(after, "after"), serialised, init, weights, before))
 
-    def remove(self, layer):
+    def remove(self, layer, *, fit=None):
         """Adds the edit of `tfprune.surgery.remove`."""
-        self._add(Remove(self._name(layer)))
+        self._add(Remove(self._name(layer), fit))
 
-    def connect(self, source, target, *, position=None):
+    def connect(self, source, target, *, position=None, fit=None):
         """Adds the edit of `tfprune.surgery.connect`."""
-        self._add(Connect(*self._ends(source, target), position))
+        self._add(Connect(*self._ends(source, target), position, fit))
 
     def disconnect(self, source, target, *, position=None):
         """Adds the edit of `tfprune.surgery.disconnect`."""

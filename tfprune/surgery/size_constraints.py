@@ -52,13 +52,36 @@ class SizeConstraint:
         return self.wanted is not None and self.wanted.relaxed
 
 
-def equal_counts(name, ours, theirs):
+FITS = (None, "shrink", "grow")
+"""How two sizes are made equal: any way, without new units, without removing any."""
+
+
+def check_fit(fit):
+    """Raises a `ValueError` unless it is one of `FITS`."""
+    if fit not in FITS:
+        raise ValueError(f"Argument `fit` must be one of {FITS}. Received: fit={fit!r}.")
+
+
+def equal_counts(name, ours, theirs, fit=None):
     """The constraint that two arrays of units keep equally many positions; none if they are equal.
 
+    With a `fit` of `FITS` these are at most as many as the smaller has, or at least as many as the
+    larger.
+
     Returns:
-        A list of one `SizeConstraint` or none.
+        A list of `SizeConstraint`s, or none.
     """
     if np.array_equal(ours, theirs):
         return []
     signs = np.concatenate([np.ones(len(ours), int), -np.ones(len(theirs), int)])
-    return [SizeConstraint(name, np.concatenate([ours, theirs]), signs, 0, hard=True)]
+    found = [SizeConstraint(name, np.concatenate([ours, theirs]), signs, 0, hard=True)]
+    return found + fitted(name, ours, fit, min(len(ours), len(theirs)), max(len(ours), len(theirs)))
+
+
+def fitted(name, units, fit, lower, higher):
+    """The constraint of a `fit` of `FITS` on the number of some positions, as a list or none."""
+    if fit is None:
+        return []
+    wanted = Wanted("at_most", lower) if fit == "shrink" else Wanted("at_least", higher)
+    name = f"{name}, with fit={fit!r}"
+    return [SizeConstraint(name, units, np.ones(len(units), int), hard=True, wanted=wanted)]

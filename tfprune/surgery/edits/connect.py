@@ -27,7 +27,7 @@ from tfprune.surgery.lookup import (
     output_units,
     units_along,
 )
-from tfprune.surgery.size_constraints import equal_counts
+from tfprune.surgery.size_constraints import check_fit, equal_counts, fitted
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class Connect(Edit):
     source: str
     target: str
     position: int | None = None
+    fit: str | None = None
 
     def check(self, model):
+        check_fit(self.fit)
         path, _ = find_operation(model, self.source, "source")
         target_path, target = find_operation(model, self.target, "target")
         if path != target_path:
@@ -50,9 +52,18 @@ class Connect(Edit):
 
     def constraints(self, model, coupling, joins):
         call, ours, theirs = self._ends(model, coupling)
-        if is_concatenation(call):
+        name = f"{self.source!r} and {self.target!r}, to connect them"
+        if not is_concatenation(call):
+            return equal_counts(name, ours, theirs, self.fit)
+        if self.fit is None or joins is None:
             return []
-        return equal_counts(f"{self.source!r} and {self.target!r}, to connect them", ours, theirs)
+        taken = joins.taken_by(call.operation)
+        if taken is None:
+            raise ValueError(
+                "The concatenation has no units that could be fitted. "
+                f"Received: target={self.target!r}, fit={self.fit!r}. Leave `fit` out."
+            )
+        return fitted(name, taken, self.fit, len(theirs), len(theirs) + len(ours))
 
     def _ends(self, model, coupling):
         """The call of the target, and the units of the source and of the target."""
@@ -101,7 +112,8 @@ class Connect(Edit):
         return effects_of_channels(model, target)
 
     def describe(self):
-        return "connect", f"{self.source} -> {self.target}", _at(self.position)
+        how = [_at(self.position), f"fit={self.fit}" if self.fit else ""]
+        return "connect", f"{self.source} -> {self.target}", ", ".join(filter(None, how))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.identity import is_identity
 from tfprune.surgery.lookup import calls_of, find_operation, model_at, units_along
-from tfprune.surgery.size_constraints import equal_counts
+from tfprune.surgery.size_constraints import check_fit, equal_counts
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,10 @@ class Remove(Edit):
     """Removes a layer, see `tfprune.surgery.remove`."""
 
     layer: str
+    fit: str | None = None
 
     def check(self, model):
+        check_fit(self.fit)
         _, operation = find_operation(model, self.layer)
         if isinstance(operation, keras.layers.InputLayer) or _keras.functional(operation):
             raise ValueError(
@@ -35,7 +37,7 @@ class Remove(Edit):
             return []
         name = f"what {operation.name!r} takes and what it gives, to remove it"
         tensors = calls[0].inputs[0], calls[0].outputs[0]
-        return equal_counts(name, *(units_along(coupling, tensor) for tensor in tensors))
+        return equal_counts(name, *(units_along(coupling, tensor) for tensor in tensors), self.fit)
 
     def removed(self, model):
         return [find_operation(model, self.layer)[1]]
@@ -62,7 +64,7 @@ class Remove(Edit):
         return [] if is_nothing else [f"{self.layer!r} is removed"]
 
     def describe(self):
-        return "remove", self.layer, ""
+        return "remove", self.layer, "" if self.fit is None else f"fit={self.fit}"
 
 
 def _check_call(call):
