@@ -196,6 +196,14 @@ def test_a_new_channel_goes_into_a_block():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_custom_layer_that_does_not_fit_any_more_is_no_model():
+    inputs = keras.Input((4,))
+    x = Feed(8, name="one")(layers.Dense(6, name="stem")(inputs))
+    model = drawn(keras.Model(inputs, layers.Dense(2, name="head")(x)))
+    with pytest.raises(ValueError, match="there is no model.*insert after stem"):
+        surgery.insert(model, "stem", layers.Dense(7, name="new"), "default")
+
+
 def test_what_is_inlined_cannot_go_as_a_whole_in_the_same_plan():
     model = blocks()
     plan = surgery.edit(model)

@@ -119,6 +119,21 @@ def test_where_inputs_come_and_go_values_follow_their_units():
     np.testing.assert_array_equal(measured_of(longer.get_layer("relu"))[0], values)
 
 
+def test_values_follow_the_outputs_of_each_channel():
+    inputs = keras.Input((4, 4, 2))
+    x = layers.DepthwiseConv2D(1, depth_multiplier=2, name="each")(inputs)
+    x = layers.Conv2D(1, 1, name="last")(layers.ReLU(name="relu")(x))
+    model = drawn(keras.Model(inputs, x))
+    kernel = np.array([[5.0, 1.0], [1.0, 5.0]]).reshape(1, 1, 2, 2)
+    model.get_layer("each").set_weights([kernel, np.zeros(4)])
+    values = np.arange(4.0, dtype="float32")
+    tfprune.layers.layer_masks.keep_measured(model.get_layer("relu"), (values, 7))
+    less = surgery.resize_depth_multiplier(model, "each", 1)
+    np.testing.assert_array_equal(measured_of(less.get_layer("relu"))[0], values[[0, 3]])
+    more = surgery.resize_depth_multiplier(model, "each", by(+1))
+    np.testing.assert_array_equal(measured_of(more.get_layer("relu"))[0], [0, 1, 1.5, 2, 3, 1.5])
+
+
 def test_units_are_selected_by_what_was_measured_at_sums():
     model, criterion = measured(["mean"])
     scores = criterion(model.get_layer("mean"))
