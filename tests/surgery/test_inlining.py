@@ -201,7 +201,7 @@ def test_a_custom_layer_that_does_not_fit_any_more_is_no_model():
     x = Feed(8, name="one")(layers.Dense(6, name="stem")(inputs))
     model = drawn(keras.Model(inputs, layers.Dense(2, name="head")(x)))
     with pytest.raises(ValueError, match="there is no model.*insert after stem"):
-        surgery.insert(model, "stem", layers.Dense(7, name="new"), "default")
+        surgery.insert(model, "stem", layers.Dense(7, name="new"), init="default")
 
 
 def test_what_is_inlined_cannot_go_as_a_whole_in_the_same_plan():
