@@ -322,3 +322,29 @@ def test_errors_name_the_argument(edit, argument):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
     with pytest.raises(ValueError, match=f"Argument `{argument}` must be a (Keras )?layer"):
         edit(model)
+
+
+def test_a_residual_sum_over_a_concatenation_in_one_plan():
+    inputs = keras.Input((7, 7, 3))
+    norm = layers.BatchNormalization(name="norm")(
+        layers.Conv2D(5, 3, padding="same", name="conv")(inputs)
+    )
+    named = layers.Conv2D(7, 5, padding="same", name="named")(inputs)
+    join = layers.Concatenate(name="join")([named, norm])
+    residual = layers.Conv2D(12, 3, padding="same", name="residual")(join)
+    total = layers.Add(name="total")([join, residual])
+    model = drawn(keras.Model(inputs, layers.Conv2D(1, 1, name="last")(total)))
+    plan = surgery.edit(model)
+    plan.resize({"total": by(-3)})
+    plan.remove("norm")
+    plan.insert("residual", layers.BatchNormalization(name="new"), init="default")
+    plan.resize_kernel("named", by(-2), padding=1)
+    new = plan.model
+    widths = {name: new.get_layer(name).output.shape[-1] for name in ("named", "conv", "total")}
+    assert widths["named"] + widths["conv"] == widths["total"] == 9
+    kernels = {k.name: tuple(k.kernel.shape) for k in new.layers if hasattr(k, "kernel")}
+    assert kernels["residual"] == (3, 3, 9, 9) and kernels["last"] == (1, 1, 9, 1)
+    assert kernels["named"] == (3, 3, 3, widths["named"])
+    assert new.get_layer("new").gamma.shape == (9,)
+    assert new(example(model)).shape == (3, 7, 7, 1)
+    assert model.get_layer("total").output.shape == (None, 7, 7, 12)
