@@ -141,10 +141,10 @@ def test_a_plan_for_another_model_is_refused():
 def test_where_one_edit_fails_none_is_made():
     model = network()
     before, config = model.get_weights(), json.dumps(model.get_config())
-    with pytest.raises(ValueError, match="'last' of size 2"), surgery.edit(model) as plan:
+    with pytest.raises(ValueError, match="'total' of size 4"), surgery.edit(model) as plan:
         plan.resize({"hidden": 3})
-        plan.resize({"last": 3})
-    with pytest.raises(ValueError, match="'last' of size 2"):
+        plan.resize({"total": 0})
+    with pytest.raises(ValueError, match="'total' of size 4"):
         plan.model  # noqa: B018
     with pytest.raises(ZeroDivisionError), surgery.edit(model) as plan:
         plan.resize({"hidden": 3})

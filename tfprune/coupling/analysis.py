@@ -16,7 +16,7 @@ from tfprune.coupling.units import Coupling, UnitSet, unique_in_order
 from tfprune.coupling.unreached import pin_what_they_may_read
 
 
-def couple(model, apart=(), keep=()):
+def couple(model, apart=(), keep=(), *, free=()):
     """Returns the coupled units of a model: those that can only be removed together.
 
     Units are coupled where tensors are added or multiplied, through normalisations and depthwise
@@ -28,6 +28,8 @@ def couple(model, apart=(), keep=()):
             outputs, which are then not coupled with their inputs.
         keep: The names of the composite layers that stay what they are, see `tfprune.strip`; or
             True for all.
+        free: Input layers, and operations that give outputs of the model, of which units can come
+            and go. By default inputs and outputs keep their sizes.
 
     Returns:
         A `Coupling`.
@@ -45,23 +47,37 @@ def couple(model, apart=(), keep=()):
     [('hidden', 4)]
     """
     check_model(model)
-    labels, traced = Labels(), trace(model, keep=keep)
-    coupling = _coupled(traced, apart, labels)
+    how = apart, free
+    labels, traced = Labels(), _traced(model, free, keep=keep)
+    coupling = _coupled(traced, how, labels)
     closed = not_resizable(coupling)
     if closed and labels.took_constants:  # which may be as large as numbers in the code say
         labels = Labels(literal=closed)
-        coupling = _coupled(traced, apart, labels)
+        coupling = _coupled(traced, how, labels)
         closed = not_resizable(coupling)
     further = closed and not_resizable(coupling, {})
     closed = {}
     while further:
         closed.update(further)
-        coupling = _coupled(trace(model, closed=closed, keep=keep), apart, Labels(labels.literal))
+        coupling = _coupled(
+            _traced(model, free, closed=closed, keep=keep), how, Labels(labels.literal)
+        )
         further = not_resizable(coupling, closed)
-    return _along_other_axes(coupling, apart, labels.literal)
+    return _along_other_axes(coupling, how, labels.literal)
 
 
-def _along_other_axes(coupling, apart, literal):
+def _traced(model, free, *args, **kwargs):
+    """The trace of a model, in which free inputs are known as those of nested models are."""
+    traced, graph = trace(model, *args, **kwargs), _keras.functional(model)
+    if graph is not None and free:
+        layers = _keras.input_layers(graph)
+        for layer, tensor in zip(layers, traced.inputs, strict=True):
+            if any(layer is each for each in free):
+                traced.entries[id(layer)] = [tensor]
+    return traced
+
+
+def _along_other_axes(coupling, how, literal):
     """A `Coupling` in which units are on other axes where more of them can go then.
 
     So heads that must stay lose some of what each has, or the other way round; and dense layers
@@ -76,7 +92,7 @@ def _along_other_axes(coupling, apart, literal):
     beside = {id(call.operation) for call in calls if call.memo.get("has units beside")}
     for places in (of_heads, beside):
         while places:
-            other = _coupled(coupling.trace, apart, Labels(literal, selected | places))
+            other = _coupled(coupling.trace, how, Labels(literal, selected | places))
             closed, tried = not_resizable(other), True
             if not closed and _removable(other) > _removable(coupling):
                 coupling, selected, tried = other, selected | places, False
@@ -87,7 +103,7 @@ def _along_other_axes(coupling, apart, literal):
                 if id(call.operation) in places and not any(id(p) in closed for p in call.parents)
             }
             places = left if closed and left != places else ()
-    return _coupled(coupling.trace, apart, Labels(literal, selected)) if tried else coupling
+    return _coupled(coupling.trace, how, Labels(literal, selected)) if tried else coupling
 
 
 def _are_pinned(coupling, tensors):
@@ -104,22 +120,36 @@ def _removable(coupling):
     )
 
 
-def _coupled(traced, apart, labels):
-    """The `Coupling` of a trace, recorded in new `Labels`."""
+def _coupled(traced, how, labels):
+    """The `Coupling` of a trace, recorded in new `Labels`; `how` is `apart` and `free`."""
+    apart, free = how
     for call in traced.calls:
         call.memo.clear()
-    tensor_labels = {tensor: fixed(tensor) for tensor in traced.inputs}
+    open_inputs = [traced.entries[id(each)][0] for each in free if id(each) in traced.entries]
+    tensor_labels = {
+        tensor: _free_labels(tensor, labels) if tensor in open_inputs else fixed(tensor)
+        for tensor in traced.inputs
+    }
     traced.weight_axes.record(labels, traced.calls)
     made_anew = {id(operation): _made_anew for operation in apart}
-    label(traced.calls, tensor_labels, labels, made_anew)
+    is_free = {id(each) for each in free}
+    for call in traced.calls:
+        before = len(labels.pins)
+        label([call], tensor_labels, labels, made_anew)
+        if id(call.operation) in is_free and not set(call.outputs).isdisjoint(traced.outputs):
+            _unpin(labels, before, [tensor_labels[tensor] for tensor in call.outputs])
     sliced_by = {key: set(layers) for key, layers in labels.sliced_by.items()}
     traced.weight_axes.record_slices(labels)
     _pin_what_others_use(traced, labels, sliced_by)
     _tie_repeated_calls(traced, tensor_labels, labels)
     _pin_what_regularizers_need(traced, tensor_labels, labels)
     pin_what_they_may_read(traced, tensor_labels, labels)
+    open_outputs = {
+        t for call in traced.calls if id(call.operation) in is_free for t in call.outputs
+    }
     for tensor in traced.outputs:
-        labels.pin(tensor_labels[tensor], "it is an output of the model")
+        if tensor not in open_outputs:
+            labels.pin(tensor_labels[tensor], "it is an output of the model")
     roots = labels.roots()
     pins = {}
     for pinned, reason in labels.pins:
@@ -200,6 +230,21 @@ def _why_not_for_less(regularizer, shape, axis):
     except Exception as error:  # the user's own code may fail in any way
         return f"{type(error).__name__}: {core(str(error))}"
     return None
+
+
+def _unpin(labels, start, outputs):
+    """Drops the pins from an index on that are of outputs, as by the softmax that gives them."""
+    made = np.concatenate([array.reshape(-1) for array in outputs])
+    labels.pins[start:] = [pin for pin in labels.pins[start:] if not np.isin(pin[0], made).any()]
+
+
+def _free_labels(tensor, labels):
+    """New labels along the last axis of an input."""
+    rank = len(tensor.shape)
+    is_number = keras.backend.standardize_dtype(tensor.dtype).startswith(("float", "bfloat"))
+    if rank < 2 or tensor.shape[-1] is None or not is_number:
+        return fixed(tensor)
+    return placed(labels.fresh(tensor.shape[-1]), rank - 2, rank - 1)
 
 
 def _made_anew(call, labels):

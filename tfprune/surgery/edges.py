@@ -21,7 +21,7 @@ from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.coupling.units import unique_in_order
 from tfprune.surgery import graph
-from tfprune.surgery.edits import Connect, Disconnect
+from tfprune.surgery.edits import Connect, Disconnect, Resize
 from tfprune.surgery.lookup import (
     calls_of,
     find_operation,
@@ -103,6 +103,8 @@ class Joins:
         edits: All edits of a plan.
 
     Attributes:
+        free: The operations that are named to be resized, each with the names of the models around
+            it. Inputs and outputs of the model change size only if they are among these.
         coupling: The units of the model.
         joins: The `Join`s.
         edits: The edits that are made with them.
@@ -110,18 +112,24 @@ class Joins:
 
     def __init__(self, model, edits):
         self.joins = _changed(model, edits)
-        self.coupling = couple(model, [each.operation for each in self.joins])
+        named = [layer for edit in edits if isinstance(edit, Resize) for layer in edit.given]
+        self.free = [find_operation(model, layer) for layer in dict.fromkeys(named)]
+        self.coupling = self._couple(model)
         for edit in (edit for each in self.joins for edit in each.edits):
             edit.constraints(model, self.coupling, None)  # refuses what cannot be connected
         fitting = [each for each in self.joins if _find_units(each, self.coupling)]
         if len(fitting) < len(self.joins):  # their units stand along other axes
             self.joins = fitting
-            self.coupling = couple(model, [each.operation for each in self.joins])
+            self.coupling = self._couple(model)
             for each in self.joins:
                 _find_units(each, self.coupling)
         for each in self.joins:
             each.is_free = _is_free(each, self.coupling)
         self.edits = [edit for each in self.joins for edit in each.edits]
+
+    def _couple(self, model):
+        apart = [each.operation for each in self.joins]
+        return couple(model, apart, free=[operation for _, operation in self.free])
 
     def __bool__(self):
         return bool(self.joins)
@@ -200,27 +208,51 @@ class Joins:
     def matched(self, new, kept_units):
         """The `Coupling` of the new model, and pairs of old units or `NEW` and new units."""
         operations = [operation_at(new, each.path, each.operation.name) for each in self.joins]
-        coupling, made = couple(new, operations), []
+        free = [operation_at(new, path, operation.name) for path, operation in self.free]
+        coupling, made = couple(new, operations, free=free), []
         for each, operation in zip(self.joins, operations, strict=True):
             units = _along(coupling, _call(coupling, operation).outputs[0], each.axis)
             made.append((kept_units.expanded(unique_in_order(each.output)), unique_in_order(units)))
         return coupling, made
 
     def outputs(self):
-        """The operations, each with the units of its output in order."""
-        return [(each.operation, unique_in_order(each.output)) for each in self.joins]
+        """Operations whose units no layer need make, each with those of its output in order."""
+        inputs = [(operation, output_units(self.coupling, operation)) for operation in self._inputs]
+        made = [(each.operation, each.output) for each in self.joins]
+        return [(operation, unique_in_order(units)) for operation, units in (*made, *inputs)]
 
-    def effects(self):
+    def effects(self, kept_units):
         """The reasons why the new model computes something else, as sentences."""
-        return [
+        found = [
             f"the inputs of {each.operation.name!r} stand at other places of its output"
             for each in self.joins
             if not each.is_free
         ]
+        ends = {*self.coupling.trace.inputs, *self.coupling.trace.outputs}
+        for _, operation in self.free:
+            tensors = [t for c in calls_of(self.coupling, operation) for t in c.outputs]
+            tensors += self.coupling.trace.entries.get(id(operation), ())
+            if not ends.isdisjoint(tensors):
+                before = output_units(self.coupling, operation)
+                after = kept_units.expanded(before)
+                if len(after) != len(before):
+                    found.append(
+                        f"{operation.name!r}, an end of the model, has {len(after)} units in place "
+                        f"of {len(before)}"
+                    )
+        return found
 
-    def left_alone(self):
-        """The names of concatenations with a single input."""
-        return [each.operation.name for each in self.joins if len(each.edges) == 1]
+    def input_units(self):
+        """The units of inputs of the model that may change."""
+        units = [output_units(self.coupling, operation) for operation in self._inputs]
+        return np.concatenate([np.empty(0, int), *units])
+
+    @property
+    def _inputs(self):
+        """The inputs of the model that are named."""
+        entries, inputs = self.coupling.trace.entries, set(self.coupling.trace.inputs)
+        named = [operation for _, operation in self.free]
+        return [each for each in named if not inputs.isdisjoint(entries.get(id(each), ()))]
 
 
 def _changed(model, edits):

@@ -31,7 +31,10 @@ def resize(
             `at_most` and `multiple_of` of `tfprune.surgery` give, or lists of these. The keys are
             layers, operations or their names, for their outputs; pairs of a layer and the name of
             its units where it makes several kinds, as `(attention, "heads")`; or what is counted by
-            `inputs_of`, `new_in` and `total_of` of `tfprune.surgery`.
+            `inputs_of`, `new_in` and `total_of` of `tfprune.surgery`. The model's own inputs and
+            outputs keep their sizes but where they are named: an output by the layer that gives it,
+            an input by its input layer or as `inputs_of(model)`. Fewer channels of an input are
+            those of the largest weights.
         criterion: The score of units: see `tfprune.criteria.units`. For criteria that are measured
             on data, a `tfprune.units.scores.UnitScores` with the data.
         relaxed: Boolean. Whether sizes that cannot be met are met as nearly as possible; for single
@@ -291,9 +294,10 @@ def connect(model, source, target, *, position=None, fit=None):
 def disconnect(model, source, target, *, position=None):
     """Returns a new model in which an Add, Concatenate or the like has one input less.
 
-    Where one input is left, the operation is removed too. So is a branch that leads nowhere then.
-    Of a concatenation the channels go too, from what is added to its result, multiplied with it or
-    takes it. If they cannot, as in an output of the model, the other inputs become larger instead.
+    Where one input of a sum or the like is left, the operation is removed too; a concatenation
+    stays. A branch that leads nowhere is removed. The channels of a concatenation go from what is
+    added to its result, multiplied with it or takes it. If they cannot, as in an output of the
+    model, the other inputs become larger instead.
 
     Args:
         model: A Functional model. It is not changed.

@@ -115,7 +115,10 @@ class Growth:
         pieces = [p for p in self.pieces.get(id(variable), []) if p.axis in indices]
         units = {id(p): self.kept_units.coupling.roots[p.labels] for p in pieces}
         for piece in pieces:
-            shares = self.shares[units[id(piece)]]
+            shares, chosen = self.shares[units[id(piece)]], indices[piece.axis]
+            if shares.ndim == chosen.ndim == 1:  # a slice may take some of the copies
+                often = np.bincount(chosen[chosen != NEW], minlength=len(shares))
+                shares = np.where(shares == 1, 1, 1 / np.maximum(often, 1))
             if piece.uses and (shares != 1).any():
                 value = value * piece.broadcast(shares).astype(value.dtype)
         value = gathered(value, indices, self._start(variable, counterpart))

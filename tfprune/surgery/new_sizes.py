@@ -1,5 +1,8 @@
 """The units that stay under the edits of a plan, and how many are added."""
 
+import numpy as np
+
+from tfprune import _keras
 from tfprune.surgery.edges import Joins
 from tfprune.surgery.edits import Disconnect, Edit, Shrink
 from tfprune.surgery.growth import kept_units_of
@@ -37,7 +40,7 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
         constraint for edit in edits for constraint in edit.constraints(model, coupling, joins)
     ]
     constraints += joins.constraints()
-    utilities = Utilities(model, coupling, criterion)
+    utilities = _with_inputs(Utilities(model, coupling, criterion), joins)
     if shrinks:
         if constraints:
             raise ValueError(
@@ -54,3 +57,21 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
     else:
         return None, None
     return joins.with_inserted(kept_units_of(coupling, solution, split=split)), joins
+
+
+def _with_inputs(utilities, joins):
+    """Utilities in which channels of inputs, which no layer makes, have those of their readers."""
+    units = joins.input_units()
+
+    def both(wanted):
+        found = np.asarray(utilities(wanted), float)
+        for piece in joins.coupling.slices if len(units) else ():
+            if piece.uses and piece.labels.ndim == 1:
+                read = joins.coupling.roots[piece.labels]
+                weight = np.moveaxis(np.asarray(_keras.raw(piece.variable), float), piece.axis, 0)
+                norms = np.square(weight.reshape(len(weight), -1)).sum(1)
+                is_input = np.isin(read, units)
+                np.add.at(found, read[is_input], norms[is_input])
+        return found
+
+    return both

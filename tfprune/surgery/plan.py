@@ -206,7 +206,7 @@ class Plan(Printable):
     def effects(self):
         """The reasons why the new model computes something else, empty if it computes the same."""
         start, kept_units, joins = self._solve()
-        found = list(joins.effects()) if joins else []
+        found = [] if kept_units is None else joins.effects(kept_units)
         is_single = kept_units is not None and grows_single_units(kept_units)
         if is_single:
             new = self._resized()
@@ -249,9 +249,7 @@ class Plan(Printable):
             noise = (self._split.noise, self._split.seed) if self._split else ()
             growth = Growth(start, kept_units, *noise)
             try:
-                self._grown = rebuild(
-                    start, kept_units, growth=growth, joins=joins or None, stock=False
-                )
+                self._grown = rebuild(start, kept_units, growth=growth, joins=joins, stock=False)
                 carry_over_resize(start, self._grown, kept_units)
             except Exception as error:  # Keras and layers raise whatever they like
                 sizes = [f"{each.name}: {each.before} -> {each.after}" for each in self.sizes]
@@ -303,11 +301,7 @@ class Plan(Printable):
         """The edits that are left once the sizes are changed, and the inputs of concatenations."""
         _, _, joins = self._solve()
         left = self._later_edits()
-        if joins:
-            left = [edit for edit in left if edit not in joins.edits]
-            named = {edit.layer for edit in left if isinstance(edit, (Remove, Replace))}
-            left += [Remove(name) for name in joins.left_alone() if name not in named]
-        return left
+        return [edit for edit in left if joins is None or edit not in joins.edits]
 
     def _edits_now(self):
         """The edits, of what has taken the place of layers that were inlined since."""
@@ -348,7 +342,7 @@ class Plan(Printable):
         _, kept_units, joins = self._solve()
         outputs = [
             (operation, None, made.tolist(), units_after(kept_units, made))
-            for operation, made in (joins.outputs() if joins else ())
+            for operation, made in (() if joins is None else joins.outputs())
         ]
         for layer, family, before, after in (*self._changed_units(), *outputs):
             indices = {unit: index for index, unit in enumerate(before)}

@@ -86,7 +86,10 @@ def _pins_message(coupling, constraints):
         if repr(call.operation.name) in names and isinstance(call.operation, keras.Layer):
             pins.update(_keras.changed_kernels(call.operation))
     pins = sorted(pins)
-    return f" What holds units: {_listed(pins)}." if pins else ""
+    held = f" What holds units: {_listed(pins)}." if pins else ""
+    if "it is an output of the model" in pins:
+        held += " An output changes its size where the layer that gives it is named."
+    return held
 
 
 def _listed(items):

@@ -161,8 +161,11 @@ def inputs_of(layer, index=None):
     Of a concatenation all inputs are counted together; of a sum, or another element-wise operation,
     each has the size. Of other layers with several inputs it is the first.
 
+    Of the model itself it is the last axis of its input, such as the colours of images. It changes
+    only if it is named so, or by its input layer, `keras.Input(shape, name="image")`.
+
     Args:
-        layer: A layer or its name.
+        layer: A layer or its name, or a Functional or Sequential model.
         index: Integer, to count one of several inputs only: 0 for the first.
 
     Example:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune import _keras
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.lookup import find_operation, input_units, output_units
 from tfprune.surgery.size_constraints import SizeConstraint
@@ -60,6 +61,11 @@ class Resize(Edit):
         )
         return dataclasses.replace(self, terms=terms)
 
+    @property
+    def given(self):
+        """The names of the layers of which the output is counted."""
+        return [layer for _, layer, side, which in self.terms if side == _OUTPUTS and which is None]
+
     def check(self, model):
         for layer in self.layers:
             find_operation(model, layer)
@@ -99,6 +105,15 @@ class Resize(Edit):
 
 
 def _term(name_of, key, factor):
+    graph = _keras.functional(key.layer) if isinstance(key, Inputs) else None
+    if graph is not None:
+        inputs = _keras.input_layers(graph)
+        if key.index is None and len(inputs) > 1 or (key.index or 0) >= len(inputs):
+            raise ValueError(
+                "Of a model with several inputs, name one by its index: `inputs_of(model, 0)`. "
+                f"Received: {key!r}, of a model with {len(inputs)} inputs."
+            )
+        return factor, name_of(inputs[key.index or 0]), _OUTPUTS, None
     if isinstance(key, Inputs):
         return factor, name_of(key.layer), _INPUTS, key.index
     layer, family = key if isinstance(key, tuple) else (key, None)
