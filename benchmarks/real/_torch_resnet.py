@@ -1,8 +1,23 @@
-"""The small ResNet of `fashion_resnet.py` in torch, with the weights of the Keras model."""
+"""The small ResNet of `fashion_resnet.py` in torch, pruned by Torch-Pruning.
+
+    python benchmarks/real/_torch_resnet.py JOB.npz FOUND.json
+
+`fashion_resnet.py` starts it as a process of its own: torch and TensorFlow in one have ended it by
+a segmentation fault. The job holds images and labels, settings, and the weights of the Keras model
+as `layer/weight`.
+"""
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+
+torch.set_num_threads(1)  # with two, version 2.14 corrupts memory now and then
 
 
 class Block(nn.Module):
@@ -45,24 +60,25 @@ class ResNet(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def with_weights(model, widths, blocks):
-    """The torch model that computes what a Keras model does, whose layers have the same names."""
+def with_weights(arrays, widths, blocks):
+    """The torch model that computes what the Keras model does, from arrays by `layer/weight`."""
     made = ResNet(widths, blocks)
+
+    def take(module, layer_name, **names):
+        for name, weight in names.items():
+            array = arrays[f"{layer_name}/{weight}"]
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+            getattr(module, name).data = torch.tensor(np.ascontiguousarray(array))
+
     for name, module in made.named_modules():
         layer_name = name.replace("blocks.", "block_").replace(".", "_")
         if isinstance(module, nn.Conv2d):
-            kernel = np.array(model.get_layer(layer_name).kernel)
-            module.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1))
+            take(module, layer_name, weight="kernel")
         elif isinstance(module, nn.Linear):
-            layer = model.get_layer(layer_name)
-            module.weight.data = torch.tensor(np.array(layer.kernel).T)
-            module.bias.data = torch.tensor(np.array(layer.bias))
+            take(module, layer_name, weight="kernel", bias="bias")
         elif isinstance(module, nn.BatchNorm2d):
-            layer = model.get_layer(layer_name)
-            module.weight.data = torch.tensor(np.array(layer.gamma))
-            module.bias.data = torch.tensor(np.array(layer.beta))
-            module.running_mean.data = torch.tensor(np.array(layer.moving_mean))
-            module.running_var.data = torch.tensor(np.array(layer.moving_variance))
+            statistics = {"running_mean": "moving_mean", "running_var": "moving_variance"}
+            take(module, layer_name, weight="gamma", bias="beta", **statistics)
     return made.eval()
 
 
@@ -111,20 +127,48 @@ def settle(model, x):
     return model.eval()
 
 
+def importances():
+    """The criteria of Torch-Pruning 1.6 that are measured, by name."""
+    from torch_pruning import importance
+
+    return {
+        "l2": importance.MagnitudeImportance(p=2),
+        "bn_scale": importance.BNScaleImportance(),
+        "fpgm": importance.FPGMImportance(),
+        "taylor": importance.TaylorImportance(),
+        "hessian": importance.HessianImportance(),
+    }
+
+
+def gradients(model, importance, criterion, images, labels):
+    """What criteria that need gradients read: of the sum, or of each of 100 examples."""
+    model.zero_grad()
+    if criterion == "taylor":
+        for part in torch.arange(len(images)).split(500):
+            nn.functional.cross_entropy(model(images[part]), labels[part]).backward()
+    if criterion == "hessian":
+        importance.zero_grad()
+        for image, label in zip(images[:100], labels[:100], strict=True):
+            model.zero_grad()
+            nn.functional.cross_entropy(model(image[None]), label[None]).backward()
+            importance.accumulate_grad(model)
+
+
+def operations(model):
+    """Multiply-accumulates for an image, as Torch-Pruning counts them."""
+    import torch_pruning
+
+    return torch_pruning.utils.count_ops_and_params(model, torch.zeros(1, 1, 28, 28))[0]
+
+
 def pruned(model, criterion, x, y, macs, steps=60):
     """Torch-Pruning, in small steps over all layers together, until at most `macs` are left."""
     import torch_pruning
 
-    example = torch.zeros(1, 1, 28, 28)
-    importance = {
-        "l2": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
-        "bn_scale": lambda: torch_pruning.importance.BNScaleImportance(),
-        "lamp": lambda: torch_pruning.importance.LAMPImportance(),
-        "taylor": lambda: torch_pruning.importance.TaylorImportance(),
-    }[criterion]()
+    importance = importances()[criterion]
     pruner = torch_pruning.pruner.BasePruner(
         model,
-        example,
+        torch.zeros(1, 1, 28, 28),
         importance=importance,
         global_pruning=True,
         pruning_ratio=0.95,
@@ -133,14 +177,38 @@ def pruned(model, criterion, x, y, macs, steps=60):
     )
     images, labels = tensors(x, y)
     for _ in range(steps):
-        if torch_pruning.utils.count_ops_and_params(model, example)[0] <= macs:
+        if operations(model) <= macs:
             break
-        if criterion == "taylor":
-            model.zero_grad()
-            for part in torch.arange(len(x)).split(500):
-                nn.functional.cross_entropy(model(images[part]), labels[part]).backward()
+        gradients(model, importance, criterion, images, labels)
         pruner.step()
-    return model, torch_pruning.utils.count_ops_and_params(model, example)[0]
+    return model, operations(model)
 
 
-CRITERIA = ("l2", "bn_scale", "lamp", "taylor")
+def main(job, out):
+    """Rows by share of MACs and criterion, and the accuracy of the dense network, as JSON."""
+    arrays = np.load(job)
+    settings = json.loads(str(arrays["settings"]))
+    torch.manual_seed(settings["seed"])
+    x, y, x_test, y_test = (arrays[name] for name in ("x", "y", "x_test", "y_test"))
+    few = x[: settings["calibration"]], y[: settings["calibration"]]
+    dense = with_weights(arrays, settings["widths"], settings["blocks"])
+    found = {"dense": accuracy(dense, x_test, y_test), "rows": {}}
+    macs = operations(dense)
+    for remaining in settings["remaining"]:
+        rows = found["rows"][str(remaining)] = {}
+        for criterion in importances():
+            start = time.perf_counter()
+            small, left = pruned(copy.deepcopy(dense), criterion, *few, remaining * macs)
+            row = {"macs": left / macs, "seconds": time.perf_counter() - start}
+            row["pruned"] = accuracy(small, x_test, y_test)
+            settle(small, few[0])
+            row["settled"] = accuracy(small, x_test, y_test)
+            train(small, x, y, settings["epochs"], settings["batch"], settings["rate"])
+            row["trained"] = accuracy(small, x_test, y_test)
+            rows[criterion] = row
+            print(f"  {remaining:.0%} {criterion}: {row}", file=sys.stderr, flush=True)
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
