@@ -29,6 +29,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its gradients of strided 
 import keras
 import numpy as np
 from _data import FASHION, mnist
+from _plots import lines
 from _results import RESULTS, mean_and_deviation, write
 from rich.console import Console
 from rich.table import Table
@@ -145,7 +146,7 @@ def say(line):
 
 MEASURES = {
     "pruned": "no training",
-    "settled": "norms taken anew",
+    "settled": "no training, norms taken anew",
     "trained": f"{MORE_EPOCHS} epochs",
 }
 
@@ -177,8 +178,30 @@ def show(found):
     Console(width=110).print(table)
 
 
+def plot(found, path):
+    """Accuracy over MACs, without training and after it; of Torch-Pruning the best criterion."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    dense = np.mean([one["dense"] for one in found])
+    for axes, measure in zip(
+        figure.subplots(1, 2, sharey=True), ("settled", "trained"), strict=True
+    ):
+        ways = {
+            name: [[one[str(r)][name][measure] for one in found] for r in REMAINING]
+            for name in ("tfprune", "random")
+        }
+        peer = [best_peer(found, remaining, measure)[1] for remaining in REMAINING]
+        ways["Torch-Pruning, its best criterion"] = peer
+        lines(axes, REMAINING, ways, label="MACs that remain", dense=dense)
+        axes.set_title(f"a small ResNet on Fashion-MNIST, {MEASURES[measure]}", fontsize="medium")
+    axes.set_ylabel("")
+    axes.legend()
+    figure.savefig(path, dpi=80)
+
+
 def main():
-    """Measures, prints a table, writes JSON."""
+    """Measures, prints a table, writes JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fashion", type=Path, help="the folder of the IDX files")
     parser.add_argument("--fast", action="store_true", help="a tenth of the data, one seed")
@@ -201,6 +224,7 @@ def main():
         }
         write(arguments.out, content)
     show(found)
+    plot(found, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

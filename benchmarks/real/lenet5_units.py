@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from _data import mnist
 from _lenets import error, lenet_5, soft_targets, train
+from _plots import bars
 from _results import RESULTS, write
 from rich.console import Console
 from rich.table import Table
@@ -119,8 +120,16 @@ def show(found):
     Console(width=100).print(table)
 
 
+def plot(found, path):
+    """A bar for each way."""
+    ways = {way: [[run[way]["error"] for run in found["runs"]]] for way in ("dense", *WAYS)}
+    groups = [f"{found['means']['L0']['macs']:.1%} of the MACs"]
+    title = "LeNet-5 on MNIST with fewer units"
+    bars(path, title, groups, ways, unit="test error in %", goals=[GOAL["error"]])
+
+
 def main():
-    """Measures, prints a table, writes JSON."""
+    """Measures, prints a table, writes JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's IDX files")
     parser.add_argument("--seeds", type=int, default=5)
@@ -140,6 +149,7 @@ def main():
         content = {"settings": settings, **found}
         write(arguments.out, content)
     show(found)
+    plot(found, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from _data import mnist
+from _plots import lines
 from _results import RESULTS, mean_and_deviation, write
 from rich.console import Console
 from rich.progress import track
@@ -119,16 +120,10 @@ def plot(found, path):
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.axhline(np.mean(found["dense"]), color="gray", linestyle=":", label="dense")
-    for way, cells in found["ways"].items():
-        values = np.array([cells[str(share)] for share in REMAINING])
-        style = {"color": "black", "linestyle": "--"} if way == "random" else {}
-        deviations = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
-        axes.errorbar(REMAINING, values.mean(axis=1), deviations, marker="o", label=way, **style)
+    ways = {w: [cells[str(s)] for s in REMAINING] for w, cells in found["ways"].items()}
+    label = "hidden units that remain"
+    lines(axes, REMAINING, ways, label=label, dense=np.mean(found["dense"]))
     axes.plot(*zip(*GOALS.items(), strict=True), "x", color="red", label="goal")
-    axes.set(xlabel="hidden units that remain", ylabel="accuracy in %", xscale="log")
-    axes.set_xticks(REMAINING, [f"{share:.0%}" for share in REMAINING])
-    axes.minorticks_off()
     axes.set_title("LeNet-300-100 on MNIST, one call, no labels, no training")
     axes.legend()
     figure.savefig(path, dpi=80)

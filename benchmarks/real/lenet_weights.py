@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from _data import mnist
 from _lenets import error, lenet_5, lenet_300_100, soft_targets, train
+from _plots import bars
 from _results import RESULTS, write
 from rich.console import Console
 from rich.table import Table
@@ -126,6 +127,16 @@ def show(results):
     Console(width=110).print(table)
 
 
+def plot(results, path):
+    """A bar for each task and way."""
+    found = [(TASKS[task], results[task]["runs"]) for task in TASKS if task in results]
+    groups = [f"{name}\n{factor} times fewer" for (name, factor, *_), _ in found]
+    ways = {w: [[run[w]["error"] for run in runs] for _, runs in found] for w in ("dense", *WAYS)}
+    goals = [goal if isinstance(goal, float) else None for (_, _, goal, _), _ in found]
+    title = "LeNets on MNIST with fewer weights"
+    bars(path, title, groups, ways, unit="test error in %", goals=goals)
+
+
 def _mean(values):
     deviation = f" ({np.std(values, ddof=1):.2f})" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{deviation}"
@@ -148,7 +159,7 @@ def summary(task, runs):
 
 
 def main():
-    """Measures, prints a table, writes JSON."""
+    """Measures, prints a table, writes JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, help="the folder of MNIST's IDX files")
     parser.add_argument("--seeds", type=int, default=5)
@@ -174,6 +185,7 @@ def main():
                 content = {"settings": settings, "tasks": results}
                 write(arguments.out, content)
     show(results)
+    plot(results, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from _data import mnist
+from _plots import bars
 from _results import RESULTS, mean_and_deviation, write
 from rich.console import Console
 from rich.progress import track
@@ -125,24 +126,10 @@ def show(found):
 
 def plot(found, path):
     """A bar for each way and sparsity."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(np.mean(found["dense"]), color="gray", linestyle=":", label="dense")
-    width = 0.8 / len(found["ways"])
-    for place, (way, cells) in enumerate(found["ways"].items()):
-        values = np.array([cells[str(sparsity)] for sparsity in SPARSITIES])
-        at = np.arange(len(SPARSITIES)) - 0.4 + (place + 0.5) * width
-        deviations = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
-        axes.bar(at, values.mean(axis=1), width, yerr=deviations, label=way)
-    for place, goal in enumerate(GOALS.values()):
-        axes.plot([place - 0.4, place + 0.4], [goal, goal], color="black", linewidth=1)
-    axes.set_xticks(range(len(SPARSITIES)), [f"{sparsity:.0%} sparse" for sparsity in SPARSITIES])
-    axes.set(ylabel="accuracy in % (black: goal)", ylim=(0, 100))
-    axes.set_title("MLPNet on MNIST, weights, no training")
-    figure.legend(fontsize="small", loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=80)
+    ways = {w: [cells[str(s)] for s in SPARSITIES] for w, cells in found["ways"].items()}
+    groups = [f"{sparsity:.0%} sparse" for sparsity in SPARSITIES]
+    title = f"MLPNet on MNIST, weights, no training; dense {np.mean(found['dense']):.1f}"
+    bars(path, title, groups, ways, goals=list(GOALS.values()), limits=(0, 100))
 
 
 def main():

@@ -24,6 +24,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its gradients of strided 
 
 import keras
 import numpy as np
+from _plots import bars
 from _results import RESULTS, write
 from PIL import Image
 from rich.console import Console
@@ -133,7 +134,7 @@ def measured(make, packages, fast):
 
 
 def main():
-    """Measures, prints a table, writes JSON."""
+    """Measures, prints a table, writes JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--fast", action="store_true", help="few patches, to see that it runs")
@@ -156,6 +157,10 @@ def main():
     settings = {"patches": PATCHES, "epochs": EPOCHS, "seen": SEEN, "unseen": UNSEEN}
     content = {"settings": settings, "goal": GOAL, "networks": found}
     write(arguments.out, content)
+    ways = {way: [[rows[way]["all"]] for rows in found.values()] for way in found["onet"]}
+    title = "Trained networks of others at half of the MACs, no labels"
+    path, goals = arguments.out.with_suffix(".png"), [GOAL] * len(found)
+    bars(path, title, list(found), ways, unit="same class as the dense, in %", goals=goals)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from _plots import bars
 from _results import RESULTS, mean_and_deviation, write
 from rich.console import Console
 from rich.table import Table
@@ -106,8 +107,35 @@ def measured(data, seed, fast):
     return found
 
 
+def show(found):
+    """Prints means and deviations."""
+    dense = mean_and_deviation([one["dense"] for one in found])
+    table = Table(title=f"Accuracy in %, {len(found)} seeds, mean (deviation); dense {dense}")
+    table.add_column("units pruned")
+    ways = _ways(found)
+    for way in ways:
+        table.add_column(way, justify="right")
+    for place, share in enumerate(PRUNED):
+        table.add_row(f"{share:.0%}", *(mean_and_deviation(v[place]) for v in ways.values()))
+    Console(width=110).print(table)
+
+
+def plot(found, path):
+    """A bar for each share of units and way."""
+    dense = [one["dense"] for one in found]
+    ways = {"dense": [dense] * len(PRUNED), **_ways(found)}
+    groups = [f"{share:.0%} of the units pruned" for share in PRUNED]
+    bars(path, "A GRU on Thai given names", groups, ways, limits=(75, 90))
+
+
+def _ways(found):
+    """By way, for each share the accuracies of all seeds."""
+    ways = found[0][str(PRUNED[0])]
+    return {way: [[one[str(s)][way] for one in found] for s in PRUNED] for way in ways}
+
+
 def main():
-    """Measures, prints a table, writes JSON."""
+    """Measures, prints a table, writes JSON and a plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--names", type=Path, required=True, help="the folder of the two files")
     parser.add_argument("--fast", action="store_true", help="an epoch each, to see that it runs")
@@ -120,16 +148,8 @@ def main():
         keras.backend.clear_session()
         gc.collect()
         found.append(measured(data, seed, arguments.fast))
-    dense = mean_and_deviation([one["dense"] for one in found])
-    table = Table(title=f"Accuracy in %, {len(found)} seeds, mean (deviation); dense {dense}")
-    table.add_column("units pruned")
-    ways = list(found[0][str(PRUNED[0])])
-    for way in ways:
-        table.add_column(way, justify="right")
-    for share in PRUNED:
-        cells = [mean_and_deviation([one[str(share)][way] for one in found]) for way in ways]
-        table.add_row(f"{share:.0%}", *cells)
-    Console(width=110).print(table)
+    show(found)
+    plot(found, arguments.out.with_suffix(".png"))
     write(arguments.out, {"epochs": EPOCHS, "more_epochs": MORE_EPOCHS, "seeds": found})
 
 

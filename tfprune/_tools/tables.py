@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 NOTHING = "–"
 """Shown where there is no number."""
@@ -16,7 +17,7 @@ class Printable:
     """A dataclass that prints itself as its `tables()`, as a string or on a rich console."""
 
     def __rich__(self):
-        return Group(*self.tables())
+        return Group(*_with_notes(self.tables()))
 
     def __str__(self):
         console = Console(file=io.StringIO(), force_terminal=False, force_jupyter=False)
@@ -27,6 +28,17 @@ class Printable:
     def to_dict(self):
         """The result as dicts, lists, strings and numbers, which `json.dumps` accepts."""
         return plain(self)
+
+
+def _with_notes(parts):
+    """Tables and text; the captions of tables as text below, as wide as the page."""
+    for part in parts:
+        caption, is_table = getattr(part, "caption", None), isinstance(part, Table)
+        if is_table:
+            part.caption = None
+        yield part
+        if is_table and caption:
+            yield Text(caption)
 
 
 @dataclass(frozen=True)
