@@ -30,7 +30,7 @@ from rich.table import Table
 import tfprune
 
 SEEDS = 5
-EPOCHS, MORE_EPOCHS, BATCH, RATE = 12, 6, 64, 2e-3
+EPOCHS, MORE_EPOCHS, BATCH, RATE = 12, 12, 64, 2e-3
 PRUNED = (0.5, 0.7)
 LENGTH, UNITS = 16, 64
 FILES = ("person_names_female_th.txt", "person_names_male_th.txt")
@@ -90,7 +90,7 @@ def measured(data, seed, fast):
     keras.utils.set_random_seed(seed)
     dense = trained(network(letters), epochs, RATE)
     found = {"dense": accuracy(dense), "parameters": dense.count_params()}
-    compiled(dense, len(x), more, RATE / 4)
+    compiled(dense, len(x), more, RATE / 2)
     for share in PRUNED:
         row = found[str(share)] = {}
         row["one call"] = accuracy(tfprune.prune(dense, share, (x, y)))
