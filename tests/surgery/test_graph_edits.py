@@ -1,0 +1,465 @@
+"""Layers and edges that come and go: the graph before, what is done, and the graph then."""
+
+import numpy as np
+import pytest
+from keras import layers
+
+from tests.surgery.graphs import (
+    by_hand,
+    dense_layers,
+    example,
+    expected_wiring,
+    graph,
+    kept,
+    outputs,
+    scores,
+    wiring,
+)
+from tfprune import surgery
+from tfprune.surgery import at_least, by, inputs_of, multiple_of
+
+SIDE_BY_SIDE = "v1=5(in) v2=4(in) "
+THREE = "v1=4(in) v2=5(in) v3=6(in) "
+EQUAL = "v1=5(in) v2=5(in) v3=5(in) s=add(v1,v2,v3) v5=4(s)"
+CYCLE = "v1=3(in) v2=5(v1) v3=same(v2) p1=3(v3) p2=2(v3) v4=cat(p1,p2) v5=add(v4,v2)"
+LONG_CYCLE = "v1=3(in) v2=5(v1) v3=same(v2) p1=2(v3) p2=3(p1) p3=2(v3) v4=cat(p2,p3) v5=add(v4,v2)"
+RESIDUAL = "v1=10(in) v2=3(v1) v3=same(v2) v4=10(v3) v5=add(v4,v1) v6=4(v5)"
+SMALL_CYCLE = "v1=6(in) v2=2(v1) a=same(v2) b=4(v2) v4=cat(a,b) v5=add(v4,v1)"
+
+
+def dense(units, name="new"):
+    return layers.Dense(units, name=name)
+
+
+def edited(line, edit, utility=None):
+    """The old model, the plan and the new one; the old one must be as it was."""
+    model = graph(line)
+    before, wired = model.get_weights(), wiring(model)
+    plan = surgery.edit(model, criterion=scores(utility or {}))
+    edit(plan)
+    new = plan.model
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert wiring(model) == wired
+    return model, plan, new
+
+
+def assert_equal(ours, theirs):
+    for y, z in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(y, z)
+
+
+def check(before, edit, after, utility=None):
+    """Checks names, sizes and outputs; where no effect is told, also that the function is kept."""
+    model, plan, new = edited(before, edit, utility)
+    assert wiring(new) == expected_wiring(after)
+    x = example(new)
+    assert_equal(outputs(new, x), by_hand(after, new, x))
+    if not plan.effects:
+        assert_equal(outputs(new, x), outputs(model, x))
+    return model, plan, new
+
+
+# Edges that go: what they gave is 0 ---------------------------------------------------------------
+
+GONE = [
+    (SIDE_BY_SIDE + "v3=cat(v1,v2) v4=3(v3) v5=2(v2)", "v3 1", SIDE_BY_SIDE + "v4=3(v1) v5=2(v2)"),
+    (SIDE_BY_SIDE + "v3=cat(v1,v2) v4=3(v3)", "v3 0", "v2=4(in) v4=3(v2)"),
+    (SIDE_BY_SIDE + "v3=cat(v1,v2,v1) v4=3(v3)", "v3 0", SIDE_BY_SIDE + "v3=cat(v2,v1) v4=3(v3)"),
+    (SIDE_BY_SIDE + "v3=cat(v1,v2,v1) v4=3(v3)", "v3 2", SIDE_BY_SIDE + "v3=cat(v1,v2) v4=3(v3)"),
+    (SIDE_BY_SIDE + "v3=cat(v1,v2,v1) v4=3(v3)", "v3 0 2", "v2=4(in) v4=3(v2)"),
+    (SIDE_BY_SIDE + "v3=cat(in,v1,v2) v4=3(v3)", "v3 1", "v2=4(in) v3=cat(in,v2) v4=3(v3)"),
+    (SIDE_BY_SIDE + "v3=cat(in,v1) v4=3(v3) v5=2(v2)", "v3 1", "v2=4(in) v4=3(in) v5=2(v2)"),
+    (SIDE_BY_SIDE + "v3=cat(in,v1,v2,v1)", "v3 1", SIDE_BY_SIDE + "v3=cat(in,v2,v1)"),
+    (SIDE_BY_SIDE + "v3=cat(in,v1,v2,v1)", "v3 3", SIDE_BY_SIDE + "v3=cat(in,v1,v2)"),
+    (THREE + "v4=cat(v1,v2,v3) v5=3(v4)", "v4 1", "v1=4(in) v3=6(in) v4=cat(v1,v3) v5=3(v4)"),
+    (THREE + "v4=cat(v1,v2,v3) v5=3(v4)", "v4 0 1", "v3=6(in) v5=3(v3)"),
+    (THREE + "v4=cat(v1,v2) v5=cat(v4,v3)", "v4 1", "v1=4(in) v3=6(in) v5=cat(v1,v3)"),
+    (THREE + "v4=cat(v1,v2) v5=cat(v4,v3,v4)", "v5 2", THREE + "v4=cat(v1,v2) v5=cat(v4,v3)"),
+    (THREE + "v4=cat(v1,v2) v5=3(v4) v6=cat(v5,v3)", "v4 0", THREE[9:] + "v5=3(v2) v6=cat(v5,v3)"),
+    (EQUAL, "s 2", "v1=5(in) v2=5(in) s=add(v1,v2) v5=4(s)"),
+    (EQUAL, "s 0 1", "v3=5(in) v5=4(v3)"),
+    ("v1=8(in) v2=8(in) v3=add(v1,v2) v5=2(v2)", "v3 1", "v1=8(in) v2=8(in) v5=2(v2) of_v3=2(v1)"),
+    ("v1=4(in) v2=4(in) v3=add(v1,v2,v1)", "v3 0", "v1=4(in) v2=4(in) v3=add(v2,v1)"),
+    ("v1=4(in) v2=4(in) v3=add(v1,v2,v1)", "v3 2", "v1=4(in) v2=4(in) v3=add(v1,v2)"),
+    ("v1=3(in) v2=3(v1) v3=add(v2,in,v1)", "v3 1", "v1=3(in) v2=3(v1) v3=add(v2,v1)"),
+]
+
+
+@pytest.mark.parametrize(("before", "edges", "after"), GONE)
+def test_edges_go(before, edges, after):
+    target, *positions = edges.split()
+    positions = [int(each) for each in positions]
+    of_target = wiring(graph(before))[target][1]
+
+    def edit(plan):
+        for gone, position in enumerate(positions):
+            source = of_target[position]
+            plan.disconnect(source, target, position=position - gone)
+
+    model, plan, new = edited(before, edit)
+    assert wiring(new) == expected_wiring(after)
+    x = example(new)
+    units = {layer.name: kept(new, layer.name) for layer in dense_layers(new)}
+    without = [(target, position) for position in positions]
+    assert_equal(outputs(new, x), by_hand(before, model, x, units, without))
+    assert plan.effects
+
+
+# Edges that come, with what else is asked for -----------------------------------------------------
+
+EDGES = [
+    (SIDE_BY_SIDE + "m=cat(v1)", lambda p: p.connect("v2", "m"), SIDE_BY_SIDE + "m=cat(v1,v2)"),
+    (
+        SIDE_BY_SIDE + "m=cat(v1) v5=2(v2)",
+        lambda p: (p.connect("v2", "m"), p.resize({"v2": by(+2)})),
+        "v1=5(in) v2=6(in) m=cat(v1,v2) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "m=cat(v1,v1,v2) v5=2(v2)",
+        lambda p: p.connect("v1", "m"),
+        SIDE_BY_SIDE + "m=cat(v1,v1,v2,v1) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "m=cat(v1,v1) v5=2(v2)",
+        lambda p: p.connect("v2", "m", position=1),
+        SIDE_BY_SIDE + "m=cat(v1,v2,v1) v5=2(v2)",
+    ),
+    ("v1=5(in) m=cat(v1)", lambda p: p.connect("in", "m"), "v1=5(in) m=cat(v1,in)"),
+    (
+        SIDE_BY_SIDE + "h=5(in) m=cat(v1) v4=3(m) n=cat(v4,h) v6=2(v2)",
+        lambda p: p.connect("v2", "m"),
+        SIDE_BY_SIDE + "h=5(in) m=cat(v1,v2) v4=3(m) n=cat(v4,h) v6=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "s=add(v1,v1) v5=2(v2)",
+        lambda p: p.connect("v2", "s"),
+        "v1=5(in) v2=5(in) s=add(v1,v1,v2) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "s=add(v1,v1) v5=2(v2)",
+        lambda p: p.connect("v1", "s", position=0),
+        SIDE_BY_SIDE + "s=add(v1,v1,v1) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "s=add(v1,v1) v5=2(v2)",
+        lambda p: (p.connect("v2", "s"), p.resize({"v2": by(0)})),
+        "v1=4(in) v2=4(in) s=add(v1,v1,v2) v5=2(v2)",
+    ),
+    ("v1=5(in) s=add(v1,v1)", lambda p: p.connect("in", "s"), "v1=3(in) s=add(v1,v1,in)"),
+    (
+        "a=5(in) b=5(in) c=3(in) s=add(a,b) d=2(c)",
+        lambda p: p.connect("c", "s", position=1),
+        "a=5(in) b=5(in) c=5(in) s=add(a,c,b) d=2(c)",
+    ),
+    (
+        "a=4(in) b=4(in) c=5(in) s=add(a,b) d=2(c)",
+        lambda p: (p.connect("c", "s"), p.resize({"s": 5})),
+        "a=5(in) b=5(in) c=5(in) s=add(a,b,c) d=2(c)",
+    ),
+    (
+        "v1=8(in) v2=6(in) m=cat(v1) v5=2(v2)",
+        lambda p: (p.connect("v2", "m"), p.resize({"m": multiple_of(5), "v2": by(0)})),
+        "v1=9(in) v2=6(in) m=cat(v1,v2) v5=2(v2)",
+    ),
+    (
+        "v1=8(in) v2=6(in) m=cat(v1) v5=2(v2)",
+        lambda p: (p.connect("v2", "m"), p.resize({"m": 8, "v2": by(0)})),
+        "v1=2(in) v2=6(in) m=cat(v1,v2) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "m=cat(v1,v2) v4=3(m) v5=2(v2)",
+        lambda p: (p.disconnect("v2", "m"), p.resize({"v1": by(+2)})),
+        "v1=7(in) v2=4(in) v4=3(v1) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "m=cat(v1,v2) v4=3(m) v5=2(v2)",
+        lambda p: (p.disconnect("v2", "m"), p.resize({inputs_of("v4"): multiple_of(4)})),
+        "v1=8(in) v2=4(in) v4=3(v1) v5=2(v2)",
+    ),
+    (
+        THREE + "m=cat(v1,v2) v5=2(v3)",
+        lambda p: (p.disconnect("v1", "m"), p.connect("v3", "m", position=0)),
+        "v2=5(in) v3=6(in) m=cat(v3,v2) v5=2(v3)",
+    ),
+    (
+        EQUAL + " c=6(in) d=2(c)",
+        lambda p: (p.disconnect("v2", "s"), p.connect("c", "s")),
+        "v1=6(in) v3=6(in) c=6(in) s=add(v1,v3,c) v5=4(s) d=2(c)",
+    ),
+]
+
+# Layers that come ---------------------------------------------------------------------------------
+
+ADDED = [
+    ("v1=5(in) v2=4(v1)", lambda p: p.insert("v1", dense(5)), "v1=5(in) new=5(v1) v2=4(new)"),
+    (
+        "v1=5(in) v2=4(v1)",
+        lambda p: p.insert("v1", [dense(3, "x"), dense(5, "y")], init="default"),
+        "v1=5(in) x=3(v1) y=5(x) v2=4(y)",
+    ),
+    (
+        "v1=5(in) v2=4(v1)",
+        lambda p: (p.insert("v1", dense(5)), p.resize({"new": 7, "v1": by(-1)})),
+        "v1=4(in) new=7(v1) v2=4(new)",
+    ),
+    (
+        THREE + "v4=cat(v1,v2,v3) v5=2(v4)",
+        lambda p: p.insert("v2", dense(5)),
+        THREE + "new=5(v2) v4=cat(v1,new,v3) v5=2(v4)",
+    ),
+    (
+        THREE + "v4=cat(v1,v2,v3)",
+        lambda p: p.insert("in", dense(3)),
+        "new=3(in) v1=4(new) v2=5(new) v3=6(new) v4=cat(v1,v2,v3)",
+    ),
+    (
+        THREE + "v4=cat(v1,v2,v3)",
+        lambda p: p.insert("in", dense(3), before=["v1", "v3"]),
+        "new=3(in) v1=4(new) v2=5(in) v3=6(new) v4=cat(v1,v2,v3)",
+    ),
+    (
+        THREE + "v4=cat(v1,v2,v3) v5=2(v4) v6=2(v4)",
+        lambda p: p.insert("v4", dense(15), before="v6"),
+        THREE + "v4=cat(v1,v2,v3) v5=2(v4) new=15(v4) v6=2(new)",
+    ),
+    (
+        "v1=5(in) v2=5(v1) s=add(v1,v2) v3=2(s)",
+        lambda p: p.insert("v1", dense(5), before="s"),
+        "v1=5(in) v2=5(v1) new=5(v1) s=add(new,v2) v3=2(s)",
+    ),
+    (
+        "v1=5(in) v2=5(v1) s=add(v1,v2) v3=2(s)",
+        lambda p: (p.insert("s", dense(5)), p.insert("new", layers.ReLU(name="r"))),
+        "v1=5(in) v2=5(v1) s=add(v1,v2) new=5(s) r=relu(new) v3=2(r)",
+    ),
+    (
+        "v1=5(in) v2=cat(v1,v1) v3=2(v2)",
+        lambda p: p.insert("v1", dense(5)),
+        "v1=5(in) new=5(v1) v2=cat(new,new) v3=2(v2)",
+    ),
+]
+
+# Layers that go -----------------------------------------------------------------------------------
+
+GONE_LAYERS = [
+    ("v1=5(in) v2=4(v1) v3=6(v2)", lambda p: p.remove("v2"), "v1=5(in) v3=6(v1)"),
+    ("v1=3(in) v2=5(v1) v3=4(v2)", lambda p: p.remove("v2"), "v1=3(in) v3=4(v1)"),
+    ("v1=5(in) v2=4(v1)", lambda p: p.remove("v1"), "v2=4(in)"),
+    ("v1=5(in) v2=4(v1) v3=6(v2)", lambda p: (p.remove("v2"), p.remove("v1")), "v3=6(in)"),
+    (
+        "v1=5(in) v2=4(v1) v3=6(v2)",
+        lambda p: (p.remove("v2"), p.resize({"v1": 4})),
+        "v1=4(in) v3=6(v1)",
+    ),
+    (
+        "v1=3(in) v2=5(v1) v3=6(v2)",
+        lambda p: (p.remove("v2"), p.resize({"v1": at_least(5)})),
+        "v1=5(in) v3=6(v1)",
+    ),
+    (
+        "v1=10(in) v2=5(v1) v3=4(v2)",
+        lambda p: (p.remove("v2"), p.resize({"v1": multiple_of(4)})),
+        "v1=12(in) v3=4(v1)",
+    ),
+    (
+        THREE + "v4=cat(v1,v2,v3) v5=7(v4)",
+        lambda p: p.remove("v2"),
+        "v1=4(in) v3=6(in) v4=cat(v1,in,v3) v5=7(v4)",
+    ),
+    (
+        "in=7() " + THREE + "v4=cat(v1,v2,v3) v5=7(v4)",
+        lambda p: p.remove("v2"),
+        "in=7() v1=4(in) v3=6(in) v4=cat(v1,in,v3) v5=7(v4)",
+    ),
+    (EQUAL, lambda p: p.remove("v2"), "v1=3(in) v3=3(in) s=add(v1,in,v3) v5=4(s)"),
+    (
+        "in=7() " + EQUAL,
+        lambda p: p.remove("v2"),
+        "in=7() v1=7(in) v3=7(in) s=add(v1,in,v3) v5=4(s)",
+    ),
+    (
+        SIDE_BY_SIDE + "v3=cat(v1,v2,v2,v1) v4=7(v3)",
+        lambda p: p.remove("v1"),
+        "v2=4(in) v3=cat(in,v2,v2,in) v4=7(v3)",
+    ),
+    (
+        "v1=5(in) v2=5(in) v3=add(v1,v2,v2,v1) v4=7(v3)",
+        lambda p: p.remove("v1"),
+        "v2=3(in) v3=add(in,v2,v2,in) v4=7(v3)",
+    ),
+    (
+        "v1=4(in) v2=5(v1) v3=6(v1) v4=7(v1) v5=8(v2)",
+        lambda p: p.remove("v2"),
+        "v1=4(in) v3=6(v1) v4=7(v1) v5=8(v1)",
+    ),
+    (
+        "v1=4(in) v2=5(v1) v3=6(v1) v5=8(v2)",
+        lambda p: (p.remove("v2"), p.resize({"v1": 5})),
+        "v1=5(in) v3=6(v1) v5=8(v1)",
+    ),
+    ("v1=cat(in) v2=4(v1) v3=5(v2)", lambda p: p.remove("v2"), "v1=cat(in) v3=5(v1)"),
+    (
+        "v1=5(in) a=same(v1) b=same(v1) c=same(v1) m=cat(a,b,c) v2=16(m) v3=4(v2)",
+        lambda p: p.remove("v2"),
+        "v1=5(in) a=same(v1) b=same(v1) c=same(v1) m=cat(a,b,c) v3=4(m)",
+    ),
+    (RESIDUAL, lambda p: p.remove("v4"), "v1=10(in) v2=10(v1) v3=same(v2) v5=add(v3,v1) v6=4(v5)"),
+    (
+        RESIDUAL,
+        lambda p: (p.remove("v4"), p.remove("v3")),
+        "v1=10(in) v2=10(v1) v5=add(v2,v1) v6=4(v5)",
+    ),
+    (
+        RESIDUAL,
+        lambda p: (p.remove("v4"), p.remove("v3"), p.remove("v2")),
+        "v1=10(in) v5=add(v1,v1) v6=4(v5)",
+    ),
+    (RESIDUAL, lambda p: p.remove("v6"), RESIDUAL.replace("v6=4", "of_v6=2")),
+    (
+        "v1=5(in) a=same(v1) b=same(v1) v2=cat(a,b) v3=same(v2) v4=12(v3) v5=7(v4)",
+        lambda p: p.remove("v4"),
+        "v1=5(in) a=same(v1) b=same(v1) v2=cat(a,b) v3=same(v2) v5=7(v3)",
+    ),
+    (
+        "v1=5(in) v2=3(v1) v3=same(v2) v4=3(v3) v5=same(v4) v6=add(v3,v5) v7=2(v6)",
+        lambda p: p.remove("v5"),
+        "v1=5(in) v2=3(v1) v3=same(v2) v4=3(v3) v6=add(v3,v4) v7=2(v6)",
+    ),
+    (
+        "v1=3(in) v2=5(v1) a=same(v2) b=relu(v2) c=7(b) v3=cat(a,c) v5=4(v3)",
+        lambda p: p.remove("v2"),
+        "v1=3(in) a=same(v1) b=relu(v1) c=7(b) v3=cat(a,c) v5=4(v3)",
+    ),
+    (
+        "v1=3(in) v2=5(v1) v3=same(v2) v4=5(v3) v5=same(v4) v6=add(v5,v2)",
+        lambda p: p.remove("v4"),
+        "v1=3(in) v2=5(v1) v3=same(v2) v5=same(v3) v6=add(v5,v2)",
+    ),
+    (
+        LONG_CYCLE,
+        lambda p: p.remove("p2"),
+        "v1=3(in) v2=5(v1) v3=same(v2) p1=3(v3) p3=2(v3) v4=cat(p1,p3) v5=add(v4,v2)",
+    ),
+    (
+        LONG_CYCLE,
+        lambda p: p.remove("p1"),
+        "v1=3(in) v2=5(v1) v3=same(v2) p2=3(v3) p3=2(v3) v4=cat(p2,p3) v5=add(v4,v2)",
+    ),
+    (
+        SMALL_CYCLE,
+        lambda p: p.remove("b"),
+        "v1=6(in) v2=3(v1) a=same(v2) v4=cat(a,v2) v5=add(v4,v1)",
+    ),
+]
+
+
+def summary(value):
+    return value if isinstance(value, str) else None
+
+
+@pytest.mark.parametrize(("before", "edit", "after"), EDGES + ADDED + GONE_LAYERS, ids=summary)
+def test_the_graph_after_an_edit(before, edit, after):
+    check(before, edit, after)
+
+
+IMPOSSIBLE = [
+    (CYCLE, lambda p: p.remove("p1")),  # v4 would be wider than v3, of which it must be as wide
+    (CYCLE, lambda p: p.connect("p1", "v5")),
+    (SMALL_CYCLE, lambda p: p.remove("v2")),
+    (
+        "v1=3(in) v2=5(v1) v3=same(v2) e=same(v1) m=cat(v3) s=add(m,v2)",
+        lambda p: p.connect("e", "m"),
+    ),
+    ("m=cat(in,in) v2=3(m) s=add(v2,in)", lambda p: p.remove("v2")),
+    (
+        SIDE_BY_SIDE + "m=cat(v1) v4=2(v2)",
+        lambda p: (p.connect("v2", "m"), p.resize({"m": by(0), "v1": by(0)})),
+    ),
+    (EQUAL + " c=6(in)", lambda p: (p.connect("c", "s"), p.resize({"c": 6, "v1": 5}))),
+    ("v1=5(in) v2=4(v1) v3=6(v2)", lambda p: (p.remove("v2"), p.resize({"v1": 1, "v2": 3}))),
+]
+
+
+@pytest.mark.parametrize(("line", "edit"), IMPOSSIBLE, ids=summary)
+def test_an_edit_that_fits_nowhere_is_refused_and_changes_nothing(line, edit):
+    model = graph(line)
+    before, wired, x = model.get_weights(), wiring(model), example(model)
+    computed = outputs(model, x)
+    with pytest.raises(ValueError, match="Received"), surgery.edit(model) as plan:
+        edit(plan)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert wiring(model) == wired
+    assert_equal(outputs(model, x), computed)
+
+
+# Which units stay ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "edit", "utility", "expected"),
+    [
+        (
+            "a=4(in) b=4(in) c=5(in) s=add(a,b) d=2(c)",
+            lambda p: (p.connect("c", "s"), p.resize({"s": by(0)})),
+            {"c": [1, 2, 3, 4, 5]},
+            {"a": [0, 1, 2, 3], "c": [1, 2, 3, 4]},
+        ),
+        (
+            "a=3(in) c=5(in) s=add(in,a) d=2(c)",
+            lambda p: p.connect("c", "s"),
+            {"c": [1, 2, 4, 8, 16]},
+            {"a": [0, 1, 2], "c": [2, 3, 4]},
+        ),
+        (
+            THREE + "m=cat(v1,v2,v3)",
+            lambda p: (p.disconnect("v2", "m"), p.resize({"m": 3})),
+            {"v1": [1, 2, 3, 9], "v2": [9] * 5, "v3": [1, 1, 1, 1, 9, 9]},
+            {"v1": [3], "v3": [4, 5]},
+        ),
+        (
+            "v1=5(in) v2=4(v1) v3=3(v2)",
+            lambda p: (p.remove("v2"), p.resize({"v1": 4})),
+            {"v1": [2, 1, 3, 4, 5]},
+            {"v1": [0, 2, 3, 4], "v3": [0, 1, 2]},
+        ),
+        (
+            "v1=2(in) v2=relu(v1) v3=4(v2) v4=3(v3)",
+            lambda p: (p.remove("v3"), p.resize({"v1": 4})),
+            {},
+            {"v1": [0, 1, -1, -1]},
+        ),
+        (
+            "v1=3(in) v2=4(in) v3=5(v1) m=cat(v2,v3) s=9(in) t=add(m,s)",
+            lambda p: (p.remove("v3"), p.resize({"t": by(0)})),
+            {},
+            {"v1": [0, 1, 2, -1, -1], "v2": [0, 1, 2, 3], "s": list(range(9))},
+        ),
+    ],
+)
+def test_units_of_the_highest_utility_stay_where_the_graph_changes(line, edit, utility, expected):
+    _, _, new = edited(line, edit, utility)
+    assert {name: kept(new, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("utility", "rows"), [([1, 2, 3, 4], [2, 3]), ([4, 1, 3, 2], [0, 2])], ids=str
+)
+def test_rows_of_a_removed_layer_stay_by_its_utility(utility, rows):
+    line = "v1=2(in) v2=same(v1) v3=4(v2) v4=3(v3)"
+    model, _, new = edited(line, lambda p: p.remove("v3"), {"v3": utility})
+    old = np.array(model.get_layer("v4").kernel)
+    np.testing.assert_array_equal(new.get_layer("v4").kernel, old[rows])
+
+
+def test_columns_of_a_joined_input_move_with_it():
+    line = SIDE_BY_SIDE + "m=cat(v1,v1,v2) v4=3(m)"
+    model, _, new = check(
+        line,
+        lambda p: p.connect("in", "m", position=1),
+        line.replace("cat(v1,v1,v2)", "cat(v1,in,v1,v2)"),
+    )
+    old, kernel = np.array(model.get_layer("v4").kernel), np.array(new.get_layer("v4").kernel)
+    np.testing.assert_array_equal(kernel[[*range(5), *range(8, 17)]], old)
+    np.testing.assert_array_equal(kernel[5:8], 0)
