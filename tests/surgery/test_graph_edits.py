@@ -1,5 +1,6 @@
 """Layers and edges that come and go: the graph before, what is done, and the graph then."""
 
+import keras
 import numpy as np
 import pytest
 from keras import layers
@@ -46,7 +47,7 @@ def edited(line, edit, utility=None):
 
 def assert_equal(ours, theirs):
     for y, z in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(y, z)
+        np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-10)  # new weights are no integers
 
 
 def check(before, edit, after, utility=None):
@@ -109,7 +110,11 @@ def test_edges_go(before, edges, after):
 # Edges that come, with what else is asked for -----------------------------------------------------
 
 EDGES = [
-    (SIDE_BY_SIDE + "m=cat(v1)", lambda p: p.connect("v2", "m"), SIDE_BY_SIDE + "m=cat(v1,v2)"),
+    (
+        SIDE_BY_SIDE + "m=cat(v1) v5=2(v2)",
+        lambda p: p.connect("v2", "m"),
+        SIDE_BY_SIDE + "m=cat(v1,v2) v5=2(v2)",
+    ),
     (
         SIDE_BY_SIDE + "m=cat(v1) v5=2(v2)",
         lambda p: (p.connect("v2", "m"), p.resize({"v2": by(+2)})),
@@ -133,8 +138,13 @@ EDGES = [
     ),
     (
         SIDE_BY_SIDE + "s=add(v1,v1) v5=2(v2)",
-        lambda p: p.connect("v2", "s"),
+        lambda p: p.connect("v2", "s", fit="grow"),
         "v1=5(in) v2=5(in) s=add(v1,v1,v2) v5=2(v2)",
+    ),
+    (
+        SIDE_BY_SIDE + "s=add(v1,v1) v5=2(v2)",
+        lambda p: p.connect("v2", "s", fit="shrink"),
+        "v1=4(in) v2=4(in) s=add(v1,v1,v2) v5=2(v2)",
     ),
     (
         SIDE_BY_SIDE + "s=add(v1,v1) v5=2(v2)",
@@ -149,7 +159,7 @@ EDGES = [
     ("v1=5(in) s=add(v1,v1)", lambda p: p.connect("in", "s"), "v1=3(in) s=add(v1,v1,in)"),
     (
         "a=5(in) b=5(in) c=3(in) s=add(a,b) d=2(c)",
-        lambda p: p.connect("c", "s", position=1),
+        lambda p: p.connect("c", "s", position=1, fit="grow"),
         "a=5(in) b=5(in) c=5(in) s=add(a,c,b) d=2(c)",
     ),
     (
@@ -184,8 +194,42 @@ EDGES = [
     ),
     (
         EQUAL + " c=6(in) d=2(c)",
-        lambda p: (p.disconnect("v2", "s"), p.connect("c", "s")),
+        lambda p: (p.disconnect("v2", "s"), p.connect("c", "s", fit="grow")),
         "v1=6(in) v3=6(in) c=6(in) s=add(v1,v3,c) v5=4(s) d=2(c)",
+    ),
+]
+
+MOVED = "a=4(in) b=4(in) c=6(in) "
+EDGES += [
+    (
+        MOVED + "m=cat(a,b) n=cat(b,c)",
+        lambda p: (p.disconnect("a", "m"), p.connect("a", "n")),
+        MOVED + "of_m=2(b) n=cat(b,c,a)",
+    ),
+    (
+        MOVED + "m=cat(a,b) s=add(b,b) d=2(c)",
+        lambda p: (p.connect("a", "s"), p.connect("c", "m", position=0)),
+        MOVED + "m=cat(c,a,b) s=add(b,b,a) d=2(c)",
+    ),
+    (
+        MOVED + "s=add(a,b) t=add(b,b) d=2(c)",
+        lambda p: (p.disconnect("a", "s"), p.connect("a", "t", position=1)),
+        MOVED + "of_s=2(b) t=add(b,a,b) d=2(c)",
+    ),
+    (
+        MOVED + "m=cat(a,b) d=2(c)",
+        lambda p: (p.disconnect("a", "m"), p.disconnect("b", "m"), p.connect("c", "m")),
+        "c=6(in) of_m=2(c) d=2(c)",
+    ),
+    (
+        MOVED + "m=cat(a,b) d=2(c)",
+        lambda p: (p.connect("c", "m"), p.disconnect("a", "m"), p.disconnect("b", "m")),
+        "c=6(in) of_m=2(c) d=2(c)",
+    ),
+    (
+        "a=4(in) b=4(in) c=4(in) s=sub(a,b) d=2(c)",
+        lambda p: (p.disconnect("a", "s"), p.connect("c", "s", position=0)),
+        "b=4(in) c=4(in) s=sub(c,b) d=2(c)",
     ),
 ]
 
@@ -230,7 +274,7 @@ ADDED = [
     ),
     (
         "v1=5(in) v2=5(v1) s=add(v1,v2) v3=2(s)",
-        lambda p: (p.insert("s", dense(5)), p.insert("new", layers.ReLU(name="r"))),
+        lambda p: (p.insert("s", dense(5)), p.insert("new", layers.ReLU(name="r"), init="default")),
         "v1=5(in) v2=5(v1) s=add(v1,v2) new=5(s) r=relu(new) v3=2(r)",
     ),
     (
@@ -304,10 +348,19 @@ GONE_LAYERS = [
         lambda p: p.remove("v2"),
         "v1=5(in) a=same(v1) b=same(v1) c=same(v1) m=cat(a,b,c) v3=4(m)",
     ),
-    (RESIDUAL, lambda p: p.remove("v4"), "v1=10(in) v2=10(v1) v3=same(v2) v5=add(v3,v1) v6=4(v5)"),
     (
         RESIDUAL,
-        lambda p: (p.remove("v4"), p.remove("v3")),
+        lambda p: p.remove("v4", fit="grow"),
+        "v1=10(in) v2=10(v1) v3=same(v2) v5=add(v3,v1) v6=4(v5)",
+    ),
+    (
+        RESIDUAL,
+        lambda p: p.remove("v4", fit="shrink"),
+        "v1=3(in) v2=3(v1) v3=same(v2) v5=add(v3,v1) v6=4(v5)",
+    ),
+    (
+        RESIDUAL,
+        lambda p: (p.remove("v4", fit="grow"), p.remove("v3")),
         "v1=10(in) v2=10(v1) v5=add(v2,v1) v6=4(v5)",
     ),
     (
@@ -338,7 +391,7 @@ GONE_LAYERS = [
     ),
     (
         LONG_CYCLE,
-        lambda p: p.remove("p2"),
+        lambda p: p.remove("p2", fit="grow"),
         "v1=3(in) v2=5(v1) v3=same(v2) p1=3(v3) p3=2(v3) v4=cat(p1,p3) v5=add(v4,v2)",
     ),
     (
@@ -348,8 +401,23 @@ GONE_LAYERS = [
     ),
     (
         SMALL_CYCLE,
-        lambda p: p.remove("b"),
-        "v1=6(in) v2=3(v1) a=same(v2) v4=cat(a,v2) v5=add(v4,v1)",
+        lambda p: p.remove("b", fit="grow"),
+        "v1=8(in) v2=4(v1) a=same(v2) v4=cat(a,v2) v5=add(v4,v1)",
+    ),
+    (
+        SMALL_CYCLE,
+        lambda p: p.remove("b", fit="shrink"),
+        "v1=4(in) v2=2(v1) a=same(v2) v4=cat(a,v2) v5=add(v4,v1)",
+    ),
+    (
+        "v1=4(in) v2=5(v1) v3=6(v1) v5=8(v2)",
+        lambda p: p.remove("v2", fit="grow"),
+        "v1=5(in) v3=6(v1) v5=8(v1)",
+    ),
+    (
+        "v1=5(in) v2=4(v1) v3=6(v2)",
+        lambda p: p.remove("v2", fit="shrink"),
+        "v1=4(in) v3=6(v1)",
     ),
 ]
 
@@ -363,7 +431,60 @@ def test_the_graph_after_an_edit(before, edit, after):
     check(before, edit, after)
 
 
+# Positions are those among the inputs that are there when an edge comes or goes.
+IN_ORDER = {
+    "-a +d@0": "dbc",
+    "-a +d@2": "bcd",
+    "-b +d@1": "adc",
+    "+d@0 -a": "dbc",
+    "+d@0 -b@2": "dac",
+    "+d@1 +d@1": "addbc",
+    "+d@3 +a@0": "aabcd",
+    "+d -d": "abc",
+    "+a@0 -a@1": "abc",
+    "-a +a": "bca",
+    "-a@0 -b@0 +d": "cd",
+    "-a -b -c +d +a": "da",
+}
+
+
+@pytest.mark.parametrize("kind", ["add", "max", "cat"])
+@pytest.mark.parametrize("edges", IN_ORDER)
+def test_edges_come_and_go_in_order(kind, edges):
+    ends = "a=4(in) b=4(in) c=4(in) d=4(in) e=2(d) f=2(a) g=2(b) h=2(c) "
+    before = ends + f"s={kind}(a,b,c) out=2(s)"
+    after = ends + f"s={kind}({','.join(IN_ORDER[edges])}) out=2(s)"
+    stay = [0, 1, 2]  # the old positions of the inputs
+
+    def edit(plan):
+        for edge in edges.split():
+            source, position = (*edge[1:].split("@"), None)[:2]
+            position = None if position is None else int(position)
+            of_now = ["abc"[old] if old in (0, 1, 2) else old for old in stay]
+            if edge[0] == "+":
+                plan.connect(source, "s", position=position)
+                stay.insert(len(stay) if position is None else position, source)
+            else:
+                plan.disconnect(source, "s", position=position)
+                last = max(n for n, name in enumerate(of_now) if name == source)
+                del stay[last if position is None else position]
+
+    model, _, new = edited(before, edit)
+    assert wiring(new) == expected_wiring(after)
+    x = example(new)
+    if kind == "cat":
+        without = [("s", place) for place in {0, 1, 2} - set(stay)]
+        expected = by_hand(before, model, x, without=without)
+    else:
+        expected = by_hand(after, model, x)
+    assert_equal(outputs(new, x), expected)
+
+
 IMPOSSIBLE = [
+    ("a=4(in) b=4(in) s=add(a,b)", lambda p: (p.disconnect("a", "s"), p.disconnect("b", "s"))),
+    ("a=4(in) b=4(in) s=add(a,b)", lambda p: (p.disconnect("a", "s"), p.disconnect("a", "s"))),
+    ("a=4(in) b=4(in) s=add(a,b)", lambda p: p.disconnect("a", "s", position=1)),
+    ("a=4(in) b=4(in) s=add(a,b)", lambda p: p.connect("a", "s", position=3)),
     (CYCLE, lambda p: p.remove("p1")),  # v4 would be wider than v3, of which it must be as wide
     (CYCLE, lambda p: p.connect("p1", "v5")),
     (SMALL_CYCLE, lambda p: p.remove("v2")),
@@ -463,3 +584,21 @@ def test_columns_of_a_joined_input_move_with_it():
     old, kernel = np.array(model.get_layer("v4").kernel), np.array(new.get_layer("v4").kernel)
     np.testing.assert_array_equal(kernel[[*range(5), *range(8, 17)]], old)
     np.testing.assert_array_equal(kernel[5:8], 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_along_an_axis_without_units_edges_come_and_go(axis):
+    inputs = keras.Input((None, 3))
+    a, b, c = (layers.Dense(4, name=name)(inputs) for name in "abc")
+    joined = layers.Concatenate(axis, name="m")([a, b])
+    model = keras.Model(inputs, [layers.Dense(2, name="last")(joined), layers.Dense(2)(c)])
+    plan, x = surgery.edit(model), np.random.default_rng(0).normal(size=(2, 5, 3))
+    plan.disconnect("a", "m")
+    plan.connect("c", "m", position=0)
+    assert plan.effects == ("'m' loses an input", "'m' gets another input")
+    given = np.concatenate([np.array(model.get_layer(name)(x)) for name in "cb"], axis)
+    np.testing.assert_allclose(plan.model(x)[0], model.get_layer("last")(given), rtol=1e-5)
+    alone = surgery.disconnect(model, "a", "m")
+    assert "m" not in [layer.name for layer in alone.layers]
+    given = model.get_layer("b")(x)
+    np.testing.assert_allclose(alone(x)[0], model.get_layer("last")(given), rtol=1e-5)

@@ -20,12 +20,12 @@ from tfprune.coupling.labels import FIXED
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.coupling.units import unique_in_order
-from tfprune.surgery import graph
+from tfprune.rebuild.dead_calls import without_dead_calls
 from tfprune.surgery.edits import Connect, Disconnect, Resize
+from tfprune.surgery.inputs import InputList
 from tfprune.surgery.lookup import (
     calls_of,
     find_operation,
-    graph_inputs,
     graph_outputs,
     operation_at,
     output_units,
@@ -34,25 +34,16 @@ from tfprune.surgery.size_constraints import SizeConstraint
 
 
 @dataclass(eq=False)
-class Join:
+class Join(InputList):
     """A concatenation whose inputs change.
 
     Attributes:
-        path: The names of the models around it.
-        operation: The operation.
-        tensors: The symbolic tensors that it takes before the change.
-        edges: Its inputs after the change: for each the index of the old one, or the operation that
-            gives the new one.
         edits: The edits that change it.
         output: The units of its output, which it makes; made known by `units_in`.
         taken: The units of each of `edges`.
         is_free: Whether the units of the output can come and go with those of the inputs.
     """
 
-    path: tuple
-    operation: object
-    tensors: list
-    edges: list
     edits: list = field(default_factory=list)
     output: np.ndarray = None
     taken: list = None
@@ -88,11 +79,6 @@ class Join:
             else:
                 found.append((before, units))
         return found
-
-    def connected(self, config):
-        """The config of the model around it with the new inputs."""
-        edges = [edge if isinstance(edge, int) else edge.name for edge in self.edges]
-        return graph.with_inputs(config, self.operation.name, edges)
 
 
 class Joins:
@@ -148,7 +134,8 @@ class Joins:
             name = f"the inputs of {each.operation.name!r}"
             if each.is_free:
                 gone = each.output[each.gone()]
-                found.append(SizeConstraint(name, gone, np.ones(len(gone), int), 0, hard=True))
+                ones = np.ones(len(gone), int)
+                found.append(SizeConstraint(name, gone, ones, 0, hard=True, counts_inserted=False))
             else:
                 units = np.concatenate([*each.taken, each.output])
                 signs = np.ones(len(units), int)
@@ -201,9 +188,10 @@ class Joins:
 
     def restructured(self, config, path):
         """The config of the model at a path with the new inputs."""
-        for each in self.joins:
-            config = each.connected(config) if each.path == path else config
-        return config
+        changed = [each for each in self.joins if each.path == path]
+        for each in changed:
+            config = each.connected(config)
+        return without_dead_calls(config, {}) if changed else config
 
     def matched(self, new, kept_units):
         """The `Coupling` of the new model, and pairs of old units or `NEW` and new units."""
@@ -256,56 +244,25 @@ class Joins:
 
 
 def _changed(model, edits):
-    """The `Join`s of edits, without their units."""
+    """The `Join`s of edits, without their units.
+
+    Edits of other inputs are checked likewise.
+    """
     found = {}
     for edit in edits:
         if not isinstance(edit, (Connect, Disconnect)):
             continue
         path, operation = find_operation(model, edit.target, "target")
         edit.check(model)
-        if not _is_concatenation(model, path, operation):
-            continue
         if id(operation) not in found:
-            tensors = graph_inputs(model, path, operation)
-            found[id(operation)] = Join(path, operation, tensors, list(range(len(tensors))))
+            found[id(operation)] = Join.of(model, path, operation)
         join = found[id(operation)]
-        source_path, source = find_operation(model, edit.source, "source")
-        if isinstance(edit, Connect):
-            place = len(join.edges) if edit.position is None else edit.position
-            _check_position(edit, place, len(join.edges) + 1)
-            join.edges.insert(place, source)
-        else:
-            made = graph_outputs(model, source_path, source)
-            given = {id(tensor) for tensor in keras.tree.flatten(made)}
-            same = [
-                place
-                for place, each in enumerate(join.edges)
-                if each is source or (isinstance(each, int) and id(join.tensors[each]) in given)
-            ]
-            same = same if edit.position is None else [n for n in same if n == edit.position]
-            if not same:
-                raise ValueError(
-                    "The source must be one of several inputs of the target, at the position that "
-                    f"is named. Received: source={edit.source!r}, target={edit.target!r}, "
-                    f"position={edit.position}."
-                )
-            del join.edges[same[-1]]
+        change = join.connect if isinstance(edit, Connect) else join.disconnect
+        change(model, edit)
         join.edits.append(edit)
     for join in found.values():
-        if not join.edges:
-            raise ValueError(
-                "A concatenation must keep one of its inputs. "
-                f"Received: target={join.operation.name!r}, of which all are disconnected."
-            )
-    return list(found.values())
-
-
-def _check_position(edit, place, count):
-    if not 0 <= place < count:
-        raise ValueError(
-            f"Argument `position` must be from 0 to {count - 1}. "
-            f"Received: position={edit.position!r}, target={edit.target!r}."
-        )
+        join.check()
+    return [each for each in found.values() if _is_concatenation(model, each.path, each.operation)]
 
 
 def _is_concatenation(model, path, operation):

@@ -3,7 +3,6 @@
 import copy
 
 from tfprune import _keras
-from tfprune.rebuild.dead_calls import without_dead_calls
 
 
 def with_inserted(config, name, layers, before=None):
@@ -132,35 +131,19 @@ def _renamed(layer, names, moved):
     return new
 
 
-def with_input(config, name, source, position=None):
-    """The config with another input to an operation that takes a list of tensors, the last one.
+def with_inputs(config, name, edges):
+    """The config with other inputs to an operation that takes a list of tensors.
 
     Args:
         config: The config of a Functional model. It is not changed.
         name: The name of the operation.
-        source: The name of the operation that gives the tensor.
-        position: The index of the new input, if it is not the last.
-    """
-
-    def extended(tensors):
-        place = len(tensors) if position is None else position
-        return [*tensors[:place], _tensor(source, 0), *tensors[place:]]
-
-    return _map_tensors(config, name, extended)
-
-
-def with_inputs(config, name, edges):
-    """The config with other inputs to an operation, and without what only the old ones needed.
-
-    Args:
-        config, name: As in `with_input`.
         edges: For each input the index of an old one, or the name of what gives a new one.
     """
 
     def chosen(tensors):
         return [tensors[e] if isinstance(e, int) else _tensor(e, 0) for e in edges]
 
-    return without_dead_calls(_map_tensors(config, name, chosen), {})
+    return _map_tensors(config, name, chosen)
 
 
 def _map_tensors(config, name, function):
@@ -174,16 +157,6 @@ def _map_tensors(config, name, function):
         return {**node, "kwargs": {**node["kwargs"], key: function(node["kwargs"][key])}}
 
     return _map_calls(config, name, mapped)
-
-
-def without_inputs(config, name, indices):
-    """The config without some inputs of an operation, and without what only they need."""
-
-    def shortened(node):
-        (tensors, *rest) = node["args"]
-        return {**node, "args": ([t for i, t in enumerate(tensors) if i not in indices], *rest)}
-
-    return without_dead_calls(_map_calls(config, name, shortened), {})
 
 
 def without_layer(config, name):

@@ -20,6 +20,7 @@ class SizeConstraint:
         hard: Whether it is a condition of an edit, not a size that the user asks for.
         wanted: The `Wanted` that the user gave; it has the bounds, and may be relaxed.
         counts_new: Whether new units are counted only.
+        counts_inserted: Whether units that a new input of a concatenation brings are counted.
         before: The number before, None for that of the positions.
     """
 
@@ -30,6 +31,7 @@ class SizeConstraint:
     hard: bool = False
     wanted: Wanted | None = None
     counts_new: bool = False
+    counts_inserted: bool = True
     before: int | None = None
 
     @property

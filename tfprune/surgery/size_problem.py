@@ -97,6 +97,7 @@ class SizeProblem:
                 columns[classes.tobytes()] = classes
         self._axes = list(columns.values())
         self.groups, self.counted, self.taken = self._columns()
+        self._leave_out_inserted()
         self._divide(whole)
 
     def _classify(self, occurrences):
@@ -134,6 +135,15 @@ class SizeProblem:
             counted.append(range(column, column + len(factors)))
             column += len(factors)
         return groups, counted, range(column, column + len(self.inserted))
+
+    def _leave_out_inserted(self):
+        """What comes beside a unit is counted as that unit is, but where a constraint says no."""
+        of_news = len(self.counts) - len(self.inserted)
+        for each, columns in zip(self.constraints, self.counted, strict=True):
+            for column in columns if not each.counts_inserted else ():
+                start, stop = self.occurrences.indptr[column : column + 2]
+                is_new = self.occurrences.indices[start:stop] >= of_news
+                self.occurrences.data[start:stop][is_new] = 0
 
     def _classes_in(self, columns):
         """The classes in columns that may change."""

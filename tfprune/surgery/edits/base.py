@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 import keras
 
 from tfprune.coupling.analysis import made_axis
+from tfprune.rebuild.dead_calls import without_dead_calls
+from tfprune.surgery.inputs import InputList
 from tfprune.surgery.lookup import graph_outputs
 
 KINDS = {}
@@ -95,7 +97,7 @@ class Draft:
         weight_setters: Functions of the new model that set weights.
         checks: Functions of the new model that raise an error where it is wrong.
         new_layers: Layers that are added to the model.
-        removed_inputs: For concatenations, by id, the indices of the inputs that they lose.
+        inputs: For operations whose inputs change, by id, their `InputList`.
         bypassed: For paths, the parts of the graph there that are removed.
         next_edits: Edits to make after these.
     """
@@ -110,7 +112,7 @@ class Draft:
     weight_setters: list = field(default_factory=list)
     checks: list = field(default_factory=list)
     new_layers: list = field(default_factory=list)
-    removed_inputs: dict = field(default_factory=dict)
+    inputs: dict = field(default_factory=dict)
     bypassed: dict = field(default_factory=dict)
     next_edits: list = field(default_factory=list)
 
@@ -120,6 +122,13 @@ class Draft:
         return self.concatenations.setdefault(id(operation), (path, operation, list(range(size))))[
             -1
         ]
+
+    def inputs_of(self, model, path, operation):
+        """The `InputList` of an operation, to be changed in place."""
+        if id(operation) not in self.inputs:
+            inputs = self.inputs[id(operation)] = InputList.of(model, path, operation)
+            self.graph_edits.append((path, inputs.connected))
+        return self.inputs[id(operation)]
 
     def edit(self, config, operation):
         """The serialised form of an operation after all edits."""
@@ -131,7 +140,14 @@ class Draft:
         """The config of the model at a path after all edits of its graph."""
         for where, change in self.graph_edits:
             config = change(config) if where == path else config
-        return config
+        changed = [inputs for inputs in self.inputs.values() if inputs.path == path]
+        # A call that has one input left goes too, but for those whose units find their way by it.
+        alone = [each for each in changed if id(each.operation) not in self.concatenations]
+        return (
+            without_dead_calls(config, {(each.operation.name, 0): () for each in alone})
+            if changed
+            else config
+        )
 
 
 def layer_of(serialised):

@@ -14,14 +14,12 @@ from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
-from tfprune.surgery import graph
 from tfprune.surgery.edits.base import Edit
 from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.growth import uses_without_weights
 from tfprune.surgery.lookup import (
     calls_of,
     find_operation,
-    graph_inputs,
     graph_outputs,
     model_at,
     output_units,
@@ -91,23 +89,14 @@ class Connect(Edit):
         return call, output_units(coupling, source), units_along(coupling, output)
 
     def draft(self, model, draft):
-        path, source = find_operation(model, self.source, "source")
-        _, target = find_operation(model, self.target, "target")
-
-        def connected(config):
-            return graph.with_input(config, target.name, source.name, self.position)
-
-        draft.graph_edits.append((path, connected))
-        if isinstance(rule_of(target), Concatenate):
-            size = graph_outputs(model, path, source)[0][0].shape[target.axis]
-            positions = draft.positions(model, path, target)
-            sizes = [tensor.shape[target.axis] for tensor in graph_inputs(model, path, target)]
-            place = len(positions) if self.position is None else sum(sizes[: self.position])
-            positions[place:place] = [NEW] * size
+        path, target = find_operation(model, self.target, "target")
+        inputs = draft.inputs_of(model, path, target)
+        inputs.connect(model, self)
+        _draft_positions(model, draft, inputs)
 
     def effects(self, model):
-        _, target = find_operation(model, self.target, "target")
-        if not isinstance(rule_of(target), Concatenate):
+        path, target = find_operation(model, self.target, "target")
+        if not _joins_units(target, graph_outputs(model, path, target)[0][:1]):
             return [f"{self.target!r} gets another input"]
         return effects_of_channels(model, target)
 
@@ -128,63 +117,44 @@ class Disconnect(Edit):
         find_operation(model, self.source, "source")
         path, target = find_operation(model, self.target, "target")
         _check_list(model, path, target, "target")
-        if not isinstance(rule_of(target), Concatenate):
-            self._input(model)
-
-    def _input(self, model, without=()):
-        """The path, the target, the index of its input, all inputs, and the index of its call.
-
-        Inputs whose indices are in `without` are gone already.
-        """
-        path, target = find_operation(model, self.target, "target")
-        nodes = _keras.nodes(_keras.functional(model_at(model, path)))
-        nodes = [(node, index) for node, index in nodes if node.operation is target]
-        if len(nodes) != 1:
-            raise ValueError(
-                "Inputs can only be taken from an operation that is called once. "
-                f"Received: target={self.target!r}, with {len(nodes)} calls."
-            )
-        source_path, source = find_operation(model, self.source, "source")
-        made = graph_outputs(model, source_path, source)
-        given = {id(tensor) for tensor in keras.tree.flatten(made)}
-        tensors = keras.tree.flatten([list(nodes[0][0].arguments.args)])
-        found = [i for i, tensor in enumerate(tensors) if id(tensor) in given]
-        left = [i for i in range(len(tensors)) if i not in without]
-        named = left if self.position is None else left[self.position : self.position + 1]
-        found = [i for i in found if i in named]
-        if not found or len(left) < 2:
-            raise ValueError(
-                "The source must be one of several inputs of the target. "
-                f"Received: source={self.source!r}, target={self.target!r}."
-            )
-        return path, target, found[-1], tensors, nodes[0][1]
 
     def draft(self, model, draft):
-        path, target, removed, tensors, call = self._input(model)
-        if not isinstance(rule_of(target), Concatenate):
-            key = (*path, target.name, call)
-            gone = draft.dropped_inputs.get(key, ())
-            draft.dropped_inputs[key] = (*gone, self._input(model, gone)[2])
-            return
-        positions = draft.positions(model, path, target)
-        sizes = [tensor.shape[target.axis] for tensor in tensors]
-        start = sum(sizes[:removed])
-        lost = range(start, start + sizes[removed])
-        positions[:] = [position for position in positions if position not in lost]
-        indices = draft.removed_inputs.setdefault(id(target), set())
-        if not indices:
-            draft.graph_edits.append(
-                (path, lambda config: graph.without_inputs(config, target.name, indices))
-            )
-        indices.add(removed)
-        if len(tensors) - len(indices) == 1 and NEW not in positions:
-            draft.next_edits.append(Remove(self.target))  # nothing is left to concatenate with
+        path, target = find_operation(model, self.target, "target")
+        inputs = draft.inputs_of(model, path, target)
+        inputs.disconnect(model, self)
+        _draft_positions(model, draft, inputs)
 
     def effects(self, model):
         return [f"{self.target!r} loses an input"]
 
     def describe(self):
         return "disconnect", f"{self.source} -> {self.target}", _at(self.position)
+
+
+def _draft_positions(model, draft, inputs):
+    """Tells where the channels of a concatenation stand now; where one input is left, it goes."""
+    operation = inputs.operation
+    if not _joins_units(operation, inputs.tensors):
+        return
+    axis = operation.axis
+    ends = np.cumsum([0, *(tensor.shape[axis] for tensor in inputs.tensors)])
+    positions = draft.positions(model, inputs.path, operation)
+    positions.clear()
+    for edge in inputs.edges:
+        if isinstance(edge, int):
+            positions += range(ends[edge], ends[edge + 1])
+        else:
+            positions += [NEW] * graph_outputs(model, inputs.path, edge)[0][0].shape[axis]
+    removal = Remove(operation.name)
+    draft.next_edits = [each for each in draft.next_edits if each != removal]
+    if len(inputs.edges) == 1:
+        draft.next_edits.append(removal)
+
+
+def _joins_units(operation, tensors):
+    """Whether an operation concatenates tensors along an axis of known size."""
+    is_join = isinstance(rule_of(operation), Concatenate)
+    return is_join and all(tensor.shape[operation.axis] is not None for tensor in tensors)
 
 
 def effects_of_channels(model, target):
