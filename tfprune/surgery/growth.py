@@ -160,13 +160,16 @@ class Growth:
 
 
 def grows_single_units(kept_units):
-    """Whether units are added to a tensor with a single unit.
+    """Whether units are added to a tensor, or to a group of a layer, with a single unit.
 
-    The labels of that tensor do not tell along which axis the new units will stand.
+    The labels of that tensor do not tell along which axis the new units will stand, and in that
+    group there is no other unit yet that needs them.
     """
     coupling = kept_units.coupling
     alone = [labels for labels in coupling.tensor_labels.values() if labels.size == 1]
-    units = coupling.roots[np.array([int(labels.reshape(-1)[0]) for labels in alone], int)]
+    sides = [side for grouping in coupling.groupings for side in grouping.sides]
+    alone += [group for side in sides for group in side if np.size(group) == 1]
+    units = coupling.roots[np.array([int(np.ravel(labels)[0]) for labels in alone], int)]
     return bool(np.isin(units, list(kept_units.grown)).any())
 
 
