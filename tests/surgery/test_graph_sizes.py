@@ -313,3 +313,12 @@ def test_sizes_can_be_asked_for_in_many_ways(changes):
     model = graph(line)
     new = resized(line, model, changes(model))
     assert [width(new, name) for name in ("v0", "v1", "v2")] == [3, 8, 6]
+
+
+def test_what_takes_too_long_is_refused():
+    model = graph("v0=600(in) w=500(in) u=400(in) v1=cat(v0,w,v0,u) v2=cat(v1,v0,w) s=max(v2,v2)")
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match="not solved in time.*time_limit=1e-09"):
+        surgery.resize(model, {"v1": by(-331), "w": multiple_of(7)}, time_limit=1e-9)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
