@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import keras
 
+from tfprune.coupling.rules import rule_of
+from tfprune.coupling.rules.joins import Concatenate
 from tfprune.surgery import graph
 from tfprune.surgery.lookup import find_operation, graph_inputs, graph_outputs
 
@@ -30,6 +32,11 @@ class InputList:
         """The inputs as they are in a model."""
         tensors = graph_inputs(model, path, operation)
         return cls(path, operation, tensors, list(range(len(tensors))))
+
+    @property
+    def is_bypassed(self):
+        """Whether one input is left, and the operation goes; a concatenation stays."""
+        return len(self.edges) == 1 and not isinstance(rule_of(self.operation), Concatenate)
 
     def connect(self, model, edit):
         """Adds the input of a `Connect` at its position among those that are there now."""

@@ -141,13 +141,10 @@ class Draft:
         for where, change in self.graph_edits:
             config = change(config) if where == path else config
         changed = [inputs for inputs in self.inputs.values() if inputs.path == path]
-        # A call that has one input left goes too, but for those whose units find their way by it.
-        alone = [each for each in changed if id(each.operation) not in self.concatenations]
-        return (
-            without_dead_calls(config, {(each.operation.name, 0): () for each in alone})
-            if changed
-            else config
-        )
+        if not changed:
+            return config
+        alone = {inputs.operation.name for inputs in changed if inputs.is_bypassed}
+        return without_dead_calls(config, {(name, 0): () for name in alone})
 
 
 def layer_of(serialised):

@@ -15,7 +15,6 @@ from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.rules import rule_of
 from tfprune.coupling.rules.joins import Concatenate
 from tfprune.surgery.edits.base import Edit
-from tfprune.surgery.edits.remove import Remove
 from tfprune.surgery.growth import uses_without_weights
 from tfprune.surgery.lookup import (
     calls_of,
@@ -132,7 +131,7 @@ class Disconnect(Edit):
 
 
 def _draft_positions(model, draft, inputs):
-    """Tells where the channels of a concatenation stand now; where one input is left, it goes."""
+    """Tells where the channels of a concatenation stand now."""
     operation = inputs.operation
     if not _joins_units(operation, inputs.tensors):
         return
@@ -145,10 +144,6 @@ def _draft_positions(model, draft, inputs):
             positions += range(ends[edge], ends[edge + 1])
         else:
             positions += [NEW] * graph_outputs(model, inputs.path, edge)[0][0].shape[axis]
-    removal = Remove(operation.name)
-    draft.next_edits = [each for each in draft.next_edits if each != removal]
-    if len(inputs.edges) == 1:
-        draft.next_edits.append(removal)
 
 
 def _joins_units(operation, tensors):

@@ -74,7 +74,7 @@ def _check_call(call):
             "Only a layer with one input and one output can be removed. "
             f"Received: layer={operation.name!r}, with {len(call.inputs)} inputs and "
             f"{len(call.outputs)} outputs. Take inputs away first, with "
-            "`tfprune.surgery.disconnect`; where one is left the layer goes by itself."
+            "`tfprune.surgery.disconnect`."
         )
     before, after = (tensor.shape for tensor in (call.inputs[0], call.outputs[0]))
     if len(before) != len(after):
