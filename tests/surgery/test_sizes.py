@@ -142,6 +142,18 @@ class Branches:
         lost = {each.name: each.before - (each.after - each.new) for each in sizes}
         return lost, sum(each.new for each in sizes)
 
+    def is_beyond(self, plan, changes):
+        """Whether a plan meets the changes with more units in a layer than are tried by hand."""
+        try:
+            after = {each.name: each.after for each in plan.sizes}
+        except ValueError:
+            return False
+        sizes = {name: after.get(name, size) for name, size in self.sizes.items()}
+        for name, change in changes.items():
+            bounds = change.bounds(self.size(name, self.sizes))
+            assert _distance(self.size(name, sizes), bounds) == 0, (name, changes)
+        return max(sizes.values()) > MOST
+
 
 def _distance(size, bounds):
     lowest, highest, multiple = bounds
@@ -178,6 +190,8 @@ def check_against_all_there_are(seed):
     chosen = draw.choice(names, size=min(len(names), int(draw.integers(1, 4))), replace=False)
     changes = {str(n): wanted(draw, branch.size(n, branch.sizes)) for n in chosen}
     best, plan = branch.best(changes), branch.plan(changes)
+    if branch.is_beyond(plan, changes):
+        return "beyond"
     if "nearest" not in best:
         lost, new = branch.result(plan)
         values = np.concatenate(
@@ -218,8 +232,8 @@ def test_sizes_are_the_best_of_all_there_are():
 
 @pytest.mark.slow
 def test_more_sizes_are_the_best_of_all_there_are():
-    for seed in range(1000, 1400):
-        check_against_all_there_are(seed)
+    outcomes = [check_against_all_there_are(seed) for seed in range(1000, 1400)]
+    assert outcomes.count("beyond") < 10
 
 
 # By hand ------------------------------------------------------------------------------------------
