@@ -200,12 +200,23 @@ def test_masks_and_slots_stay_and_repeated_layers_have_the_masks_of_the_block():
         (lambda m: surgery.remove_block(m, "head"), "block='head', of no block.*'sum_0'"),
         (lambda m: surgery.remove_block(m, "nowhere"), "block='nowhere'"),
         (lambda m: surgery.repeat_block(m, "sum_0", 0), "`times`.*0"),
+        (lambda m: surgery.repeat_block(m, "sum_0", 1.5), "`times`.*1.5"),
+        (lambda m: surgery.repeat_block(m, "sum_0", "2"), "`times`.*'2'"),
         (lambda m: surgery.repeat_block(m, "sum_0", init="zeros"), "`init`.*'zeros'"),
     ],
 )
 def test_wrong_blocks_are_refused(edit, message):
     with pytest.raises(ValueError, match=message):
         edit(stack())
+
+
+def test_names_that_come_twice_in_a_plan_are_refused():
+    plan = surgery.edit(stack())
+    plan.repeat_block("sum_0")
+    with pytest.raises(ValueError, match=r"repeat_block\(block, times\).*_repeat', twice"):
+        plan.repeat_block("sum_0")
+    with pytest.raises(ValueError, match="'again', twice"):
+        plan.insert("sum_1", [layers.ReLU(name="again"), layers.ReLU(name="again")])
 
 
 def test_what_cannot_begin_as_the_identity_is_refused():

@@ -228,6 +228,79 @@ def test_of_a_sum_of_equal_terms_both_can_go():
     assert "v1" not in [layer.name for layer in plan.model.layers]
 
 
+def test_an_input_takes_the_place_of_the_first_or_of_all():
+    for follow in FOLLOWS[:-1]:
+        model = graph(follow)
+        x = example(model)
+        plan = surgery.edit(model)
+        plan.connect("c", "joined", position=np.int64(0))
+        plan.disconnect("a", "joined")
+        new = plan.model
+        assert width(new, "joined") == C + B
+        without = surgery.disconnect(model, "a", "joined")
+        for ours, theirs in zip(new(x), without(x), strict=True):  # what comes begins at 0
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        again = Plan.from_dict(model, json.loads(json.dumps(plan.to_dict()))).model
+        np.testing.assert_array_equal(again(x)[0], new(x)[0])
+    plan = surgery.edit(model)
+    plan.connect("c", "joined")
+    plan.disconnect("a", "joined")
+    plan.disconnect("b", "joined")
+    assert width(plan.model, "joined") == C
+
+
+def overlapping():
+    """The sum of v1 and v2, joined, and v2 and v4, joined: an input is common to both."""
+    inputs = keras.Input((3,))
+    sizes = {"v1": 4, "v2": 5, "v3": 2, "v4": 4}
+    made = {name: layers.Dense(size, name=name)(inputs) for name, size in sizes.items()}
+    joined = layers.Concatenate(name="joined")([made["v1"], made["v2"]])
+    other = layers.Concatenate(name="other")([made["v2"], made["v4"]])
+    total = layers.Add(name="sum")([joined, other])
+    last = layers.Dense(2, name="last")(total)
+    return drawn(keras.Model(inputs, [last, layers.Dense(1, name="of_v3")(made["v3"])]))
+
+
+@pytest.mark.parametrize(
+    ("edits", "left"),
+    [
+        ([("connect", "v3", 0)], ("v3", "v1", "v2")),
+        ([("disconnect", "v2", None)], ("v1",)),
+        ([("connect", "v3", 0), ("disconnect", "v1", None)], ("v3", "v2")),
+    ],
+)
+def test_where_both_terms_of_a_sum_have_an_input_in_common_it_is_shared(edits, left):
+    model = overlapping()
+    plan = surgery.edit(model)
+    for kind, name, position in edits:
+        getattr(plan, kind)(name, "joined", position=position)
+    assert "stand at other places" in " ".join(plan.effects)
+    new, x = plan.model, example(model)
+    ours = np.concatenate([dense(new, name, x) for name in left], 1)
+    theirs = np.concatenate([dense(new, name, x) for name in ("v2", "v4")], 1)
+    expected = dense(new, "last", ours + theirs)
+    np.testing.assert_allclose(new(x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_input_with_nothing_to_stand_opposite_is_refused():
+    inputs = keras.Input((3,))
+    a, b, c = (layers.Dense(n, name=k)(inputs) for k, n in (("a", 4), ("b", 5), ("c", 2)))
+    terms = [layers.Concatenate(name=k)(each) for k, each in (("j", [a, b]), ("k", [b, a]))]
+    last = layers.Dense(2)(layers.Add()(terms))
+    model = drawn(keras.Model(inputs, [last, layers.Dense(1)(c)]))
+    with pytest.raises(ValueError, match="no sizes at which this fits.*'j'.*have equal sizes"):
+        surgery.connect(model, "c", "j")
+
+
+def test_the_nearest_size_counts_what_a_new_input_brings():
+    model = graph(normalised)
+    plan = surgery.edit(model)
+    plan.connect("c", "joined")
+    plan.resize({surgery.inputs_of("last"): 1})
+    with pytest.raises(ValueError, match="nearest that can: the inputs of 'last': 3"):
+        plan.sizes  # noqa: B018
+
+
 # Outputs that are held, nested models, files ------------------------------------------------------
 
 
@@ -302,7 +375,11 @@ def test_what_depends_on_new_channels_is_told():
     ("edits", "message"),
     [
         ([("connect", "c", "joined", 3)], "`position` must be from 0 to 2"),
-        ([("connect", "c", "joined", -1)], "`position` must be from 0 to 2"),
+        ([("connect", "c", "joined", -1)], "`position` must be an integer of at least 0"),
+        ([("connect", "c", "joined", "last")], "`position` must be an integer"),
+        ([("connect", "c", "joined", 1.0)], "`position` must be an integer"),
+        ([("connect", "c", "joined", True)], "`position` must be an integer"),
+        ([("disconnect", "a", "joined", "first")], "`position` must be an integer"),
         ([("disconnect", "a", "joined", 1)], "one of several inputs"),
         ([("disconnect", "a", "joined"), ("disconnect", "a", "joined")], "one of several inputs"),
         ([("disconnect", "a", "joined"), ("disconnect", "b", "joined")], "all are disconnected"),

@@ -236,7 +236,22 @@ def test_a_recurrent_convolution_is_padded_along_its_window():
     np.testing.assert_allclose(new(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("padding", [(1, 2, 3), ((1, 2, 3), 1), -1, ((1, 0.5), 1), (True, 1)])
+@pytest.mark.parametrize("size", [None, 3.0, (3, None), "3"])
+def test_what_is_no_kernel_size_is_refused(size):
+    with pytest.raises(ValueError, match="`kernel_size` must be 2 positive integers"):
+        surgery.resize_kernel(around(layers.Conv2D(2, 3, name="x")), "x", size)
+
+
+def test_padding_is_spelt_as_keras_takes_it():
+    plan = surgery.edit(around(layers.Conv2D(2, 3, padding="same", name="x")))
+    plan.resize_kernel("x", 5, padding="SAME")
+    assert plan.effects == ()
+
+
+NO_PADDING = [(1, 2, 3), ((1, 2, 3), 1), -1, ((1, 0.5), 1), (True, 1), 1.5, "zeros", "causal"]
+
+
+@pytest.mark.parametrize("padding", NO_PADDING)
 def test_what_is_no_padding_is_refused(padding):
     with pytest.raises(ValueError, match="Argument `padding` must be"):
         surgery.resize_kernel(around(layers.Conv2D(2, 3, name="x")), "x", 3, padding=padding)

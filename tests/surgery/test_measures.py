@@ -66,6 +66,17 @@ def test_pooling_sums_and_concatenations_are_measured():
         np.testing.assert_allclose(criterion(model.get_layer(name)), values, rtol=1e-4)
 
 
+def test_models_of_double_precision_are_measured():
+    keras.config.set_floatx("float64")
+    try:
+        model, criterion = measured()
+        values = criterion(model.get_layer("sum"))
+    finally:
+        keras.config.set_floatx("float32")
+    model, criterion = measured()
+    np.testing.assert_allclose(values, criterion(model.get_layer("sum")), rtol=1e-4)
+
+
 def test_detached_they_compute_as_before_and_keep_what_was_measured():
     model, criterion = measured()
     average = criterion(model.get_layer("sum"))

@@ -332,6 +332,13 @@ def test_what_one_unit_gives_several_times_is_counted_so():
         branch.plan({"k": by(0), "y": by(+2)}).sizes  # noqa: B018
 
 
+def test_no_new_unit_is_a_size_and_no_reason():
+    plan = two().plan({"v1": by(+1), new_in("v1"): 0})
+    with pytest.raises(ValueError, match="the new units of 'v1'") as refused:
+        plan.sizes  # noqa: B018
+    assert "never below 1" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -340,6 +347,7 @@ def test_what_one_unit_gives_several_times_is_counted_so():
         (lambda: at_least(3, relaxed=1), "`relaxed` must be a boolean"),
         (lambda: total_of(), "takes layers"),
         (lambda: total_of({"a": 0.5}), "takes layers"),
+        (lambda: total_of(["a", "b"]), "takes layers"),
         (lambda: two().plan({"v1": "3"}), "must be an integer, or made by"),
         (lambda: two().plan({"v1": []}), "must be an integer, or made by"),
         (lambda: two().plan({"v1": [4, None]}), "must be an integer, or made by"),

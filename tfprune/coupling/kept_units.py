@@ -115,11 +115,12 @@ def made_units(coupling, layer, family=None):
     for piece in coupling.slices:
         if piece.layer is layer and piece.makes and piece.family == family:
             return unique_in_order(coupling.roots[piece.labels])
-    families = sorted({str(p.family) for p in coupling.slices if p.layer is layer and p.makes})
+    made = {p.family for p in coupling.slices if p.layer is layer and p.makes}
+    families = sorted(made - {None}) + ["those of its output, which have no name"] * (None in made)
     raise ValueError(
         "The layer makes no units of that name. "
         f"Received: layer={getattr(layer, 'name', layer)!r}, units={family!r}. "
-        f"It makes: {families or 'none'}."
+        f"It makes: {', '.join(families) or 'none'}."
     )
 
 

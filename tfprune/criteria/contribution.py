@@ -181,7 +181,8 @@ class _Observer:
         self.every = every
         self.weight = weight
         self.average = keras.Variable(
-            np.zeros(units, "float32"),
+            np.zeros(units),
+            dtype="float32",
             trainable=False,
             autocast=False,
             aggregation="mean",
@@ -227,5 +228,5 @@ class _Observer:
         if positions:
             product = ops.mean(product, axis=positions)
         new = ops.mean(ops.abs(product), axis=0)
-        weight = ops.where(ops.equal(self.calls, 0), 1.0, self.weight)
+        weight = ops.cast(ops.where(ops.equal(self.calls, 0), 1.0, self.weight), "float32")
         return (1 - weight) * average + weight * new

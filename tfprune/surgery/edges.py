@@ -120,6 +120,13 @@ class Joins:
     def __bool__(self):
         return bool(self.joins)
 
+    def hold(self):
+        """Makes the inputs share what the outputs have; returns whether some were free of that."""
+        were_free = bool(self._free)
+        for each in self.joins:
+            each.is_free = False
+        return were_free
+
     def taken_by(self, operation):
         """The units that a concatenation takes after the edits, or None if it stays as it is."""
         for each in self.joins:
@@ -328,6 +335,6 @@ def _is_free(join, coupling):
             return False
     moving = join.output[join.gone()].tolist()
     beside = [int(join.output[max(before, 0)]) for before, _ in join.added()]
-    if any(map(is_held, [*moving, *beside])):
-        return False
+    if any(map(is_held, [*moving, *beside])) or np.isin(beside, np.concatenate(join.taken)).any():
+        return False  # what is held cannot come or go, nor what would make an input larger
     return all(np.count_nonzero(join.output == unit) == 1 for unit in beside)

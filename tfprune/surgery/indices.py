@@ -33,12 +33,15 @@ def units_after(kept_units, units):
 
 
 def kept_units_from(coupling, model, entries, outputs=()):
-    """`KeptUnits` from entries of `Plan.to_dict`: layer, name of the units, size, kept indices.
+    """`KeptUnits` from entries of `Plan.to_dict`.
+
+    An entry has the layer, the name of its units, how many there were, and the kept indices. Where
+    `NEW` is among these, it has for each unit how many of them stand in its place.
 
     `outputs` are pairs of an operation that counts as the maker of its output, and its units.
     """
     counts, grown = np.ones(coupling.size, int), {}
-    for name, family, size, kept in entries:
+    for name, family, size, kept, *places in entries:
         _, operation = find_operation(model, name)
         made = [units for maker, units in outputs if maker is operation]
         units = made[0] if made else made_units(coupling, operation, family)
@@ -47,11 +50,11 @@ def kept_units_from(coupling, model, entries, outputs=()):
                 "The plan was made for a model with other sizes. "
                 f"Received: layer={name!r} with {len(units)} units, where there were {size}."
             )
-        in_place, last = {unit: [] for unit in units.tolist()}, 0
-        for index in kept:
-            last = last if index == NEW else index
-            in_place[int(units[last])].append(NEW if index == NEW else int(units[index]))
-        for unit, new in in_place.items():
+        sizes = places[0] if places else np.bincount(kept, minlength=size)
+        kept = [NEW if index == NEW else int(units[index]) for index in kept]
+        ends = np.cumsum(sizes)
+        for unit, start, end in zip(units.tolist(), ends - sizes, ends, strict=True):
+            new = kept[start:end]
             if unit == FIXED:
                 continue
             counts[unit] = len(new)

@@ -36,10 +36,10 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
     coupling = joins.coupling
     if selected is not None:
         return kept_units_from(coupling, model, selected, joins.outputs()), joins
-    constraints = [
+    asked = [
         constraint for edit in edits for constraint in edit.constraints(model, coupling, joins)
     ]
-    constraints += joins.constraints()
+    constraints = [*asked, *joins.constraints()]
     utilities = _with_inputs(Utilities(model, coupling, criterion), joins)
     if shrinks:
         if constraints:
@@ -50,13 +50,23 @@ def kept_units_after(model, edits, selected=None, *, criterion, relaxed, split, 
         solution = remove_negative(coupling, utilities, **limits)
     elif constraints or joins:
         removed = [layer for edit in edits for layer in edit.removed(model)]
-        cheap = [*units_made_only_by(coupling, removed), *joins.cheap()]
-        options = {"relaxed": relaxed, "cheap": cheap, "ranked": split}
-        edges = {"ties": joins.ties(), "inserted": joins.inserted()}
-        solution = solve(coupling, constraints, utilities, **options, **edges, **limits)
+        cheap = units_made_only_by(coupling, removed)
+        limits = {"relaxed": relaxed, "ranked": split, **limits}
+        try:
+            solution = _solved(asked, joins, utilities, cheap, limits)
+        except ValueError:
+            if any(not each.hard for each in asked) or not joins.hold():
+                raise
+            solution = _solved(asked, joins, utilities, cheap, limits)
     else:
         return None, None
     return joins.with_inserted(kept_units_of(coupling, solution, split=split)), joins
+
+
+def _solved(asked, joins, utilities, cheap, limits):
+    constraints, cheap = [*asked, *joins.constraints()], [*cheap, *joins.cheap()]
+    edges = {"ties": joins.ties(), "inserted": joins.inserted(), "cheap": cheap}
+    return solve(joins.coupling, constraints, utilities, **edges, **limits)
 
 
 def _with_inputs(utilities, joins):

@@ -347,7 +347,8 @@ class Plan(Printable):
         for layer, family, before, after in (*self._changed_units(), *outputs):
             indices = {unit: index for index, unit in enumerate(before)}
             kept = [indices.get(unit, NEW) for unit in after]
-            units.append([layer.name, family, len(before), kept])
+            is_new = [kept_units.counts[before].tolist()] if NEW in kept else []
+            units.append([layer.name, family, len(before), kept, *is_new])
         return {
             "edits": [edit.to_dict() for edit in self.edits],
             "units": units,
@@ -438,4 +439,11 @@ def _named(edit):
 
 def _inserted_names(edits):
     making = (Insert, RepeatBlock)
-    return {name for edit in edits if isinstance(edit, making) for name in edit.names}
+    names = [name for edit in edits if isinstance(edit, making) for name in edit.names]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            "The names of layers that come into a model must be new, and a block is repeated "
+            f"several times by one `repeat_block(block, times)`. Received: {twice!r}, twice."
+        )
+    return set(names)

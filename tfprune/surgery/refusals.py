@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune.coupling.labels import FIXED
 from tfprune.coupling.units import unit_name
 from tfprune.surgery.indices import units_by_layer
 
@@ -38,7 +39,8 @@ def refuse(coupling, choice, parts):
             f"can without: {_listed(reachable)}. Ask for these, take them with `relaxed=True`, or "
             "permit the loss by asking for it: `resize(model, {layer: by(-1), ...})`."
         )
-    least = " A size is never below 1." if any(each.bounds[1] < 1 for each in asked) else ""
+    counts = [each for each in asked if not each.counts_new and (each.signs > 0).all()]
+    least = " A size is never below 1." if any(each.bounds[1] < 1 for each in counts) else ""
     raise ValueError(
         "The sizes cannot be met, and nothing was changed. "
         f"Received: {_listed(wanted)}. The nearest that can: {_listed(reachable)}."
@@ -72,7 +74,8 @@ def _impossible(coupling, constraints):
     hard = [each for each in constraints if each.hard] or constraints
     return (
         "There are no sizes at which this fits together, and nothing was changed. Received: "
-        f"{_listed(each.name for each in hard)}.{_pins_message(coupling, hard)} Units of the "
+        f"{_listed(each.name for each in hard)}.{_pins_message(coupling, hard)} Tensors "
+        "that are added or multiplied have equal sizes, each layer keeps a unit, and units of the "
         "inputs and outputs of the model keep their number; see `tfprune.explain(model)`."
     )
 
@@ -89,6 +92,11 @@ def _pins_message(coupling, constraints):
     held = f" What holds units: {_listed(pins)}." if pins else ""
     if "it is an output of the model" in pins:
         held += " An output changes its size where the layer that gives it is named."
+    if FIXED in units:
+        held += (
+            " Some are channels of an input of the model, or constants. An input changes its size "
+            "where it is named, as `inputs_of(model)`."
+        )
     return held
 
 

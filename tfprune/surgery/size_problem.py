@@ -24,10 +24,10 @@ from scipy.sparse.csgraph import connected_components
 
 from tfprune._tools.integer_program import IntegerProgram
 from tfprune.coupling.labels import FIXED
+from tfprune.surgery.sizes import LARGEST
 from tfprune.units.incidence import incidence, row_hashes, tied_by_columns
 
 _TIME_IS_UP, _INFEASIBLE = 1, 2  # statuses of `scipy.optimize.milp`
-_FAR = 1e6  # a size that no request comes near to
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,8 @@ class Solution:
         new: Pairs of the units of an equivalence class, in order, and how many are added to it.
         utilities: For each unit its utility; 0 where it was not evaluated.
         same: For each unit the first of those that stay, go and grow with it.
-        inserted: For each of the edges that a `SizeProblem` is given how many units it brings.
+        inserted: For each of the edges that a `SizeProblem` is given the unit beside which those
+            that it brings come, and how many these are.
     """
 
     kept: np.ndarray
@@ -54,7 +55,10 @@ class Solution:
         for units, count in self.new:
             counts[self.same == units[-1]] += count
         # A new unit stands wherever any of its class does, so the last of a class speaks for it.
-        return int((constraint.signs * counts[constraint.units]).sum())
+        found = (constraint.signs * counts[constraint.units]).sum()
+        for beside, count in self.inserted if constraint.counts_inserted else ():
+            found += constraint.signs[constraint.units == beside].sum() * count
+        return int(found)
 
 
 class SizeProblem:
@@ -216,9 +220,9 @@ class SizeProblem:
             stays[units[worst]] = False
             if new[each]:
                 grown.append((units, int(new[each])))
-        inserted = new[len(new) - len(self.inserted) :] if self.inserted else ()
-        stays = stays[self.same]
-        return Solution(stays, tuple(grown), utility, self.same, tuple(map(int, inserted)))
+        brought = new[len(new) - len(self.inserted) :].tolist()
+        inserted = [(unit, n) for (unit, _), n in zip(self.inserted, brought, strict=False)]
+        return Solution(stays[self.same], tuple(grown), utility, self.same, tuple(inserted))
 
 
 class _Part:
@@ -281,10 +285,10 @@ class _Part:
 
     def _largest(self, bounds):
         """A number of new units that none needs more than."""
-        finite = sum(abs(bound) for each in bounds for bound in each[:2] if abs(bound) < _FAR)
+        finite = sum(abs(bound) for each in bounds for bound in each[:2] if abs(bound) < LARGEST)
         multiples = np.prod([min(each[2], 1000) for each in bounds])
         positions = sum(len(each.units) for each in self.constraints)
-        return float(min(finite + multiples + positions + self.problem.counts.sum(), _FAR))
+        return float(min(finite + multiples + positions + self.problem.counts.sum(), LARGEST))
 
     def _count(self, column, kept, new, only_new=False):
         """The number of positions in a column: variables, their factors, and a constant."""
@@ -308,12 +312,12 @@ class _Part:
             fixed = sum(f * factor for (_, _, f), factor in zip(found, factors, strict=True))
             if number in slack:
                 costs = [1.0, 1.001] if lowest > each.current else [1.001, 1.0]
-                over_and_under = program.add_variables(costs, np.full(2, _FAR))
+                over_and_under = program.add_variables(costs, np.full(2, LARGEST))
                 indices, values = [*indices, *over_and_under], [*values, -1.0, 1.0]
             # A class may be in several columns: what it counts is summed by the sparse matrix.
             program.add_constraint(indices, values, lowest - fixed, highest - fixed)
             if multiple > 1:
-                (times,) = program.add_variables([0.0], [_FAR], lower=1)
+                (times,) = program.add_variables([0.0], [LARGEST], lower=1)
                 program.add_constraint(
                     [*indices, times], [*values, -float(multiple)], -fixed, -fixed
                 )

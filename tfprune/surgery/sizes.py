@@ -4,6 +4,8 @@ import numbers
 from dataclasses import dataclass
 
 KINDS = ("to", "by", "at_least", "at_most", "multiple_of")
+LARGEST = 10**6
+"""How many new units can come in one plan."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def total_of(*layers):
     {total_of({'a': 1, 'b': 1}): at_most(16), total_of({'a': 1, 'b': -2}): 0}
     """
     terms = layers[0] if len(layers) == 1 and isinstance(layers[0], dict) else None
-    terms = dict.fromkeys(layers, 1) if terms is None else terms
+    if terms is None and not any(isinstance(each, (list, set, dict)) for each in layers):
+        terms = dict.fromkeys(layers, 1)
     if not terms or not all(map(_is_integer, terms.values())):
         raise ValueError(
             "`total_of` takes layers, or a dict from layers to integers. "
@@ -227,6 +230,8 @@ def as_wanted(value, name):
     found = [each if isinstance(each, Wanted) else _exact(each, name) for each in values]
     if not found:
         _refuse(value, name)
+    if any(each.kind != "at_most" and each.units > LARGEST for each in found):
+        raise ValueError(f"A size can be {LARGEST:,} at most. Received: {name}: {value!r}.")
     return found
 
 

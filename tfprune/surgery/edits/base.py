@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass, field, fields
 
 import keras
+import numpy as np
 
 from tfprune.coupling.analysis import made_axis
 from tfprune.rebuild.dead_calls import without_dead_calls
@@ -63,6 +64,7 @@ class Edit:
     def to_dict(self):
         """The edit as values that JSON can write."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {k: v.item() if isinstance(v, np.integer) else v for k, v in values.items()}
         return {"edit": type(self).__name__, **values}
 
 

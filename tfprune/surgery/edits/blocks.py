@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import is_integer
 from tfprune.blocks.find import find_blocks
 from tfprune.rebuild.bypassed import bypass, place_of
 from tfprune.stripping.check import check_equal
@@ -100,15 +101,13 @@ class RepeatBlock(Edit):
         found = find_block(model, block)
         operations = tuple(dict.fromkeys(node.operation.name for node in found.part.nodes))
         times = times.item() if isinstance(times, np.integer) else times
+        _check_times(times)
         return cls(found.name, operations, times, init)
 
     def check(self, model):
         if self.init not in _INITS:
             raise ValueError(f"Argument `init` must be one of {_INITS}. Received: {self.init!r}.")
-        if not isinstance(self.times, int) or isinstance(self.times, bool) or self.times < 1:
-            raise ValueError(
-                f"Argument `times` must be an integer above 0. Received: {self.times!r}."
-            )
+        _check_times(self.times)
         block = find_block(model, self.block)
         calls = [node for node, _ in _keras.nodes(_keras.functional(model_at(model, block.path)))]
         taken = {each.name for _, each in walk_operations(model)}
@@ -186,6 +185,11 @@ class RepeatBlock(Edit):
     def describe(self):
         times = "once" if self.times == 1 else f"{self.times} times"
         return "repeat block", self.block, f"{times}, init={self.init}"
+
+
+def _check_times(times):
+    if not is_integer(times) or times < 1:
+        raise ValueError(f"Argument `times` must be an integer above 0. Received: {times!r}.")
 
 
 def _name(name, number):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools.checks import check_integer
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.rules import rule_of
@@ -38,6 +39,7 @@ class Connect(Edit):
 
     def check(self, model):
         check_fit(self.fit)
+        _check_index(self.position)
         path, _ = find_operation(model, self.source, "source")
         target_path, target = find_operation(model, self.target, "target")
         if path != target_path:
@@ -113,6 +115,7 @@ class Disconnect(Edit):
     position: int | None = None
 
     def check(self, model):
+        _check_index(self.position)
         find_operation(model, self.source, "source")
         path, target = find_operation(model, self.target, "target")
         _check_list(model, path, target, "target")
@@ -166,6 +169,11 @@ def effects_of_channels(model, target):
     pins = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
     reasons = [*uses_without_weights(coupling, channels), *pins]
     return [f"{target.name!r} gets channels: {reason}" for reason in dict.fromkeys(reasons)]
+
+
+def _check_index(position):
+    if position is not None:
+        check_integer("position", position, least=0)
 
 
 def _at(position):

@@ -34,7 +34,9 @@ class ResizeKernel(Edit):
         given = tuple(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size
         size = keras.tree.map_structure(plain_number, given)
         is_relative = keras.tree.map_structure(lambda n: isinstance(n, Difference), given)
-        if not isinstance(padding, str) and padding is not None:
+        if isinstance(padding, str):
+            padding = padding.lower()  # as Keras takes it
+        elif padding is not None:
             padding = keras.tree.map_structure(plain_number, _as_tuples(padding))
         return cls(layer, size, padding, is_relative)
 
@@ -54,8 +56,8 @@ class ResizeKernel(Edit):
                 "that leave such, `tfprune.surgery.by(+2)`. Received: kernel_size="
                 f"{self._given}, layer={layer.name!r} of {tuple(layer.kernel_size)}."
             )
-        if self._is_explicit:
-            padding.borders(self.padding, layer)
+        if self.padding is not None:
+            padding.check(self.padding, layer)
 
     def draft(self, model, draft):
         path, layer = find_operation(model, self.layer)
@@ -91,7 +93,9 @@ class ResizeKernel(Edit):
     @property
     def _given(self):
         """The size as it was given, for messages."""
-        if isinstance(self.kernel_size, int):
+        if not isinstance(self.kernel_size, (list, tuple)):
+            if not isinstance(self.kernel_size, int):
+                return repr(self.kernel_size)
             return f"by({self.kernel_size:+d})" if self.is_relative else str(self.kernel_size)
         is_relative = _along_axes(self.is_relative, len(self.kernel_size))
         pairs = zip(self.kernel_size, is_relative, strict=True)
@@ -185,7 +189,7 @@ def _as_tuples(given):
 
 
 def _along_axes(given, rank):
-    return (given,) * rank if isinstance(given, int) else tuple(given)
+    return tuple(given) if isinstance(given, (list, tuple)) else (given,) * rank
 
 
 def windowed_variables(layer):

@@ -22,6 +22,14 @@ _PADDED = tuple(
 _ZERO_PADDING = tuple(getattr(keras.layers, f"ZeroPadding{n}D") for n in (1, 2, 3))
 
 
+def check(padding, layer):
+    """Raises a `ValueError` unless a layer can have a padding, a string or as in `borders`."""
+    if not isinstance(padding, str):
+        borders(padding, layer)
+    elif padding not in ("same", "valid") and (padding, len(layer.kernel_size)) != ("causal", 1):
+        _refuse(padding, layer)
+
+
 def borders(padding, layer):
     """Explicit padding as a pair of integers for each axis of a layer's window.
 
@@ -34,25 +42,31 @@ def borders(padding, layer):
         ValueError: If it is none of these, or the layer has no padding before it.
     """
     rank, given = len(layer.kernel_size), padding
-    if isinstance(given, int):
+    if not isinstance(given, (list, tuple)):
         given = (given,) * rank
     elif rank == 1 and len(given) == 2:
         given = (given,)
-    pairs = [(each, each) if isinstance(each, int) else tuple(each) for each in given]
+    pairs = [tuple(e) if isinstance(e, (list, tuple)) else (e, e) for e in given]
     numbers = [number for pair in pairs for number in pair]
     is_counts = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
     if len(pairs) != rank or {len(pair) for pair in pairs} != {2} or not is_counts:
-        raise ValueError(
-            "Argument `padding` must be 'same', 'valid' or 'causal', an integer from 0, or for "
-            f"each of the {rank} axes of the window an integer or a pair of those before and "
-            f"after. Received: padding={padding!r}, layer={layer.name!r}."
-        )
+        _refuse(padding, layer)
     if not isinstance(layer, _PADDED) or isinstance(layer, keras.layers.Conv2DTranspose):
         raise ValueError(
             "Only a convolution that is not transposed can have padding for each border. "
             f"Received: layer={layer.name!r} ({type(layer).__name__}), padding={padding!r}."
         )
     return tuple(pairs)
+
+
+def _refuse(padding, layer):
+    rank = len(layer.kernel_size)
+    names = "'same', 'valid', 'causal'" if rank == 1 else "'same', 'valid'"
+    raise ValueError(
+        f"Argument `padding` must be {names}, an integer from 0, or for each of the {rank} axes of "
+        "the window an integer or a pair of those before and after. "
+        f"Received: padding={padding!r}, layer={layer.name!r}."
+    )
 
 
 def layer_before(model, path, layer):

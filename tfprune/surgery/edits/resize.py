@@ -116,6 +116,11 @@ def _term(name_of, key, factor):
         return factor, name_of(inputs[key.index or 0]), _OUTPUTS, None
     if isinstance(key, Inputs):
         return factor, name_of(key.layer), _INPUTS, key.index
+    if isinstance(key, tuple) and (len(key) != 2 or not isinstance(key[1], str | None)):
+        raise ValueError(
+            "A key of `changes` must be a layer, its name, or a pair of it and the name of its "
+            f"units. Received: {key!r}."
+        )
     layer, family = key if isinstance(key, tuple) else (key, None)
     return factor, name_of(layer), _OUTPUTS, family
 
