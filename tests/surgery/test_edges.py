@@ -330,6 +330,19 @@ def test_images_are_joined_along_their_channels():
     assert_same(plan.model, model)
 
 
+@pytest.mark.parametrize("ours", ["a", "b"])
+def test_what_is_stacked_keeps_its_weights_where_its_channels_are_coupled_now(ours):
+    inputs = keras.Input((4, 4, 2))
+    a, b, c = (layers.Conv2D(3, 1, name=k)(inputs) for k in "abc")
+    rows = layers.Flatten()(layers.Concatenate(axis=1, name="joined")([a, b]))
+    used = layers.Conv2D(1, 1, name="of_c")(c)
+    model = drawn(keras.Model(inputs, [layers.Dense(2, name="last")(rows), used]))
+    plan = surgery.edit(model)
+    plan.connect("c", "joined", position={"a": None, "b": 0}[ours])
+    assert plan.effects == () and width(plan.model, "joined") == 3
+    assert_same(plan.model, model)
+
+
 def test_in_a_nested_model_too():
     inner_inputs = keras.Input((3,))
     a, b = (layers.Dense(n, name=k)(inner_inputs) for k, n in (("a", 3), ("b", 2)))

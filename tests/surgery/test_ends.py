@@ -112,6 +112,20 @@ def test_a_channel_is_added_to_an_input_without_effect():
     assert again.model.input_shape == (None, 6, 6, 4)
 
 
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_an_input_that_is_joined_with_another_gets_a_channel_without_effect(order):
+    inputs = {"first": keras.Input((3,), name="first"), "second": keras.Input((4,), name="second")}
+    made = {"second": inputs["second"], "first": layers.Dense(2, name="of_first")(inputs["first"])}
+    made["first"] = layers.Concatenate()([made["first"], inputs["first"]])
+    x = layers.Concatenate()([made[name] for name in order])
+    model = drawn(keras.Model(inputs, layers.Dense(2, name="last")(x)))
+    new = surgery.resize(model, {"second": 6})
+    draw = np.random.default_rng(0)
+    x = {"first": draw.normal(size=(5, 3)), "second": draw.normal(size=(5, 6))}
+    old = {"first": x["first"], "second": x["second"][:, :4]}
+    np.testing.assert_allclose(new(x), model(old), rtol=1e-4, atol=1e-5)
+
+
 def test_what_takes_an_input_as_it_is_follows_or_holds_it():
     inputs = keras.Input((3,), name="x")
     hidden = layers.Dense(3, name="hidden")(inputs)

@@ -105,8 +105,8 @@ def carried_index_maps(old, new, pairs, made=()):
         As `matched_index_maps`; what is not in the old model is `NEW`.
     """
     both = _slice_pairs(old, new, pairs)
-    old_units = np.full(new.size, NEW)
-    old_units[FIXED] = FIXED
+    were_units = [np.full(new.size, NEW)]  # several where the new model couples old units
+    were_units[0][FIXED] = FIXED
     makers = [
         (unique_in_order(old.roots[ours.labels]), unique_in_order(new.roots[theirs.labels]))
         for ours, theirs in both
@@ -114,8 +114,21 @@ def carried_index_maps(old, new, pairs, made=()):
     ]
     for were, are in [*makers, *_units_without_maker(old, new, both), *made]:
         if len(were) == len(are):
-            old_units[are] = np.where(old_units[are] == NEW, were, old_units[are])
-    return _index_maps(old, new, both, old_units, may_lack=True)
+            _note(were_units, were, are)
+    return _index_maps(old, new, both, *were_units, may_lack=True)
+
+
+def _note(were_units, were, are):
+    """Writes old units into the first of some arrays over new ones that has none there yet."""
+    left = were != NEW
+    for units in were_units:
+        left &= units[are] != were
+        is_free = left & (units[are] == NEW)
+        units[are[is_free]] = were[is_free]
+        left &= ~is_free
+    if left.any():
+        were_units.append(np.full(len(were_units[0]), NEW))
+        were_units[-1][are[left]] = were[left]
 
 
 def _slice_pairs(old, new, pairs):
@@ -129,19 +142,23 @@ def _slice_pairs(old, new, pairs):
     ]
 
 
-def _index_maps(old, new, both, old_units, may_lack=False):
-    """The index maps, given for each new unit the old unit that it was."""
+def _index_maps(old, new, both, old_units, *others, may_lack=False):
+    """The index maps, given for each new unit the old unit that it was, and others that it was."""
     indices, uneven = {}, []
     for ours, theirs in both:
         before, are = old.roots[ours.labels], new.roots[theirs.labels]
+        were = old_units
+        for other in others:  # of several old units that are one now, the slice has its own
+            is_here = (other != NEW) & np.isin(other, before) & ~np.isin(were, before)
+            were = np.where(is_here, other, were)
         if before.ndim > 1 or are.ndim > 1:
-            uneven.append((ours, before, are))
+            uneven.append((ours, were, before, are))
         else:
-            found = _occurrences(old_units[are], before, are, ours, may_lack)
+            found = _occurrences(were[are], before, are, ours, may_lack)
             indices.setdefault(id(ours.variable), {})[ours.axis] = found
-    for ours, before, are in uneven:
+    for ours, were, before, are in uneven:
         selected = indices.setdefault(id(ours.variable), {})
-        selected[ours.axis] = _occurrences_by_line(old_units, are, before, ours, selected, may_lack)
+        selected[ours.axis] = _occurrences_by_line(were, are, before, ours, selected, may_lack)
     return indices
 
 

@@ -208,6 +208,11 @@ class Joins:
         for each, operation in zip(self.joins, operations, strict=True):
             units = _along(coupling, _call(coupling, operation).outputs[0], each.axis)
             made.append((kept_units.expanded(unique_in_order(each.output)), unique_in_order(units)))
+        for path, operation in self.free:
+            if operation in self._inputs:
+                units = output_units(coupling, operation_at(new, path, operation.name))
+                before = unique_in_order(output_units(self.coupling, operation))
+                made.append((kept_units.expanded(before), unique_in_order(units)))
         return coupling, made
 
     def outputs(self):
