@@ -83,7 +83,7 @@ def rebuilt(
     keep=_itself,
     resize_kept=None,
     *,
-    resized=None,
+    copies=None,
     empty=None,
     initialize=False,
     as_graph=False,
@@ -104,7 +104,8 @@ def rebuilt(
             no config; returns what the new model has of it.
         resize_kept: Function of such a layer and its copy, which changes the copy's sizes in place.
         empty: Dict from a call of a split, given so too, to which of its pieces are empty.
-        resized: A `ResizedCopies`: which other layers are copied, and the values of their weights.
+        copies: An `UnchangedCopies`, or a `ResizedCopies`: which other layers are copied, and the
+            values of their weights.
         initialize: Whether weights get what their initializers make. That takes longer than all the
             rest, and is only needed where `copy_weights` does not overwrite all elements.
         as_graph: Whether Sequential models become Functional ones, which may hold operations that
@@ -115,7 +116,7 @@ def rebuilt(
         The new model; its weights are 0 unless `initialize`.
     """
     dead = dropped or {}, empty or {}
-    rebuilding = _Rebuilding(model, edit, dead, restructure, keep, resize_kept, resized, as_graph)
+    rebuilding = _Rebuilding(model, edit, dead, restructure, keep, resize_kept, copies, as_graph)
     config = rebuilding.edited(model)
     configured = [o for o in _keras.all_operations(model) if id(o) not in rebuilding.places]
     operations = [*configured, *added]
@@ -140,12 +141,12 @@ def graph_operations(model):
             yield operation
 
 
-def _kept_layers(model, resized):
+def _kept_layers(model, copies):
     """The layers of a model, and of the models in it, that go through no config, and the others."""
     kept, others = {}, {}
     for operation in graph_operations(model):
         if isinstance(operation, keras.layers.Layer):
-            is_kept = (resized is not None and resized.takes(operation)) or _is_kept(operation)
+            is_kept = (copies is not None and copies.takes(operation)) or _is_kept(operation)
             (kept if is_kept else others)[id(operation)] = operation
     return list(kept.values()), list(others.values())
 
@@ -171,24 +172,24 @@ def _has_config(layer):
 class _Rebuilding:
     """The config of a model, edited, in which some layers stand as the objects they are."""
 
-    def __init__(self, model, edit, dead, restructure, keep, resize_kept, resized, as_graph):
+    def __init__(self, model, edit, dead, restructure, keep, resize_kept, copies, as_graph):
         self.edit, self.dead, self.restructure = edit, dead, restructure
         self.as_graph = as_graph
-        layers, others = _kept_layers(model, resized)
+        layers, others = _kept_layers(model, copies)
         self.cells = KeptCells(others)
         self.kept = [*layers, *self.cells.cells]
         self.places = {id(layer): place for place, layer in enumerate(self.kept)}
         inside = filter(None, map(at_each_step, _keras.all_layers(model)))
         self.at_each_step = [each for each in inside if _keras.functional(each) is not None]
         self.shared = SharedLayers(model)
-        how = () if resized is None else (resized.new_value, resized.masks)
+        how = () if copies is None else (copies.new_value, copies.masks)
         self.copied = _keras.copied_objects(self.kept, *how)
-        copies = self.copied[0][1]
+        made = self.copied[0][1]
         for place, layer in enumerate(self.kept):
-            if resized is None or not resized.takes(layer):
-                copies[place] = keep(copies[place])
+            if copies is None or not copies.takes(layer):
+                made[place] = keep(made[place])
         if resize_kept is not None:
-            for layer, copy in zip(self.kept, copies, strict=True):
+            for layer, copy in zip(self.kept, made, strict=True):
                 resize_kept(layer, copy)
 
         places = [layer.name for layer in self.kept]
@@ -198,13 +199,13 @@ class _Rebuilding:
 
             @classmethod
             def from_config(cls, config):
-                layer = copies[config["place"]]
+                layer = made[config["place"]]
                 if config["name"] != places[config["place"]]:  # it comes once more
                     layer = _keras.copied_objects([self.kept[config["place"]]])[0][1][0]
                     layer.name = config["name"]
                 return layer
 
-        classes = self.cells.become(copies[len(layers) :])
+        classes = self.cells.become(made[len(layers) :])
         self.custom_objects = {"Kept": Kept, **classes, **self.shared.custom_objects}
 
     def tie(self, model, new, replaced):

@@ -19,6 +19,7 @@ from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.new_values import NewValues, refuse_summands
 from tfprune.rebuild.resized_copies import ResizedCopies
+from tfprune.rebuild.unchanged_copies import UnchangedCopies
 
 
 def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, joins=None, stock=True):
@@ -62,7 +63,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, joins=N
     values, sizes = NewValues(kept_units, folds, growth), Sizes(kept_units)
     if not stock:
         refuse_summands(kept_units)
-    resizing = _Resizing(model, values, sizes, folds, stock)
+    resizing = _Resizing(model, values, sizes, folds, stock, joins)
     if id(model) in sizes.coupling.trace.in_place:
         new = copy_model(model).model
         resizing.resize(model, unmask(new) if stock else new)
@@ -73,7 +74,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, joins=N
             {_key(call): positions for call, positions in (dropped or {}).items()},
             None if joins is None else joins.restructured,
             resize_kept=resizing.resize,
-            resized=resizing.copies,
+            copies=resizing.copies,
             empty=_empty_pieces(sizes) if stock and not kept_units.grown else None,
             initialize=kept_units.grown,
             **({"keep": unmask} if stock else {}),
@@ -99,7 +100,7 @@ def rebuild(model, kept_units, folds=None, dropped=None, *, growth=None, joins=N
 class _Resizing:
     """Gives layers their new sizes: in their configs, or in place on their copies."""
 
-    def __init__(self, model, values, sizes, folds, stock):
+    def __init__(self, model, values, sizes, folds, stock, joins):
         self.values, self.sizes, self.folds, self.stock = values, sizes, folds, stock
         trace = sizes.coupling.trace
         self.calls, self.inlined_in_place, self.known = trace.calls_of, trace.in_place, {}
@@ -109,10 +110,34 @@ class _Resizing:
             for key, resize in rule_of(call.operation).in_place(call).items()
         }
         self.copies = None
-        is_only_removed = values.growth is None and not sizes.kept_units.grown
-        if stock and is_only_removed and id(model) not in self.inlined_in_place:
-            operations = list(convert.graph_operations(model))
+        if id(model) in self.inlined_in_place:
+            return
+        operations = list(convert.graph_operations(model))
+        if stock and values.growth is None and not sizes.kept_units.grown:
             self.copies = ResizedCopies(model, operations, self.calls, sizes, values.kept, folds)
+        elif not stock and not joins:  # units may move where joins change
+            self.copies = UnchangedCopies(model, operations, self._changed(operations))
+
+    def _changed(self, operations):
+        """The ids of operations of which units come or go, or weights change."""
+        kept_units, coupling = self.sizes.kept_units, self.sizes.coupling
+        is_changed = kept_units.counts != 1
+        is_changed[list(kept_units.grown)] = True
+        found = {
+            id(piece.layer)
+            for piece in coupling.slices
+            if is_changed[coupling.roots[piece.labels]].any()
+        }
+        for call in coupling.trace.calls:
+            labels = (coupling.tensor_labels[each] for each in (*call.inputs, *call.outputs))
+            if any(is_changed[coupling.roots[each]].any() for each in labels):
+                found.add(id(call.operation))
+        return found | {
+            id(each)
+            for each in operations
+            if id(each) not in self.calls
+            or any(id(w) in self.values.factors for w in getattr(each, "weights", ()))
+        }
 
     def is_done(self, variable):
         """Whether a variable of the new model has its value."""

@@ -1,5 +1,6 @@
 """Applies edits of the graph to a model: rebuilds it and carries over weights and slots."""
 
+import contextlib
 import functools
 import os
 
@@ -16,6 +17,7 @@ from tfprune.coupling.kept_units import NEW, keeping
 from tfprune.coupling.model_trace import trace
 from tfprune.rebuild import convert, copied_state
 from tfprune.rebuild.new_values import gathered_slot
+from tfprune.rebuild.unchanged_copies import UnchangedCopies
 from tfprune.surgery.edits.base import Draft
 from tfprune.surgery.growth import Growth
 from tfprune.surgery.lookup import calls_of, operation_at, units_along
@@ -51,22 +53,14 @@ def apply_edits(model, edits):
     draft = Draft()
     for edit in edits:
         edit.draft(model, draft)
+    replaced = {id(operation) for _, operation, _ in draft.replaced}
     try:
-        new = convert.rebuilt(
-            model,
-            draft.edit,
-            draft.dropped_inputs,
-            draft.restructure,
-            draft.new_layers,
-            initialize=True,
-            replaced={id(operation) for _, operation, _ in draft.replaced},
-        )
+        new, copies = _rebuilt(model, draft, replaced)
         if not all(edit.keeps_shapes for edit in edits):
             _run_attention(new)
             _run_own_layers(model, new)
     except Exception as error:  # Keras and layers raise whatever they like
         raise ValueError(_no_model(edits, error)) from error
-    replaced = {id(operation) for _, operation, _ in draft.replaced}
     pairs = list(_keras.variable_pairs(model, new, replaced))
     for path, operation, keeps_weights in draft.replaced:
         if keeps_weights:
@@ -95,12 +89,52 @@ def apply_edits(model, edits):
 
     for change in draft.weight_setters:  # first, since what is wrong with a layer explains the rest
         change(new)
-    copied_state.copy_weights(model, new, take, take_mask, pairs)
+    missing = [pair for pair in pairs if not copies.is_done(pair[1])]
+    copied_state.copy_weights(model, new, take, take_mask, missing)
     carry_over_edits(model, new, *moved)
     for check in draft.checks:
         check(new)
     copied_state.copy_compile_state(model, new, take_slot, pairs)
     return apply_edits(new, draft.next_edits) if draft.next_edits else new
+
+
+def _rebuilt(model, draft, replaced):
+    """The model from its edited config, and which of its layers are copies with their weights."""
+
+    def made(copies):
+        return convert.rebuilt(
+            model,
+            draft.edit,
+            draft.dropped_inputs,
+            draft.restructure,
+            draft.new_layers,
+            resize_kept=lambda layer, copy: copies.takes(layer) and copies.resize(layer, copy),
+            copies=copies,
+            initialize=True,
+            replaced=replaced,
+        )
+
+    operations = list(convert.graph_operations(model))
+    everything = set(map(id, operations))
+    if not (draft.concatenations or draft.gathered):  # else layers after them change
+        changed = {*draft.layer_edits, *replaced, *draft.repeated}
+        copies = UnchangedCopies(model, operations, changed)
+        with contextlib.suppress(Exception):  # it comes again if all layers are made from configs
+            new = made(copies)
+            if _take_what_they_took(model, new, copies):
+                return new, copies
+    copies = UnchangedCopies(model, operations, everything)
+    return made(copies), copies
+
+
+def _take_what_they_took(model, new, copies):
+    """Whether the layers that were copied are called on the shapes that they were built for."""
+    known = _calls(model, lambda layer: copies.takes(layer) and layer.weights)
+    names = known.keys()
+    calls = _calls(new, lambda layer: True)
+    return all(
+        _shapes(node) in map(_shapes, known[key]) for key in names for node in calls.get(key, ())
+    )
 
 
 def _run_attention(model):
@@ -114,8 +148,8 @@ def _run_attention(model):
 
 def _run_own_layers(model, new):
     """Runs custom layers that take other shapes: Keras asks those that tell theirs."""
-    before = {key: [_shapes(node) for node in nodes] for key, nodes in _own_layers(model).items()}
-    for key, nodes in _own_layers(new).items():
+    before = {key: list(map(_shapes, nodes)) for key, nodes in _calls(model, _is_own).items()}
+    for key, nodes in _calls(new, _is_own).items():
         for node in nodes:
             if _shapes(node) in before.get(key, []):
                 continue
@@ -130,16 +164,21 @@ def _run_node(node, *tensors):
     return node.operation(*args, **kwargs)
 
 
-def _own_layers(model, path=()):
-    """The calls of custom layers, by the names of the models around and their own."""
+def _calls(model, is_meant, path=()):
+    """The calls of some layers, by the names of the models around and their own."""
     found = {}
     for node, _ in _keras.nodes(_keras.functional(model)):
         layer, key = node.operation, (*path, node.operation.name)
-        if _keras.functional(layer) is not None and key not in found:
-            found.update({key: [], **_own_layers(layer, key)})
-        elif isinstance(layer, keras.layers.Layer) and not _keras.is_stock(type(layer)):
+        if _keras.functional(layer) is not None:
+            if key not in found:
+                found.update({key: [], **_calls(layer, is_meant, key)})
+        elif isinstance(layer, keras.layers.Layer) and is_meant(layer):
             found.setdefault(key, []).append(node)
     return found
+
+
+def _is_own(layer):
+    return not _keras.is_stock(type(layer))
 
 
 def _shapes(node):

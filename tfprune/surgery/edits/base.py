@@ -115,6 +115,7 @@ class Draft:
     checks: list = field(default_factory=list)
     new_layers: list = field(default_factory=list)
     inputs: dict = field(default_factory=dict)
+    repeated: set = field(default_factory=set)
     bypassed: dict = field(default_factory=dict)
     next_edits: list = field(default_factory=list)
 

@@ -174,6 +174,7 @@ class RepeatBlock(Edit):
                 reason = "without its branches it computes something else, as by a norm after a sum"
                 raise ValueError(self._refusal(reason)) from error
 
+        draft.repeated.update(map(id, originals))
         draft.graph_edits.append((block.path, repeated))
         draft.weight_setters.append(weights_set)
         if self.init == "identity":
