@@ -1,20 +1,13 @@
 """Plans: several edits of a model that are solved together and applied at once, or not at all.
 
-A plan is applied in three steps, each of which gives a model: layers are inserted, then sizes are
-changed, then layers are removed, connected or replaced. So inserted layers can be resized, and what
-is removed has equal sizes on both sides.
+A plan holds edits; `plan_steps.py` carries them out.
 """
 
 import dataclasses
-from dataclasses import dataclass
 
-from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune._tools.tables import Printable, table
-from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
-from tfprune.coupling.units import unit_name
-from tfprune.rebuild.engine import rebuild
 from tfprune.surgery.arguments import serialised_layer
 from tfprune.surgery.edits import (
     Connect,
@@ -31,29 +24,12 @@ from tfprune.surgery.edits import (
     from_dict,
 )
 from tfprune.surgery.edits.blocks import find_block
-from tfprune.surgery.growth import Growth, Split, effects, grows_single_units
-from tfprune.surgery.indices import units_after, units_by_layer
-from tfprune.surgery.inlining import InlinedModel, renamed, with_all_inlined
+from tfprune.surgery.edits.names import inserted_names, named_layers
+from tfprune.surgery.growth import Split
+from tfprune.surgery.indices import units_after
+from tfprune.surgery.inlining import InlinedModel, renamed
 from tfprune.surgery.lookup import find_operation
-from tfprune.surgery.measures import carry_over_resize
-from tfprune.surgery.new_sizes import kept_units_after
-from tfprune.surgery.restructure import apply_edits, copy_model
-
-
-@dataclass(frozen=True)
-class Resized:
-    """The number of units of a layer before and after a plan.
-
-    Attributes:
-        name: The layer's name.
-        before, after: How many units it has.
-        new: How many of those after are new.
-    """
-
-    name: str
-    before: int
-    after: int
-    new: int
+from tfprune.surgery.plan_steps import PlanSteps
 
 
 class Plan(Printable):
@@ -78,10 +54,14 @@ class Plan(Printable):
         if not time_limit > 0:
             raise ValueError(f"Argument `time_limit` must be above 0. Received: {time_limit!r}.")
         self._inlined_model = InlinedModel(model)
-        self._criterion, self._relaxed, self._split = criterion, relaxed, split
-        self._limits = {"time_limit": time_limit, "verbose": verbose}
-        self._units, self._ends_inside = None, {}
-        self._new = self._solved = self._grown = None
+        self._split, self._units = split, None
+        self._options = {
+            "criterion": criterion,
+            "relaxed": relaxed,
+            "time_limit": time_limit,
+            "verbose": verbose,
+        }
+        self._new = self._carried_out = None
         self.edits = ()
 
     @property
@@ -145,14 +125,14 @@ class Plan(Printable):
 
     def repeat_block(self, block, times=1, *, init="identity"):
         """Adds the edit of `tfprune.surgery.repeat_block`."""
-        if block not in _inserted_names(self.edits):
+        if block not in inserted_names(self.edits):
             self._inlined_model.inline_around_blocks()
         self._add(RepeatBlock.of(self._model, self._inlined_model.layer(block), times, init))
 
     def _block(self, block):
         """The name of a block, given it, or a layer in it or its name."""
         name = block if isinstance(block, str) else getattr(block, "name", None)
-        if name in _inserted_names(self.edits):
+        if name in inserted_names(self.edits):
             return name
         self._inlined_model.inline_around_blocks()
         return find_block(self._model, self._inlined_model.layer(block)).name
@@ -160,12 +140,12 @@ class Plan(Printable):
     def _add(self, *edits):
         if self._new is not None:
             raise RuntimeError("The plan was carried out already. Begin a new one with `edit`.")
-        inserted = _inserted_names((*self.edits, *edits))
+        inserted = inserted_names((*self.edits, *edits))
         for edit in edits:
-            if not _named(edit) & inserted:  # else it is checked once the layer is inserted
+            if not named_layers(edit) & inserted:  # else it is checked once the layer is inserted
                 renamed(edit, self._inlined_model.ends).check(self._model)
         self.edits = (*self.edits, *edits)
-        self._solved = self._grown = None
+        self._carried_out = None
 
     def _consumer(self, layer):
         """The name of a layer or operation, or of the model, which stands for its outputs."""
@@ -177,7 +157,7 @@ class Plan(Printable):
 
     def _name(self, layer, argument="layer"):
         name = layer if isinstance(layer, str) else getattr(layer, "name", None)
-        if name in _inserted_names(self.edits):
+        if name in inserted_names(self.edits):
             return name
         layer = self._inlined_model.inline_around(layer, argument)
         if isinstance(layer, str):
@@ -193,120 +173,26 @@ class Plan(Printable):
     def model(self):
         """The new model. The plan is solved and applied when this is first read."""
         if self._new is None:
-            new = self._resized()
-            later = self._edits_after_sizes()
-            if any(not isinstance(edit, (Resize, Shrink)) for edit in later):
-                for edit in later:
-                    edit.check(new)
-                new = _applied(new, later)
-            self._new = copy_model(new) if new is self._model else new
+            self._new = self._steps.new_model()
         return self._new
 
     @property
     def effects(self):
         """The reasons why the new model computes something else, empty if it computes the same."""
-        start, kept_units, joins = self._solve()
-        found = [] if kept_units is None else joins.effects(kept_units)
-        is_single = kept_units is not None and grows_single_units(kept_units)
-        if is_single:
-            new = self._resized()
-            found += effects(kept_units, couple(new), _keras.variable_pairs(start, new))
-        if kept_units is not None and (joins or not is_single):
-            found += effects(kept_units)
-        for edit in self._edits_now():
-            if joins and isinstance(edit, Connect) and edit in joins.edits:
-                continue  # what it adds are new units
-            found += edit.effects(self._model if edit.before_sizes else start)
-        return tuple(dict.fromkeys(found))
+        return self._steps.effects()
 
     @property
     def sizes(self):
         """The layers whose number of units changes, or whose units do, as `Resized`."""
-        found = {}
-        for layer, family, before, after in self._changed_units():
-            name = unit_name(layer, family)
-            kept = len(set(after) - {NEW})  # copies of a unit have its number
-            found[name] = Resized(name, len(before), len(after), len(after) - kept)
-        return tuple(found.values())
+        return self._steps.sizes()
 
-    def _changed_units(self):
-        """Yields changed layers: the layer, the name of its units, units before and after."""
-        _, kept_units, _ = self._solve()
-        if kept_units is None:
-            return
-        for layer, family, units in units_by_layer(kept_units.coupling):
-            before, after = units.tolist(), units_after(kept_units, units)
-            if before != after:
-                yield layer, family, before, after
-
-    def _resized(self):
-        """The model with the new sizes, before the edits that come later."""
-        start, kept_units, joins = self._solve()
-        is_same = kept_units is None or not (kept_units.grown or (kept_units.counts != 1).any())
-        if is_same and not joins:
-            return start
-        if self._grown is None:
-            noise = (self._split.noise, self._split.seed) if self._split else ()
-            growth = Growth(start, kept_units, *noise)
-            try:
-                self._grown = rebuild(start, kept_units, growth=growth, joins=joins, stock=False)
-                carry_over_resize(start, self._grown, kept_units)
-            except Exception as error:  # Keras and layers raise whatever they like
-                sizes = [f"{each.name}: {each.before} -> {each.after}" for each in self.sizes]
-                raise ValueError(
-                    "With these sizes there is no model, and nothing was changed. "
-                    f"Received: {'; '.join(sizes)}. Reason: {error}"
-                ) from error
-        return self._grown
-
-    def _solve(self):
-        """The model after the edits that come first, its `KeptUnits`, and the `Joins`.
-
-        Either is None where there is nothing to solve.
-        """
-        if self._solved is None:
-            start, together, self._ends_inside = self._model, [], {}
-            for edit in self._edits_now():
-                if not edit.before_sizes:
-                    continue
-                near = _named(edit)
-                if any(not near.isdisjoint(other.names) for other in together):
-                    start, together = _applied(start, together), []
-                edit.check(start)
-                together.append(edit)
-            start = _applied(start, together) if together else start
-            inlined = InlinedModel(start)
-            for name, *_ in self._units or ():
-                inlined.inline_around(name)
-            self._ends_inside = inlined.ends
-            kept_units, joins = self._kept_units(inlined.graph)
-            if kept_units is not None and inlined.inline_resized(kept_units):
-                self._ends_inside = inlined.ends
-                kept_units, joins = self._kept_units(inlined.graph)
-            self._solved = inlined.graph, kept_units, joins
-        return self._solved
-
-    def _kept_units(self, start):
-        later = self._later_edits()
-        for edit in later:
-            edit.check(start)
-        options = {"criterion": self._criterion, "relaxed": self._relaxed, **self._limits}
-        is_split = self._split is not None
-        return kept_units_after(start, later, self._units, split=is_split, **options)
-
-    def _later_edits(self):
-        return [edit for edit in self._edits_now() if not edit.before_sizes]
-
-    def _edits_after_sizes(self):
-        """The edits that are left once the sizes are changed, and the inputs of concatenations."""
-        _, _, joins = self._solve()
-        left = self._later_edits()
-        return [edit for edit in left if joins is None or edit not in joins.edits]
-
-    def _edits_now(self):
-        """The edits, of what has taken the place of layers that were inlined since."""
-        ends = {**self._inlined_model.ends, **self._ends_inside}
-        return [renamed(edit, ends) for edit in self.edits]
+    @property
+    def _steps(self):
+        if self._carried_out is None:
+            self._carried_out = PlanSteps(
+                self._inlined_model, self.edits, self._units, self._split, **self._options
+            )
+        return self._carried_out
 
     # Context manager, printing, JSON ------------------------------------------------------------
 
@@ -339,12 +225,12 @@ class Plan(Printable):
         It has the selected units in place of the criterion.
         """
         units = []
-        _, kept_units, joins = self._solve()
+        _, kept_units, joins = self._steps.solve()
         outputs = [
             (operation, None, made.tolist(), units_after(kept_units, made))
             for operation, made in (() if joins is None else joins.outputs())
         ]
-        for layer, family, before, after in (*self._changed_units(), *outputs):
+        for layer, family, before, after in (*self._steps.changed_units(), *outputs):
             indices = {unit: index for index, unit in enumerate(before)}
             kept = [indices.get(unit, NEW) for unit in after]
             is_new = [kept_units.counts[before].tolist()] if NEW in kept else []
@@ -371,7 +257,7 @@ class Plan(Printable):
         edits = [from_dict(each) for each in content["edits"]]
         if any(isinstance(each, (RemoveBlock, RepeatBlock)) for each in edits):
             plan._inlined_model.inline_around_blocks()
-        for name in set().union(*map(_named, edits)) - _inserted_names(edits):
+        for name in set().union(*map(named_layers, edits)) - inserted_names(edits):
             plan._inlined_model.inline_around(name)
         plan._add(*edits)
         plan._units = content["units"]
@@ -413,37 +299,3 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
         time_limit=time_limit,
         verbose=verbose,
     )
-
-
-def _applied(model, edits):
-    """The model with edits applied; where they do not fit custom layers, inlined."""
-    try:
-        return apply_edits(model, edits)
-    except ValueError as error:
-        inlined = with_all_inlined(model)
-        if inlined is model:
-            raise
-        try:
-            return apply_edits(inlined, edits)
-        except ValueError:
-            raise error from error.__cause__
-
-
-def _named(edit):
-    """The names of the layers that an edit is of."""
-    fields = ("layer", "after", "source", "target", "block")
-    names = {getattr(edit, each, None) for each in fields}
-    names.update(edit.layers if isinstance(edit, Resize) else ())
-    return {*names, *(getattr(edit, "before", None) or ())} - {None}
-
-
-def _inserted_names(edits):
-    making = (Insert, RepeatBlock)
-    names = [name for edit in edits if isinstance(edit, making) for name in edit.names]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            "The names of layers that come into a model must be new, and a block is repeated "
-            f"several times by one `repeat_block(block, times)`. Received: {twice!r}, twice."
-        )
-    return set(names)

@@ -100,6 +100,7 @@ class Draft:
         checks: Functions of the new model that raise an error where it is wrong.
         new_layers: Layers that are added to the model.
         inputs: For operations whose inputs change, by id, their `InputList`.
+        repeated: The ids of operations that come several times.
         bypassed: For paths, the parts of the graph there that are removed.
         next_edits: Edits to make after these.
     """
