@@ -7,6 +7,7 @@ inserted layers can be resized, and what is removed has equal sizes on both side
 from dataclasses import dataclass
 
 from tfprune import _keras
+from tfprune._tools.garbage import without_collection
 from tfprune.coupling.analysis import couple
 from tfprune.coupling.kept_units import NEW
 from tfprune.coupling.units import unit_name
@@ -54,6 +55,7 @@ class PlanSteps:
         self._split, self._options = split, options
         self._ends_inside, self._solved, self._grown = {}, None, None
 
+    @without_collection()
     def new_model(self):
         """The model after all steps."""
         new = self._resized()
