@@ -4,8 +4,9 @@ A network is trained; then 50, 70 and 80 % of its multiply-accumulates go, by `t
 call with 2,000 training images, and by Torch-Pruning from the same weights, over all layers
 together in small steps, with each of its criteria. Accuracy is measured without training, with the
 statistics of batch norms taken anew (which Torch-Pruning leaves to its user), and after two epochs,
-by the same optimizer, batches and rates. Of Torch-Pruning the best criterion of each point counts.
-Last comes random choice, by tfprune with all the rest.
+by the same optimizer, batches and rates; for tfprune also led by the dense network (`distill`). Of
+Torch-Pruning the best criterion of each point counts. Last comes random choice, by tfprune with all
+the rest.
 
     python benchmarks/real/fashion_resnet.py --fashion FOLDER [--fast] [--seeds N] [--out FILE]
 
@@ -101,16 +102,20 @@ def measured(arrays, seed):
             small = ours(dense, criterion, remaining, x, y, seed)
             row = {"macs": total_macs(small) / macs, "seconds": time.perf_counter() - start}
             row["pruned"] = row["settled"] = accuracy(small, x_test, y_test)
-            compiled(small, len(x), MORE_EPOCHS, RATE / 3)
-            small.fit(x, y, BATCH, epochs=MORE_EPOCHS, verbose=0)
+            compiled(small, len(x), MORE_EPOCHS, RATE)
+            options = {"batch_size": BATCH, "epochs": MORE_EPOCHS, "verbose": 0}
+            led = tfprune.distill(small, dense, (x, y), **options)
+            small.fit(x, y, **options)
             row["trained"] = accuracy(small, x_test, y_test)
+            row["led"] = accuracy(led, x_test, y_test)
             rows[name] = row
             say(f"  {remaining:.0%} {name}: {row}")
     peer = of_torch_pruning(dense, arrays, seed)
     assert abs(peer["dense"] - found["dense"]) < 0.05
     for remaining in REMAINING:
         rows = peer["rows"][str(remaining)].items()
-        found[str(remaining)].update({f"Torch-Pruning, {name}": row for name, row in rows})
+        rows = {f"Torch-Pruning, {name}": {**row, "led": row["trained"]} for name, row in rows}
+        found[str(remaining)].update(rows)
     return found
 
 
@@ -127,7 +132,7 @@ def of_torch_pruning(dense, arrays, seed):
         "calibration": CALIBRATION,
         "epochs": MORE_EPOCHS,
         "batch": BATCH,
-        "rate": RATE / 3,
+        "rate": RATE,
     }
     names = ("x", "y", "x_test", "y_test")
     with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +153,7 @@ MEASURES = {
     "pruned": "no training",
     "settled": "no training, norms taken anew",
     "trained": f"{MORE_EPOCHS} epochs",
+    "led": f"{MORE_EPOCHS} epochs, of tfprune led by the dense",
 }
 
 
@@ -184,9 +190,7 @@ def plot(found, path):
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     dense = np.mean([one["dense"] for one in found])
-    for axes, measure in zip(
-        figure.subplots(1, 2, sharey=True), ("settled", "trained"), strict=True
-    ):
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), ("settled", "led"), strict=True):
         ways = {
             name: [[one[str(r)][name][measure] for one in found] for r in REMAINING]
             for name in ("tfprune", "random")
