@@ -404,3 +404,19 @@ def test_edges_that_cannot_be_are_refused(edits, message):
     with pytest.raises(ValueError, match=message), surgery.edit(model) as plan:
         for kind, source, target, *position in edits:
             getattr(plan, kind)(source, target, position=(*position, None)[0])
+
+
+def test_a_layer_that_goes_to_a_sum_from_the_concatenation_that_it_fed_takes_two_plans():
+    inputs = keras.Input((3,))
+    a, b, c = (layers.Dense(4, name=name)(inputs) for name in ("only", "b", "c"))
+    joined = layers.Concatenate(name="joined")([a, b, c])
+    total = layers.Add(name="total")([b, c])
+    model = drawn(keras.Model(inputs, [layers.Dense(2)(joined), layers.Dense(2)(total)]))
+    plan = surgery.edit(model)
+    plan.disconnect("only", "joined")
+    plan.connect("only", "total")
+    with pytest.raises(ValueError, match="connect only -> total, where 'only' has lost all"):
+        plan.model  # noqa: B018
+    both = surgery.disconnect(surgery.connect(model, "only", "total"), "only", "joined")
+    assert len(both.get_layer("total").input) == 3
+    assert width(both, "joined") == 8

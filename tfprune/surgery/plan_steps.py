@@ -17,6 +17,7 @@ from tfprune.surgery.edits.names import named_layers
 from tfprune.surgery.growth import Growth, effects, grows_single_units
 from tfprune.surgery.indices import units_after, units_by_layer
 from tfprune.surgery.inlining import InlinedModel, renamed, with_all_inlined
+from tfprune.surgery.lookup import walk_operations
 from tfprune.surgery.measures import carry_over_resize
 from tfprune.surgery.new_sizes import kept_units_after
 from tfprune.surgery.restructure import apply_edits, copy_model
@@ -61,7 +62,9 @@ class PlanSteps:
         new = self._resized()
         later = self._edits_after_sizes()
         if any(not isinstance(edit, (Resize, Shrink)) for edit in later):
+            start, _, _ = self.solve()
             for edit in later:
+                _check_is_left(edit, start, new)
                 edit.check(new)
             new = _applied(new, later)
         return copy_model(new) if new is self._inlined_model.graph else new
@@ -168,6 +171,20 @@ class PlanSteps:
         """The edits, of what has taken the place of layers that were inlined since."""
         ends = {**self._inlined_model.ends, **self._ends_inside}
         return [renamed(edit, ends) for edit in self._edits]
+
+
+def _check_is_left(edit, before, after):
+    """Refuses an edit of a layer that went with the inputs of concatenations."""
+    had, has = ({each.name for _, each in walk_operations(m)} for m in (before, after))
+    lost = [name for name in sorted(named_layers(edit)) if name in had - has]
+    if lost:
+        what = " ".join(filter(None, edit.describe()))
+        raise ValueError(
+            "In a plan, the inputs of concatenations change before those of sums, and a layer "
+            "whose output nothing takes any more goes. "
+            f"Received: {what}, where {lost[0]!r} has lost all that took it. "
+            "Connect it in a plan of its own first, and disconnect it in a second."
+        )
 
 
 def _applied(model, edits):
