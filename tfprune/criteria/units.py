@@ -35,9 +35,11 @@ attention, are scored by `Magnitude` then; normalise it before you rank it with 
 | "activation_contribution" | `ActivationContribution` | activations where made | in training |
 | "layerwise_obs" | `LayerwiseOBS` | the layers that use units, after a fit | x |
 
+>>> import keras
 >>> def smallest_weight(weights):
 ...     return np.abs(weights["kernel"]).min(axis=1)
->>> score(get(smallest_weight), None, {"kernel": np.array([[1.0, -2.0], [3.0, 4.0]])})
+>>> kernel = np.array([[1.0, -2.0], [3.0, 4.0]])  # what each of two units has
+>>> score(get(smallest_weight), keras.layers.Dense(2), {"kernel": kernel})
 array([1., 3.])
 """
 

@@ -282,6 +282,7 @@ def edit(model, *, criterion="magnitude", relaxed=False, split=None, time_limit=
 
     Example:
 
+    >>> import keras
     >>> model = keras.Sequential([
     ...     keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
     >>> with edit(model) as plan:
