@@ -16,6 +16,14 @@ from tfprune import surgery
 
 layers = keras.layers
 
+SIDE_BY_SIDE = "v1=5(in) v2=4(in) "
+THREE = "v1=4(in) v2=5(in) v3=6(in) "
+EQUAL = "v1=5(in) v2=5(in) v3=5(in) s=add(v1,v2,v3) v5=4(s)"
+CYCLE = "v1=3(in) v2=5(v1) v3=same(v2) p1=3(v3) p2=2(v3) v4=cat(p1,p2) v5=add(v4,v2)"
+LONG_CYCLE = "v1=3(in) v2=5(v1) v3=same(v2) p1=2(v3) p2=3(p1) p3=2(v3) v4=cat(p2,p3) v5=add(v4,v2)"
+RESIDUAL = "v1=10(in) v2=3(v1) v3=same(v2) v4=10(v3) v5=add(v4,v1) v6=4(v5)"
+SMALL_CYCLE = "v1=6(in) v2=2(v1) a=same(v2) b=4(v2) v4=cat(a,b) v5=add(v4,v1)"
+
 OPERATIONS = {
     "cat": (layers.Concatenate, lambda *values: np.concatenate(values, -1)),
     "add": (layers.Add, lambda *values: sum(values)),
@@ -166,3 +174,40 @@ def expected_wiring(line):
         name: (int(kind) if kind.isdigit() and inputs else None, inputs)
         for name, (kind, inputs) in vertices(line).items()
     }
+
+
+def dense(units, name="new"):
+    return layers.Dense(units, name=name)
+
+
+def edited(line, edit, utility=None):
+    """The old model, the plan and the new one; the old one must be as it was."""
+    model = graph(line)
+    before, wired = model.get_weights(), wiring(model)
+    plan = surgery.edit(model, criterion=scores(utility or {}))
+    edit(plan)
+    new = plan.model
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert wiring(model) == wired
+    return model, plan, new
+
+
+def assert_equal(ours, theirs):
+    for y, z in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-10)  # new weights are no integers
+
+
+def check(before, edit, after, utility=None):
+    """Checks names, sizes and outputs; where no effect is told, also that the function is kept."""
+    model, plan, new = edited(before, edit, utility)
+    assert wiring(new) == expected_wiring(after)
+    x = example(new)
+    assert_equal(outputs(new, x), by_hand(after, new, x))
+    if not plan.effects:
+        assert_equal(outputs(new, x), outputs(model, x))
+    return model, plan, new
+
+
+def summary(value):
+    return value if isinstance(value, str) else None

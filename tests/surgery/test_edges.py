@@ -6,65 +6,23 @@ import keras
 import numpy as np
 import pytest
 
+from tests.surgery.edge_graphs import (
+    FOLLOWS,
+    A,
+    B,
+    C,
+    added,
+    assert_same,
+    dense,
+    graph,
+    multiplied,
+    width,
+)
 from tests.surgery.models import drawn, example
 from tfprune import surgery
 from tfprune.surgery import Plan, Split, by
 
 layers = keras.layers
-A, B, C = 7, 5, 4
-
-
-def graph(follow, is_output=False):
-    """a and b joined, with c beside them, and what `follow` makes of the joined tensor."""
-    inputs = keras.Input((3,))
-    a, b, c = (layers.Dense(n, name=k)(inputs) for k, n in (("a", A), ("b", B), ("c", C)))
-    result = follow(layers.Concatenate(name="joined")([a, b]), c)
-    outputs = [result] if is_output else [layers.Dense(2, name="last")(result)]
-    return drawn(keras.Model(inputs, [*outputs, layers.Dense(1, name="of_c")(c)]))
-
-
-def added(joined, c):
-    return layers.Add(name="sum")([joined, layers.Dense(A + B, name="r")(joined)])
-
-
-def multiplied(joined, c):
-    return layers.Multiply(name="product")([layers.Dense(A + B, name="r")(joined), joined])
-
-
-def normalised(joined, c):
-    return layers.ReLU()(layers.BatchNormalization(name="norm")(joined))
-
-
-def concatenated(joined, c):
-    return layers.Concatenate(name="again")([joined, c, joined])
-
-
-def added_to_concatenated(joined, c):
-    again = layers.Concatenate(name="again")([c, joined])
-    return layers.Add(name="sum")([again, layers.Dense(A + B + C, name="r")(again)])
-
-
-def sliced(joined, c):
-    return layers.Concatenate(name="again")([joined[:, 2:], joined])
-
-
-FOLLOWS = [added, multiplied, normalised, concatenated, added_to_concatenated, sliced]
-
-
-def width(model, name):
-    return model.get_layer(name).output.shape[-1]
-
-
-def assert_same(new, model):
-    x = example(model)
-    for ours, theirs in zip(new(x), model(x), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-def dense(model, name, x):
-    layer = model.get_layer(name)
-    return x @ np.array(layer.kernel) + np.array(layer.bias)
-
 
 # Connect ------------------------------------------------------------------------------------------
 
@@ -282,25 +240,6 @@ def test_where_both_terms_of_a_sum_have_an_input_in_common_it_is_shared(edits, l
     np.testing.assert_allclose(new(x)[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_new_input_with_nothing_to_stand_opposite_is_refused():
-    inputs = keras.Input((3,))
-    a, b, c = (layers.Dense(n, name=k)(inputs) for k, n in (("a", 4), ("b", 5), ("c", 2)))
-    terms = [layers.Concatenate(name=k)(each) for k, each in (("j", [a, b]), ("k", [b, a]))]
-    last = layers.Dense(2)(layers.Add()(terms))
-    model = drawn(keras.Model(inputs, [last, layers.Dense(1)(c)]))
-    with pytest.raises(ValueError, match="no sizes at which this fits.*'j'.*have equal sizes"):
-        surgery.connect(model, "c", "j")
-
-
-def test_the_nearest_size_counts_what_a_new_input_brings():
-    model = graph(normalised)
-    plan = surgery.edit(model)
-    plan.connect("c", "joined")
-    plan.resize({surgery.inputs_of("last"): 1})
-    with pytest.raises(ValueError, match="nearest that can: the inputs of 'last': 3"):
-        plan.sizes  # noqa: B018
-
-
 # Outputs that are held, nested models, files ------------------------------------------------------
 
 
@@ -382,41 +321,3 @@ def test_what_depends_on_new_channels_is_told():
     plan.connect("b", "joined")
     assert any("statistics" in reason for reason in plan.effects)
     assert width(plan.model, "joined") == 8
-
-
-@pytest.mark.parametrize(
-    ("edits", "message"),
-    [
-        ([("connect", "c", "joined", 3)], "`position` must be from 0 to 2"),
-        ([("connect", "c", "joined", -1)], "`position` must be an integer of at least 0"),
-        ([("connect", "c", "joined", "last")], "`position` must be an integer"),
-        ([("connect", "c", "joined", 1.0)], "`position` must be an integer"),
-        ([("connect", "c", "joined", True)], "`position` must be an integer"),
-        ([("disconnect", "a", "joined", "first")], "`position` must be an integer"),
-        ([("disconnect", "a", "joined", 1)], "one of several inputs"),
-        ([("disconnect", "a", "joined"), ("disconnect", "a", "joined")], "one of several inputs"),
-        ([("disconnect", "a", "joined"), ("disconnect", "b", "joined")], "all are disconnected"),
-        ([("connect", "sum", "joined")], "must not depend"),
-    ],
-)
-def test_edges_that_cannot_be_are_refused(edits, message):
-    model = graph(added)
-    with pytest.raises(ValueError, match=message), surgery.edit(model) as plan:
-        for kind, source, target, *position in edits:
-            getattr(plan, kind)(source, target, position=(*position, None)[0])
-
-
-def test_a_layer_that_goes_to_a_sum_from_the_concatenation_that_it_fed_takes_two_plans():
-    inputs = keras.Input((3,))
-    a, b, c = (layers.Dense(4, name=name)(inputs) for name in ("only", "b", "c"))
-    joined = layers.Concatenate(name="joined")([a, b, c])
-    total = layers.Add(name="total")([b, c])
-    model = drawn(keras.Model(inputs, [layers.Dense(2)(joined), layers.Dense(2)(total)]))
-    plan = surgery.edit(model)
-    plan.disconnect("only", "joined")
-    plan.connect("only", "total")
-    with pytest.raises(ValueError, match="connect only -> total, where 'only' has lost all"):
-        plan.model  # noqa: B018
-    both = surgery.disconnect(surgery.connect(model, "only", "total"), "only", "joined")
-    assert len(both.get_layer("total").input) == 3
-    assert width(both, "joined") == 8

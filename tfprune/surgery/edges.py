@@ -27,6 +27,7 @@ from tfprune.surgery.lookup import (
     calls_of,
     find_operation,
     graph_outputs,
+    only_call,
     operation_at,
     output_units,
 )
@@ -206,7 +207,7 @@ class Joins:
         free = [operation_at(new, path, operation.name) for path, operation in self.free]
         coupling, made = couple(new, operations, free=free), []
         for each, operation in zip(self.joins, operations, strict=True):
-            units = _along(coupling, _call(coupling, operation).outputs[0], each.axis)
+            units = _along(coupling, only_call(coupling, operation).outputs[0], each.axis)
             made.append((kept_units.expanded(unique_in_order(each.output)), unique_in_order(units)))
         for path, operation in self.free:
             if operation in self._inputs:
@@ -286,19 +287,9 @@ def _is_concatenation(model, path, operation):
     return axis != 0 and shape[axis] is not None
 
 
-def _call(coupling, operation):
-    calls = calls_of(coupling, operation)
-    if len(calls) != 1:
-        raise ValueError(
-            "Only an operation that is called once can get or lose inputs. "
-            f"Received: target={operation.name!r}, with {len(calls)} calls."
-        )
-    return calls[0]
-
-
 def _find_units(join, coupling):
     """Notes the units of the inputs and the output, and returns whether all are along its axis."""
-    call, axis = _call(coupling, join.operation), join.axis
+    call, axis = only_call(coupling, join.operation), join.axis
     join.output = _along(coupling, call.outputs[0], axis)
     join.taken = []
     for edge in join.edges:

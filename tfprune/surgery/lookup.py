@@ -161,6 +161,17 @@ def _first_call(coupling, operation):
     return calls[0]
 
 
+def only_call(coupling, target):
+    """The call of an operation whose inputs change; raises a `ValueError` if it has others."""
+    calls = calls_of(coupling, target)
+    if len(calls) != 1:
+        raise ValueError(
+            "Only an operation that is called once can get or lose inputs. "
+            f"Received: target={target.name!r}, with {len(calls)} calls."
+        )
+    return calls[0]
+
+
 def units_along(coupling, tensor):
     """The unit of each position along the unit axis of a tensor; `FIXED` along the last if none."""
     labels = coupling.tensor_labels[tensor]

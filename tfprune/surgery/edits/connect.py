@@ -22,6 +22,7 @@ from tfprune.surgery.lookup import (
     find_operation,
     graph_outputs,
     model_at,
+    only_call,
     output_units,
     units_along,
 )
@@ -68,7 +69,7 @@ class Connect(Edit):
         """The call of the target, and the units of the source and of the target."""
         path, source = find_operation(model, self.source, "source")
         _, target = find_operation(model, self.target, "target")
-        call = _one_call(coupling, target)
+        call = only_call(coupling, target)
         before = calls_of(coupling, source)
         if len(before) > 1:
             raise ValueError(
@@ -163,7 +164,7 @@ def effects_of_channels(model, target):
         target: A concatenation or depthwise convolution, called once.
     """
     coupling = couple(model, [target])  # the channels that come are as those that are there
-    units = np.unique(units_along(coupling, _one_call(coupling, target).outputs[0]))
+    units = np.unique(units_along(coupling, only_call(coupling, target).outputs[0]))
     channels = np.zeros(coupling.size, bool)
     channels[units] = True
     pins = [coupling.pins[unit] for unit in units.tolist() if unit in coupling.pins]
@@ -185,16 +186,6 @@ def is_concatenation(call):
     if not isinstance(rule_of(call.operation), Concatenate):
         return False
     return call.operation.axis % len(call.outputs[0].shape) != 0
-
-
-def _one_call(coupling, target):
-    calls = calls_of(coupling, target)
-    if len(calls) != 1:
-        raise ValueError(
-            "Only an operation that is called once can get or lose inputs. "
-            f"Received: target={target.name!r}, with {len(calls)} calls."
-        )
-    return calls[0]
 
 
 def _check_list(model, path, target, argument):
