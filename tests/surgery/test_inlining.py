@@ -1,5 +1,7 @@
 """Edits inside and around custom layers, and models at each step of a sequence."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -314,3 +316,32 @@ def test_blocks_of_users_at_each_step():
     model = drawn(keras.Model(inputs, layers.Dense(2, name="head")(wrapped(x))))
     for key in ("wide", wrapped.layer.wide, "stems", "ones", inputs_of("head")):
         assert_same(surgery.resize(model, {key: by(+1)}), model, example(model))
+
+
+class Joining(keras.Model):
+    """Joins by `keras.ops`, and has a layer of the name that Keras gives such an operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = [layers.Dense(n, name=f"part_{n}") for n in (3, 4, 5)]
+        self.last = layers.Dense(2, name="concatenate")
+
+    def call(self, inputs):
+        first, *others = [part(inputs) for part in self.parts]
+        for other in others:
+            first = keras.ops.concatenate([first, other], -1)
+        return self.last(first)
+
+
+def test_operations_of_a_subclassed_model_have_the_same_names_in_each_trace():
+    model, x = Joining(), np.ones((2, 3), "float32")
+    model(x)
+    for _ in range(2):
+        plan = surgery.edit(model)
+        plan.resize({"concatenate_2": by(+4), "concatenate_1": by(0)})
+        assert_same(plan.model, model, x)
+        assert plan.model.get_layer("part_5").units == 9
+        again = surgery.Plan.from_dict(model, json.loads(json.dumps(plan.to_dict())))
+        assert again.model.get_layer("part_5").units == 9
+    with pytest.raises(ValueError, match="not operations of `keras.ops`.*'concatenate_1'.*Use a"):
+        surgery.connect(model, "part_5", "concatenate_1")

@@ -255,9 +255,11 @@ class _Inliner:
         return outputs
 
     def _rename_inside(self, inside, prefix):
-        for operation in {id(node.operation): node.operation for node in inside.nodes}.values():
-            operation = inside.originals.get(id(operation), operation)
-            self._rename(operation, f"{prefix}{operation.name}")
+        """Gives layers their names, and other operations ones that are the same in each trace."""
+        found = {id(node.operation): node.operation for node in inside.nodes}.values()
+        found = [inside.originals.get(id(operation), operation) for operation in found]
+        for operation in sorted(found, key=lambda o: not isinstance(o, keras.layers.Layer)):
+            self._rename(operation, prefix + _name_in_model(operation))
 
     def _rename(self, operation, wanted):
         operation.name = self._free_name(wanted, operation)
@@ -269,3 +271,11 @@ class _Inliner:
             number += 1
             name = f"{wanted}_{number}"
         return name
+
+
+def _name_in_model(operation):
+    """The name of an operation, without the number that Keras counts up with each one it makes."""
+    base, _, number = operation.name.rpartition("_")
+    is_counted = number.isdigit() and not isinstance(operation, keras.layers.Layer)
+    is_automatic = base.replace("_", "") == type(operation).__name__.lower()
+    return base if is_counted and is_automatic else operation.name

@@ -194,9 +194,12 @@ def _check_list(model, path, target, argument):
     given = [(*node.arguments.args, None)[0] for node, _ in nodes if node.operation is target]
     is_layer = isinstance(target, keras.layers.Layer) and _keras.functional(target) is None
     if not is_layer or not any(isinstance(each, (list, tuple)) for each in given):
+        hint = " Use a layer in its place, as `keras.layers.Concatenate`."
         raise ValueError(
             "Inputs can be given to, and taken from, layers which take a list of tensors, as Add "
-            f"and Concatenate. Received: {argument}={target.name!r} ({type(target).__name__})."
+            "and Concatenate, not operations of `keras.ops`. "
+            f"Received: {argument}={target.name!r} ({type(target).__module__}."
+            f"{type(target).__name__}).{'' if isinstance(target, keras.layers.Layer) else hint}"
         )
 
 
