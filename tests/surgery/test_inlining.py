@@ -168,7 +168,8 @@ def test_a_layer_in_a_layer_is_named_by_itself_or_with_those_around_it():
         assert new.get_layer("stage_first_wide").units == 9
         assert isinstance(new.get_layer("stage_second"), Block)
         assert_same(new, model, example(model))
-    with pytest.raises(ValueError, match="names 2 layers, in 'stage'"):
+    message = "names 2 layers, in 'stage'.*: 'stage_first_wide', 'stage_second_wide'"
+    with pytest.raises(ValueError, match=message):
         surgery.resize(model, {"wide": by(+1)})
 
 

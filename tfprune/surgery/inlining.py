@@ -116,18 +116,26 @@ class InlinedModel:
         found = [layer for each in closed for layer in _inside(each) if layer.name == name]
         around = [e for e in closed if is_composite(e) and name.startswith(f"{e.name}_")]
         if not found and around:
-            flat, originals = with_inlined(self.graph, with_those_inside(around))
-            found = [originals.get(each) for _, each in walk_operations(flat) if each.name == name]
+            names = self._names_once_inlined(around)
+            found = [layer for layer, its_name in names.items() if its_name == name]
         found = list(dict.fromkeys(found))
         if len(found) > 1:
-            inside = [each.name for each in closed if not set(found).isdisjoint(_inside(each))]
+            around = [each for each in closed if not set(found).isdisjoint(_inside(each))]
+            names = self._names_once_inlined(filter(is_composite, around))
+            names = [repr(names[layer]) for layer in found if layer in names]
+            by_name = f", or its name with those around it: {', '.join(names)}" if names else ""
             raise ValueError(
                 f"Argument `{argument}` names {len(found)} layers, in "
-                f"{', '.join(map(repr, dict.fromkeys(inside)))}. Received: {argument}={name!r}. "
-                "Give the layer itself, or its name with those around it, like "
-                f"{f'{inside[0]}_..._{name}'!r}."
+                f"{', '.join(repr(each.name) for each in around)}. "
+                f"Received: {argument}={name!r}. Give the layer itself{by_name}."
             )
         return found[0] if found else None
+
+    def _names_once_inlined(self, layers):
+        """The names that the layers inside of custom ones have once these are inlined."""
+        flat, originals = with_inlined(self.graph, with_those_inside(layers))
+        made = (each for _, each in walk_operations(flat) if each in originals)
+        return {originals[each]: each.name for each in made}
 
 
 def _last(name, ends):
