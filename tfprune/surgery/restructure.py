@@ -69,8 +69,11 @@ def apply_edits(model, edits):
     needs_growth = draft.concatenations or draft.gathered
     growth = Growth(model, _all_kept(model)) if needs_growth else None
 
+    def chosen_of(variable):
+        return draft.gathered.get(id(variable), indices.get(id(variable), {}))
+
     def take(variable, value, counterpart):
-        chosen = draft.gathered.get(id(variable), indices.get(id(variable), {}))
+        chosen = chosen_of(variable)
         value = gathered(value, draft.windows.get(id(variable), {}), 0)
         if chosen:
             value = growth.new_value(variable, value, chosen, counterpart)
@@ -84,8 +87,7 @@ def apply_edits(model, edits):
         return gathered_slot(variable, value, all_indices(variable), counterpart, name)
 
     def all_indices(variable):
-        chosen = draft.gathered.get(id(variable), indices.get(id(variable), {}))
-        return {**draft.windows.get(id(variable), {}), **chosen}
+        return {**draft.windows.get(id(variable), {}), **chosen_of(variable)}
 
     for change in draft.weight_setters:  # first, since what is wrong with a layer explains the rest
         change(new)
