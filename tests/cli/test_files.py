@@ -314,7 +314,8 @@ def test_data_that_are_no_real_numbers_are_refused(folder, capsys, dtype):
 def interrupted(folder, command, wait, tries=3):
     """Starts the command, interrupts it when `wait(process)` returns, and looks what is left.
 
-    TensorFlow itself may die of a signal in a step; then it is tried again.
+    TensorFlow itself may die of a signal in a step, and leaves what it had begun to write; then
+    that goes and it is tried again.
     """
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -334,6 +335,7 @@ def interrupted(folder, command, wait, tries=3):
     if process.returncode == 0:
         return False
     if process.returncode < 0 and tries > 1:
+        shutil.rmtree(folder / "new", ignore_errors=True)
         return interrupted(folder, command, wait, tries - 1)
     assert process.returncode == 130, errors
     assert errors == f"tfprune {command[0]}: interrupted.\n"
