@@ -110,7 +110,7 @@ class _Within:
         return f"{self._cost(small):,} of {self.dense:,} {self.budget.what}"
 
     def _latencies(self, small):
-        return latency([self.model, small], self.budget.batch_size, self.budget.input_shapes)
+        return latency([self.model, small], **self.budget.conditions)
 
     def _cost(self, model):
         return model_cost(model, self.budget)

@@ -44,23 +44,9 @@ def write(
 ):
     """Converts, writes the file and compares its outputs with the model's; see `export`."""
     _check_not_quantized(model)
-    given, half = model, _keras.half_precision(model)
-    if half:  # LiteRT has next to no operations in it
-        model, _ = _keras.in_precision(model, "float32")
-    function = traced(model, _checked_batch(model, batch_size))
-    check_repeatable(model, function, "litert")
-    if quantize == "int8":
-        _check_no_loops(model, function)
+    given, model = model, _runnable(model)
     arrays = samples(model, representative_data, batch_size)
-    with tempfile.TemporaryDirectory() as directory:
-        save(module_of(model, function), model, function, directory)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
-        _configure(converter, quantize, sparse)
-        if quantize == "int8":
-            converter.representative_dataset = lambda: batches_of(
-                model, representative_data, batch_size
-            )
-        content = _converted(converter, model, function)
+    content = converted(model, quantize, representative_data, sparse, batch_size)
     if sparse:
         _check_sparse(content, speed=sparse is True)
     pathlib.Path(place).write_bytes(content)
@@ -68,6 +54,7 @@ def write(
     if tolerance is None and _keras.has_fake_quantization(model):
         limit = max(limit, _BETWEEN_STEPS)
     _check(model, content, arrays, limit, quantize)
+    half = _keras.half_precision(given)
     if half:
         _check(given, content, arrays, max(limit, _TOLERANCES_OF_MODELS[half]), quantize)
 
@@ -147,6 +134,32 @@ def _check_no_loops(model, function):
 
 
 # Conversion --------------------------------------------------------------------------------------
+
+
+def converted(model, quantize=None, representative_data=None, sparse=False, batch_size=None):
+    """The bytes of a LiteRT file of a model; see `export`."""
+    _check_not_quantized(model)
+    model = _runnable(model)
+    function = traced(model, _checked_batch(model, batch_size))
+    check_repeatable(model, function, "litert")
+    if quantize == "int8":
+        _check_no_loops(model, function)
+    with tempfile.TemporaryDirectory() as directory:
+        save(module_of(model, function), model, function, directory)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+        _configure(converter, quantize, sparse)
+        if quantize == "int8":
+            converter.representative_dataset = lambda: batches_of(
+                model, representative_data, batch_size
+            )
+        return _converted(converter, model, function)
+
+
+def _runnable(model):
+    """The model, or its copy in float32: LiteRT has next to no operations in half precision."""
+    if _keras.half_precision(model):
+        model, _ = _keras.in_precision(model, "float32")
+    return model
 
 
 def _configure(converter, quantize, sparse):

@@ -53,7 +53,7 @@ def load(path):
     if path.suffix in (".onnx", ".tflite") and path.is_file():
         return (onnx if path.suffix == ".onnx" else litert)(path.read_bytes())
     if (path / "saved_model.pb").is_file():
-        return _saved_model(path)
+        return saved_model(path)
     raise ValueError(
         "Argument `path` must be a SavedModel or end in `.keras`, `.tflite` or `.onnx`, and be "
         f"there. Received: path={str(path)!r}."
@@ -90,7 +90,8 @@ def inference_function(model, compiled=True):
     return run
 
 
-def _saved_model(path):
+def saved_model(path):
+    """A SavedModel from its directory, run by its signature `serving_default`."""
     loaded = tf.saved_model.load(path)
     signature = loaded.signatures["serving_default"]
 
@@ -111,19 +112,19 @@ def without_advice():
         yield
 
 
-def interpreter(content):
+def interpreter(content, threads=None):
     """A LiteRT interpreter of the bytes of a file."""
     with without_advice():
-        return tf.lite.Interpreter(model_content=content)
+        return tf.lite.Interpreter(model_content=content, num_threads=threads)
 
 
-def litert(content):
+def litert(content, threads=None):
     """A LiteRT model from the bytes of its file.
 
     The buffers are laid out anew only where a shape changes, so that equal calls cost what they
     cost in production.
     """
-    model = interpreter(content)
+    model = interpreter(content, threads)
     signature = model.get_signature_runner()
     inputs, outputs = signature.get_input_details(), signature.get_output_details()
     laid_out = {}
@@ -148,8 +149,8 @@ def litert(content):
     return Exported("litert", shapes, run)
 
 
-def onnx(content):
-    """An ONNX model from the bytes of its file, on the CPU."""
+def onnx(content, threads=0):
+    """An ONNX model from the bytes of its file, on the CPU; by default on all of its cores."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -158,6 +159,7 @@ def onnx(content):
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     shapes = {

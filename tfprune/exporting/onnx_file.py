@@ -34,30 +34,28 @@ def is_model(path):
 
 def write(model, place, *, representative_data=None):
     """Converts, writes the file and compares its outputs with the model's; see `export`."""
-    _check_no_fake_quantization(model)
-    given, half = model, _keras.half_precision(model)
-    if half == "bfloat16":  # onnxruntime has next to no operations in it
-        model, _ = _keras.in_precision(model, "float32")
-    function = traced(model)
-    check_repeatable(model, function, "onnx")
-    _check_names(model, function)
-    _check_size(model)
+    given, model = model, _runnable(model)
     arrays = samples(model, representative_data)
-    content = _converted(model, function)
+    content = converted(model)
     pathlib.Path(place).write_bytes(content)
-    limit = _TOLERANCES[half]
+    limit = _TOLERANCES[_keras.half_precision(given)]
     check_outputs(given, _loaded(content, model), arrays, limit, "Export a SavedModel instead.")
 
 
 def check(representative_data=None):
     """Refuses to begin where packages are missing; see `export`."""
+    check_installed("`export` to ONNX")
+
+
+def check_installed(what):
+    """Raises an `ImportError` that says what needs the packages, if one is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "`export` to ONNX needs tf2onnx, onnx and onnxruntime. Install them with "
+            f"{what} needs tf2onnx, onnx and onnxruntime. Install them with "
             "`pip install 'tfprune[onnx]'`."
         ) from error
 
@@ -89,6 +87,24 @@ def _check_size(model):
             "Cannot export to ONNX a model of more than 2 GB of weights in one file. Received: "
             f"model={model.name!r} of {int(size):,} bytes. Export a SavedModel."
         )
+
+
+def converted(model):
+    """The bytes of an ONNX file of a model; see `export`."""
+    _check_no_fake_quantization(model)
+    model = _runnable(model)
+    function = traced(model)
+    check_repeatable(model, function, "onnx")
+    _check_names(model, function)
+    _check_size(model)
+    return _converted(model, function)
+
+
+def _runnable(model):
+    """The model, or its copy in float32: onnxruntime has next to no operations in bfloat16."""
+    if _keras.half_precision(model) == "bfloat16":
+        model, _ = _keras.in_precision(model, "float32")
+    return model
 
 
 def _converted(model, function):

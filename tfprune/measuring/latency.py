@@ -3,38 +3,42 @@
 import statistics
 import time
 
-import keras
-import tensorflow as tf
-
-from tfprune import _keras
-from tfprune.coupling.shapes import random_inputs, sized_inputs
+from tfprune.measuring import runtimes
 
 _WARM_UP_CALLS = 5
 _LEAST_ROUNDS, _MOST_ROUNDS = 15, 300
 _SECONDS = 1.0
 
 
-def latency(models, batch_size=1, input_shapes=None):
+def latency(
+    models, batch_size=1, input_shapes=None, *, runtime="keras", threads=None, quantize=None
+):
     """Measures the median latency of each model, all of them alternating in one run.
 
-    Each model is called at inference through a `tf.function` of its own on random inputs, a few
-    times to warm up and then for about a second. A latency depends on the machine and what
-    else runs on it; the ratio of two that were measured together depends on it much less.
+    Each model is called at inference on random inputs, a few times to warm up and then for about
+    a second: through a `tf.function`, or converted to the runtime that it is shipped to. A latency
+    depends on the machine and what else runs on it; the ratio of two that were measured together
+    depends on it much less.
 
     Args:
         models: A list of built Keras models that take the same inputs.
         batch_size: How many samples one call takes.
         input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`.
+        runtime: "keras", "saved_model", "litert" or "onnx".
+        threads: How many threads LiteRT or ONNX Runtime take, one by default.
+        quantize: "float16", "dynamic" or "int8" for LiteRT, as in `tfprune.export`.
 
     Returns:
         A list of seconds, one a model.
 
     Raises:
         ValueError: If an input has a dynamic size which `input_shapes` does not give, or the model
-            fixes another batch size.
+            fixes another batch size, or it cannot be converted.
+        ImportError: If the runtime is not installed.
 
     Example:
 
+    >>> import keras
     >>> small, large = (
     ...     keras.Sequential([keras.Input((n,)), keras.layers.Dense(n)]) for n in (8, 2048)
     ... )
@@ -42,7 +46,8 @@ def latency(models, batch_size=1, input_shapes=None):
     >>> quick < slow
     True
     """
-    return medians([_call(model, batch_size, input_shapes) for model in models])
+    how = {"runtime": runtime, "threads": threads, "quantize": quantize}
+    return medians([runtimes.inference(model, batch_size, input_shapes, **how) for model in models])
 
 
 def medians(calls):
@@ -60,29 +65,3 @@ def medians(calls):
         if round_ >= _LEAST_ROUNDS and time.perf_counter() - started > _SECONDS:
             break
     return [statistics.median(found) for found in times]
-
-
-def _call(model, batch_size, input_shapes):
-    """A function without arguments that calls the model and waits for its outputs."""
-    sizes = sized_inputs(model, input_shapes)
-    if any(None in size for size in sizes):
-        raise ValueError(
-            "Argument `input_shapes` must be given for a model whose inputs have dynamic sizes. "
-            f"Received: model={model.name!r}, inputs of the sizes {sizes}."
-        )
-    inputs = random_inputs(model, sizes, batch_size)
-    if any(len(tensor) != batch_size for tensor in keras.tree.flatten(inputs)):
-        raise ValueError(
-            "Argument `batch_size` must be the one that the model fixes. "
-            f"Received: batch_size={batch_size}, model={model.name!r} of the input shapes "
-            f"{[tuple(tensor.shape) for tensor in model.inputs]}."
-        )
-    function = tf.function(lambda given: model(given, training=False), autograph=False)
-
-    def call():
-        with _keras.gradients_kept_by_graphs():
-            outputs = keras.tree.flatten(function(inputs))
-        for output in outputs:
-            output.numpy()
-
-    return call

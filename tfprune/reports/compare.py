@@ -19,6 +19,8 @@ from tfprune.coupling.shapes import sized_inputs
 from tfprune.measuring.file_size import FileSize, size_on_disk
 from tfprune.measuring.latency import latency
 from tfprune.measuring.metrics import evaluate, shapes_in
+from tfprune.measuring.runtimes import check as check_runtime
+from tfprune.measuring.runtimes import check_installed
 from tfprune.rebuild.convert import without_masks
 from tfprune.reports.inspect import inspect
 
@@ -132,14 +134,24 @@ class Comparison(Printable, plots.Plottable):
             yield name, change, number
 
 
-def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_sizes=(1, 32)):
+def compare(
+    before,
+    after,
+    data=None,
+    *,
+    metrics=None,
+    input_shapes=None,
+    batch_sizes=(1, 32),
+    runtime="keras",
+    threads=None,
+    quantize=None,
+):
     """Compares two models: units, parameters, MACs, bytes on disk, latency and metrics.
 
     Use it to see what pruning saved. A masked model is measured as the stock model with the same
     weights, zeros included, so masks cost nothing and zeros only save bytes in zipped files.
-    Latencies are medians of inference calls through `tf.function`, the two models alternating in
-    one run; their ratio is more reliable than the numbers. What cannot be measured is None, and
-    `notes` says why.
+    Latencies are medians of inference calls, the two models alternating in one run; their ratio is
+    more reliable than the numbers. What cannot be measured is None, and `notes` says why.
 
     Args:
         before, after: Keras models that are built and take the same inputs. Layers are
@@ -149,6 +161,7 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
         input_shapes: Sizes for dynamic dimensions, as in `tfprune.coupling.costs`; by
             default those of `data`.
         batch_sizes: The batch sizes to measure latency at; empty for none.
+        runtime, threads, quantize: What latency is measured in, as in `tfprune.budgets.Latency`.
 
     Returns:
         A `Comparison`; `print` shows it as tables.
@@ -156,6 +169,7 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
     Raises:
         ValueError: If a model has no graph, `input_shapes` does not fit, or there is `data` but
             neither `metrics` nor a compiled model.
+        ImportError: If the runtime is not installed.
 
     Example:
 
@@ -170,6 +184,9 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
     check_model(before, "before")
     check_model(after, "after")
     check_batch_sizes(batch_sizes)
+    check_runtime(runtime, threads, quantize)
+    check_installed(runtime)
+    how = {"runtime": runtime, "threads": threads, "quantize": quantize}
     models = (before, after)
     is_dynamic = any(None in size for size in sized_inputs(before))
     if input_shapes is None and data is not None and is_dynamic:
@@ -187,7 +204,7 @@ def compare(before, after, data=None, *, metrics=None, input_shapes=None, batch_
             name: {format: _changes(pair, [name])[name] for format, pair in sizes.items()}
             for name in ("bytes", "zipped")
         },
-        latency=_latencies(stock, batch_sizes, input_shapes, notes),
+        latency=_latencies(stock, batch_sizes, input_shapes, how, notes),
         metrics=_metric_changes(*evaluated),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -224,11 +241,11 @@ def _sizes(models, notes):
     return found
 
 
-def _latencies(models, batch_sizes, input_shapes, notes):
+def _latencies(models, batch_sizes, input_shapes, how, notes):
     found = {}
     for batch_size in batch_sizes:
         try:
-            found[batch_size] = Change(*latency(models, batch_size, input_shapes))
+            found[batch_size] = Change(*latency(models, batch_size, input_shapes, **how))
         except ValueError as error:
             found[batch_size] = Change(None, None)
             notes.append(f"latency for a batch of {batch_size} was not measured: {error}")

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 import keras
 
 from tfprune._tools.checks import check_integer, is_integer, is_number
+from tfprune.measuring import runtimes
 
 
 class UnmetError(ValueError):
@@ -167,15 +168,21 @@ class Latency(Budget):
         batch_size: How many samples one call takes.
         input_shapes: The sizes to take for dynamic dimensions, as in `MACs`.
         tolerance: Float, the share by which a measurement may exceed the budget, for noise.
+        runtime: What the model is shipped to and timed in: "litert" (TensorFlow Lite), "onnx" (ONNX
+            Runtime, of `pip install 'tfprune[onnx]'`), "saved_model", or "keras", a `tf.function`.
+        threads: Integer, how many threads LiteRT or ONNX Runtime take, one by default. Those of
+            TensorFlow are set once in a process, by `tf.config.threading`.
+        quantize: "float16", "dynamic" or "int8" for LiteRT, as `tfprune.export` takes it.
 
     Raises:
-        ValueError: If not just one of `milliseconds` and `fraction` is given, or out of its range.
+        ValueError: If not just one of `milliseconds` and `fraction` is given, or out of its range,
+            or the runtime has no such `threads` or `quantize`.
 
     Example:
 
-    >>> print(Latency(5.0, batch_size=32)), print(Latency(fraction=0.5))
+    >>> print(Latency(5.0, batch_size=32)), print(Latency(fraction=0.5, runtime="litert"))
     at most 5 ms for a batch of 32
-    at most 50 % of the time for a batch of 1
+    at most 50 % of the time for a batch of 1 in LiteRT
     (None, None)
     """
 
@@ -185,6 +192,9 @@ class Latency(Budget):
     batch_size: int = 1
     input_shapes: tuple | list | dict | None = None
     tolerance: float = 0.05
+    runtime: str = "keras"
+    threads: int | None = None
+    quantize: str | None = None
 
     def __post_init__(self):
         if (self.milliseconds is None) == (self.fraction is None):
@@ -203,6 +213,13 @@ class Latency(Budget):
                     f"{'' if most == math.inf else ' and at most 1'}. Received: {name}={value!r}."
                 )
         check_integer("batch_size", self.batch_size)
+        runtimes.check(self.runtime, self.threads, self.quantize)
+
+    @property
+    def conditions(self):
+        """What a model is measured on and in: arguments of `tfprune.measuring.latency.latency`."""
+        names = ("batch_size", "input_shapes", "runtime", "threads", "quantize")
+        return {name: getattr(self, name) for name in names}
 
     def allowed(self, dense, progress=1.0):
         """The seconds that a call may take, given the `dense` ones with all units."""
@@ -211,7 +228,9 @@ class Latency(Budget):
 
     def __str__(self):
         share = f"{100 * self.fraction:.4g} % of the time" if self.fraction else ""
-        return f"at most {share or f'{self.milliseconds:g} ms'} for a batch of {self.batch_size}"
+        where = "" if self.runtime == "keras" else f" in {runtimes.NAMES[self.runtime]}"
+        most = share or f"{self.milliseconds:g} ms"
+        return f"at most {most} for a batch of {self.batch_size}{where}"
 
 
 KINDS = (Units, Parameters, MACs, Bytes, Latency)

@@ -30,7 +30,7 @@ def model_cost(model, budget):
     if isinstance(budget, budgets.Bytes):
         return sum(_keras.values(each).nbytes for each in model.weights)
     if isinstance(budget, budgets.Latency):
-        return latency([model], budget.batch_size, budget.input_shapes)[0]
+        return latency([model], **budget.conditions)[0]
     known = costs(model, budget.input_shapes)
     unknown = [f"{call.name!r}: {call.reason}" for call in known if call.macs is None]
     if unknown:
@@ -51,5 +51,5 @@ def cost_change(before, after, budget):
     """
     models = [before, after]
     if isinstance(budget, budgets.Latency):
-        return Change(*latency(models, budget.batch_size, budget.input_shapes))
+        return Change(*latency(models, **budget.conditions))
     return Change(*(model_cost(model, budget) for model in models))

@@ -2,6 +2,7 @@
 
 import contextlib
 
+from tfprune.measuring.runtimes import check_installed
 from tfprune.units.budgets import Budget, Latency, MACs, UnmetError
 from tfprune.units.selection import limits
 from tfprune.units.selection.costs import costs_for
@@ -21,7 +22,7 @@ from tfprune.units.selection.removal_steps import removal_steps
 def check_target(units, target, selection):
     """Raises a `ValueError` if a budget cannot be met, or the model is too large for "exact".
 
-    A latency is not measured.
+    A latency is not measured, but its runtime must be installed.
 
     Args:
         units: `PrunableUnits`.
@@ -30,6 +31,8 @@ def check_target(units, target, selection):
     """
     selection.check_budget(target)
     min_kept = limits.least_kept(units, selection.max_fraction)
+    if isinstance(target, Latency):
+        check_installed(target.runtime)
     if isinstance(target, Budget) and not isinstance(target, Latency):
         costs, groups = costs_for(target, units), removal_groups(units)
         steps = removal_steps(units, groups, min_kept, selection.round_to)

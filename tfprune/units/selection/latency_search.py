@@ -3,7 +3,8 @@
 import numpy as np
 
 from tfprune.coupling.kept_units import keeping
-from tfprune.measuring.latency import latency
+from tfprune.measuring.latency import medians
+from tfprune.measuring.runtimes import inference
 from tfprune.rebuild.engine import rebuild
 from tfprune.units.selection.ranking import UnreachableError, first_steps, removal_order
 
@@ -12,7 +13,7 @@ _RETRIES = 3
 
 
 class LatencyTimer:
-    """Times models without some of their units.
+    """Times models without some of their units, in the runtime of the budget.
 
     Args:
         units: `PrunableUnits`.
@@ -26,12 +27,12 @@ class LatencyTimer:
     def __call__(self, kept):
         """The seconds of a call with all units, and with those kept, timed in turns."""
         if self._dense is None:
-            self._dense = self._model(np.ones_like(kept))
-        models = [self._dense, self._model(kept)]
-        return tuple(latency(models, self._budget.batch_size, self._budget.input_shapes))
+            self._dense = self._inference(np.ones_like(kept))
+        return tuple(medians([self._dense, self._inference(kept)]))
 
-    def _model(self, kept):
-        return rebuild(self._units.model, keeping(self._units.coupling, kept))
+    def _inference(self, kept):
+        model = rebuild(self._units.model, keeping(self._units.coupling, kept))
+        return inference(model, **self._budget.conditions)
 
 
 def steps_within_latency(steps, timer, budget, scope, progress=1.0, order=None):
