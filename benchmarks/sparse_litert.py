@@ -29,7 +29,9 @@ from tfprune.exporting.loading import load
 from tfprune.patterns import Block
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-CASES = {"float32, blocks of 4": (None, 4), "int8, blocks of 16": ("int8", 16)}
+POINTWISE = "float32, 1x1 convolutions"
+CASES = {"float32, blocks of 4": (None, 4), "int8, blocks of 16": ("int8", 16), POINTWISE: None}
+WIDTHS = {POINTWISE: (96, 160, 224)}
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,33 @@ def network(width, sparsity, rows):
     return model
 
 
+def mobile_network(size, sparsity):
+    """A MobileNet, and zeros in its 1x1 convolutions."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    x = inputs = keras.Input((size, size, 3), batch_size=1, name="x")
+    x = layers.Conv2D(32, 3, strides=2)(layers.ZeroPadding2D(1)(x))
+    strides = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1)
+    for number, filters in enumerate((64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512)):
+        x = layers.ZeroPadding2D(1)(layers.ReLU(6.0)(x))
+        x = layers.DepthwiseConv2D(3, strides=strides[number])(x)
+        pointwise = layers.Conv2D(filters, 1)
+        x = pointwise(layers.ReLU(6.0)(x))
+        kernel = pointwise.kernel.numpy()
+        kept = np.abs(kernel) > np.quantile(np.abs(kernel), sparsity)
+        pointwise.kernel.assign(kernel * kept)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU(6.0)(x))
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
 def measured(case, width, sparsity, rounds):
     """Both files of a network, called in turns."""
-    quantize, rows = CASES[case]
-    model = network(width, sparsity, rows)
-    data = np.random.default_rng(0).normal(size=(128, width)).astype("float32")
+    if case == POINTWISE:
+        quantize, model, shape = None, mobile_network(width, sparsity), (1, width, width, 3)
+    else:
+        quantize, rows = CASES[case]
+        model, shape = network(width, sparsity, rows), (128, width)
+    data = np.random.default_rng(0).normal(size=shape).astype("float32")
     options = {"format": "litert", "quantize": quantize, "representative_data": data}
     with tempfile.TemporaryDirectory() as directory:
         paths = [Path(directory) / f"{name}.tflite" for name in ("dense", "sparse")]
@@ -124,12 +148,10 @@ def main():
     default = Path(__file__).parent / "results" / "sparse_litert.json"
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
-    widths, sparsities, rounds = (256, 512, 1024), SPARSITIES, 60
-    if arguments.fast:
-        widths, sparsities, rounds = (256,), (0.5, 0.95), 10
+    sparsities, rounds = ((0.5, 0.95), 10) if arguments.fast else (SPARSITIES, 60)
     points, found = [], []
     for case in CASES:
-        for width in widths:
+        for width in WIDTHS.get(case, (256, 512, 1024))[: 1 if arguments.fast else None]:
             curve = [measured(case, width, sparsity, rounds) for sparsity in sparsities]
             points += curve
             found.append({"case": case, "width": width, "sparsity": break_even(curve)})

@@ -190,6 +190,26 @@ def test_single_zeros_make_a_smaller_file_that_computes_the_same(tmp_path):
     assert sparse.stat().st_size < 0.7 * dense.stat().st_size
 
 
+def sparse_convolutions():
+    """1x1 convolutions with nine zeros in ten."""
+    layers = [L.Conv2D(64, 1, activation="relu", name="pointwise"), L.Conv2D(64, 1, name="y")]
+    model = chain(keras.Input((4, 4, 32), name="x"), *layers)
+    for layer in layers:
+        kernel = layer.kernel.numpy()
+        layer.kernel.assign(kernel * (np.abs(kernel) > np.quantile(np.abs(kernel), 0.9)))
+    return model
+
+
+def test_zeros_of_convolutions_are_left_out_of_the_file(tmp_path):
+    model, x = sparse_convolutions(), floats(2, 4, 4, 32)
+    dense, sparse = (
+        export(model, tmp_path / f"{flag}.tflite", format="litert", sparse=flag)
+        for flag in (False, "size")
+    )
+    assert sparse.stat().st_size < 0.5 * dense.stat().st_size
+    np.testing.assert_allclose(loading.load(sparse).run({"x": x})["y"], model(x), atol=1e-5)
+
+
 # What is refused ---------------------------------------------------------------------------------
 
 
@@ -235,6 +255,11 @@ REFUSED = {
     "int8 and sparse": (sequential, {"quantize": "int8", "sparse": True, **DATA}, "'size'"),
     "unknown sparse": (sequential, {"sparse": "small"}, "False, True or 'size'"),
     "too few zeros": (few_zeros, {"sparse": True}, r"60 % in blocks of 4 inputs \(.*hidden"),
+    "zeros in 1x1 convolutions": (
+        sparse_convolutions,
+        {"sparse": True},
+        "on ARM, .*2 such kernels .*pointwise",
+    ),
     "no zeros": (sequential, {"sparse": "size"}, r"Block\(\(4, 1\)\)"),
     "inputs that blocks do not divide": (
         lambda: block_sparse(0.9, inputs=62),

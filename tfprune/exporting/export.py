@@ -65,6 +65,11 @@ def export(model, path, *, format=None, overwrite=False, **options):
               single samples from a sparsity of about 80 % on (`benchmarks/sparse_litert.py`), and
               for batches later or never. True is refused where that would be slower; `"size"`
               takes the smaller file whatever its speed. Not with `"float16"` and `"dynamic"`.
+              Zeros in 1x1 convolutions LiteRT leaves out on ARM only, where at least two thirds
+              are zero and the network consists of these, of depthwise 3x3 and 5x5 convolutions
+              with symmetric padding, sums and products, from a 3x3 convolution of an RGB image
+              with strides 2 to a global average (XNNPACK's sparse inference, which tfmot's
+              `PruneForLatencyOnXNNPack` is for); export with `"size"` for it.
             * `batch_size`: The fixed batch size; recurrent layers need one.
             * `tolerance`: The largest error; by default 1e-4, 0.03 for `"float16"`, 0.2 for
               `"dynamic"` and 0.3 for `"int8"`.

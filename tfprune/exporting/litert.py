@@ -234,6 +234,15 @@ def _check_sparse(content, *, speed):
                 f"{tensor['shape'][-1]} inputs in blocks of {sizes[-1]}. Leave `sparse` out, or "
                 "build the layer before it with a multiple of that."
             )
+    pointwise = [t for t in sparse if len(t["shape"]) == 4 and tuple(t["shape"][1:3]) == (1, 1)]
+    if speed and pointwise and not blocks:
+        raise ValueError(
+            "Cannot make a model faster by zeros in 1x1 convolutions: LiteRT leaves them out on "
+            "ARM, and with AVX, as on x86, it computes with them, which takes as long as "
+            f"without `sparse`. Received: {len(pointwise)} such kernels with many zeros, as "
+            f"{_name(pointwise[0])!r}. For ARM pass `sparse='size'` and measure there; else remove "
+            "whole units, as by `tfprune.prune`."
+        )
     if not sparse or (speed and not blocks):
         raise ValueError(
             "Cannot make a model sparse of which no Dense kernel has its zeros in blocks of 4 "
@@ -265,4 +274,4 @@ def _stored(tensor):
 
 def _name(tensor):
     """The layer of a weight, from names such as `model_1/dense_1/MatMul;model_1/dense_1/Relu`."""
-    return tensor["name"].split(";")[0].removesuffix("/MatMul").removesuffix("/BiasAdd")
+    return re.sub(r"/(MatMul|BiasAdd|convolution)$", "", tensor["name"].split(";")[0])
