@@ -16,7 +16,7 @@ from tfprune.layers.masked import Masked
 class ActivationContribution(Criterion):
     """First-order change of the loss without a unit, measured while the model trains.
 
-    For the activations a of unit c, of shape (batch, *positions, units), and the loss L:
+    For the activations a of unit c, of shape `(batch, *positions, units)`, and the loss L:
 
         u_c = mean over the batch | mean over positions (a * dL/da) |
 
