@@ -22,6 +22,7 @@ copybutton_prompt_text = "$ "
 nb_execution_mode = "off"  # the test suite runs the notebooks
 myst_heading_anchors = 3
 default_role = "code"
+smartquotes = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 

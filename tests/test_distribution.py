@@ -126,9 +126,9 @@ def test_two_processes_have_the_masks_of_one(kind, tmp_path):
     assert_same_masks_as_alone(first, arrays(tmp_path / "one.npz"))
 
 
-def test_the_loop_of_the_readme_is_the_one_that_is_run():
-    section = (ROOT / "README.md").read_text("utf-8").split("## Several devices")[1].split("## ")[0]
-    code = [line for line in section.splitlines() if line.startswith("    ")]
+def test_the_loop_of_the_guide_is_the_one_that_is_run():
+    page = (ROOT / "docs/guides/distribution.md").read_text("utf-8")
+    code = page.split("```py\n")[1].split("```")[0].splitlines()
     script = (ROOT / "tests/distributed.py").read_text("utf-8").splitlines()
     assert len(code) > 10
-    assert not set(code) - set(script)
+    assert not {line.strip() for line in code} - {line.strip() for line in script}
