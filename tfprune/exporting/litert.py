@@ -155,6 +155,25 @@ def converted(model, quantize=None, representative_data=None, sparse=False, batc
         return _converted(converter, model, function)
 
 
+def of_signatures(directory, quantize, arrays):
+    """The bytes of a LiteRT file of a SavedModel with several signatures.
+
+    Args:
+        directory: Its path.
+        quantize: As in `export`.
+        arrays: For each signature by name a dict of inputs, which "int8" is calibrated on.
+
+    Raises:
+        RuntimeError, ValueError: What the converter raises where it cannot convert one.
+    """
+    converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(arrays))
+    _configure(converter, quantize, sparse=False)
+    if quantize == "int8":
+        converter.representative_dataset = lambda: iter(arrays.items())
+    with loading.without_advice():
+        return converter.convert()
+
+
 def _runnable(model):
     """The model, or its copy in float32: LiteRT has next to no operations in half precision."""
     if _keras.half_precision(model):

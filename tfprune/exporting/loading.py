@@ -13,6 +13,15 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune.exporting.graph import flat_inputs, output_names
 
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -151,16 +160,7 @@ def litert(content, threads=None):
 
 def onnx(content, threads=0):
     """An ONNX model from the bytes of its file, on the CPU; by default on all of its cores."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "An ONNX model needs onnxruntime. Install it with `pip install 'tfprune[onnx]'`."
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = _session(content, threads)
     names = [output.name for output in session.get_outputs()]
     shapes = {
         given.name: tuple(size if isinstance(size, int) else None for size in given.shape)
@@ -172,3 +172,40 @@ def onnx(content, threads=0):
         return dict(zip(names, session.run(names, given), strict=True))
 
     return Exported("onnx", shapes, run)
+
+
+def profiled_onnx(content, threads, prefix):
+    """An ONNX model on random inputs, with a profile of its nodes.
+
+    Args:
+        content: The bytes of its file.
+        threads: Integer.
+        prefix: How the path of the profile begins.
+
+    Returns:
+        A function without arguments that runs it once, and one that ends the profile and returns
+        its path.
+    """
+    session = _session(content, threads, prefix)
+    generator = np.random.default_rng(0)
+    given = {
+        each.name: generator.normal(size=each.shape).astype(_TYPES[each.type])
+        for each in session.get_inputs()
+    }
+    return (lambda: session.run(None, given)), session.end_profiling
+
+
+def _session(content, threads, profile=None):
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "An ONNX model needs onnxruntime. Install it with `pip install 'tfprune[onnx]'`."
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -18,7 +18,8 @@ def latency(
     Each model is called at inference on random inputs, a few times to warm up and then for about
     a second: through a `tf.function`, or converted to the runtime that it is shipped to. A latency
     depends on the machine and what else runs on it; the ratio of two that were measured together
-    depends on it much less.
+    depends on it much less. One thread of LiteRT or ONNX Runtime is timed by the time that the
+    processor gives it, so that it does not count how long others had it.
 
     Args:
         models: A list of built Keras models that take the same inputs.
@@ -47,11 +48,17 @@ def latency(
     True
     """
     how = {"runtime": runtime, "threads": threads, "quantize": quantize}
-    return medians([runtimes.inference(model, batch_size, input_shapes, **how) for model in models])
+    calls = [runtimes.inference(model, batch_size, input_shapes, **how) for model in models]
+    return medians(calls, runtimes.clock(runtime, threads))
 
 
-def medians(calls):
-    """The median seconds of each of several functions, all of them alternating in one run."""
+def medians(calls, clock=time.perf_counter):
+    """The median seconds of each of several functions, all of them alternating in one run.
+
+    Args:
+        calls: A list of functions without arguments.
+        clock: A function that tells the time in seconds.
+    """
     for call in calls * _WARM_UP_CALLS:
         call()
     times = [[] for _ in calls]
@@ -59,9 +66,9 @@ def medians(calls):
     order = list(zip(calls, times, strict=True))
     for round_ in range(_MOST_ROUNDS):
         for call, found in order if round_ % 2 else reversed(order):
-            before = time.perf_counter()
+            before = clock()
             call()
-            found.append(time.perf_counter() - before)
+            found.append(clock() - before)
         if round_ >= _LEAST_ROUNDS and time.perf_counter() - started > _SECONDS:
             break
     return [statistics.median(found) for found in times]

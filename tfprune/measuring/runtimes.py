@@ -5,6 +5,7 @@ Each converts a model as `tfprune.export` does, but compares no outputs, as only
 
 import importlib.metadata
 import tempfile
+import time
 
 import keras
 import tensorflow as tf
@@ -60,6 +61,16 @@ def version(runtime):
     True
     """
     return importlib.metadata.version("onnxruntime") if runtime == "onnx" else tf.__version__
+
+
+def clock(runtime, threads=None):
+    """The function that tells the time of a call in a runtime, in seconds.
+
+    One thread of LiteRT or ONNX Runtime is the one that calls, whose processor time is what the
+    call takes where nothing else runs. All others are timed by the clock on the wall.
+    """
+    is_alone = runtime not in _OF_TENSORFLOW and threads in (None, 1)
+    return time.thread_time if is_alone else time.perf_counter
 
 
 def inference(

@@ -8,6 +8,7 @@ import keras
 
 from tfprune._tools.checks import check_integer, is_integer, is_number
 from tfprune.measuring import runtimes
+from tfprune.measuring.piece_timing import RUNTIMES as TABLE_RUNTIMES
 
 
 class UnmetError(ValueError):
@@ -173,10 +174,17 @@ class Latency(Budget):
         threads: Integer, how many threads LiteRT or ONNX Runtime take, one by default. Those of
             TensorFlow are set once in a process, by `tf.config.threading`.
         quantize: "float16", "dynamic" or "int8" for LiteRT, as `tfprune.export` takes it.
+        table: The path of a table that was measured on another device, by
+            `tfprune latency-table`: the budget is met there by the sum of the pieces, and nothing
+            is timed here.
+
+    With "litert" or "onnx", the selections "greedy" and "exact" work on a table of the latency of
+    each piece of the model at several widths, which is measured once and kept in
+    `~/.cache/tfprune`; so does `round_to="auto"`.
 
     Raises:
         ValueError: If not just one of `milliseconds` and `fraction` is given, or out of its range,
-            or the runtime has no such `threads` or `quantize`.
+            or the runtime has no such `threads`, `quantize` or `table`.
 
     Example:
 
@@ -195,6 +203,7 @@ class Latency(Budget):
     runtime: str = "keras"
     threads: int | None = None
     quantize: str | None = None
+    table: str | None = None
 
     def __post_init__(self):
         if (self.milliseconds is None) == (self.fraction is None):
@@ -214,6 +223,18 @@ class Latency(Budget):
                 )
         check_integer("batch_size", self.batch_size)
         runtimes.check(self.runtime, self.threads, self.quantize)
+        if self.table is not None:
+            object.__setattr__(self, "table", str(self.table))
+            if not self.has_table:
+                raise ValueError(
+                    "Argument `table` must be None but for runtime='litert' or 'onnx'. "
+                    f"Received: table={self.table!r}, runtime={self.runtime!r}."
+                )
+
+    @property
+    def has_table(self):
+        """Whether the latency of pieces of a model can be measured in the runtime."""
+        return self.runtime in TABLE_RUNTIMES
 
     @property
     def conditions(self):

@@ -6,7 +6,7 @@ means the same before the first unit is pruned and after half of them are.
 >>> Parameters(0.5), MACs(1_000_000), Latency(2.5, batch_size=32)
 (Parameters(remaining=0.5), MACs(remaining=1000000, input_shapes=None), \
 Latency(milliseconds=2.5, fraction=None, batch_size=32, input_shapes=None, tolerance=0.05, \
-runtime='keras', threads=None, quantize=None))
+runtime='keras', threads=None, quantize=None, table=None))
 """
 
 from tfprune._tools.registry import Registry

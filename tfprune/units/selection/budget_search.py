@@ -2,12 +2,18 @@
 
 import contextlib
 
+import numpy as np
+
+from tfprune.measuring import latency_table
 from tfprune.measuring.runtimes import check_installed
 from tfprune.units.budgets import Budget, Latency, MACs, UnmetError
 from tfprune.units.selection import limits
 from tfprune.units.selection.costs import costs_for
 from tfprune.units.selection.exact import check_size, optimal_steps
+from tfprune.units.selection.latency_costs import CostsOfLatency
 from tfprune.units.selection.latency_search import LatencyTimer, steps_within_latency
+from tfprune.units.selection.latency_table_search import table_timer, units_by_table
+from tfprune.units.selection.paying_widths import multiples_that_pay
 from tfprune.units.selection.ranking import (
     UnreachableError,
     check_reachable,
@@ -82,6 +88,10 @@ def _select_within_latency(units, budget, scoring, selection, min_kept, progress
     if progress == 0:
         return units.pruned()
     groups = removal_groups(units, scoring.of(units))
+    if budget.has_table and (
+        selection.scope in ("greedy", "exact") or selection.round_to == "auto" or budget.table
+    ):
+        return _select_by_table(units, budget, groups, selection, min_kept, progress)
     steps = removal_steps(units, groups, min_kept, selection.round_to)
     order = None
     if selection.scope == "greedy":
@@ -91,6 +101,30 @@ def _select_within_latency(units, budget, scoring, selection, min_kept, progress
         timer = LatencyTimer(units, budget)
         removed = steps_within_latency(steps, timer, budget, selection.scope, progress, order)
     return units.pruned() | steps.units_removed(removed)
+
+
+def _select_by_table(units, budget, groups, selection, min_kept, progress):
+    if budget.table is None:
+        table = latency_table.of_this_machine(budget.runtime, budget.threads, budget.quantize)
+    else:
+        table = latency_table.read(budget.table)
+    costs = CostsOfLatency(units, groups, table, budget.batch_size, budget.input_shapes)
+    round_to = selection.round_to
+    if round_to == "auto":
+        round_to = multiples_that_pay(units, groups, costs)
+    steps = removal_steps(units, groups, min_kept, round_to)
+    whole = removal_steps(units, groups, min_kept, round_to, protect=False)
+
+    def select(allowed):
+        if selection.scope != "exact":
+            return steps.kept(steps_within_budget(steps, costs, allowed, selection.scope))
+        lowest = lowest_cost(steps, costs)
+        return whole.kept(optimal_steps(whole, costs, allowed, units.coupling, lowest))
+
+    timer = table_timer(costs) if budget.table else LatencyTimer(units, budget)
+    fewest = steps.kept(np.ones(len(steps), bool))
+    with _explain_unreachable(units, budget, selection, None):
+        return ~units_by_table(select, groups.kept, fewest, costs, timer, budget, progress)
 
 
 @contextlib.contextmanager

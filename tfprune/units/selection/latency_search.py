@@ -4,7 +4,7 @@ import numpy as np
 
 from tfprune.coupling.kept_units import keeping
 from tfprune.measuring.latency import medians
-from tfprune.measuring.runtimes import inference
+from tfprune.measuring.runtimes import clock, inference
 from tfprune.rebuild.engine import rebuild
 from tfprune.units.selection.ranking import UnreachableError, first_steps, removal_order
 
@@ -22,13 +22,16 @@ class LatencyTimer:
 
     def __init__(self, units, budget):
         self._units, self._budget = units, budget
-        self._dense = None
+        self._dense, self._clock = None, clock(budget.runtime, budget.threads)
 
     def __call__(self, kept):
         """The seconds of a call with all units, and with those kept, timed in turns."""
         if self._dense is None:
             self._dense = self._inference(np.ones_like(kept))
-        return tuple(medians([self._dense, self._inference(kept)]))
+        if kept.all():
+            (seconds,) = medians([self._dense], self._clock)
+            return seconds, seconds
+        return tuple(medians([self._dense, self._inference(kept)], self._clock))
 
     def _inference(self, kept):
         model = rebuild(self._units.model, keeping(self._units.coupling, kept))

@@ -21,10 +21,10 @@ def check(max_fraction, round_to, min_units):
                 "Argument `max_fraction` must be a number from 0 to 1, the most that may be pruned "
                 f"of a layer, or a dict from layers to such numbers. Received: {value!r}{of}."
             )
-    if round_to is not None and not (is_integer(round_to) and round_to >= 1):
+    if round_to not in (None, "auto") and not (is_integer(round_to) and round_to >= 1):
         raise ValueError(
-            "Argument `round_to` must be a positive integer, of which layers keep a multiple, or "
-            f"None. Received: round_to={round_to!r}."
+            "Argument `round_to` must be a positive integer, of which layers keep a multiple, "
+            f"'auto' or None. Received: round_to={round_to!r}."
         )
     check_integer("min_units", min_units)
 

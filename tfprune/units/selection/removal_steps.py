@@ -71,7 +71,8 @@ def removal_steps(units, groups, min_kept, round_to=None, *, protect=True):
         units: `PrunableUnits`.
         groups: Their `RemovalGroups`.
         min_kept: For each set how many units it keeps at least.
-        round_to: Integer: each set keeps a multiple of it, or all its units.
+        round_to: Integer, or one for each set in an array: each set keeps a multiple of it, or all
+            its units. Sets that are tied keep multiples of the smallest of theirs.
         protect: Whether steps are left out so that, whatever goes, no set has fewer than
             `min_kept` units and no tensor is without units: those with the best scores stay.
 
@@ -84,13 +85,16 @@ def removal_steps(units, groups, min_kept, round_to=None, *, protect=True):
     if protect:
         _protect_sets(may_go, groups, min_kept)
         _protect_tensors(may_go, groups, units.coupling)
-    if round_to is None or round_to == 1:
+    multiples = np.broadcast_to(1 if round_to is None else round_to, len(min_kept))
+    if (multiples == 1).all():
         deciding_group = np.flatnonzero(may_go)
         step_of_group = np.full(len(may_go), -1)
         step_of_group[deciding_group] = np.arange(len(deciding_group))
         queue = groups.equivalence_class[deciding_group]
     else:
-        step_of_group, queue, deciding_group = _rounded(groups, may_go, cluster, min_kept, round_to)
+        step_of_group, queue, deciding_group = _rounded(
+            groups, may_go, cluster, min_kept, multiples
+        )
     members = step_of_group >= 0
     unit_count = np.bincount(groups.group_of_unit, minlength=len(may_go))
 
@@ -156,12 +160,13 @@ def _protect_tensors(may_go, groups, coupling):
             may_go[inside.max()] = False
 
 
-def _rounded(groups, may_go, cluster, min_kept, round_to):
+def _rounded(groups, may_go, cluster, min_kept, multiples):
     """Steps from one multiple to the next: the step of each group, the queues, deciding groups."""
     found = []
     for number in range(cluster.max() + 1):
         inside = np.flatnonzero(cluster == number)
         rows = np.unique(groups.members[:, inside].nonzero()[0])
+        round_to = int(multiples[rows].min())
         members = groups.members[rows][:, inside].toarray()
         sizes = members.sum(axis=1)
         left = sizes[:, None] - np.cumsum(members, axis=1)  # of each set, after each group

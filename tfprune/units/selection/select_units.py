@@ -35,6 +35,7 @@ def select_units(units, target, scoring, selection=_UNIFORM, progress=1.0):
             be met.
     """
     check_target(target)
+    selection.check_budget(target)
     if selection.scope == "same_class":
         return select_same_class(units, target, scoring, selection, progress)
     if isinstance(target, budgets.Budget):

@@ -33,7 +33,8 @@ class Selection(Configurable):
         round_to: Integer. Each layer that loses units keeps a multiple of it: the nearest, of two
             as near the larger, and all units where the nearest is more than it has. Under a budget
             multiples go by the same ranking until it is met, never above it. 8 or 16 suits most
-            hardware.
+            hardware; "auto" measures, under a `Latency` in LiteRT or ONNX Runtime, which multiple
+            makes each layer fast.
         min_units: Integer, how many units each layer keeps at least.
         max_fraction: Float from 0 to 1, the most that may be pruned of a layer; or a dict from a
             layer, its name, a nested model or a predicate `layer -> bool` to such a float, in
@@ -65,11 +66,20 @@ class Selection(Configurable):
         return self.round_to not in (None, 1)
 
     def check_budget(self, budget):
-        """Raises a `ValueError` if the scope cannot serve the budget."""
+        """Raises a `ValueError` if the scope or `round_to` cannot serve a target."""
+        if isinstance(budget, Latency) and budget.has_table:
+            return
         if isinstance(budget, Latency) and self.scope == "exact":
             raise ValueError(
                 "A latency is measured and not worked out, so there is no best choice to be found. "
-                f"Received: selection='exact', target={budget!r}. Take another scope."
+                f"Received: selection='exact', target={budget!r}. Take another scope, or "
+                "`runtime='litert'` or 'onnx', of which the pieces of a model can be measured."
+            )
+        if self.round_to == "auto":
+            raise ValueError(
+                "The widths that pay are measured under a budget of latency in LiteRT or ONNX "
+                f"Runtime alone. Received: round_to='auto', target={budget!r}. Take "
+                "`tfprune.budgets.Latency(..., runtime='litert')`, or a number as 8."
             )
 
     def for_copy(self, counterparts):
