@@ -12,7 +12,7 @@ version = release = importlib.metadata.version("tfprune")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 root_doc = "docs/index"
-include_patterns = ["docs/**", "notebooks/*.ipynb", "ARCHITECTURE.md", "CHANGELOG.md"]
+include_patterns = ["docs/**", "notebooks/*.ipynb", "ARCHITECTURE.md", "C*.md"]
 
 html_theme = "furo"
 html_title = "tfprune"

@@ -11,10 +11,10 @@ import tfprune
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {
-    str(path.relative_to(DOCS)): re.findall(
+    str(path.relative_to(DOCS.parent)): re.findall(
         r"^```python\n(.*?)^```$", path.read_text("utf-8"), re.DOTALL | re.MULTILINE
     )
-    for path in sorted(DOCS.rglob("*.md"))
+    for path in [DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 }
 
 
@@ -49,7 +49,7 @@ def _first_line(name):
 
 @pytest.mark.parametrize(
     "path",
-    [DOCS.parent / "README.md", DOCS.parent / "ARCHITECTURE.md", *sorted(DOCS.rglob("*.md"))],
+    [*sorted(DOCS.parent.glob("*.md")), *sorted(DOCS.rglob("*.md"))],
     ids=lambda path: path.name,
 )
 def test_links_lead_to_files(path):
