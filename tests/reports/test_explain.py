@@ -10,7 +10,7 @@ from matplotlib import image
 import tfprune
 from tfprune.coupling import couple
 from tfprune.coupling.costs import costs
-from tfprune.reports import explain_plot
+from tfprune.reports import graph_layout
 from tfprune.reports.explain import explain
 from tfprune.units.cost_model import removal_savings
 
@@ -256,7 +256,7 @@ def test_pictures_come_in_other_formats(tmp_path, suffix):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_graph_can_be_drawn_without_boxes_on_each_other(name):
-    rows, _, width, height = explain_plot.layout(explain(MODELS[name]()).graph)
+    rows, _, width, height = graph_layout.layout(explain(MODELS[name]()).graph)
     boxes = [item for row in rows for item in row if item.nodes]
     assert all(0 < box.x < width and 0 < box.y < height for box in boxes)
     for row in rows:
@@ -266,6 +266,6 @@ def test_every_graph_can_be_drawn_without_boxes_on_each_other(name):
 
 def test_deep_graphs_are_wrapped_into_columns():
     layers = [L.Dense(3, name=f"dense_{number}") for number in range(60)]
-    rows, _, width, height = explain_plot.layout(explain(chain((3,), *layers)).graph)
+    rows, _, width, height = graph_layout.layout(explain(chain((3,), *layers)).graph)
     assert len(rows) == 61
     assert 0.5 < width / height < 2.5

@@ -9,6 +9,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from tfprune._tools import pages
+
 NOTHING = "–"
 """Shown where there is no number."""
 
@@ -24,6 +26,30 @@ class Printable:
         console.print(self)
         lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
         return "\n".join(lines).strip("\n")
+
+    def save(self, path):
+        """Writes the result as an HTML page that needs no other file and no network.
+
+        Its tables sort by a click on a column, and a field finds layers.
+
+        Args:
+            path: A file that ends with `.html`. What stands there is replaced.
+
+        Returns:
+            The path as `pathlib.Path`.
+
+        Raises:
+            ValueError: If the path ends with anything else.
+            OSError: If it cannot be written.
+        """
+        return pages.write(path, self._title(), self._page())
+
+    def _title(self):
+        return type(self).__name__
+
+    def _page(self):
+        """What the page shows: rich tables, strings, and what `pages` has."""
+        return self.tables()
 
     def to_dict(self):
         """The result as dicts, lists, strings and numbers, which `json.dumps` accepts."""

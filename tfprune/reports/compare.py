@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tfprune._tools import plots
+from tfprune._tools import pages, plots
 from tfprune._tools.checks import check_batch_sizes, check_model
 from tfprune._tools.tables import (
     Change,
@@ -48,7 +48,8 @@ class LayerChange:
 class Comparison(Printable, plots.Plottable):
     """The result of `compare`: the measurements of two models. `print` shows it as tables.
 
-    `plot(path)` draws the units of each layer before and after.
+    `plot(path)` draws the units of each layer before and after; `save(path)` writes an HTML page
+    with these and the tables.
 
     Attributes:
         names: The names of the two models.
@@ -94,6 +95,14 @@ class Comparison(Printable, plots.Plottable):
         )
         figure.legend(loc="outside lower center", ncols=2)
         return figure
+
+    def _title(self):
+        return " → ".join(self.names)
+
+    def _page(self):
+        rows = [row for row in self.layers if row.units != Change(None, None)]
+        bars = pages.Bars("units", [(r.name, r.units.before, r.units.after) for r in rows])
+        return [self._total_table(), bars, self._layer_table()]
 
     def tables(self):
         """The rich tables that are printed: the layers, and the totals."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfprune import _keras
+from tfprune._tools import pages
 from tfprune._tools.checks import check_model
 from tfprune._tools.plots import Plottable
 from tfprune._tools.tables import NOTHING, Printable, count, table
@@ -15,7 +16,7 @@ from tfprune.coupling.labels import FIXED, placed
 from tfprune.coupling.model_inputs import input_names
 from tfprune.coupling.model_trace import trace
 from tfprune.masks.skipping import NO_MASKS
-from tfprune.reports import explain_plot
+from tfprune.reports import explain_page, explain_plot
 from tfprune.stripping.inlining import inlined
 from tfprune.units.cost_model import removal_savings, removals_by_set
 from tfprune.units.prunable import set_skip_reasons
@@ -121,7 +122,8 @@ class Explanation(Printable, Plottable):
     `plot(path)` draws the graph of the model. Layers that make the same units have one colour, and
     an arrow that of the units it carries. Sets that several layers make stand out; grey units
     cannot be removed. Layers with one input and no units of their own, such as activations, are
-    named in the box of the layer before them.
+    named in the box of the layer before them. `save(path)` writes an HTML page with that graph, to
+    zoom and search in, and the tables.
 
     Attributes:
         name: The model's name.
@@ -137,6 +139,12 @@ class Explanation(Printable, Plottable):
 
     def _figure(self):
         return explain_plot.figure(self)
+
+    def _title(self):
+        return explain_plot.title_of(self)
+
+    def _page(self):
+        return [pages.Drawing(explain_page.drawing(self)), *self.tables()]
 
     def tables(self):
         """The rich tables that are printed: the sets, and the units that cannot be removed."""
@@ -198,7 +206,7 @@ def explain(model, input_shapes=None):
             `tfprune.inspect`.
 
     Returns:
-        An `Explanation`; `print` shows it as tables.
+        An `Explanation`; `print` shows it as tables, `save("coupled.html")` as a page.
 
     Raises:
         ValueError: If the model has no graph, or `input_shapes` does not fit its inputs.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tfprune._tools import pages
 from tfprune._tools.tables import Change, Printable, changed, count, number, share, short, table
 from tfprune.shrinking.one_shot import EFFORTS
 from tfprune.stripping.strip_report import StripReport
@@ -30,7 +31,7 @@ class Try:
 
 @dataclass(frozen=True)
 class PruneReport(Printable):
-    """The report of `prune`; prints as tables.
+    """The report of `prune`; prints as tables, and `save(path)` writes them as an HTML page.
 
     Attributes:
         target: The target, in words.
@@ -66,6 +67,14 @@ class PruneReport(Printable):
     tries: tuple = ()
     bytes: Change | None = None
 
+    def _title(self):
+        return f"{self.target}, in {self.seconds:.3g} s with effort={self.effort!r}"
+
+    def _page(self):
+        bars = [(layer.name, layer.before, layer.after) for layer in self.strip.layers]
+        _, _, layers, *tables = self.tables()
+        return [*tables, pages.Bars("units", bars), layers.caption]
+
     def tables(self):
         """The rich tables that are printed: the layers, the model, the stages."""
         removed = [f"without the blocks {', '.join(self.blocks)}"] if self.blocks else ()
@@ -79,8 +88,7 @@ class PruneReport(Printable):
         for name, change in changes.items():
             ratio = "" if change.ratio is None else f"{change.ratio:.3g}"
             total.add_row(name, count(change.before), count(change.after), ratio)
-        first = f"{self.target}, in {self.seconds:.3g} s with effort={self.effort!r}"
-        found = [first, "", layers, "", total, *self._tries()]
+        found = [self._title(), "", layers, "", total, *self._tries()]
         if not self.stages:
             return found
         names = list(self.stages["dense"])
