@@ -77,6 +77,7 @@ def _parser():
     _add_demo(commands)
     _add_explain(commands)
     _add_inspect(commands)
+    _add_latency_table(commands)
     _add_pareto(commands)
     _add_prune(commands)
     _add_strip(commands)
@@ -122,6 +123,42 @@ def _add_inspect(commands):
     about = "Print the layers of a model with parameters, multiply-accumulates and sparsity."
     parser = commands.add_parser("inspect", help=about, description=about)
     _add_model(parser)
+
+
+def _add_latency_table(commands):
+    about = "Measure the latency of the pieces of a model on another device."
+    parser = commands.add_parser("latency-table", help=about, description=about)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    about = "Write small models, and the commands of the runtime's benchmark tool that time them."
+    write = actions.add_parser("write", help=about, description=about)
+    _add_model(write)
+    write.add_argument(
+        "--runtime", choices=("litert", "onnx"), default="litert", help="default: %(default)s"
+    )
+    write.add_argument(
+        "--threads", type=_count, default=1, metavar="N", help="default: %(default)s"
+    )
+    write.add_argument(
+        "--quantize", choices=("float16", "dynamic", "int8"), help="of LiteRT; default: none"
+    )
+    write.add_argument("--batch-size", type=_count, metavar="N", help="default: 1")
+    write.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="the folder, which is new"
+    )
+    about = "Read what the benchmark tool printed into a table, for `tfprune.budgets.Latency`."
+    read = actions.add_parser("read", help=about, description=about)
+    read.add_argument("folder", type=Path, metavar="DIR", help="the folder that was written")
+    read.add_argument(
+        "outputs",
+        type=Path,
+        nargs="+",
+        metavar="OUTPUT",
+        help="what benchmark_model printed, or the profiles of onnxruntime_perf_test",
+    )
+    read.add_argument("--device", required=True, metavar="NAME", help="what the device is called")
+    read.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="TABLE.json", help="the table"
+    )
 
 
 def _add_pareto(commands):
@@ -189,6 +226,18 @@ def _add_prune(commands):
         help="where the model goes: a directory (SavedModel) or a file that ends with .keras, "
         ".tflite or .onnx; can be given more than once",
     )
+    parser.add_argument(
+        "--runtime",
+        choices=("keras", "saved_model", "litert", "onnx"),
+        default="keras",
+        help="what a latency is measured in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="TABLE.json",
+        help="a table of another device for a latency, that `latency-table read` wrote",
+    )
     _add_pruning(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a model")
 
@@ -228,7 +277,12 @@ def _add_pruning(parser):
     parser.add_argument(
         "--exclude", action="append", metavar="LAYER", help="keep the units of a layer"
     )
-    parser.add_argument("--round-to", type=_count, metavar="N", help="keep multiples of N units")
+    parser.add_argument(
+        "--round-to",
+        type=_count_or_auto,
+        metavar="N",
+        help="keep multiples of N units; auto for those at which a runtime is fast",
+    )
     parser.add_argument("--batch-size", type=_count, metavar="N", help="of training and measuring")
     parser.add_argument(
         "--no-recovery", action="store_true", help="leave out reconstruction and recalibration"
@@ -334,5 +388,11 @@ def _integer(least, most, expected):
 
 
 _count = _integer(1, float("inf"), "an integer of at least 1")
+
+
+def _count_or_auto(text):
+    return text if text == "auto" else _count(text)
+
+
 _whole = _integer(0, float("inf"), "a whole number from 0")
 _seed = _integer(0, 2**32 - 1, "an integer from 0 to 2**32 - 1")

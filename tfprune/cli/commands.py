@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tfprune._tools import plots
 from tfprune._tools.files import reason, written_whole
-from tfprune.cli import demo, reading
+from tfprune.cli import demo, latency_table, reading
 from tfprune.cli.errors import FailedError, InputError, one_line, reported
 from tfprune.exporting.export import exporting
 from tfprune.exporting.targets import SUFFIXES, format_of
@@ -57,6 +57,7 @@ def run(arguments):
         "demo": _demo,
         "explain": _explain,
         "inspect": _inspect,
+        "latency-table": _latency_table,
         "pareto": _pareto,
         "prune": _prune,
         "strip": _strip,
@@ -89,6 +90,10 @@ def _inspect(arguments):
     with reported(ValueError):
         Console().print(inspect(model))
     return 0
+
+
+def _latency_table(arguments):
+    return {"write": latency_table.write, "read": latency_table.read}[arguments.action](arguments)
 
 
 def _explain(arguments):
@@ -139,8 +144,11 @@ def _pruned(arguments):
     model, data, options = _to_prune(arguments)
     kind, remaining = arguments.budget
     keras.utils.set_random_seed(arguments.seed)
+    where = {"runtime": arguments.runtime, "table": arguments.table} if kind == "latency" else {}
+    if not where and (arguments.runtime != "keras" or arguments.table):
+        raise InputError("--runtime and --table are for --budget latency=MILLISECONDS alone.")
     with reported(*_ERRORS, failures=RuntimeError):
-        return prune(model, _BUDGETS[kind](remaining), data, return_report=True, **options)
+        return prune(model, _BUDGETS[kind](remaining, **where), data, return_report=True, **options)
 
 
 def _pareto(arguments):

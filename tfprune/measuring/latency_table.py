@@ -19,7 +19,7 @@ class LatencyTable:
 
     Args:
         environment: Dict that says on what machine and in what runtime was measured.
-        seconds: Dict from the `digest` of a `SmallModel` to its seconds.
+        seconds: Dict from the `digest` of a `SmallModel` to its seconds, None if it cannot run.
         path: Where the table is kept, a `pathlib.Path`, or None.
         measure: Function from a list of `SmallModel` to a list of seconds, for what is not in the
             table, None where a model cannot be measured; or None for a table of another device.
@@ -167,4 +167,4 @@ def _processor():
 
 
 def _is_time(value):
-    return is_number(value) and 0 < value < math.inf
+    return value is None or is_number(value) and 0 < value < math.inf

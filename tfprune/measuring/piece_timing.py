@@ -52,10 +52,10 @@ def seconds_of(models, *, runtime, threads=1, quantize=None, verbose=0):
     return found
 
 
-def built(models):
+def built(models, start=0):
     """Keras models of small models, each named "piece" and its place; None where that fails."""
     made = []
-    for place, model in enumerate(models):
+    for place, model in enumerate(models, start):
         try:
             made.append(model.build(f"piece{place}x"))
         except Exception:  # a user's layer can fail in any way, and other sizes may not fit

@@ -8,12 +8,16 @@ that has room for it, where a single round weighs most.
 
 import numpy as np
 
+from tfprune.measuring.latency_table import LatencyTable
+from tfprune.units.selection.latency_costs import CostsOfLatency
+from tfprune.units.selection.removal_groups import removal_groups
+
 _PERIODS = ((64, 32, (1, 2, 4, 8, 12, 16, 20, 24, 28)), (32, 16, (1, 2, 4, 6, 8, 12)))
 """From which size on: the distance of the multiples, and the widths above the lower one."""
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32)
-_FEWEST = 3
-"""How many multiples a layer has at least, so that there is a choice."""
+_ROOM = 1.5
+"""How many times its multiple a layer has at least, so that it can lose units."""
 
 
 def multiples_that_pay(units, groups, costs):
@@ -43,7 +47,7 @@ def multiples_that_pay(units, groups, costs):
     for unit_set in units.sets:
         group = int(groups.group_of_unit[unit_set.units].max())
         weights = {k: w for k, w in slopes.get(group, {}).items() if k in profiles}
-        most = len(unit_set.units) // _FEWEST
+        most = len(unit_set.units) / _ROOM
         found.append(_multiple(weights, profiles, most))
     return np.array(found, int)
 
@@ -107,7 +111,7 @@ def _profiles(costs):
             fits = [p for p in _PERIODS if len(dimension.groups) >= p[0]]
             if is_plain and fits and len(grid.dimensions) <= 2:
                 kind = _kind(grid, place)
-                size = fits[0][0], -len(dimension.groups), grid.dense
+                size = fits[0][0], -len(dimension.groups), grid.piece.macs or 0
                 if kind not in chosen or size > chosen[kind][0]:
                     chosen[kind] = size, grid, place, fits[0][1:]
     asked = []
@@ -130,3 +134,35 @@ def _profiles(costs):
         }
         found[kind] = _Profile(period, above)
     return found
+
+
+def pieces_to_measure(units, batch_size=1, input_shapes=None):
+    """All pieces that selection under a latency asks for, whatever scores and budget.
+
+    Args:
+        units: `PrunableUnits` of a model of which nothing is pruned.
+        batch_size, input_shapes: As in `CostsOfLatency`.
+
+    Returns:
+        A list of `SmallModel`, each with another digest.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    asked = []
+
+    def note(models):
+        asked.extend(models)
+        return [1.0 + place for place in range(len(models))]
+
+    groups = removal_groups(units)
+    table = LatencyTable({}, measure=note)
+    multiples_that_pay(
+        units, groups, CostsOfLatency(units, groups, table, batch_size, input_shapes)
+    )
+    if not asked:
+        raise ValueError(
+            "The model has no piece that can be measured by itself. "
+            f"Received: model={units.model.name!r}."
+        )
+    return asked
