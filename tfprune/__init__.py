@@ -2,6 +2,9 @@
 
 import sys
 
+from tfprune_cli import module_start as _module_start  # before TensorFlow is imported
+
+# isort: split
 from tfprune._tools import backend as _backend  # before the others, which need TensorFlow
 
 # isort: split

@@ -248,7 +248,7 @@ def test_recurrent_layers_need_a_batch_size_for_litert(tmp_path, capfd):
     assert main([*command, "--batch-size", "2"]) == 0
     assert load(out).shapes == {"x": (2, 4, 3)}
     assert main([*command[:-1], f"{out}.keras", "--batch-size", "2"]) == 2
-    assert "['batch_size'] with format='keras'" in capfd.readouterr().err
+    assert "--batch-size is for .tflite files" in capfd.readouterr().err
 
 
 def test_explain_prints_the_coupled_units_and_draws_them(saved, tmp_path, capsys):

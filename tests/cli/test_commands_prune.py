@@ -166,8 +166,11 @@ def test_bad_input_gets_one_line_and_writes_nothing(given, tmp_path, capsys, arg
 
 
 def test_an_unknown_criterion_or_layer_is_named(given, tmp_path, capsys):
-    assert prune(given, tmp_path / "small.keras", "--criterion", "magic") == 2
-    assert "magic" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        prune(given, tmp_path / "small.keras", "--criterion", "magic")
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "magic" in error and "layerwise_obs" in error and error.count("\n") == 1
     assert prune(given, tmp_path / "small.keras", "--exclude", "nowhere") == 2
     assert "nowhere" in capsys.readouterr().err
 

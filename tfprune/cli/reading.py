@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import warnings
 import zipfile
 import zlib
 
@@ -40,7 +41,8 @@ def model(path, unsafe=False, compiled=False):
     Args:
         path: A `pathlib.Path`.
         unsafe: Whether Python lambdas are loaded too.
-        compiled: Whether its loss and optimizer are loaded, and must be there.
+        compiled: Whether its loss and optimizer are loaded, and must be there; or "if it was", to
+            load them where they are.
 
     Raises:
         InputError: If there is none.
@@ -54,7 +56,9 @@ def model(path, unsafe=False, compiled=False):
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:
-        loaded = keras.models.load_model(path, compile=compiled, safe_mode=not unsafe)
+        with warnings.catch_warnings():  # of an optimizer that was saved before any training
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            loaded = keras.models.load_model(path, compile=bool(compiled), safe_mode=not unsafe)
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise InputError(
             f"{path} needs more memory than there is ({first_sentence(error)}). Look at the sizes "
@@ -62,20 +66,25 @@ def model(path, unsafe=False, compiled=False):
         ) from error
     except _LOADING_ERRORS as error:
         raise InputError(_why_not_loaded(path, error)) from error
-    if compiled and not loaded.compiled:
+    if compiled is True and not loaded.compiled:
         raise InputError(
             f"{path} was saved without its loss and optimizer. Compile the model and save it again."
         )
     return loaded
 
 
-def arrays(path):
+def arrays(path, needed=("x", "y")):
     """The arrays of a `.npz` file: `x` and `y`, and `x_val` and `y_val` if it has them.
+
+    Args:
+        path: A `pathlib.Path`.
+        needed: The names that must be there.
 
     Raises:
         InputError: If they cannot be read or are no data.
     """
-    advice = "Give one that `numpy.savez` wrote, with x and y."
+    needs = " and ".join(needed)
+    advice = f"Give one that `numpy.savez` wrote, with {needs}."
     _check_readable(path, advice)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no .npz file. {advice}")
@@ -91,10 +100,10 @@ def arrays(path):
                 "plain arrays of numbers."
             ) from error
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
-    missing = [name for name in ("x", "y") if name not in found]
+    missing = [name for name in needed if name not in found]
     if missing or ("x_val" in found) != ("y_val" in found):
         raise InputError(
-            f"{path} must hold x and y, and x_val with y_val or neither. It has: {names}."
+            f"{path} must hold {needs}, and x_val with y_val or neither. It has: {names}."
         )
     for name, array in found.items():
         if array.dtype.kind not in "biufSU":
@@ -104,13 +113,20 @@ def arrays(path):
             raise InputError(
                 f"{name} in {path} must be real numbers or strings, not {array.dtype}. {advice}."
             )
-    for x, y in (("x", "y"), ("x_val", "y_val")):
-        if x in found and (
-            not found[x].shape or not found[y].shape or len(found[x]) != len(found[y])
-        ):
-            shapes = f"{found[x].shape} and {found[y].shape}"
-            raise InputError(f"{x} and {y} in {path} must have one row a sample, not {shapes}.")
+    for names in (("x", "y"), ("x_val", "y_val")):
+        shapes = [found[name].shape for name in names if name in found]
+        if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
+            raise InputError(
+                f"{' and '.join(names)} in {path} must have one row a sample, not "
+                f"{' and '.join(map(str, shapes))}."
+            )
     return found
+
+
+def check_there(path):
+    """Raises an `InputError` unless there is something at a path."""
+    if not os.path.lexists(path):
+        raise InputError(f"there is no file {path}. Give what `tfprune export` or Keras wrote.")
 
 
 def first_sentence(error):

@@ -1,9 +1,19 @@
 """The report of `prune`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tfprune._tools import pages
-from tfprune._tools.tables import Change, Printable, changed, count, number, share, short, table
+from tfprune._tools.tables import (
+    Change,
+    Printable,
+    changed,
+    count,
+    number,
+    plain,
+    share,
+    short,
+    table,
+)
 from tfprune.shrinking.one_shot import EFFORTS
 from tfprune.stripping.strip_report import StripReport
 from tfprune.units.budget_kinds import Budget, cost_name, share_of
@@ -96,6 +106,11 @@ class PruneReport(Printable):
         for stage, metrics in self.stages.items():
             stages.add_row(stage, *(number(metrics.get(name)) for name in names))
         return [*found, "", stages]
+
+    def to_dict(self):
+        """The report as dicts, lists, strings and numbers; budgets are in words."""
+        tries = tuple(replace(each, budget=str(each.budget)) for each in self.tries)
+        return plain(replace(self, budget=self.budget and str(self.budget), tries=tries))
 
     def _tries(self):
         """The table of what was tried for a target in accuracy."""
