@@ -40,9 +40,11 @@ def test_norms_activations_and_padding_belong_to_the_operation_that_runs_them(pi
     assert found[-1] == ["head"]
 
 
-def test_a_tensor_that_is_used_twice_ends_a_piece(pieces):
-    # The stem is added later on, so what comes behind it is no part of it.
-    assert names(pieces.all[1]) == ["expand"]
+def test_a_tensor_that_is_used_twice_ends_a_piece():
+    inputs = keras.Input((8,))
+    x = L.Dense(4, name="dense")(inputs)
+    model = keras.Model(inputs, L.Add(name="sum")([x, L.ReLU(name="relu")(x)]))
+    assert [names(p) for p in Pieces(model, couple(model)).all] == [["dense"], ["relu"], ["sum"]]
 
 
 def test_the_multiply_accumulates_of_a_piece_are_those_of_its_calls(pieces):

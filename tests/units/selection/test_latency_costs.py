@@ -19,6 +19,7 @@ from tfprune.units.selection.latency_table_search import units_by_table
 from tfprune.units.selection.paying_widths import multiples_that_pay
 from tfprune.units.selection.ranking import UnreachableError
 from tfprune.units.selection.removal_groups import removal_groups
+from tfprune.units.selection.removal_steps import removal_steps
 
 L = tfprune.layers
 
@@ -117,7 +118,7 @@ def test_what_cannot_be_measured_costs_what_its_multiply_accumulates_cost():
 
 def test_more_units_never_take_less():
     noise = np.random.default_rng(0)
-    table = formulas.table(lambda model: formulas.product(model) * noise.uniform(0.7, 1.3))
+    table = formulas.table(lambda model: formulas.product(model) * noise.uniform(0.2, 5.0))
     units, groups, costs = costs_of("wide", table)
     kept = np.ones(units.coupling.size, bool)
     last = costs.dense
@@ -238,7 +239,20 @@ def test_widths_are_found_by_themselves(device):
     units, kept, _ = pruned(device, Selection("greedy", round_to="auto"))
     counts = {unit_set.name: int(kept[unit_set.units].sum()) for unit_set in units.sets}
     assert any(counts[s.name] < len(s.units) for s in units.sets)
-    assert all(count % 8 == 0 for count in counts.values())
+    assert all(count % 8 == 0 or count == 4 for count in counts.values())
+
+
+def test_below_the_multiple_a_layer_keeps_a_half_or_a_quarter():
+    units = PrunableUnits(network())
+    groups = removal_groups(units, np.arange(float(units.coupling.size)))
+    least = np.ones(len(units.sets), int)
+    own = removal_steps(units, groups, least, np.full(len(units.sets), 16))
+    (row,) = (row for row, each in enumerate(units.sets) if each.name == "expand")
+    removed, found = np.zeros(len(own), bool), []
+    for step in np.flatnonzero(groups.members[[row]].toarray()[0][own.deciding_group] > 0):
+        removed[step] = True
+        found.append(int(own.kept(removed)[units.sets[row].units].sum()))
+    assert found == [80, 64, 48, 32, 16, 8, 4]
 
 
 @pytest.mark.parametrize(

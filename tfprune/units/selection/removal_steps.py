@@ -16,6 +16,8 @@ from scipy.sparse.csgraph import connected_components
 from tfprune.units.selection.axis_lengths import AxisLengths
 from tfprune.units.selection.removal_groups import RemovalGroups
 
+_LEAST_PART = 4
+
 
 @dataclass(frozen=True, eq=False)
 class RemovalSteps:
@@ -71,8 +73,9 @@ def removal_steps(units, groups, min_kept, round_to=None, *, protect=True):
         units: `PrunableUnits`.
         groups: Their `RemovalGroups`.
         min_kept: For each set how many units it keeps at least.
-        round_to: Integer, or one for each set in an array: each set keeps a multiple of it, or all
-            its units. Sets that are tied keep multiples of the smallest of theirs.
+        round_to: Integer: each set keeps a multiple of it, or all its units. Or an array of a power
+            of 2 for each set, of which a set may also keep a half or a quarter, but no fewer than
+            4; sets that are tied take the smallest of theirs.
         protect: Whether steps are left out so that, whatever goes, no set has fewer than
             `min_kept` units and no tensor is without units: those with the best scores stay.
 
@@ -85,6 +88,7 @@ def removal_steps(units, groups, min_kept, round_to=None, *, protect=True):
     if protect:
         _protect_sets(may_go, groups, min_kept)
         _protect_tensors(may_go, groups, units.coupling)
+    is_own = isinstance(round_to, np.ndarray)
     multiples = np.broadcast_to(1 if round_to is None else round_to, len(min_kept))
     if (multiples == 1).all():
         deciding_group = np.flatnonzero(may_go)
@@ -93,7 +97,7 @@ def removal_steps(units, groups, min_kept, round_to=None, *, protect=True):
         queue = groups.equivalence_class[deciding_group]
     else:
         step_of_group, queue, deciding_group = _rounded(
-            groups, may_go, cluster, min_kept, multiples
+            groups, may_go, cluster, min_kept, multiples, is_own
         )
     members = step_of_group >= 0
     unit_count = np.bincount(groups.group_of_unit, minlength=len(may_go))
@@ -160,7 +164,7 @@ def _protect_tensors(may_go, groups, coupling):
             may_go[inside.max()] = False
 
 
-def _rounded(groups, may_go, cluster, min_kept, multiples):
+def _rounded(groups, may_go, cluster, min_kept, multiples, with_parts):
     """Steps from one multiple to the next: the step of each group, the queues, deciding groups."""
     found = []
     for number in range(cluster.max() + 1):
@@ -171,7 +175,11 @@ def _rounded(groups, may_go, cluster, min_kept, multiples):
         sizes = members.sum(axis=1)
         left = sizes[:, None] - np.cumsum(members, axis=1)  # of each set, after each group
         left[:, groups.removed[inside]] = -1
-        fits = ((left % round_to == 0) & (left >= min_kept[rows, None])).all(axis=0)
+        is_multiple = left % round_to == 0
+        if with_parts:
+            parts = [round_to // 2, round_to // 4]
+            is_multiple |= np.isin(left, [part for part in parts if part >= _LEAST_PART])
+        fits = (is_multiple & (left >= min_kept[rows, None])).all(axis=0)
         fits &= np.logical_and.accumulate(may_go[inside] | groups.removed[inside])
         start = int(groups.removed[inside].sum())
         ends = np.flatnonzero(fits) + 1
