@@ -265,3 +265,26 @@ def test_large_sums_are_no_infinite_weights(size):
     assert _keras.is_finite(variable)
     variable.assign(np.where(np.arange(size) == 5, np.nan, 1.0))
     assert not _keras.is_finite(variable)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Counting(layers.Layer):
+    """Counts how often a model is run, by its name."""
+
+    runs = {}  # noqa: RUF012
+
+    def call(self, x):
+        if tf.executing_eagerly():
+            self.runs[self.name] = self.runs.get(self.name, 0) + 1
+        return x
+
+
+def test_a_model_is_run_once_for_each_batch():
+    inputs = keras.Input((None, 3))
+    kernel = keras.layers.Dense(2)
+    models = [
+        keras.Model(inputs, kernel(Counting(name=name)(inputs))) for name in ("before", "after")
+    ]
+    Counting.runs.clear()
+    check_equal(*models)
+    assert Counting.runs == {"before": 2, "after": 2}  # at two lengths

@@ -6,7 +6,7 @@ Private here, and why:
   tensors are copied with the layers, so that it need not be run again;
 * the keys of `_nodes` (the id of an operation and the place of the call) and of the slots of an
   optimizer (`_unique_id` of a `tf.Variable`), which name objects that have copies;
-* `_value`, `_shape` and `_initialize` of a variable, which make its counterpart directly;
+* `_value`, `_shape`, `_dtype` and `_initialize` of a variable, which make its counterpart directly;
 * `_distribute_strategy` and the functions that `fit`, `evaluate` and `predict` compiled;
 * `_clone` of a `tf.function`, `_default_value` of a lookup table.
 """
@@ -50,8 +50,8 @@ def copied_objects(model, new_value=None, shared=()):
 
     Args:
         model: Any Keras model.
-        new_value: Function of a variable; returns the value of its copy, of any shape, or None for
-            the one it has.
+        new_value: Function of a variable; returns the value of its copy, of any shape and dtype, or
+            None for the one it has.
         shared: Objects that are not copied either.
 
     Returns:
@@ -154,6 +154,7 @@ class ModelCopy(DeepCopy):
                 value = raw(variable)
             else:
                 new._shape = tuple(value.shape)
+                new._dtype = keras.backend.standardize_dtype(value.dtype)
             new._initialize(tf.convert_to_tensor(value))
             self.tf_variables.append(raw(variable))
             self.enter(raw(variable), raw(new))

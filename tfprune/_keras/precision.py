@@ -2,8 +2,7 @@
 
 Private here, and why:
 
-* `_dtype` of a variable, a symbolic tensor and an input layer, which have one dtype for life;
-* `_value` and `_initialize` of a variable, to hold its value in another dtype.
+* `_dtype` of a symbolic tensor and an input layer, which have one dtype for life.
 """
 
 import keras
@@ -12,7 +11,6 @@ import tensorflow as tf
 from tfprune._keras.copies import copied_objects
 from tfprune._keras.graphs import is_symbolic
 from tfprune._keras.layers import all_layers
-from tfprune._keras.masked_variables import guard, is_guarded
 from tfprune._keras.variable_values import raw
 
 
@@ -28,11 +26,19 @@ def in_precision(model, precision):
     Returns:
         The copy, and pairs of an object and its copy.
     """
-    pairs = copied_objects(model)
+
+    def value(variable):
+        if _is_float(variable):
+            return tf.cast(tf.convert_to_tensor(raw(variable)), precision)
+        return None
+
+    pairs = copied_objects(model, value)
     for _, part in pairs:
-        dtype = part.compute_dtype if isinstance(part, keras.layers.Layer) else _dtype(part)
-        if dtype is not None and keras.backend.is_float_dtype(dtype):
-            _convert(part, precision)
+        if isinstance(part, keras.layers.Layer) and _is_float(part):
+            part.dtype_policy = precision
+        is_float = not isinstance(part, keras.Variable) and _is_float(part)
+        if is_float and (is_symbolic(part) or isinstance(part, keras.layers.InputLayer)):
+            part._dtype = precision
     return pairs[0][1], pairs
 
 
@@ -51,15 +57,6 @@ def _dtype(part):
     return keras.backend.standardize_dtype(part.dtype) if has_dtype else None
 
 
-def _convert(part, precision):
-    if isinstance(part, keras.layers.Layer):
-        part.dtype_policy = precision
-    if not isinstance(part, keras.layers.Layer) or isinstance(part, keras.layers.InputLayer):
-        part._dtype = precision
-    if isinstance(part, keras.Variable) and raw(part) is not None:
-        value = tf.cast(tf.convert_to_tensor(raw(part)), precision)
-        with tf.init_scope():
-            part._value = None
-            part._initialize(value)
-        if is_guarded(part):
-            guard(part, part.kept, part.live)
+def _is_float(part):
+    dtype = part.compute_dtype if isinstance(part, keras.layers.Layer) else _dtype(part)
+    return dtype is not None and keras.backend.is_float_dtype(dtype)

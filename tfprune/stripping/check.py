@@ -9,6 +9,7 @@ models do.
 import contextlib
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from tfprune import _keras
@@ -64,11 +65,14 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
         ValueError: If there is nothing to run the models on.
         RuntimeError: If they differ by more than the precision of the computation allows.
     """
+    ours, theirs = _Runs(before, remembers=data is None and batches is None), _Runs(after)
     if batches is None:
-        batches = random_batches(before) if data is None else list(given_batches(before, data))
+        is_random = data is None
+        batches = random_batches(before, run=ours) if is_random else given_batches(before, data)
+        batches = list(batches)
     precision = lowest_precision(before)
     try:
-        differences = _differences(before, after, batches)
+        differences = _differences(ours, theirs, batches)
     except Exception as failure:  # whatever a user's layer raises; `before` ran
         raise RuntimeError(
             f"The {name} model does not run where the model does. Received: model={before.name!r}, "
@@ -78,7 +82,7 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
         return Checked(_largest(differences))
     changing = _changing(before, batches[0], TOLERANCE[precision])
     if changing:  # with the same seed both may draw the same numbers
-        differences = _differences(before, after, batches, seed=1)
+        differences = _differences(_Runs(before, seed=1), _Runs(after, seed=1), batches)
         changing = [p for p in changing if not differences[p].is_within(TOLERANCE[precision])]
     places = [place for place in range(len(differences)) if place not in changing]
     not_compared = tuple(_output_name(before, place) for place in changing)
@@ -88,7 +92,7 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
     if precision != "float64":
         # A model whose own code cannot compute in float64 is judged by its outputs as they are.
         with contextlib.suppress(Exception):
-            errors = _in_double_precision(before, after, batches, places, precision)
+            errors = _in_double_precision(ours, theirs, batches, places, precision)
             allowed = IN_DOUBLE_PRECISION
     if errors is None:
         rounding = _ROUNDING["float64"] if precision == "float64" else allowed
@@ -104,6 +108,34 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
     return Checked(error, not_compared)
 
 
+class _Runs:
+    """A model in inference, which is left as it was.
+
+    Args:
+        model: The model.
+        seed: What random numbers are drawn with, None for whatever comes.
+        remembers: Whether what it gave for a batch is kept, and given once more.
+    """
+
+    def __init__(self, model, seed=None, remembers=False):
+        self.model = model
+        self.remembers = remembers
+        self._run, self._seed, self._given = caller(model), seed, {}
+
+    def __call__(self, batch):
+        """The outputs for a batch: a flat list of arrays."""
+        if not self.remembers:
+            return self._outputs(batch)
+        if id(batch) not in self._given:
+            self._given[id(batch)] = batch, self._outputs(batch)  # held, so that its id stays
+        return self._given[id(batch)][1]
+
+    def _outputs(self, batch):
+        seeded = contextlib.nullcontext() if self._seed is None else _keras.fixed_seed(self._seed)
+        with _keras.unchanged(self.model), seeded:
+            return self._run(batch)
+
+
 def _changing(model, batch, allowed):
     """The places of the outputs that are not the same each time that a model is called."""
     run = caller(model)
@@ -114,13 +146,14 @@ def _changing(model, batch, allowed):
 
 def _in_double_precision(before, after, batches, places, precision):
     """For each output the error in double precision, to be at most `IN_DOUBLE_PRECISION`."""
-    for model in (before, after):  # copies tell something only if copies compute the same
-        same = _differences(model, copy_model(model).model, batches)
-        if not all(same[place].is_within(TOLERANCE[precision]) for place in places):
-            raise ValueError("A copy of the model computes something else.")
-    doubled = in_double_precision(before).model
+    for run in (before, after):  # copies tell something only if copies compute the same
+        if not is_of_stock_layers(run.model):
+            same = _differences(run, _Runs(copy_model(run.model).model), batches)
+            if not all(same[place].is_within(TOLERANCE[precision]) for place in places):
+                raise ValueError("A copy of the model computes something else.")
+    doubled = _Runs(in_double_precision(before.model).model, remembers=before.remembers)
     rounding = _differences(before, doubled, batches)
-    differences = _differences(doubled, in_double_precision(after).model, batches)
+    differences = _differences(doubled, _Runs(in_double_precision(after.model).model), batches)
     most = IN_DOUBLE_PRECISION if precision == "float32" else TOLERANCE[precision]
     return [
         each.over(
@@ -131,16 +164,17 @@ def _in_double_precision(before, after, batches, places, precision):
     ]
 
 
-def _differences(before, after, batches, seed=None):
-    """The `Difference` of each output, over batches."""
-    runs = [(model, caller(model)) for model in (before, after)]
+def is_of_stock_layers(model):
+    """Whether no code of a user is in a model, so that a copy is known to compute the same."""
+    return all(
+        _keras.is_stock(type(layer)) and not isinstance(layer, keras.layers.Lambda)
+        for layer in _keras.all_layers(model)
+    )
 
-    def outputs(model, run, batch):
-        seeded = contextlib.nullcontext() if seed is None else _keras.fixed_seed(seed)
-        with _keras.unchanged(model), seeded:
-            return run(batch)
 
-    return _compared([outputs(*each, batch) for each in runs] for batch in batches)
+def _differences(before, after, batches):
+    """The `Difference` of each output of two models, over batches."""
+    return _compared([run(batch) for run in (before, after)] for batch in batches)
 
 
 def _compared(pairs):

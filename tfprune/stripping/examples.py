@@ -21,7 +21,7 @@ Then, if the model takes none of these, sizes of its weights.
 """
 
 
-def random_batches(model, sizes=2):
+def random_batches(model, sizes=2, run=None):
     """Returns random inputs that a model can run on, with a fixed seed.
 
     They are normal numbers for floats. Whole numbers and strings are what the layers that look them
@@ -30,6 +30,8 @@ def random_batches(model, sizes=2):
     Args:
         model: Any Keras model that is built.
         sizes: If the model has dynamic axes, how many sizes are tried, where it takes so many.
+        run: Function of a batch which runs the model on it and leaves it as it was; called on one
+            batch of each size that is tried.
 
     Returns:
         A list of batches, each a list of arrays in the order of the model's inputs.
@@ -43,7 +45,7 @@ def random_batches(model, sizes=2):
     >>> [x.shape for (x,) in random_batches(model)]
     [(4, 16, 3), (4, 11, 3)]
     """
-    run, tensors = caller(model), keras.tree.flatten(input_structure(model))
+    run, tensors = run or _caller(model), keras.tree.flatten(input_structure(model))
     known = _known_values(model, tensors)
     dynamic = any(None in tensor.shape[1:] for tensor in tensors)
     found, failure = [], None
@@ -51,7 +53,7 @@ def random_batches(model, sizes=2):
     for size in (*_SIZES, *demanded) if dynamic else _SIZES[:1]:
         if size in demanded and found:
             break
-        batches, error = _accepted(model, run, tensors, known, size)
+        batches, error = _accepted(run, tensors, known, size)
         found += batches
         failure, sizes = failure or error, sizes - bool(batches)
         if not sizes:
@@ -67,7 +69,7 @@ def random_batches(model, sizes=2):
     return found
 
 
-def _accepted(model, run, tensors, known, sizes):
+def _accepted(run, tensors, known, sizes):
     """Batches of these sizes that the model runs on, and else the first error that it raises."""
     batch_size = next((t.shape[0] for t in tensors if t.shape and t.shape[0]), _EXAMPLES)
     failure = None
@@ -76,8 +78,7 @@ def _accepted(model, run, tensors, known, sizes):
         seeds = range(-(-_EXAMPLES // batch_size))
         batches = [_drawn(tensors, values, sizes, seed) for seed in seeds]
         try:
-            with _keras.unchanged(model):
-                run(batches[0])
+            run(batches[0])
         except Exception as error:  # whatever a user's layer raises for what it does not take
             failure = failure or error
         else:
@@ -257,6 +258,17 @@ def _check_given(model, tensors, arrays):
 
 
 # Running ------------------------------------------------------------------------------------------
+
+
+def _caller(model):
+    """As `caller`; the model is left as it was."""
+    run = caller(model)
+
+    def unchanged(arrays):
+        with _keras.unchanged(model):
+            return run(arrays)
+
+    return unchanged
 
 
 def caller(model):

@@ -17,7 +17,7 @@ from tfprune.masks.first_step import current_step, note_first_step
 from tfprune.masks.in_place import mask_in_place, note_masks_inside
 from tfprune.masks.setting import mask_zeros
 from tfprune.rebuild.copying import copy_model
-from tfprune.stripping.check import check_equal
+from tfprune.stripping.check import check_equal, is_of_stock_layers
 from tfprune.stripping.examples import random_batches
 
 
@@ -53,6 +53,7 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
 
     Example:
 
+    >>> import keras
     >>> import tfprune
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="d")])
     >>> masked = tfprune.prunable(model)
@@ -74,7 +75,7 @@ def prunable(model, *, only=None, exclude=None, keep_zeros=False):
     for layer, counterpart in copy.layers.items():
         (mask_in_place if id(layer) in selected else note_masks_inside)(counterpart)
     _check_values(copy)
-    if not all(_is_stock(layer) for layer in copy.layers):
+    if not is_of_stock_layers(model):
         _check_outputs(model, copy.model)
     has_optimizer = getattr(model, "optimizer", None) is not None
     note_first_step(without, current_step(copy.model) if has_optimizer else 0)
@@ -91,10 +92,6 @@ def _check_values(copy):
             "The masked model does not hold the values of the model. "
             f"Received: model={copy.model.name!r}, variables={changed}. Please report it."
         )
-
-
-def _is_stock(layer):
-    return _keras.is_stock(type(layer)) and not isinstance(layer, keras.layers.Lambda)
 
 
 def _check_outputs(model, masked):
