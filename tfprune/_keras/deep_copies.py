@@ -15,7 +15,7 @@ import types
 import numpy as np
 import tensorflow as tf
 
-from tfprune._keras.sharing import is_from, is_shared, leads_to_copies, slot_names
+from tfprune._keras.sharing import is_shared, leads_to_copies, slot_names
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -30,6 +30,7 @@ class DeepCopy:
     def __init__(self):
         self.copies = {}  # by the id of the original
         self.originals = []  # kept alive, so that no id is given twice
+        self.kept_functions = []  # kept alive too: functions that are their own copies
         self.tracked = []  # dicts of TensorFlow, which may be added to only, and their items
         self.ways = {}  # by class
         self.ways_of_kinds = {
@@ -95,14 +96,23 @@ class DeepCopy:
         return new
 
     def _copy_attributes(self, value, new, without=()):
-        attributes, own = getattr(value, "__dict__", {}), getattr(new, "__dict__", None)
+        attributes = getattr(value, "__dict__", None)
+        if not attributes:
+            return new
+        own, copies = new.__dict__, self.copies
         for name, attribute in attributes.items():
-            if name not in without:
-                own[name] = attribute if type(attribute) in _PLAIN else self.copy(attribute)
+            if type(attribute) in _PLAIN:
+                if name not in without:
+                    own[name] = attribute
+            elif name not in without:
+                key = id(attribute)
+                own[name] = copies[key] if key in copies else self.copy(attribute)
         return new
 
     def _function(self, function):
         if not leads_to_copies(function):
+            self.copies[id(function)] = function
+            self.kept_functions.append(function)
             return function
         cells = tuple(self.copy(cell) for cell in function.__closure__ or ())
         if id(function) in self.copies:  # its closure refers to it
@@ -136,14 +146,18 @@ class DeepCopy:
         return self.enter(partial, type(partial)(function, *args, **self.copy(partial.keywords)))
 
     def _list(self, values):
-        if is_from(values, {"tensorflow"}):
+        if type(values) is list and not values:
+            return self.enter(values, [])
+        if _is_of_tensorflow(type(values)):
             return self._wrapped(values, list(values))
         new = self.enter(values, type(values).__new__(type(values)))
         list.extend(new, [self.copy(value) for value in values])
         return self._copy_attributes(values, new)
 
     def _dict(self, values):
-        if is_from(values, {"tensorflow"}):
+        if type(values) is dict and not values:
+            return self.enter(values, {})
+        if _is_of_tensorflow(type(values)):
             new = self.enter(values, tf.__internal__.tracking.wrap({}))
             self.tracked.append((new, self.copy(dict(values))))
             return new
@@ -161,14 +175,16 @@ class DeepCopy:
         return self.enter(wrapper, tf.__internal__.tracking.wrap(self.copy(values)))
 
     def _tuple(self, values):
-        if is_from(values, {"tensorflow"}) and not hasattr(values, "_fields"):
+        if _is_of_tensorflow(type(values)) and not hasattr(values, "_fields"):
             return self._wrapped(values, tuple(values))
-        items = [self.copy(value) for value in values]
+        items = [value if type(value) in _PLAIN else self.copy(value) for value in values]
         if all(new is old for new, old in zip(items, values, strict=True)):
             return values
         return self.enter(values, tuple.__new__(type(values), items))
 
     def _set(self, values):
+        if type(values) is set and not values:
+            return self.enter(values, set())
         items = {self.copy(value) for value in values}
         if isinstance(values, frozenset):
             return self.enter(values, type(values)(items))
@@ -225,6 +241,11 @@ class Pairs(collections.abc.Sequence):
     def __getitem__(self, place):
         old = self._originals[place]
         return old, self._copies[id(old)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_of_tensorflow(cls):
+    return cls.__module__.partition(".")[0] == "tensorflow"
 
 
 def _itself(value):

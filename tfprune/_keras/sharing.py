@@ -43,9 +43,14 @@ def is_from(value, libraries):
 
 def slot_names(value):
     """The names of the attributes of an object that are not in its `__dict__`."""
+    return _slots_of(type(value))
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots_of(cls):
     found = []
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
         found += [slots] if isinstance(slots, str) else slots
     return [name for name in found if name not in ("__dict__", "__weakref__")]
 

@@ -9,6 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_FEW = 1 << 16
+"""Elements that NumPy reads sooner than an operation of TensorFlow is called."""
+
 
 def raw(variable):
     """The `tf.Variable` under a Keras variable, without casts."""
@@ -25,6 +28,8 @@ def is_finite(variable):
     value = raw(variable)
     if value is None or not (value.dtype.is_floating or value.dtype.is_complex):
         return True
+    if value.dtype in (tf.float32, tf.float64) and value.shape.num_elements() <= _FEW:
+        return bool(np.isfinite(values(variable)).all())  # without the cost of two operations
     if value.dtype.is_floating and tf.math.is_finite(tf.reduce_sum(value)):  # takes no memory
         return True
     return bool(tf.reduce_all(tf.math.is_finite(value)))
@@ -46,7 +51,7 @@ def values(variable):
 
     TensorFlow lends its memory where NumPy knows the dtype. What is assigned later does not show.
     """
-    tensor = tf.convert_to_tensor(raw(variable))
+    tensor = raw(variable).value()
     try:
         return np.asarray(memoryview(tensor))
     except (BufferError, TypeError, ValueError):

@@ -76,11 +76,11 @@ ELEMENTWISE_LAYERS = frozenset({keras.layers.ReLU, keras.layers.LeakyReLU, keras
 
 def of_constant(activation, constants, dtype):
     """Returns an activation of constants; NaN where it is not element-wise or not constant."""
-    if activation is None:
+    known = ~np.isnan(constants)
+    if activation in (None, keras.activations.linear) or not known.any():
         return constants
     if not is_elementwise(activation):
         return np.full_like(constants, np.nan)
-    known = ~np.isnan(constants)
     values = keras.ops.convert_to_tensor(np.where(known, constants, 0), dtype)
     results = keras.ops.convert_to_numpy(keras.ops.cast(activation(values), "float64"))
     return np.where(known, results, np.nan)
