@@ -345,3 +345,27 @@ def test_a_layer_that_is_kept_stays_tied_to_layers_that_are_made_anew(is_nested)
     np.testing.assert_allclose(small(x), masked(x), rtol=1e-5, atol=1e-6)
     table.embeddings.assign(0.0 * table.embeddings)
     np.testing.assert_array_equal(small(x), np.zeros((6, 7)))
+
+
+@keras.saving.register_keras_serializable("tests")
+class CountingCalls(keras.layers.Layer):
+    calls = 0
+
+    def call(self, x):
+        type(self).calls += 1
+        return x
+
+
+def test_the_layers_of_a_sequential_model_are_not_called_anew_for_each():
+    def calls(depth):
+        dense = [keras.layers.Dense(4, name=f"d{place}") for place in range(depth)]
+        model = keras.Sequential([keras.Input((4,)), CountingCalls(name="first"), *dense])
+        model = tfprune.prunable(model)
+        tfprune.prune_units(model, 0.5)
+        CountingCalls.calls = 0
+        small = tfprune.strip(model, check=False)
+        assert type(small) is keras.Sequential
+        assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+        return CountingCalls.calls
+
+    assert calls(3) == calls(9)

@@ -42,9 +42,17 @@ class Slice:
 
     def broadcast(self, values):
         """Broadcasts an array with a value for each label to the variable's shape."""
+        return np.broadcast_to(self.placed(values), self.variable.shape)
+
+    def placed(self, values):
+        """An array with a value for each label, that can be broadcast to the variable's shape."""
         rank = len(self.variable.shape)
-        full = values if values.ndim == rank else placed(values, self.axis, rank)
-        return np.broadcast_to(full, self.variable.shape)
+        return values if values.ndim == rank else placed(values, self.axis, rank)
+
+    def any(self, elements):
+        """For each label whether any of its elements is True, given for all of the variable."""
+        others = [axis for axis, n in enumerate(self.placed(self.labels).shape) if n == 1]
+        return elements.any(axis=tuple(others), keepdims=True).reshape(self.labels.shape)
 
 
 @dataclass(frozen=True, eq=False)

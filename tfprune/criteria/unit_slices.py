@@ -73,7 +73,7 @@ class SliceGroup:
         found = {}
         for name, piece in self.pieces:
             variable = piece.variable
-            array = np.asarray(variable) if arrays is None else arrays[id(variable)]
+            array = np.array(variable if arrays is None else arrays[id(variable)])
             units_at, rows = _positions(piece, roots, array)
             rows = _by_unit(rows, units_at, self.units)
             found[name] = np.concatenate([found[name], rows], 1) if name in found else rows
@@ -96,8 +96,12 @@ def _by_unit(rows, units_at, units):
     found = np.searchsorted(units, units_at, sorter=order)
     indices = order[np.minimum(found, len(units) - 1)]
     is_member = units[indices] == units_at
-    rows, indices = rows[is_member], indices[is_member]
+    if not is_member.all():
+        rows, indices = rows[is_member], indices[is_member]
     counts = np.bincount(indices, minlength=len(units))
+    if (counts == 1).all():
+        in_order = (indices[1:] > indices[:-1]).all()
+        return rows if in_order else rows[np.argsort(indices)]
     filled = np.zeros((len(units), counts.max(initial=0), rows.shape[1]), rows.dtype)
     by_unit = np.argsort(indices, kind="stable")
     within = np.arange(len(indices)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -169,6 +169,19 @@ def _has_config(layer):
     return True
 
 
+class BuiltOnce:
+    """The class that a config names in place of `keras.Sequential`.
+
+    From a config, that calls all its layers anew for each that it adds.
+    """
+
+    @classmethod
+    def from_config(cls, config):
+        """The Sequential model."""
+        layers = map(keras.saving.deserialize_keras_object, config["layers"])
+        return keras.Sequential(list(layers), name=config["name"])
+
+
 class _Rebuilding:
     """The config of a model, edited, in which some layers stand as the objects they are."""
 
@@ -206,7 +219,8 @@ class _Rebuilding:
                 return layer
 
         classes = self.cells.become(made[len(layers) :])
-        self.custom_objects = {"Kept": Kept, **classes, **self.shared.custom_objects}
+        kinds = {"Kept": Kept, "BuiltOnce": BuiltOnce}
+        self.custom_objects = {**kinds, **classes, **self.shared.custom_objects}
 
     def tie(self, model, new, replaced):
         """Lets layers that are kept hold those of the new model where they hold some of `model`."""
@@ -231,6 +245,9 @@ class _Rebuilding:
         config = config if self.restructure is None else self.restructure(config, path)
         here = [{k[-2:]: v for k, v in each.items() if k[:-2] == path} for each in self.dead]
         config = without_dead_calls(config, *here) if any(here) else config
+        if serialised["class_name"] == keras.Sequential.__name__:
+            names = {"class_name": "BuiltOnce", "registered_name": "BuiltOnce", "module": None}
+            serialised = {**serialised, **names}
         return {**serialised, "config": self.shared.counted(config, operations)}
 
     def _operation(self, config, operations, path):

@@ -8,7 +8,7 @@ from tfprune import _keras
 from tfprune.coupling.analysis import couple
 from tfprune.layers import Masked
 from tfprune.masks import layer_filter, skipping
-from tfprune.masks.setting import masked_layers, set_masks
+from tfprune.masks.setting import assign_masks, masked_layers
 
 PREDICATE = "layer -> bool"
 """The signature of a predicate over layers."""
@@ -108,16 +108,15 @@ class PrunableUnits:
 
     def mask(self, dead, optimizer=None):
         """Prunes units, given as a boolean array over all units of the coupling."""
-        masks = {}
+        optimizer = getattr(self.model, "optimizer", None) if optimizer is None else optimizer
+        arrays = {}
         for piece, layer, name in self.masked:
             removed = dead[self.coupling.roots[piece.labels]]
-            key = (id(layer), name)
-            _, _, mask = masks.setdefault(
-                key, (layer, name, np.array(np.asarray(layer.trainable_masks[name])))
-            )
-            mask[piece.broadcast(removed)] = False
-        for layer, name, mask in masks.values():
-            set_masks(self.model, layer, name, trainable=mask, optimizer=optimizer)
+            mask = layer.masks_by_name[name]
+            _, kept = arrays.setdefault(id(mask), (mask, _keras.values(mask.trainable).copy()))
+            kept &= ~piece.placed(removed)
+        for mask, kept in arrays.values():
+            assign_masks(mask, trainable=kept, optimizer=optimizer)
 
     def counts(self):
         """A `UnitCount` for each set."""
@@ -133,15 +132,16 @@ class PrunableUnits:
             if piece.makes:
                 units = self.coupling.roots[piece.labels]
                 made[units] = True
-                pruned[piece.broadcast(units)[np.asarray(layer.trainable_masks[name])]] = False
+                kept = piece.any(_keras.values(layer.masks_by_name[name].trainable))
+                pruned[units[kept]] = False
         return pruned & made
 
     def frozen(self):
         """Units of which any slice has a frozen element."""
         frozen = np.zeros(self.coupling.size, bool)
         for piece, layer, name in self.masked:
-            units = piece.broadcast(self.coupling.roots[piece.labels])
-            frozen[units[np.asarray(layer.frozen_masks[name])]] = True
+            is_frozen = piece.any(_keras.values(layer.masks_by_name[name].frozen))
+            frozen[self.coupling.roots[piece.labels][is_frozen]] = True
         return frozen
 
 

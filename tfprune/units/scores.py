@@ -68,10 +68,9 @@ class UnitScores:
             ValueError: If scores are not finite, a criterion was not measured yet or has no score
                 for some units, or data or a loss is missing.
         """
+        wanted = set(map(id, units.sets if sets is None else sets))
         sets_by_index = {
-            index: unit_set
-            for index, unit_set in enumerate(units.sets)
-            if sets is None or any(unit_set is other for other in sets)
+            index: unit_set for index, unit_set in enumerate(units.sets) if id(unit_set) in wanted
         }
         scores = np.zeros(units.coupling.size)
         for index, found in self._found(units, sets_by_index).items():

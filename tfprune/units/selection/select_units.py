@@ -65,14 +65,14 @@ def _select_uniform(units, target, scoring, min_kept):
         waiting.append((sets, sides, counts, before))
     scored = [unit_set for sets, *_ in waiting for unit_set in sets]
     all_scores = scoring.of(units, scored) if scored else None
+    scores, held = np.where(pruned, -np.inf, np.inf), pruned | frozen
+    for unit_set in scored:
+        is_pinned = np.array([reason is not None for reason in unit_set.pinned])
+        may_go = unit_set.units[~held[unit_set.units] & ~is_pinned]
+        scores[may_go] = all_scores[may_go]
     for sets, sides, counts, before in waiting:
-        scores = np.full(units.coupling.size, np.inf)
-        for unit_set in sets:
-            removable = ~frozen[unit_set.units] & [reason is None for reason in unit_set.pinned]
-            scores[unit_set.units] = np.where(removable, all_scores[unit_set.units], np.inf)
-        scores[pruned] = -np.inf
         if len(sets) > 1 or len(sides) > 1 or (sides and sets[0].groups is None):
-            removed |= _lowest_evenly(sets, sides, scores, np.maximum(counts, before))
+            removed[_lowest_evenly(sets, sides, scores, np.maximum(counts, before))] = True
         else:
             count = _count(sets[0], target, fewest[id(sets[0])])
             removed[_lowest(sets[0], scores[sets[0].units], count)] = True
@@ -86,7 +86,7 @@ def _count(unit_set, target, fewest):
 
 
 def _lowest_evenly(sets, sides, scores, counts):
-    """The units to prune, over all units, of sets that must lose equally many in each group."""
+    """The units to prune of sets that must lose equally many in each group."""
     units = np.unique(np.concatenate([*(s.units for s in sets), *(s.ravel() for s in sides)]))
     caps = [(np.isin(units, s.units), count) for s, count in zip(sets, counts, strict=True)]
     rows = [indices_in(side.ravel(), units).reshape(side.shape) for side in sides]
@@ -103,9 +103,7 @@ def _lowest_evenly(sets, sides, scores, counts):
             "Leave these layers out with `exclude`, or take their masks off with "
             "`tfprune.set_masks(model, layer, weight, trainable=True)`."
         )
-    removed = np.zeros(len(scores), bool)
-    removed[units[selected]] = True
-    return removed
+    return units[selected]
 
 
 def _group_count(unit_set):
