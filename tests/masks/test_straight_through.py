@@ -42,6 +42,38 @@ def test_of_equal_ones_the_first_are_chosen(count):
     np.testing.assert_array_equal(chosen(value, count), sorted_out(value, count))
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "jit"])
+def choose_of_many(request):
+    @tf.function(jit_compile=request.param)
+    def choose(value, count):
+        return top_magnitudes(
+            value, count, trainable=tf.ones(5000, bool), frozen=tf.constant(False)
+        )
+
+    return choose
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "two scales", "ties", "constant"])
+def test_the_largest_of_many_are_chosen_whatever_their_distribution(kind, choose_of_many):
+    normal, scale = RNG.normal(size=(2, 5000))
+    value = {
+        "normal": normal,
+        "heavy tails": RNG.laplace(size=5000) ** 5,
+        "two scales": normal * np.where(scale > 0, 1e-6, 1e6),
+        "ties": np.round(normal, 1),
+        "constant": np.full(5000, -0.5),
+    }[kind].astype("float32")
+    for count in (0, 1, 50, 2500, 4999, 5000):
+        found = choose_of_many(tf.constant(value), tf.constant(count)).numpy()
+        np.testing.assert_array_equal(found, sorted_out(value, count), err_msg=f"count={count}")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_infinite_magnitudes_are_the_largest(count):
+    value = np.array([1.0, -np.inf, 3.0, np.inf, -2.0], "float32")
+    np.testing.assert_array_equal(chosen(value, count), sorted_out(value, count))
+
+
 def test_double_precision_tells_apart_what_single_does_not():
     value = np.array([1.0, 1 + 1e-12, 1 - 1e-12])
     assert chosen(value, 1).tolist() == [False, True, False]

@@ -144,26 +144,88 @@ def top_magnitudes(value, count, *, trainable, frozen):
     Returns:
         A boolean tensor.
     """
-    # The bits of a positive float are ordered as the float is. So the smallest magnitude that stays
-    # is found bit by bit, with one count a bit, where `tf.math.top_k` would have to sort, and XLA
-    # would have to know the count.
+    # The bits of a positive float are ordered as the float is, those of NaN come last. So the
+    # smallest magnitude that stays is looked for among integers, with one count a try, where
+    # `tf.math.top_k` would have to sort, and XLA would have to know the count.
     is_double = value.dtype == tf.float64
-    order, length = (tf.int64, 63) if is_double else (tf.int32, 31)
+    order = tf.int64 if is_double else tf.int32
     magnitude = tf.abs(value if is_double else tf.cast(value, tf.float32))
     bits = tf.where(frozen, tf.constant(order.max, order), tf.bitcast(magnitude, order))
     bits = tf.reshape(tf.where(trainable, bits, tf.constant(-1, order)), [-1])
-    least = _greatest(length, order, lambda bound: _number(bits >= bound) >= count)
-    above, equal = bits > least, bits == least
-    missing = count - _number(above)
+    largest = tf.bitcast(tf.reduce_max(magnitude), order)
+    least, number = _least_kept(bits, count, largest)
     size = math.prod(value.shape)
     places = tf.range(size)
 
-    def end_of_ties():
-        length = size.bit_length()
-        return _greatest(length, tf.int32, lambda end: _number(equal & (places < end)) <= missing)
+    def first_of_ties():
+        above, equal = bits > least, bits == least
+        missing, length = count - _number(above), size.bit_length()
+        end = _greatest(length, tf.int32, lambda end: _number(equal & (places < end)) <= missing)
+        return above | (equal & (places < end))
 
-    end = tf.cond(_number(equal) <= missing, lambda: size, end_of_ties)  # mostly there are none
-    return tf.reshape(above | (equal & (places < end)), tf.shape(value)) | (frozen & trainable)
+    kept = tf.cond(number == count, lambda: bits >= least, first_of_ties)  # mostly without ties
+    return tf.reshape(kept, tf.shape(value)) | (frozen & trainable)
+
+
+def _least_kept(bits, count, largest):
+    """The smallest magnitude that is kept, as an integer, and how many are not smaller.
+
+    The logarithm of the number of elements above a bound falls smoothly with the bound, so the next
+    bound is interpolated between two with too many and too few; where one of them stays, its weight
+    is halved (the Illinois method). If that does not find the bound soon, the interval is halved.
+
+    Args:
+        bits: Integer tensor of rank 1: the bits of magnitudes, larger than them for elements that
+            are kept in any case, -1 for those that never are.
+        count: Integer tensor, how many are kept.
+        largest: The bits of the largest magnitude.
+
+    Returns:
+        Two scalar tensors: a bound of which as many elements as `count` are not smaller, and
+        `count`; if there is none, because elements are equal, the greatest bound of which more are
+        not smaller, and a number that is not `count`.
+
+    Reference:
+        M. Dowell, P. Jarratt, "A modified regula falsi method for computing the root of an
+        equation", BIT 11, 1971.
+    """
+    order, size = bits.dtype, bits.shape[0]
+    number = tf.float64 if order == tf.int64 else tf.float32
+
+    def distance(found):
+        """How far a number of elements is from `count`: the logarithm of their ratio."""
+        share = tf.cast(found - count, number) / (tf.cast(count, number) + 0.5)
+        return tf.abs(tf.math.log1p(share))
+
+    def is_open(step, low, high, reached, *_):
+        return (reached != count) & (high - low > 1)
+
+    def narrowed(step, low, high, reached, over, under, was_enough):
+        ends = tf.bitcast(low, number), tf.bitcast(high, number)
+        guess = ends[0] + (ends[1] - ends[0]) * (over / (over + under))
+        halfway = low + (high - low) // 2
+        guess = tf.where(tf.math.is_finite(guess), tf.bitcast(guess, order), halfway)
+        bound = tf.where(step < _GUESSES, tf.clip_by_value(guess, low + 1, high - 1), halfway)
+        found = _number(bits >= bound)
+        enough = found >= count
+        beyond = distance(found)
+        over, under = (
+            tf.where(enough, beyond, tf.where(was_enough, over, over / 2)),
+            tf.where(enough, tf.where(was_enough, under / 2, under), beyond),
+        )
+        low, high = tf.where(enough, bound, low), tf.where(enough, high, bound)
+        return step + 1, low, high, tf.where(enough, found, reached), over, under, enough
+
+    zero = tf.constant(0, order)
+    weights = distance(tf.constant(size)), distance(tf.constant(0))
+    start = (tf.constant(0), zero, largest + 1, tf.constant(size), *weights, tf.constant(True))
+    most = _GUESSES + order.size * 8
+    _, least, _, reached, *_ = tf.while_loop(is_open, narrowed, start, maximum_iterations=most)
+    return least, reached
+
+
+_GUESSES = 16
+"""Bounds that are interpolated; on normal or uniform weights half of them are enough."""
 
 
 def _number(flags):
