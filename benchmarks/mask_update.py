@@ -182,9 +182,10 @@ def updated_steps(rounds):
     """Milliseconds and ratios of training steps with an update each."""
     end = 10 * rounds * STEPS_A_TURN  # rises for as long as is measured
     rising = tfprune.schedules.PolynomialDecay(0.1, 0.9, 0, end, power=1, frequency=1)
+    callback = tfprune.callbacks.PruneWeights(rising)
     steps = {
         "keras": keras_step(MLP, keras.layers),
-        "updated": keras_step(MLP, tfprune.layers, schedule=rising, sparsity=0.0),
+        "updated": keras_step(MLP, tfprune.layers, callback=callback, sparsity=0.0),
     }
     if has("tf_keras") and has("tensorflow_model_optimization"):
         steps["tf_keras"] = tf_keras_step(MLP)

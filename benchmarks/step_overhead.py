@@ -2,7 +2,8 @@
 
 Masked layers over Keras's, with and without jit, and tensorflow-model-optimization (tfmot) over
 tf_keras, all interleaved in one run: an MLP (weight-bound, the worst case), a small CNN, an LSTM.
-Half of the weights are pruned before the clock starts. Contenders with callbacks call them each
+Half of the weights are pruned before the clock starts. `StraightThrough` chooses a tenth of the
+weights anew at each step. Contenders with callbacks call them each
 step, as `fit` does.
 
     python benchmarks/step_overhead.py [--fast] [--out FILE]
@@ -77,6 +78,8 @@ PAIRS = {
     "tfprune": ("masked", "keras"),
     "tfprune, jit": ("masked jit", "keras jit"),
     "tfprune, update every 100": ("masked update", "keras"),
+    "tfprune, StraightThrough": ("straight-through", "keras"),
+    "tfprune, StraightThrough, jit": ("straight-through jit", "keras jit"),
     "tfmot": ("tfmot", "tf_keras"),
     "tfmot, update every 100": ("tfmot update", "tf_keras"),
 }
@@ -89,15 +92,16 @@ def batches(shape):
     return iter(tf.data.Dataset.from_tensor_slices((x, y)).batch(32).cache().repeat())
 
 
-def keras_step(case, layers, *, jit=False, schedule=None, sparsity=0.5):
-    """A function that trains one step; `schedule` makes it prune as it goes, from `sparsity` on."""
+def keras_step(case, layers, *, jit=False, callback=None, sparsity=0.5):
+    """A function that trains one step; `callback` prunes as it goes, from `sparsity` on."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(case.input_shape), *case.build(layers)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit)
-    if layers is tfprune.layers:
+    if isinstance(callback, tfprune.callbacks.StraightThrough):
+        callback.after_step(model)
+    elif layers is tfprune.layers:
         tfprune.prune_weights(model, sparsity)
-    callback = schedule and tfprune.callbacks.PruneWeights(schedule)
     model.make_train_function()
     data = batches(case.input_shape)
 
@@ -138,15 +142,18 @@ def tf_keras_step(case, schedule=None):
 
 
 def contenders(case):
-    def rising():
-        return tfprune.schedules.PolynomialDecay(0.5, 0.9, 0, 10_000, frequency=UPDATE_EVERY)
+    rising = tfprune.schedules.PolynomialDecay(0.5, 0.9, 0, 10_000, frequency=UPDATE_EVERY)
+    update = tfprune.callbacks.PruneWeights(rising)
+    through, through_jit = (tfprune.callbacks.StraightThrough(0.9) for _ in range(2))
 
     steps = {
         "keras": keras_step(case, keras.layers),
         "masked": keras_step(case, tfprune.layers),
-        "masked update": keras_step(case, tfprune.layers, schedule=rising()),
+        "masked update": keras_step(case, tfprune.layers, callback=update),
+        "straight-through": keras_step(case, tfprune.layers, callback=through),
         "keras jit": keras_step(case, keras.layers, jit=True),
         "masked jit": keras_step(case, tfprune.layers, jit=True),
+        "straight-through jit": keras_step(case, tfprune.layers, jit=True, callback=through_jit),
     }
     try:
         steps["tf_keras"] = tf_keras_step(case)
