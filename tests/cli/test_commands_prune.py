@@ -73,9 +73,9 @@ def test_a_process_prunes_trains_writes_and_reports(given, tmp_path):
     assert macs(small) <= macs(keras.models.load_model(given / "model.keras")) / 2
     loaded = tf.saved_model.load(tmp_path / "small")
     np.testing.assert_allclose(small(X), loaded.serve(tf.constant(X)), atol=1e-5)
-    for part in ("hidden", "at most 50 %", "fine-tuned", "Epoch 2/2", "wrote"):
+    for part in ("hidden", "at most 50 %", "fine-tuned", "wrote"):
         assert part in done.stdout
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "" and "Epoch" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools import progress
 from tfprune.coupling.composite import filled
 from tfprune.measuring.metrics import check_data, evaluate
 from tfprune.rebuild.bypassed import bypassed
@@ -52,11 +53,11 @@ def scores_of(found, criterion, data, verbose=0):
         scores = _block_influences(found, data, verbose)
     else:
         measured = _loss(data) if criterion == "loss" else criterion
-        progress = keras.utils.Progbar(len(found.blocks), verbose=verbose)
         scores = []
-        for block in found.blocks:
-            scores.append(float(measured(bypassed(found.model, [block]))))
-            progress.add(1)
+        with progress.stage("Score blocks", len(found.blocks), verbose=verbose) as bar:
+            for block in found.blocks:
+                scores.append(float(measured(bypassed(found.model, [block]))))
+                bar.add(1)
     wrong = [b.name for b, s in zip(found.blocks, scores, strict=True) if not np.isfinite(s)]
     if wrong:
         raise ValueError(f"The scores of blocks must be finite. Received others for {wrong}.")
@@ -72,17 +73,18 @@ def _block_influences(found, data, verbose):
     """1 - the mean cosine of what goes into and comes out of a block, over all its vectors."""
     totals, counts = np.zeros(len(found.blocks)), np.zeros(len(found.blocks))
     wanted = {id(t) for block in found.blocks for t in (block.part.start, block.part.end)}
-    progress = keras.utils.Progbar(None, verbose=verbose)
-    for arrays in given_batches(found.model, data):
-        values = {key: [] for key in wanted}
-        with _keras.unchanged(found.model):
-            _run(found.model, list(map(tf.convert_to_tensor, arrays)), values)
-        for place, block in enumerate(found.blocks):
-            for pair in zip(values[id(block.part.start)], values[id(block.part.end)], strict=True):
-                cosines = _cosines(*pair)
-                totals[place] += cosines.sum()
-                counts[place] += cosines.size
-        progress.add(1)
+    with progress.stage("Score blocks", verbose=verbose) as bar:
+        for arrays in given_batches(found.model, data):
+            values = {key: [] for key in wanted}
+            with _keras.unchanged(found.model):
+                _run(found.model, list(map(tf.convert_to_tensor, arrays)), values)
+            for place, block in enumerate(found.blocks):
+                ends = (values[id(tensor)] for tensor in (block.part.start, block.part.end))
+                for pair in zip(*ends, strict=True):
+                    cosines = _cosines(*pair)
+                    totals[place] += cosines.sum()
+                    counts[place] += cosines.size
+            bar.add(1)
     return list(1 - totals / counts)
 
 

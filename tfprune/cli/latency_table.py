@@ -1,5 +1,6 @@
 """The command `tfprune latency-table`: a table of latencies that is measured on another device."""
 
+from tfprune._tools import progress
 from tfprune._tools.files import reason, written_whole
 from tfprune.cli import reading
 from tfprune.cli.errors import InputError, reported
@@ -26,10 +27,12 @@ def write(arguments):
         "quantize": arguments.quantize,
     }
     try:
-        with reported(ValueError), written_whole(arguments.out.resolve()) as place:
-            written, failed = device_protocol.write(
-                models, place, name=model.name, verbose=1, **how
-            )
+        with (
+            progress.shown(verbose=1),
+            reported(ValueError),
+            written_whole(arguments.out.resolve()) as place,
+        ):
+            written, failed = device_protocol.write(models, place, name=model.name, **how)
     except OSError as error:
         raise InputError(
             f"cannot write {arguments.out}: {reason(error)}. Give another folder with -o."

@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from tfprune._tools import plots
+from tfprune._tools import plots, progress
 from tfprune._tools.files import reason, written_whole
 from tfprune.cli.errors import InputError, reported
 from tfprune.exporting.export import exporting
@@ -22,12 +22,13 @@ def models(paths, overwrite, **options):
     """
     errors = (ImportError, OSError, ValueError)
     with (
+        progress.shown(verbose=1),
         reported(*errors, failures=RuntimeError),
         exporting(paths, overwrite=overwrite, **options) as write,
     ):
 
         def quietly(model):
-            with native_log.held_back(shown_on_failure=False):
+            with progress.stage("Write"), native_log.held_back(shown_on_failure=False):
                 write(model)
 
         yield quietly

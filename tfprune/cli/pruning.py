@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfprune._tools import progress
 from tfprune._tools.files import reason
 from tfprune.cli import outputs, reading
 from tfprune.cli.errors import InputError, reported
@@ -123,7 +124,7 @@ def _to_prune(arguments, arrays=None):
         "effort": arguments.effort,
         "epochs": arguments.epochs,
         "exclude": arguments.exclude,
-        "verbose": int(not arguments.json),
+        "verbose": int(progress.on_terminal()),
         "batch_size": arguments.batch_size,
         **validation,
     }

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
+from tfprune._tools import progress
 from tfprune._tools.checks import check_integer
 from tfprune._tools.finite import NotFiniteError, check_finite_data, check_finite_weights
 from tfprune.measuring.data import check_ends, check_fits, check_kind, running
@@ -66,11 +67,13 @@ class DataPass(keras.Model):
         if any(np.shape(leaf)[:1] == (0,) for leaf in leaves):
             raise ValueError(_no_batches(data))
         check_fits(self.measured, data)
-        if not self.traces_always and count_batches(data, batch_size) <= EAGER_BATCHES:
+        batches = count_batches(data, batch_size)
+        if not self.traces_always and batches <= EAGER_BATCHES:
             self.run_eagerly = True
+        shown = {"verbose": verbose, "callbacks": progress.of_pass(batches)}
         try:
             with running(self.measured):
-                self.evaluate(**fit_arguments(data), **sizes, verbose=verbose)
+                self.evaluate(**fit_arguments(data), **sizes, **shown)
         except ValueError as error:
             if is_arrays or float(self.examples):
                 raise

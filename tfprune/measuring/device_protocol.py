@@ -12,8 +12,7 @@ import json
 import pathlib
 import re
 
-import keras
-
+from tfprune._tools import progress
 from tfprune.exporting import litert, onnx_file
 from tfprune.measuring import runtimes
 from tfprune.measuring.latency_table import LatencyTable
@@ -80,24 +79,23 @@ def write(models, folder, *, name, runtime, threads=None, quantize=None, verbose
     folder = pathlib.Path(folder)
     folder.mkdir()
     threads = threads or 1
-    bar = keras.utils.Progbar(len(models)) if verbose else None
     digests, lines = {}, []
-    for start in range(0, len(models), _IN_BUNDLE):
-        made = built(models[start : start + _IN_BUNDLE], start)
-        here = [
-            (model, small.digest)
-            for model, small in zip(made, models[start:], strict=False)
-            if model is not None
-        ]
-        if runtime == "litert":
-            written = _write_litert(here, folder, threads, quantize)
-        else:
-            written = _write_onnx(here, folder, threads, f"bundle{len(lines)}")
-        for names, line in written:
-            digests.update(names)
-            lines.append(line)
-        if bar:
-            bar.update(min(len(models), start + _IN_BUNDLE))
+    with progress.stage("Write pieces", len(models), verbose=verbose) as bar:
+        for start in range(0, len(models), _IN_BUNDLE):
+            made = built(models[start : start + _IN_BUNDLE], start)
+            here = [
+                (model, small.digest)
+                for model, small in zip(made, models[start:], strict=False)
+                if model is not None
+            ]
+            if runtime == "litert":
+                written = _write_litert(here, folder, threads, quantize)
+            else:
+                written = _write_onnx(here, folder, threads, f"bundle{len(lines)}")
+            for names, line in written:
+                digests.update(names)
+                lines.append(line)
+            bar.add(len(made))
     if not digests:
         raise ValueError(
             f"No piece of the model can be converted to {runtimes.NAMES[runtime]}. "

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune._tools import progress
 from tfprune.exporting import litert, loading, onnx_file
 from tfprune.exporting.graph import module_of, traced
 from tfprune.measuring.runtimes import clock
@@ -43,12 +44,12 @@ def seconds_of(models, *, runtime, threads=1, quantize=None, verbose=0):
     Returns:
         A list of seconds; None where a model cannot be built or converted.
     """
-    bar = keras.utils.Progbar(len(models)) if verbose else None
     found = []
-    for start in range(0, len(models), _AT_ONCE):
-        found += _of_bundle(models[start : start + _AT_ONCE], runtime, threads, quantize)
-        if bar:
-            bar.update(len(found))
+    with progress.stage("Time pieces", len(models), verbose=verbose) as bar:
+        for start in range(0, len(models), _AT_ONCE):
+            bundle = models[start : start + _AT_ONCE]
+            found += _of_bundle(bundle, runtime, threads, quantize)
+            bar.add(len(bundle))
     return found
 
 

@@ -4,8 +4,7 @@ import dataclasses
 import math
 import time
 
-import keras
-
+from tfprune._tools import progress
 from tfprune.shrinking.evaluation import Drop, Evaluation
 from tfprune.shrinking.prune_report import Try
 from tfprune.units.budget_kinds import Units, UnmetError, with_share
@@ -35,20 +34,19 @@ def smallest_within(prepared, target):
     dense, *_ = evaluate.of_dense(prepared.denses)
     drop = Drop(dense, target.drop, target.relative, target.larger_is_better)
     most = math.ceil(-math.log2(target.tolerance))
-    progress = keras.utils.Progbar(most, unit_name="try", verbose=prepared.verbose)
     fails, holds, tries, best = 0.0, 1.0, [], None
-    while holds - fails > target.tolerance and len(tries) < most:
-        share = (fails + holds) / 2
-        found, model_and_report = _tried(prepared, target.cost, share, evaluate, drop)
-        tries.append(found)
-        progress.add(1)
-        if not found.holds:
-            fails = share
-            continue
-        holds = min(share, found.ratio)
-        if best is None or found.ratio <= best[0].ratio:
-            best = found, *model_and_report
-    progress.update(len(tries), finalize=True)
+    with progress.stage("Try budgets", most, verbose=prepared.verbose) as bar:
+        while holds - fails > target.tolerance and len(tries) < most:
+            share = (fails + holds) / 2
+            found, model_and_report = _tried(prepared, target.cost, share, evaluate, drop)
+            tries.append(found)
+            bar.add(1)
+            if not found.holds:
+                fails = share
+                continue
+            holds = min(share, found.ratio)
+            if best is None or found.ratio <= best[0].ratio:
+                best = found, *model_and_report
     in_words = f"{target}: {evaluate.name} {_bound(drop)}, of {dense:.6g}"
     if best is None:
         raise ValueError(_not_found(target, evaluate, drop, tries))

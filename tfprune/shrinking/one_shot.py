@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from tfprune._tools import progress as progress_bars
 from tfprune.coupling.failures import core
 from tfprune.criteria import LayerwiseOBS
 from tfprune.criteria import units as criteria
@@ -190,21 +191,28 @@ class OneShot:
         layers = {name: of_masked.filter(each) for name, each in self.layers.items()}
         scoring = UnitScores(criterion, data=self.data, verbose=self.options["verbose"])
         selection = selection.for_copy(of_masked)
-        return prune_by(scoring, masked, target, selection=selection, progress=progress, **layers)
+        with self._stage("Prune units"):
+            return prune_by(
+                scoring, masked, target, selection=selection, progress=progress, **layers
+            )
 
     def _fitted(self, masked):
         """The model after a round, its layers fitted to the dense model's where they can be."""
         if "reconstruct" not in self.recover:
             return masked
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError), self._stage("Reconstruct"):
             return reconstruct(masked, self.dense, self.examples, ridge=ROUND_RIDGE, **self.options)
         return masked
 
     def _recovered(self, name, masked):
         """The masked model after a recovery."""
-        if name == "reconstruct":
-            return reconstruct(masked, self.dense, self.examples, **self.options)
-        return recalibrate(masked, self.examples, **self.options)
+        with self._stage(name.capitalize()):
+            if name == "reconstruct":
+                return reconstruct(masked, self.dense, self.examples, **self.options)
+            return recalibrate(masked, self.examples, **self.options)
+
+    def _stage(self, name):
+        return progress_bars.stage(name, verbose=self.options["verbose"])
 
 
 def criterion_of(identifier):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import keras
 
+from tfprune._tools import progress
 from tfprune._tools.checks import check_integer
 from tfprune.coupling.costs import total_macs
 from tfprune.measuring.metrics import checked_metric
@@ -96,33 +97,30 @@ def pareto(
             f"Argument `folder` must be the path of a folder, or None. Received: folder={folder!r}."
         )
     larger_is_better = checked_metric(metric, larger_is_better)
-    prepared = Prepared(model, data, verbose=verbose, **pruning)
-    for budget in wanted:
-        prepared.check(budget)
-    evaluate = Evaluation(metric, larger_is_better, model, prepared.judge)
-    kept = _InMemory()
-    if folder is not None:
-        arguments = {"cost": cost, "metric": metric, "seed": seed, **pruning}
-        kept = RunFolder(folder, _identity(model, data, arguments))
-    whole = with_share(cost, 1.0)
-    dense = _dense(prepared, evaluate, whole, kept, start, is_named=isinstance(metric, str))
-    progress = keras.utils.Progbar(len(wanted), unit_name="budget", verbose=verbose)
+    kept, whole = _InMemory(), with_share(cost, 1.0)
     points, unmet = {}, {}
-    for budget in wanted:
-        name = _file_name(budget)
-        found = kept.measured(name)
-        if found is None:
-            try:
-                small, found = _made(prepared, budget, whole, dense.cost, evaluate, seed)
-            except UnmetError as error:
-                unmet[budget], failure = error.lowest, error
-                continue
-            finally:
-                progress.add(1)
-            kept.write(name, small, found)
-        else:
-            progress.add(1)
-        points[name] = ParetoPoint(budget, **found, file=kept.model_path(name))
+    with progress.shown(verbose) as verbose:
+        prepared = Prepared(model, data, verbose=verbose, **pruning)
+        for budget in wanted:
+            prepared.check(budget)
+        evaluate = Evaluation(metric, larger_is_better, model, prepared.judge)
+        if folder is not None:
+            arguments = {"cost": cost, "metric": metric, "seed": seed, **pruning}
+            kept = RunFolder(folder, _identity(model, data, arguments))
+        dense = _dense(prepared, evaluate, whole, kept, start, is_named=isinstance(metric, str))
+        with progress.stage("Budgets", len(wanted), verbose=verbose) as bar:
+            for budget in wanted:
+                name = _file_name(budget)
+                found = kept.measured(name)
+                try:
+                    if found is None:
+                        small, found = _made(prepared, budget, whole, dense.cost, evaluate, seed)
+                        kept.write(name, small, found)
+                except UnmetError as error:
+                    unmet[budget], failure = error.lowest, error
+                else:
+                    points[name] = ParetoPoint(budget, **found, file=kept.model_path(name))
+                bar.add(1)
     if not points:
         raise failure
     points = dict(sorted(points.items(), key=lambda item: -item[1].ratio))

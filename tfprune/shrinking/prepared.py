@@ -6,6 +6,7 @@ import time
 import keras
 
 from tfprune import _keras
+from tfprune._tools import progress
 from tfprune._tools.checks import check_model, one_of
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune._tools.tables import Change
@@ -107,7 +108,8 @@ class Prepared:
         if "recalibrate" not in self._recover or not has_norms(given):
             return given, stages, decisions
         options = {"batch_size": self._fit.get("batch_size"), "verbose": self.verbose}
-        settled = recalibrate(given, self._rest, **options)
+        with progress.stage("Recalibrate the dense model", verbose=self.verbose):
+            settled = recalibrate(given, self._rest, **options)
         metrics, decision = _settle(judge, stages["dense"], given, settled, self._rest)
         decisions.append(decision)
         if not decision.kept:
@@ -151,7 +153,8 @@ class Prepared:
             pruned = self._pruned(model, given, masked, **arguments)
         stages |= pruned.stages
         decisions += pruned.decisions
-        small, removed = _stripped(pruned.masked, deep, selection.scope == "same_class")
+        with progress.stage("Strip", verbose=self.verbose):
+            small, removed = _stripped(pruned.masked, deep, selection.scope == "same_class")
         if self._epochs:
             small = self._fine_tuned(small, pruned.metrics, stages, decisions)
         units = sum(each.units for each in pruned.counts)
@@ -198,7 +201,11 @@ class Prepared:
         judge, epochs = self.judge, self._epochs
         arguments = {"validation_data": self._watched(), "epochs": epochs, "verbose": self.verbose}
         dense, arguments = self._settled[0], {**self._fit, **arguments}
-        small, best = _trained(small, dense, self._rest, self._is_led, arguments, judge, metrics)
+        name = "Distill" if self._is_led else "Fine-tune"
+        with progress.stage(name, verbose=self.verbose):
+            small, best = _trained(
+                small, dense, self._rest, self._is_led, arguments, judge, metrics
+            )
         stages["fine-tuned"] = after = judge.metrics(small)
         note = f"epoch {best} of {epochs}: " if best else "no epoch is better: "
         reason = judge.decide("fine-tuned", metrics, after, note).reason
@@ -218,7 +225,8 @@ class Prepared:
         """Quantizes the small model; adds the stage, and gives the `Decision`, always to keep."""
         judge, mode = self.judge, self._quantize
         before = judge.metrics(small)
-        reason = quantized(small, mode)
+        with progress.stage("Quantize", verbose=self.verbose):
+            reason = quantized(small, mode)
         if before is None:
             return Decision(mode, True, reason)
         stages[mode] = judge.metrics(small)
@@ -282,7 +290,11 @@ def _trained(small, dense, data, is_led, arguments, judge, metrics):
     """The small model with the weights of its best epoch, and which one that is."""
     best = KeepBest(judge, judge.value(metrics), reads_logs=judge.uses_loss and not is_led)
     callbacks = arguments.pop("callbacks", None)
-    arguments["callbacks"] = [*keras.tree.flatten(callbacks or []), best]
+    arguments["callbacks"] = [
+        *keras.tree.flatten(callbacks or []),
+        best,
+        *progress.of_training(),
+    ]
     if is_led:
         return distill(small, dense, data, **arguments), best.epoch
     with running(small):

@@ -1,5 +1,6 @@
 """Prunes a dense model to a small one in one call."""
 
+from tfprune._tools import progress
 from tfprune.shrinking.accuracy_search import smallest_within
 from tfprune.shrinking.prepared import Prepared
 from tfprune.units.budgets import Accuracy
@@ -77,7 +78,8 @@ def prune(
             the dense model, see `tfprune.distill`.
         only, exclude: See `tfprune.prune_units`; layers are those of `model`.
         return_report: Whether to return a `PruneReport` as well.
-        verbose: 0 is quiet, 1 shows progress.
+        verbose: 0 is quiet, 1 shows progress: on a terminal one bar for each stage, on stderr;
+            elsewhere the names of the stages and Keras's bars.
         **fit: Further arguments of `keras.Model.fit` for that training (`callbacks`,
             `batch_size`, ...). `validation_data` is also what is evaluated on after each stage, by
             default a part of `data` that is held out, and `validation_split` says how much that
@@ -111,21 +113,22 @@ def prune(
     >>> report.macs.ratio, small.get_layer("hidden").units
     (0.5, 16)
     """
-    prepared = Prepared(
-        model,
-        data,
-        criterion=criterion,
-        selection=selection,
-        recover=recover,
-        effort=effort,
-        epochs=epochs,
-        only=only,
-        exclude=exclude,
-        verbose=verbose,
-        **fit,
-    )
-    if isinstance(target, Accuracy):
-        small, report = smallest_within(prepared, target)
-    else:
-        small, report = prepared.to(target)
+    with progress.shown(verbose) as verbose:
+        prepared = Prepared(
+            model,
+            data,
+            criterion=criterion,
+            selection=selection,
+            recover=recover,
+            effort=effort,
+            epochs=epochs,
+            only=only,
+            exclude=exclude,
+            verbose=verbose,
+            **fit,
+        )
+        if isinstance(target, Accuracy):
+            small, report = smallest_within(prepared, target)
+        else:
+            small, report = prepared.to(target)
     return (small, report) if return_report else small
