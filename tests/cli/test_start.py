@@ -1,6 +1,7 @@
 """How the command starts: `python -m tfprune`, names in the help, completion of shells."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,13 @@ def test_mistakes_of_pruning_are_one_line(arguments, word, capsys):
     code, found = printed([*command, *arguments], capsys)
     assert code == 2 and found.out == ""
     assert found.err.count("\n") == 1 and word in found.err and "--help" in found.err
+
+
+def test_the_commands_of_the_guide_are_understood():
+    guide = (ROOT / "docs/guides/command_line.md").read_text("utf-8")
+    lines = [line for line in guide.splitlines() if line.startswith("tfprune ")]
+    found = [parse(shlex.split(line, comments=True)[1:]).command for line in lines]
+    assert {"compare", "export", "pareto", "prune", "strip", "summary"} <= set(found)
 
 
 def test_a_file_or_a_share_is_validated_on():
