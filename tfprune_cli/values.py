@@ -6,7 +6,6 @@ from pathlib import Path
 
 CRITERIA = (
     "auto",
-    "activation_contribution",
     "activation_variance",
     "apoz",
     "bn_scale",
@@ -20,7 +19,10 @@ CRITERIA = (
     "taylor",
     "taylor_activation",
 )
-"""The criteria for units. They stand here too, since to import the others takes TensorFlow."""
+"""The criteria for units but "activation_contribution", which is measured in a training before.
+
+They stand here too, since to import the others takes TensorFlow.
+"""
 
 BUDGETS = ("units", "parameters", "macs", "bytes", "latency", "drop")
 
