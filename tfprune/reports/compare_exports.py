@@ -10,13 +10,15 @@ from tfprune import _keras
 from tfprune._tools.checks import check_batch_sizes, check_model
 from tfprune._tools.tables import NOTHING, Printable, count, milliseconds, number, share, table
 from tfprune.coupling.shapes import random_inputs, sized_inputs
-from tfprune.exporting.checks import named_arrays, relative_error, unpacked_batches
+from tfprune.exporting.checks import named_arrays, unpacked_batches
 from tfprune.exporting.graph import output_names
 from tfprune.exporting.loading import load, of_model
-from tfprune.measuring.data import check_fits
+from tfprune.measuring.data import check_fits, has_labels
 from tfprune.measuring.file_size import FileSize, file_size
 from tfprune.measuring.latency import medians
 from tfprune.measuring.metrics import WithoutLoss, check_data, shapes_in
+from tfprune.rebuild.copied_state import copied_metric
+from tfprune.reports.output_differences import OutputDifference
 
 _BATCH = 32
 
@@ -135,13 +137,23 @@ def compare_exports(
         if not set(runner.shapes) <= known:
             raise _mismatch(path, "take the inputs", runners[0].shapes, runner.shapes)
     data = _with_targets(data)
-    batches, targets, weights = _batches(model, data, input_shapes)
+    if data is not None:
+        check_data(data)
+        check_fits(model, data)
     notes = []
-    evaluate = _evaluator(model, metrics, targets, data, notes)
-    outputs = [_outputs(runner, batches) for runner in runners]
-    for path, given in zip(paths, outputs[1:], strict=True):
-        if set(given) != set(outputs[0]):
-            raise _mismatch(path, "give the outputs", outputs[0], given)
+    models = _metric_models(model, metrics, data, len(runners), notes)
+    differences = [{} for _ in runners]
+    at_once = max(_BATCH, *(runner.fixed_batch or 0 for runner in runners))
+    for arrays, targets, weights in _batches(model, data, input_shapes, at_once):
+        outputs = [_outputs(runner, arrays) for runner in runners]
+        for path, given in zip(paths, outputs[1:], strict=True):
+            if set(given) != set(outputs[0]):
+                raise _mismatch(path, "give the outputs", outputs[0], given)
+        for found, given in zip(differences, outputs, strict=True):
+            for name, ours in outputs[0].items():
+                found.setdefault(name, OutputDifference()).add(ours, given[name])
+        for each, given in zip(models, outputs, strict=False):
+            each.add(given, targets, weights)
     if input_shapes is None and data is not None:
         input_shapes = shapes_in(data)
     times = _latencies(model, runners, input_shapes, batch_sizes, notes)
@@ -154,12 +166,14 @@ def compare_exports(
             bytes=size.bytes,
             zipped=size.zipped,
             latency={batch_size: found[index] for batch_size, found in times.items()},
-            metrics={} if evaluate is None else evaluate(given, targets, weights),
-            agreement=_agreement(outputs[0], given),
-            error=max(relative_error(outputs[0][key], given[key]) for key in outputs[0]),
+            metrics=models[index].found() if models else {},
+            agreement=min(
+                (each.agreement for each in found if each.agreement is not None), default=None
+            ),
+            error=max(each.error for each in found),
         )
-        for index, (name, runner, size, given) in enumerate(
-            zip(names, runners, sizes, outputs, strict=True)
+        for index, (name, runner, size, found) in enumerate(
+            zip(names, runners, sizes, (list(d.values()) for d in differences), strict=True)
         )
     ]
     return ExportComparison(tuple(rows), tuple(notes))
@@ -176,23 +190,20 @@ def _mismatch(path, what, expected, received):
     )
 
 
-def _batches(model, data, input_shapes):
-    """The inputs in batches, as arrays by name; all targets, all sample weights."""
+def _batches(model, data, input_shapes, at_once):
+    """The inputs as arrays by name, targets and sample weights, so many examples at a time."""
     if data is None:
-        sizes = _sizes(model, input_shapes)
-        arrays = keras.tree.flatten(random_inputs(model, sizes, _BATCH))
-        return [named_arrays(model, arrays)], None, None
-    is_pair = check_data(data)
-    check_fits(model, data)
-    parts = [(*data, None)] if is_pair else list(unpacked_batches(data))
-    batches = [named_arrays(model, keras.tree.flatten(x)) for x, _, _ in parts]
-    if any(y is None for _, y, _ in parts):
-        return batches, None, None
-    targets = keras.tree.map_structure(lambda *y: np.concatenate(y), *(y for _, y, _ in parts))
-    if any(weight is None for _, _, weight in parts):
-        return batches, targets, None
-    weights = keras.tree.map_structure(lambda *w: np.concatenate(w), *(w for _, _, w in parts))
-    return batches, targets, weights
+        arrays = keras.tree.flatten(random_inputs(model, _sizes(model, input_shapes), _BATCH))
+        yield named_arrays(model, arrays), None, None
+        return
+    is_arrays = isinstance(data, (tuple, list))
+    for batch in [(*data, None)] if is_arrays else unpacked_batches(data):
+        for start in range(0, len(keras.tree.flatten(batch[0])[0]), at_once):
+            some = slice(start, start + at_once)
+            x, y, weight = keras.tree.map_structure(
+                lambda array, some=some: None if array is None else array[some], batch
+            )
+            yield named_arrays(model, keras.tree.flatten(x)), y, weight
 
 
 def _with_targets(data):
@@ -200,16 +211,6 @@ def _with_targets(data):
     if isinstance(data, dict) or hasattr(data, "__array__"):
         return data, None
     return (data[0], None) if isinstance(data, (tuple, list)) and len(data) == 1 else data
-
-
-def _agreement(ours, theirs):
-    """The share of positions of the same class; see `ExportSummary`."""
-    found = [
-        float(np.mean(value.argmax(axis=-1) == theirs[name].argmax(axis=-1)))
-        for name, value in ours.items()
-        if value.ndim > 1 and value.shape[-1] > 1 and value.shape == theirs[name].shape
-    ]
-    return min(found, default=None)
 
 
 def _sizes(model, input_shapes):
@@ -222,23 +223,21 @@ def _sizes(model, input_shapes):
     return sizes
 
 
-def _outputs(runner, batches):
-    """The outputs of a model or file for all batches, by output name, one array each.
+def _outputs(runner, arrays):
+    """The outputs of a model or file for a batch, by output name, one array each.
 
     Where its batch is fixed, the last one is filled up with samples that are cut off again.
     """
     fixed = runner.fixed_batch
-    size = fixed or _BATCH
-    found = []
-    for arrays in batches:
-        length = len(next(iter(arrays.values())))
-        for start in range(0, length, size):
-            part = {name: arrays[name][start : start + size] for name in arrays}
-            kept = min(size, length - start)
-            if fixed:
-                part = {name: np.resize(a, (fixed, *a.shape[1:])) for name, a in part.items()}
-            outputs = runner.run({name: part[name] for name in runner.shapes})
-            found.append({name: output[:kept] for name, output in outputs.items()})
+    length = len(next(iter(arrays.values())))
+    size, found = fixed or length, []
+    for start in range(0, length, size):
+        part = {name: arrays[name][start : start + size] for name in runner.shapes}
+        kept = min(size, length - start)
+        if fixed:
+            part = {name: np.resize(a, (fixed, *a.shape[1:])) for name, a in part.items()}
+        outputs = runner.run(part)
+        found.append({name: output[:kept] for name, output in outputs.items()})
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
@@ -266,38 +265,53 @@ def _call(runner, inputs):
 # Metrics -----------------------------------------------------------------------------------------
 
 
-def _evaluator(model, metrics, targets, data, notes):
-    """A function from outputs, targets and weights to the metrics by name; None without any."""
+def _metric_models(model, metrics, data, count, notes):
+    """A `_MetricModel` for the model and each file; empty where there are no metrics."""
     if data is None:
-        return None
-    if targets is None:
+        return []
+    if not has_labels(data):
         if metrics is not None:
             raise ValueError(
                 "Argument `data` must hold labels for metrics. Received: inputs alone, "
                 f"metrics={metrics!r}. Pass `(x, y)`, or leave out `metrics` for agreement alone."
             )
         notes.append("no metrics: the data has no labels")
-        return None
+        return []
     arguments = {"metrics": metrics}
     if metrics is None:
         compiled = _keras.compile_arguments(model) if model.compiled else {}
         arguments = {name: compiled.get(name) for name in ("metrics", "weighted_metrics")}
         if not any(arguments.values()):
             notes.append("no metrics: the model is not compiled with any, see `metrics`")
-            return None
-    names = output_names(model)
-    structure = _keras.functional(model).output
-    outputs = keras.tree.flatten(structure)
-    inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in outputs]
-    same = [keras.layers.Identity(name=n)(t) for n, t in zip(names, inputs, strict=True)]
-    evaluated = WithoutLoss(inputs, keras.tree.pack_sequence_as(structure, same))
-    evaluated.compile(**arguments)
+            return []
+    return [_MetricModel(model, arguments) for _ in range(count)]
 
-    def metrics_of(given, targets, weights):
-        arrays = [given[name] for name in names]
-        found = evaluated.evaluate(
-            arrays, targets, sample_weight=weights, verbose=0, return_dict=True
-        )
+
+class _MetricModel:
+    """Metrics of outputs that a model or file gave."""
+
+    def __init__(self, model, arguments):
+        self._names = output_names(model)
+        self._structure = _keras.functional(model).output
+        outputs = keras.tree.flatten(self._structure)
+        inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in outputs]
+        named = zip(self._names, inputs, strict=True)
+        same = [keras.layers.Identity(name=name)(tensor) for name, tensor in named]
+        self._model = WithoutLoss(inputs, keras.tree.pack_sequence_as(self._structure, same))
+        self._model.compile(**keras.tree.map_structure(copied_metric, arguments))
+
+    def add(self, outputs, targets, weights):
+        """Takes account of a batch."""
+        given = [keras.ops.convert_to_tensor(outputs[name]) for name in self._names]
+        given = keras.tree.pack_sequence_as(self._structure, given)
+        targets, weights = keras.tree.map_structure(_as_tensor, (targets, weights))
+        self._model.compute_metrics(None, targets, given, weights)
+
+    def found(self):
+        """The metrics by name, without the loss."""
+        found = self._model.get_metrics_result()
         return {name: float(value) for name, value in found.items() if name != "loss"}
 
-    return metrics_of
+
+def _as_tensor(array):
+    return None if array is None else keras.ops.convert_to_tensor(array)

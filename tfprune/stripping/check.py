@@ -68,8 +68,7 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
     ours, theirs = _Runs(before, remembers=data is None and batches is None), _Runs(after)
     if batches is None:
         is_random = data is None
-        batches = random_batches(before, run=ours) if is_random else given_batches(before, data)
-        batches = list(batches)
+        batches = random_batches(before, run=ours) if is_random else _Given(before, data)
     precision = lowest_precision(before)
     try:
         differences = _differences(ours, theirs, batches)
@@ -80,7 +79,7 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
         ) from failure
     if all(d.is_within(TOLERANCE[precision]) for d in differences):
         return Checked(_largest(differences))
-    changing = _changing(before, batches[0], TOLERANCE[precision])
+    changing = _changing(before, next(iter(batches)), TOLERANCE[precision])
     if changing:  # with the same seed both may draw the same numbers
         differences = _differences(_Runs(before, seed=1), _Runs(after, seed=1), batches)
         changing = [p for p in changing if not differences[p].is_within(TOLERANCE[precision])]
@@ -134,6 +133,17 @@ class _Runs:
         seeded = contextlib.nullcontext() if self._seed is None else _keras.fixed_seed(self._seed)
         with _keras.unchanged(self.model), seeded:
             return self._run(batch)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The batches of data, read anew each time that they are gone through."""
+
+    model: object
+    data: object
+
+    def __iter__(self):
+        return given_batches(self.model, self.data)
 
 
 def _changing(model, batch, allowed):
