@@ -15,17 +15,17 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 240
 
 
-def start(case, kind, out, **environment):
-    command = [sys.executable, "-m", "tests.distributed", case, kind, str(out)]
+def start(case, *arguments, module="tests.distributed", **environment):
+    command = [sys.executable, "-m", module, case, *map(str, arguments)]
     environment = {**os.environ, **environment}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
-def finish(processes):
+def finish(processes, seconds=SECONDS):
     """Waits for all, and leaves none behind that hangs."""
     try:
-        errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
+        errors = [process.communicate(timeout=seconds)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.criteria import data_pass
+from tfprune.measuring import data_pass
 
 X = np.random.default_rng(0).normal(size=(70, 6, 6, 2)).astype("float32")
 

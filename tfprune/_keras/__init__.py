@@ -159,7 +159,7 @@ from tfprune._keras.tracing import (
     noting_lines,
     noting_losses,
 )
-from tfprune._keras.training import BackedUp, Relay
+from tfprune._keras.training import BackedUp, Relay, leave_strategy
 from tfprune._keras.variable_values import (
     is_constant,
     is_finite,

@@ -8,11 +8,17 @@ Private here, and why:
 
 * `_initial_epoch` of a model, in which `BackupAndRestore` says where `fit` goes on;
 * `_symbolic_build` of a model, which makes the variables of its metrics: where they are made in the
-  first step, TensorFlow traces that twice, and under a distribution strategy it fails.
+  first step, TensorFlow traces that twice, and under a distribution strategy it fails;
+* `_distribute_strategy` of a model, by which `evaluate` splits batches.
 """
 
 import keras
 import tensorflow as tf
+
+
+def leave_strategy(model):
+    """Lets a model that was made in the scope of a strategy evaluate as outside of it."""
+    model._distribute_strategy = None
 
 
 class Relay(keras.Model):

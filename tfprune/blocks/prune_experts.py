@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model, is_integer, is_number
 from tfprune._tools.tables import Change, Printable, count, number, table
 from tfprune.coupling.failures import core
 from tfprune.masks.setting import masked_layers
+from tfprune.measuring.accumulators import Accumulator
+from tfprune.measuring.data import as_tuple
+from tfprune.measuring.data_pass import DataPass
 from tfprune.rebuild import copied_state
 from tfprune.rebuild.config_numbers import ConfigNumbers, weights_in_order
 from tfprune.rebuild.copying import copy_model
@@ -253,31 +257,34 @@ def _scores(found, data):
         _Measured(copy.layers[inner], _Blocked(copy.layers[router], found.size))
         for router, inner, _ in found.layers
     ]
-    run = caller(copy.model)
-    for arrays in given_batches(copy.model, data):
-        run(arrays)
-    return [layer.sums / layer.count for layer in layers]
+    data_pass = DataPass(copy.model, needs_loss=False)
+    data_pass.traces_always = False
+    data_pass.run(as_tuple(data))
+    sums = data_pass.replicas.totals([each.sums for each in layers])
+    counts = data_pass.replicas.totals([each.count for each in layers])
+    return [of_layer / count for of_layer, count in zip(sums, counts, strict=True)]
 
 
 class _Measured:
     """Measures a layer with experts, of a copy, each time that it is called."""
 
     def __init__(self, layer, router):
-        self.router, self._call, self.count = router, layer.call, 0
-        self.sums = np.zeros(router.size)
+        self.router, self._call = router, layer.call
+        self.count, self.sums = Accumulator((), "float64"), Accumulator((router.size,), "float64")
         vars(layer)["call"] = self._measured
 
     def _measured(self, *args, **kwargs):
         made = self._call(*args, **kwargs)
-        whole = _first(made)
+        whole, changes = _first(made), []
         for expert in range(self.router.size):
             self.router.experts = [expert]
             change = _first(self._call(*args, **kwargs)) - whole
-            self.sums[expert] += np.linalg.norm(change, axis=-1).sum()
+            changes.append(tf.reduce_sum(tf.norm(change, axis=-1)))
         self.router.experts = []
-        self.count += whole[..., 0].size
+        self.sums.assign_add(tf.stack(changes))
+        self.count.assign_add(tf.size(whole[..., 0]))
         return made
 
 
 def _first(outputs):
-    return keras.ops.convert_to_numpy(keras.tree.flatten(outputs)[0]).astype("float64")
+    return tf.cast(keras.tree.flatten(outputs)[0], "float64")

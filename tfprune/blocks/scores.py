@@ -7,9 +7,11 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune._tools import progress
 from tfprune.coupling.composite import filled
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data import as_tuple
+from tfprune.measuring.data_pass import DataPass, Untracked
 from tfprune.measuring.metrics import check_data, evaluate
 from tfprune.rebuild.bypassed import bypassed
-from tfprune.stripping.examples import given_batches
 
 NAMES = ("block_influence", "loss")
 """The criteria that have a name."""
@@ -71,31 +73,44 @@ def _loss(data):
 
 def _block_influences(found, data, verbose):
     """1 - the mean cosine of what goes into and comes out of a block, over all its vectors."""
-    totals, counts = np.zeros(len(found.blocks)), np.zeros(len(found.blocks))
-    wanted = {id(t) for block in found.blocks for t in (block.part.start, block.part.end)}
-    with progress.stage("Score blocks", verbose=verbose) as bar:
-        for arrays in given_batches(found.model, data):
-            values = {key: [] for key in wanted}
-            with _keras.unchanged(found.model):
-                _run(found.model, list(map(tf.convert_to_tensor, arrays)), values)
-            for place, block in enumerate(found.blocks):
-                ends = (values[id(tensor)] for tensor in (block.part.start, block.part.end))
-                for pair in zip(*ends, strict=True):
-                    cosines = _cosines(*pair)
-                    totals[place] += cosines.sum()
-                    counts[place] += cosines.size
-            bar.add(1)
-    return list(1 - totals / counts)
+    data_pass = _Influences(found)
+    with progress.stage("Score blocks", verbose=verbose), _keras.unchanged(found.model):
+        data_pass.run(as_tuple(data), verbose)
+    cosines, counts = data_pass.replicas.totals(data_pass.sums.items)
+    return list(1 - cosines / counts)
+
+
+class _Influences(DataPass):
+    """Adds up the cosines of what goes into and comes out of blocks, and how many there are."""
+
+    traces_always = False
+
+    def __init__(self, found):
+        super().__init__(found.model, needs_loss=False)
+        self._blocks = Untracked(found.blocks)
+        self.sums = Untracked(accumulators([(len(found.blocks),)] * 2, "float64"))
+
+    def add_batch(self, x, y, sample_weight, size):
+        """One batch."""
+        blocks = self._blocks.items
+        values = {id(t): [] for block in blocks for t in (block.part.start, block.part.end)}
+        _run(self.measured, list(map(tf.convert_to_tensor, keras.tree.flatten(x))), values)
+        added = []
+        for block in blocks:
+            pairs = zip(values[id(block.part.start)], values[id(block.part.end)], strict=True)
+            cosines = tf.concat([tf.reshape(_cosines(*pair), [-1]) for pair in pairs], 0)
+            added.append((tf.reduce_sum(cosines), tf.size(cosines)))
+        for total, each in zip(self.sums.items, zip(*added, strict=True), strict=True):
+            total.assign_add(tf.stack(each))
 
 
 def _cosines(before, after):
     """The cosines of the vectors along the last axis; 1 where both are 0, 0 where one is."""
-    before, after = (np.asarray(keras.ops.cast(each, "float64")) for each in (before, after))
-    norms = np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1)
-    products = norms[0] * norms[1]
-    are_both_zero = (norms[0] == 0) & (norms[1] == 0)
-    cosines = (before * after).sum(-1) / np.where(products == 0, 1, products)
-    return np.where(are_both_zero, 1.0, cosines)
+    before, after = (tf.cast(each, "float64") for each in (before, after))
+    norms = tf.norm(before, axis=-1), tf.norm(after, axis=-1)
+    are_both_zero = tf.logical_and(norms[0] == 0, norms[1] == 0)
+    cosines = tf.math.divide_no_nan(tf.reduce_sum(before * after, -1), norms[0] * norms[1])
+    return tf.where(are_both_zero, tf.ones_like(cosines), cosines)
 
 
 def _run(model, inputs, values):

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from tfprune.criteria.data_pass import DataPass
+from tfprune.measuring.data_pass import DataPass
 
 
 @contextlib.contextmanager
@@ -53,6 +53,9 @@ def capture_over_data(model, captures, data, batch_size=None, verbose=0):
         captures: Pairs of a layer and a function `see(inputs, mask)`, see `capture_inputs`.
         data, verbose: See `tfprune.criteria.measuring.measure`.
         batch_size: Integer, for arrays; Keras's default is 32.
+
+    Returns:
+        The `Replicas` that shared the data, which give the totals of what was added up.
     """
     data_pass = DataPass(model, needs_loss=False)
     data_pass.traces_always = False
@@ -60,3 +63,4 @@ def capture_over_data(model, captures, data, batch_size=None, verbose=0):
         for layer, see in captures:
             stack.enter_context(capture_inputs(layer, see))
         data_pass.run(data, verbose, batch_size)
+    return data_pass.replicas

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tfprune.criteria.data_pass import Untracked, accumulators
 from tfprune.criteria.effect_pass import EffectPass
 from tfprune.criteria.second_moments import Total
 from tfprune.criteria.weight_uses import moved, products_of
+from tfprune.measuring.accumulators import Accumulator, accumulators
+from tfprune.measuring.data_pass import Untracked
 
 MOST_OUTPUTS = 1024
 """The most outputs of a matrix for which the products of their errors are measured; of more, the
@@ -104,10 +105,10 @@ class _Consumers(EffectPass):
             for index, found in matrices.items()
             for number, matrix in enumerate(found)
         }
-        changes = accumulators([(each.units,) for each in removals], "changes", "float64")
+        changes = accumulators([(each.units,) for each in removals], "float64")
         self._given = Untracked([matrices, removals, [place[id(v)] for v in variables], place])
         self._sums = Untracked([{key: Total(each) for key, each in inputs.items()}, effects])
-        self._changes = changes
+        self._changes = Untracked(changes)
 
     def add_batch(self, x, y, sample_weight, size):
         """One batch: sums of inputs, then gradients."""
@@ -151,27 +152,31 @@ class _Consumers(EffectPass):
         """For each variable given a list of `Consumer`."""
         matrices, _, places, _ = self._given.items
         totals, effects = self._sums.items
-        taken = {key: total.take_all() for key, total in totals.items()}
-        found = []
+        taken = {
+            key: (each.take(self.replicas), *each.take_sums(self.replicas))
+            for key, each in totals.items()
+        }
+        effects = dict(zip(effects, self.replicas.totals(effects.values()), strict=True))
+        scale, found = self.scale(), []
         for index in places:
             consumers = []
             for number, matrix in enumerate(matrices.get(index, ())):
-                gram, total, count = taken[matrix.inputs]
+                gram, sums, count = taken[matrix.inputs]
                 traces = np.einsum("gii->g", gram).astype("float64")
-                by = self.scale * np.where(traces > 0, traces, 1.0)
-                effect = np.array(effects[index, number])
-                effect /= by.reshape([-1] + [1] * (effect.ndim - 1))
-                consumers.append(Consumer(matrix, gram, total, count, effect))
+                by = scale * np.where(traces > 0, traces, 1.0)
+                effect = effects[index, number]
+                effect = effect / by.reshape([-1] + [1] * (effect.ndim - 1))
+                consumers.append(Consumer(matrix, gram, sums[0], count, effect))
             found.append(consumers)
         return found
 
     def changes(self):
         """For each removal an array over its units."""
-        return [np.array(total) / self.scale for total in self._changes.items]
+        scale = self.scale()
+        return [total / scale for total in self.replicas.totals(self._changes.items)]
 
 
 def _effect(matrix, variable):
     groups, _, outputs = moved(np.empty(variable.shape, "bool"), matrix.steps).shape
     shape = (groups, outputs, outputs) if outputs <= MOST_OUTPUTS else (groups, outputs)
-    (made,) = accumulators([shape], "effect", "float64").items
-    return made
+    return Accumulator(shape, "float64")

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tfprune.criteria.data_pass import Untracked, accumulators
 from tfprune.criteria.effect_pass import EffectPass
 from tfprune.criteria.second_moments import Total
 from tfprune.criteria.weight_uses import moved, products_of
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data_pass import Untracked
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class DensePass(EffectPass):
             for variable, use in tasks
             for matrix in use.matrices
         ]
-        sums = accumulators([(g, m) for g, _, m in shapes], "effects", "float64").items
+        sums = accumulators([(g, m) for g, _, m in shapes], "float64")
         self._tasks = Untracked([(places[id(variable)], use) for variable, use in tasks])
         self._values = Untracked([value for _, value in values])
         self._totals = Untracked([{key: Total(each, paired=True) for key, each in every.items()}])
@@ -89,11 +90,13 @@ class DensePass(EffectPass):
         (totals,), (data,) = self._totals.items, self._data.items
         for total in totals.values():
             total.reset()
-        for variable in (self.batches, self.elements, *self._effects.items):
-            variable.assign(np.zeros(variable.shape))
+        for each in (self.elements, *self._effects.items):
+            each.reset()
         self.run(data)
         moments = {
-            key: DenseMoments(each.take(), each.take(1), each.sums.numpy(), float(each.count))
+            key: DenseMoments(
+                *(each.take(self.replicas, run) for run in (0, 1)), *each.take_sums(self.replicas)
+            )
             for key, each in totals.items()
         }
         return moments, self._effects_by(moments) if self._with_effects else None
@@ -127,11 +130,12 @@ class DensePass(EffectPass):
 
     def _effects_by(self, moments):
         """For each weight the effects of its matrices."""
-        sums, found = iter(self._effects.items), []
+        sums, found = iter(self.replicas.totals(self._effects.items)), []
+        scale = self.scale()
         for _, use in self._tasks.items:
             found.append([])
             for matrix in use.matrices:
                 traces = np.einsum("gii->g", moments[matrix.inputs].gram).astype("float64")
-                by = self.scale * np.where(traces > 0, traces, 1.0)
-                found[-1].append(np.array(next(sums)) / by[:, None])
+                by = scale * np.where(traces > 0, traces, 1.0)
+                found[-1].append(next(sums) / by[:, None])
         return found

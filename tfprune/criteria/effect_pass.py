@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.criteria.captured_activations import capture_preactivations
-from tfprune.criteria.data_pass import Untracked, accumulators, count_batches
 from tfprune.criteria.saturating_layers import saturating_layers
 from tfprune.criteria.second_moments import ProductPass
+from tfprune.measuring.accumulators import Accumulator
+from tfprune.measuring.data_pass import Untracked, count_batches
 
 BATCHES = 32
 """Signs are drawn several times for each batch where there are fewer batches than this."""
@@ -35,12 +36,11 @@ class EffectPass(ProductPass):
     def __init__(self, model, variables, data):
         super().__init__(model, variables)
         self._probes, self._outputs = _probes(data), Untracked(saturating_layers(model))
-        (self.elements,) = accumulators([()], "elements", "float64").items
+        self.elements = Accumulator((), "float64")
 
-    @property
     def scale(self):
         """By what sums of squared gradients are divided: the signs drawn, times the outputs."""
-        return self._probes * max(float(self.elements), 1.0)
+        return self._probes * max(float(self.replicas.total(self.elements)), 1.0)
 
     def signed(self, x, values=None):
         """Runs a batch.
@@ -72,7 +72,7 @@ class EffectPass(ProductPass):
                 continue
             output = tf.cast(output, "float32")
             spread = tf.stop_gradient(tf.math.reduce_std(output))
-            seed = [place * 8 + number, tf.cast(self.batches, "int32")]
+            seed = [place * 8 + number, tf.cast(self.batch_number, "int32")]
             drawn = tf.random.stateless_uniform(tf.shape(output), seed, -1, 1)
             scale = tf.math.divide_no_nan(1.0, spread)
             total += tf.reduce_sum(output * tf.sign(drawn)) * scale

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.criteria.captured_activations import capture_over_data
-from tfprune.criteria.data_pass import accumulators
+from tfprune.measuring.accumulators import Accumulator
 
 
 def input_norms(model, weights, data, verbose=0):
@@ -36,8 +36,9 @@ def input_norms(model, weights, data, verbose=0):
     """
     captures = [_InputCapture(model, weight) for weight in weights]
     pairs = [(capture.owner, capture.add) for capture in captures]
-    capture_over_data(model, pairs, data, verbose=verbose)
-    return [capture.norms() for capture in captures]
+    replicas = capture_over_data(model, pairs, data, verbose=verbose)
+    totals = replicas.totals([capture.total for capture in captures])
+    return [capture.norms(total) for capture, total in zip(captures, totals, strict=True)]
 
 
 class _InputCapture:
@@ -57,7 +58,7 @@ class _InputCapture:
             )
         self.kernel_axes, self.input_axes = axes
         self.features = tuple(self.weight.shape[axis] for axis in self.kernel_axes)
-        (self.total,) = accumulators([self.features], "inputs").items
+        self.total = Accumulator(self.features)
 
     def add(self, inputs, mask):
         """Adds the squares of what the layer is called on."""
@@ -66,12 +67,12 @@ class _InputCapture:
         others = [axis for axis in range(rank) if axis not in kept]
         self.total.assign_add(tf.reduce_sum(tf.square(tf.cast(inputs, "float32")), axis=others))
 
-    def norms(self):
+    def norms(self, total):
         """The norm of each feature, with an axis for each of the weight's."""
         shape = [1] * len(self.weight.shape)
         for axis, size in zip(self.kernel_axes, self.features, strict=True):
             shape[axis] = size
-        return np.sqrt(keras.ops.convert_to_numpy(self.total)).reshape(shape)
+        return np.sqrt(total).reshape(shape)
 
 
 def _owner(model, weight):

@@ -11,8 +11,10 @@ import tensorflow as tf
 
 from tfprune import _keras
 from tfprune.coupling.model_inputs import call_arguments
-from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
 from tfprune.criteria.input_norms import input_norms
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data_pass import DataPass, Untracked
+from tfprune.measuring.replicas import read_variables
 from tfprune.rebuild.copying import in_double_precision
 
 NEED_DATA = (
@@ -106,21 +108,19 @@ class _Gradients(DataPass):
         super().__init__(model, variables)
         shapes = [v.shape for v in variables]
         # Of each batch: the gradient times its size, the square of the gradient, the gradient.
-        self._sums, self._squares, self._batch_sums = (
-            accumulators(shapes, name) for name in ("sum", "squares", "batch_sum")
-        )
+        self._sums = Untracked([accumulators(shapes) for _ in range(3)])
 
     def add_batch(self, x, y, sample_weight, size):
         tensors = [  # a weight without masks is read as it is
-            tf.convert_to_tensor(_keras.raw(v)) if _keras.is_guarded(v) else _keras.raw(v)
+            [tf.convert_to_tensor(_keras.raw(v))] if _keras.is_guarded(v) else read_variables(v)
             for v in self.variables_read.items
         ]
         with tf.GradientTape() as tape:
             tape.watch(tensors)
-            loss = self.loss_through(tensors, x, y, sample_weight)
-        gradients = _dense(tape.gradient(loss, tensors, unconnected_gradients="zero"))
-        sums = (self._sums.items, self._squares.items, self._batch_sums.items)
-        for gradient, total, squares, batch_sum in zip(gradients, *sums, strict=True):
+            loss = self.loss_through([first for first, *_ in tensors], x, y, sample_weight)
+        gradients = tape.gradient(loss, tensors, unconnected_gradients="zero")
+        gradients = [tf.add_n(_dense(each)) for each in gradients]
+        for gradient, total, squares, batch_sum in zip(gradients, *self._sums.items, strict=True):
             total.assign_add(size * gradient)
             squares.assign_add(tf.square(gradient))
             batch_sum.assign_add(gradient)
@@ -128,13 +128,14 @@ class _Gradients(DataPass):
     def run(self, data, verbose=0):
         """A dict from the name of a measure to an array for each weight."""
         super().run(data, verbose)
-        examples, batches = float(self.examples), float(self.batches)
-        numpy = keras.ops.convert_to_numpy
-        pairs = zip(self.variables_read.items, self._batch_sums.items, strict=True)
+        numpy, variables = keras.ops.convert_to_numpy, self.variables_read.items
+        totals = iter(self.replicas.totals([each for kind in self._sums.items for each in kind]))
+        gradients, squares, sums = ([next(totals) for _ in variables] for _ in range(3))
+        pairs = zip(variables, sums, strict=True)
         return {
-            "gradient": [numpy(total) / examples for total in self._sums.items],
-            "squared_gradient": [numpy(total) / batches for total in self._squares.items],
-            "movement": [-numpy(_keras.raw(v)) * numpy(total) for v, total in pairs],
+            "gradient": [total / float(self.examples_read) for total in gradients],
+            "squared_gradient": [total / float(self.batches_read) for total in squares],
+            "movement": [-numpy(_keras.raw(v)) * total for v, total in pairs],
         }
 
 
@@ -142,7 +143,7 @@ class _HessianGradients(DataPass):
     def __init__(self, model, variables, gradients):
         super().__init__(model, variables)
         self._given = Untracked(tf.constant(gradient, "float32") for gradient in gradients)
-        self._sums = accumulators([v.shape for v in variables], "sum")
+        self._sums = Untracked(accumulators([v.shape for v in variables]))
 
     def add_batch(self, x, y, sample_weight, size):
         tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
@@ -163,8 +164,8 @@ class _HessianGradients(DataPass):
     def run(self, data, verbose=0):
         """H g for each weight."""
         super().run(data, verbose)
-        examples = float(self.examples)
-        return [keras.ops.convert_to_numpy(total) / examples for total in self._sums.items]
+        examples = float(self.examples_read)
+        return [total / examples for total in self.replicas.totals(self._sums.items)]
 
 
 class _GradientVariances(DataPass):
@@ -173,10 +174,14 @@ class _GradientVariances(DataPass):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         shapes = [v.shape for v in variables]
-        self._means, self._sums = (accumulators(shapes, name) for name in ("mean", "deviations"))
+        self._counts, self._means, self._sums = (
+            Untracked(accumulators(each)) for each in ([()], shapes, shapes)
+        )
 
     def add_batch(self, x, y, sample_weight, size):
         tensors = [tf.convert_to_tensor(_keras.raw(v)) for v in self.variables_read.items]
+        (counted,) = self._counts.items
+        counted_before = counted.value
 
         def take_one(index, means, sums):
             one = keras.tree.map_structure(
@@ -187,14 +192,14 @@ class _GradientVariances(DataPass):
                 tape.watch(tensors)
                 loss = self.loss_through(tensors, *one)
             gradients = _dense(tape.gradient(loss, tensors, unconnected_gradients="zero"))
-            count = self.examples + tf.cast(index + 1, "float32")
+            count = counted_before + tf.cast(index + 1, "float32")
             new_means = [m + (g - m) / count for m, g in zip(means, gradients, strict=True)]
             parts = zip(sums, gradients, means, new_means, strict=True)
             sums = [s + (g - before) * (g - after) for s, g, before, after in parts]
             return index + 1, new_means, sums
 
         variables = (self._means.items, self._sums.items)
-        state = [[tf.convert_to_tensor(v) for v in group] for group in variables]
+        state = [[each.value for each in group] for group in variables]
         _, *state = tf.while_loop(
             lambda index, *_: index < tf.cast(size, "int32"),
             take_one,
@@ -204,13 +209,15 @@ class _GradientVariances(DataPass):
         for group, values in zip(variables, state, strict=True):
             for variable, value in zip(group, values, strict=True):
                 variable.assign(value)
+        counted.assign_add(size)
 
     def run(self, data, verbose=0):
         """The mean and the variance of the gradient of one example, each for all weights."""
         super().run(data, verbose)
-        examples = float(self.examples)
-        means = [keras.ops.convert_to_numpy(mean) for mean in self._means.items]
-        return means, [keras.ops.convert_to_numpy(s) / examples for s in self._sums.items]
+        examples, (count,) = float(self.examples_read), self._counts.items
+        pairs = zip(self._means.items, self._sums.items, strict=True)
+        moments = self.replicas.moments([(count, *pair) for pair in pairs])
+        return [mean for _, mean, _ in moments], [squares / examples for _, _, squares in moments]
 
 
 def _dense(gradients):

@@ -15,9 +15,10 @@ import tensorflow as tf
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError
 from tfprune._tools.memory import release_memory
-from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
 from tfprune.criteria.matrix_products import NoProductError
 from tfprune.criteria.weight_uses import matrices_of, products_of
+from tfprune.measuring.accumulators import Accumulator
+from tfprune.measuring.data_pass import DataPass, Untracked
 
 ELEMENTS_AT_ONCE = 2**21
 """How many elements of the rows are held at once."""
@@ -98,7 +99,7 @@ class ProductPass(DataPass):
         """One function; TensorFlow would keep the graph of the one that Keras puts inside."""
         if self.test_function is not None and not force:
             return self.test_function
-        if tf.distribute.has_strategy():
+        if self.replicas.count > 1:
             return super().make_test_function(force)
 
         @tf.function(reduce_retracing=True, autograph=False)
@@ -132,7 +133,13 @@ class _Uses(ProductPass):
     def __init__(self, model, variables):
         super().__init__(model, variables)
         self.found = Untracked([])
-        (self.bad_outputs,) = accumulators([()], "bad_outputs").items
+        self.bad_outputs = Accumulator(())
+
+    def begin(self, batch):
+        """Finds the uses in a process that has no batch of its own too."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        trace = tf.function(lambda x: self._find(self.substituted(x)[1]), autograph=False)
+        trace.get_concrete_function(x)
 
     def add_batch(self, x, y, sample_weight, size):
         outputs, tensors = self.substituted(x)
@@ -140,6 +147,9 @@ class _Uses(ProductPass):
         are_bad = [tf.reduce_any(~tf.math.is_finite(tf.convert_to_tensor(t))) for t in floats]
         if are_bad:
             self.bad_outputs.assign_add(tf.cast(tf.reduce_any(are_bad), "float32"))
+        self._find(tensors)
+
+    def _find(self, tensors):
         order = {op.name: place for place, op in enumerate(tensors[0].graph.get_operations())}
         numbers = {}
         self.found.items = [
@@ -187,10 +197,11 @@ def weight_uses(model, variables, data, verbose=0):
     """
     run = _Uses(model, variables)
     run.run(data, verbose)
-    if float(run.bad_outputs):
+    bad_outputs = int(run.replicas.total(run.bad_outputs))
+    if bad_outputs:
         raise NotFiniteError(
             f"The outputs of the model are NaN or infinite on the data. Received: "
-            f"model={model.name!r}, {int(run.bad_outputs)} batches with such outputs."
+            f"model={model.name!r}, {bad_outputs} batches with such outputs."
         )
     return run.found.items
 
@@ -202,10 +213,15 @@ class _Moments(ProductPass):
         self.wanted = Untracked(wanted)
         self.totals = Untracked([{inputs: Total(matrix) for inputs, matrix in every.items()}])
 
+    def free(self):
+        """Frees the sums. TensorFlow may keep the variables for longer, but no values then."""
+        for total in self.totals.items[0].values():
+            total.free()
+
     def take(self):
-        """The sums by inputs. TensorFlow may keep the variables for longer, but no values then."""
+        """The sums by inputs, whose memory is freed."""
         (totals,) = self.totals.items
-        return {inputs: total.take() for inputs, total in totals.items()}
+        return {inputs: total.take(self.replicas) for inputs, total in totals.items()}
 
     def add_batch(self, x, y, sample_weight, size):
         _, tensors = self.substituted(x)
@@ -232,29 +248,22 @@ class Total:
         self.dtype = "float64" if math.prod(self.shape) <= IN_DOUBLE_PRECISION**2 else "float32"
         runs = 1 + paired
         self.products = [self._pieces() for _ in range(runs)]
-        zeros = tf.zeros((runs, *self.shape[:2]), "float64")
-        self.sums = tf.Variable(zeros, trainable=False)
-        self.count = tf.Variable(tf.zeros((), "float64"), trainable=False)
+        self.sums = Accumulator((runs, *self.shape[:2]), "float64")
+        self.count = Accumulator((), "float64")
 
     def _pieces(self):
         pieces = []
         for start in range(0, self.shape[1], ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, self.shape[1]))
-            # Of any shape, so that it can be emptied.
-            shape = tf.TensorShape(None)
-            pieces.append((rows, tf.Variable(self._zeros(rows), trainable=False, shape=shape)))
+            shape = self.shape[0], rows.stop - rows.start, self.shape[2]
+            pieces.append((rows, Accumulator(shape, self.dtype)))
         return pieces
-
-    def _zeros(self, rows):
-        groups, size, _ = self.shape
-        return tf.zeros((groups, rows.stop - rows.start, size), self.dtype)
 
     def reset(self):
         """Begins anew, after sums were taken."""
-        for variable in (self.sums, self.count):
-            variable.assign(tf.zeros_like(variable))
-        for rows, piece in itertools.chain(*self.products):
-            piece.assign(self._zeros(rows))
+        pieces = [piece for _, piece in itertools.chain(*self.products)]
+        for each in (self.sums, self.count, *pieces):
+            each.reset()
 
     def add(self, *products):
         """Adds a batch, by as many examples at a time as memory should hold.
@@ -279,19 +288,22 @@ class Total:
 
         tf.while_loop(lambda start: start < count, body, (tf.constant(0),), parallel_iterations=1)
 
-    def take_all(self):
-        """The sums of x x' and of x as arrays, and how many x there were; see `take`."""
-        return self.take(), self.sums.numpy()[0], float(self.count.numpy())
+    def free(self):
+        """Frees the memory of the sums of products."""
+        for _, piece in itertools.chain(*self.products):
+            piece.free()
 
-    def take(self, run=0):
-        """The sums of x x', or in run 1 of x z', as an array; the variables are emptied.
+    def take_sums(self, replicas):
+        """The sums of x, and of z, as an array, and how many x there were."""
+        sums, count = replicas.totals([self.sums, self.count])
+        return sums, float(count)
 
-        TensorFlow may keep these for longer.
-        """
+    def take(self, replicas, run=0):
+        """The sums of x x', or in run 1 of x z', as an array; their memory is freed."""
         found = np.empty(self.shape, self.dtype)
         for rows, piece in self.products[run]:
-            found[:, rows] = piece.numpy()
-            piece.assign(tf.zeros((0,), self.dtype))
+            found[:, rows] = replicas.total(piece)
+            piece.free()
         return found
 
 
@@ -312,6 +324,7 @@ def second_moments(model, variables, uses, data):
     run = _Moments(model, variables, [use.matrices for use in uses])
     try:
         run.run(data)
-    finally:
-        found = run.take()
-    return found
+    except BaseException:
+        run.free()
+        raise
+    return run.take()

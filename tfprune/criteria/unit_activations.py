@@ -26,9 +26,10 @@ from tfprune.coupling.labels import FIXED
 from tfprune.coupling.model_inputs import input_structure
 from tfprune.coupling.rules import Rule, rule_of
 from tfprune.criteria.captured_activations import attribute
-from tfprune.criteria.data_pass import DataPass, Untracked
 from tfprune.criteria.measuring import check_compiled
 from tfprune.criteria.unit_slices import roles
+from tfprune.measuring.accumulators import Accumulator
+from tfprune.measuring.data_pass import DataPass, Untracked
 
 STATISTICS = ("mean", "variance", "zero_share")
 """The measures that need no loss."""
@@ -166,11 +167,10 @@ class ActivationCapture:
         return np.setdiff1d(self.units, [FIXED])
 
     def begin(self):
-        """Makes the variables, in double precision because they add up over all the data."""
-        shape = self.units_at.shape
-        self.count = _total(())
-        self.mean, self.squares, self.zeros = (_total(shape) for _ in range(3))
-        self.contribution = _total(self.members.shape)
+        """Makes the sums, in double precision because they add up over all the data."""
+        shapes = [(), *[self.units_at.shape] * 3, self.members.shape]
+        sums = (Accumulator(shape, "float64") for shape in shapes)
+        self.count, self.mean, self.squares, self.zeros, self.contribution = sums
 
     def add(self, activations):
         """Adds a batch to mean, sum of squares around it, and number of zeros."""
@@ -179,8 +179,8 @@ class ActivationCapture:
         count = tf.cast(tf.size(a), "float64") / self.units_at.size
         mean, variance = tf.nn.moments(a, axes, keepdims=True)
         mean, variance = (tf.cast(m[0], "float64") for m in (mean, variance))
-        before, total = tf.identity(self.count), self.count + count
-        away = mean - self.mean
+        before = tf.identity(self.count.value)
+        total, away = before + count, mean - self.mean.value
         self.mean.assign_add(away * count / total)
         self.squares.assign_add(variance * count + tf.square(away) * before * count / total)
         zeros = tf.reduce_sum(tf.cast(tf.equal(a, 0), "float64"), axes, keepdims=True)[0]
@@ -203,25 +203,20 @@ class ActivationCapture:
 
     def statistics(self):
         """The statistics, as `TensorStatistics`."""
-        count = float(self.count)
         return TensorStatistics(
             tensor=self.tensor,
             calls=tuple(self.calls),
             units=self.units,
-            mean=np.array(self.mean),
-            variance=np.array(self.squares) / count,
-            zero_share=np.array(self.zeros) / count,
+            mean=self.mean,
+            variance=self.squares / self.count,
+            zero_share=self.zeros / self.count,
         )
 
     def of_units(self, name):
         """A measure for each of `members`."""
         if name == "contribution":
-            return np.array(self.contribution) / self.examples
+            return self.contribution / self.examples
         return self.statistics().by_unit(name)[1]
-
-
-def _total(shape):
-    return tf.Variable(tf.zeros(shape, "float64"), trainable=False)
 
 
 def measure_activations(names, units, data, sets=None, verbose=0):
@@ -253,9 +248,21 @@ def measure_activations(names, units, data, sets=None, verbose=0):
     if captures:
         data_pass = _Activations(units.model, units.coupling.trace, captures, names, needs_loss)
         data_pass.run(data, verbose)
-        for capture in captures:
-            capture.examples = float(data_pass.examples)
+        _end(captures, data_pass)
     return captures
+
+
+def _end(captures, data_pass):
+    """Puts the totals of all replicas in the place of what each of them added up."""
+    replicas = data_pass.replicas
+    moments = replicas.moments([(each.count, each.mean, each.squares) for each in captures])
+    others = replicas.totals(
+        [total for each in captures for total in (each.zeros, each.contribution)]
+    )
+    for place, capture in enumerate(captures):
+        count, capture.mean, capture.squares = moments[place]
+        capture.count, capture.examples = float(count), float(data_pass.examples_read)
+        capture.zeros, capture.contribution = others[2 * place : 2 * place + 2]
 
 
 class _Activations(DataPass):

@@ -13,6 +13,18 @@ _NO_SPEC = type(tf.type_spec_from_value(None))
 """What stands for None in the `element_spec` of a dataset."""
 
 
+def as_tuple(data):
+    """Data for `evaluate`: inputs alone, as an array or a dict of arrays, are put in a tuple."""
+    is_array = keras.ops.is_tensor(data) or hasattr(data, "__array__")
+    return (data,) if is_array or isinstance(data, dict) else data
+
+
+def fit_arguments(data):
+    """Data as arguments of `fit` or `evaluate`: arrays as x, y, sample_weight, a dataset as x."""
+    is_arrays = isinstance(data, (tuple, list))
+    return dict(zip(("x", "y", "sample_weight"), data, strict=False)) if is_arrays else {"x": data}
+
+
 def check_fits(model, data, argument="data"):
     """Refuses arrays or datasets that the model does not take.
 

@@ -3,12 +3,16 @@
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
 from tfprune._tools.finite import NotFiniteError, check_finite_data
 from tfprune.coupling.model_inputs import input_structure
-from tfprune.measuring.data import check_ends, check_fits, running
+from tfprune.measuring.data import check_ends, check_fits, fit_arguments, running
+from tfprune.measuring.data_pass import DataPass, Untracked
+from tfprune.measuring.replicas import here, outside_scope, replicas_of
+from tfprune.rebuild.copied_state import copied_metric
 
 _LARGER = (
     *("acc", "auc", "f1", "iou", "io_u", "precision", "recall", "r2", "similarity"),
@@ -105,16 +109,12 @@ def evaluator(model, metrics=None):
             "Argument `metrics` must be given, because the model is not compiled. "
             f"Received: model={model.name!r}, metrics=None. Pass `metrics=['accuracy']`, say."
         )
-    if metrics is not None:
-        graph = _keras.functional(model)
-        model = _called(model) if graph is None else WithoutLoss(graph.input, graph.output)
-        model.compile(metrics=metrics)
+    evaluate_on = _evaluator(model, metrics)
 
     def evaluated(data):
-        is_pair = check_data(data)
+        check_data(data)
         check_fits(model, data)
-        with running(model):
-            found = model.evaluate(*(data if is_pair else (data,)), return_dict=True, verbose=0)
+        found = evaluate_on(data)
         if not math.isfinite(found.get("loss", 0.0)):
             raise NotFiniteError(
                 "The loss of the model is not finite on the data. "
@@ -125,13 +125,111 @@ def evaluator(model, metrics=None):
     return evaluated
 
 
+def metrics_of(model, data):
+    """The metrics that a model is compiled with, on data, as `model.evaluate` gives them.
+
+    Under a strategy they are those of a single device, and the same in all processes.
+
+    Raises:
+        ValueError: If the model evaluates in its own way, and there are several processes.
+    """
+    return _evaluator(model)(data)
+
+
+def _evaluator(model, metrics=None):
+    """A function from data to metrics, by Keras's `evaluate` or shared by replicas."""
+    replicas = replicas_of(model)
+    if metrics is None and _keras.has_own_steps(model):
+        replicas.check_one_process(
+            f"the `test_step` or loss of {type(model).__name__!r}",
+            "Evaluate it under `MirroredStrategy`, where Keras's `evaluate` does it.",
+        )
+    elif replicas.count > 1:
+        return outside_scope(lambda: _SharedMetrics(model, metrics)).found
+    if metrics is not None:
+        model = _over_same_layers(model, WithoutLoss)
+        model.compile(metrics=metrics)
+
+    def evaluated(data):
+        with running(model):
+            return model.evaluate(**fit_arguments(data), return_dict=True, verbose=0)
+
+    return evaluated
+
+
+class _SharedMetrics(DataPass):
+    """Metrics and loss of a model on each replica, which are added up at the end."""
+
+    def __init__(self, model, metrics):
+        super().__init__(model, needs_loss=False)
+        self._models = Untracked([])
+        for place in range(len(self.replicas.devices)):
+            with self.replicas.on(place):
+                self._models.items.append(_compiled_alike(model, metrics))
+
+    def begin(self, batch):
+        """Makes the variables of metrics, also where there are too few batches for all."""
+        for place, each in enumerate(self._models.items):
+            with self.replicas.on(place):
+                each.test_step(batch)
+                each.reset_metrics()
+
+    def run(self, data, verbose=0, batch_size=None):
+        """Runs the model over the data once."""
+        for each in self._models.items:
+            each.reset_metrics()
+        super().run(data, verbose, batch_size)
+
+    def add_batch(self, x, y, sample_weight, size):
+        """One batch."""
+        data = keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        self._models.items[here()[0]].test_step(data)
+
+    def found(self, data):
+        """The metrics on data, a dict from name to float."""
+        self.run(data)
+        variables = [each.metrics_variables for each in self._models.items]
+        for variable in variables[0]:
+            if variable.aggregation != "sum":
+                raise ValueError(
+                    "A metric can be shared by replicas if its variables are sums. Received: a "
+                    f"variable {variable.path!r} with aggregation={variable.aggregation!r}."
+                )
+        sums = [sum(np.asarray(each) for each in one) for one in zip(*variables, strict=True)]
+        for variable, total in zip(variables[0], self.replicas.summed(sums), strict=True):
+            variable.assign(total)
+        found = self._models.items[0].get_metrics_result()
+        return keras.tree.map_structure(float, found)
+
+
+def _compiled_alike(model, metrics):
+    """A second model over the layers of a model, with copies of its metrics, or with others."""
+    compiled = {"metrics": metrics} if metrics is not None else _keras.compile_arguments(model)
+    copies = {
+        name: keras.tree.map_structure(copied_metric, compiled.get(name))
+        for name in ("metrics", "weighted_metrics")
+    }
+    second = _over_same_layers(model, keras.Model if metrics is None else WithoutLoss)
+    losses = {name: compiled.get(name) for name in ("loss", "loss_weights")}
+    second.compile(optimizer=None, **losses, **copies, jit_compile=False)
+    return second
+
+
+def _over_same_layers(model, kind):
+    """A Functional model, of a subclass of `keras.Model`, that computes what a model does."""
+    graph = _keras.functional(model)
+    if graph is not None:
+        return kind(graph.input, graph.output)
+    return kind(*_called(model))
+
+
 def _called(model):
-    """A subclassed model as a Functional one that calls it."""
+    """Inputs and outputs of a subclassed model, as one call of it."""
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype),
         input_structure(model),
     )
-    return WithoutLoss(inputs, model(inputs))
+    return inputs, model(inputs)
 
 
 def check_data(data):
@@ -158,12 +256,6 @@ class WithoutLoss(keras.Model):
     def compute_loss(self, *args, **kwargs):
         """Nothing, since metrics need no loss."""
         return keras.ops.zeros(())
-
-
-def fit_arguments(data):
-    """Data as arguments of `fit` or `evaluate`: arrays as x, y, sample_weight, a dataset as x."""
-    is_arrays = isinstance(data, (tuple, list))
-    return dict(zip(("x", "y", "sample_weight"), data, strict=False)) if is_arrays else {"x": data}
 
 
 def shapes_in(data):

@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.criteria.data_pass import DataPass, accumulators
 from tfprune.masks.setting import masked_layers
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data_pass import DataPass, Untracked
+from tfprune.measuring.replicas import read_variables
 from tfprune.optimizers.preconditioned import check_integer
 
 MAX_MATRIX = 4096
@@ -112,7 +114,7 @@ class _Noise(DataPass):
         self._full = full
         size = sum(mask.size for mask in live)
         shapes = [(size,), (size, size) if full else (size,)]
-        self._totals = accumulators(shapes, "noise", "float64")
+        self._totals = Untracked(accumulators(shapes, "float64"))
 
     def add_batch(self, x, y, sample_weight, size):
         def add(place, total, products):
@@ -129,22 +131,24 @@ class _Noise(DataPass):
             total.assign_add(addend)
 
     def _gradient(self, x, y, sample_weight):
-        weights = [_keras.raw(variable) for variable in self.variables_read.items]
+        weights = [read_variables(variable) for variable in self.variables_read.items]
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y, self(x, training=False), sample_weight)
         found = tape.gradient(loss, weights, unconnected_gradients="zero")
-        flat = [tf.reshape(tf.convert_to_tensor(gradient), [-1]) for gradient in found]
+        found = [tf.add_n([tf.convert_to_tensor(part) for part in each]) for each in found]
+        flat = [tf.reshape(gradient, [-1]) for gradient in found]
         return tf.concat([tf.cast(gradient, "float64") for gradient in flat], axis=0)
 
     def found(self):
         """The sums as a `GradientNoise`."""
-        examples = float(self.examples)
-        mean, covariance = (np.array(total) / examples for total in self._totals.items)
+        examples = self.examples_read
+        totals = self.replicas.totals(self._totals.items)
+        mean, covariance = (total / float(examples) for total in totals)
         covariance = covariance - (np.outer(mean, mean) if self._full else mean**2)
         variance = np.diag(covariance) if self._full else covariance
         shapes = [mask.shape for mask in self._live]
         return GradientNoise(
-            examples=int(examples),
+            examples=examples,
             parameters=sum(int(mask.sum()) for mask in self._live),
             mean=_split(mean, shapes),
             variance=_split(np.maximum(variance, 0), shapes),

@@ -1,10 +1,10 @@
 """Quantization-aware training: copies of models with fake quantization."""
 
 import keras
+import numpy as np
 
 from tfprune import _keras
 from tfprune._tools.checks import check_model
-from tfprune.criteria.data_pass import DataPass
 from tfprune.layers import FakeQuantize
 from tfprune.layers.fake_quantize import WeightQuantizer
 from tfprune.masks import layer_filter
@@ -15,6 +15,7 @@ from tfprune.masks.skipping import (
     warn_of_skipped,
     weights_by_holder,
 )
+from tfprune.measuring.data_pass import DataPass
 from tfprune.quantizing.channels import inner_axes
 from tfprune.rebuild.copying import copy_model
 from tfprune.rebuild.fake_quantization import fake_quantizers, is_quantize_aware
@@ -112,10 +113,15 @@ def observe_ranges(model, data, *, batch_size=None, verbose=0):
     for layer in layers:
         layer.observes = True
     try:
-        DataPass(model, needs_loss=False).run(data, verbose, batch_size)
+        data_pass = DataPass(model, needs_loss=False)
+        data_pass.run(data, verbose, batch_size)
     finally:
         for layer in layers:
             del layer.observes
+    for layer in layers if data_pass.replicas.has_others else ():
+        found = data_pass.replicas.gathered([np.array(layer.low), np.array(layer.high)])
+        layer.low.assign(found[:, 0].min())
+        layer.high.assign(found[:, 1].max())
 
 
 def _quantizer(weight):

@@ -11,10 +11,11 @@ from tfprune._tools.checks import check_model
 from tfprune.coupling.rules import Flow, rule_of
 from tfprune.coupling.rules.base import Rule
 from tfprune.criteria.captured_activations import capture_over_data
-from tfprune.criteria.data_pass import accumulators
 from tfprune.layers import Masked
 from tfprune.masks.setting import set_masks
-from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data import as_tuple
+from tfprune.recovery.copy_model import copy_model, with_graph
 from tfprune.recovery.unit_provenance import UnitProvenance, by_path
 
 
@@ -157,12 +158,11 @@ def _means(provenance, calls, data, batch_size, verbose):
     """For the first input of each call its mean, in an array of the labels' shape."""
     inputs = [call.inputs[0] for call in calls]
     shapes = [provenance.coupling.tensor_labels[tensor].shape for tensor in inputs]
-    sums = accumulators(shapes, "sum", "float64").items
-    counts = accumulators([()] * len(calls), "count", "float64").items
+    sums, counts = (accumulators(each, "float64") for each in (shapes, [()] * len(calls)))
     captures = zip((call.operation for call in calls), map(_adder, sums, counts), strict=True)
-    capture_over_data(provenance.dense, captures, data, batch_size, verbose)
-    pairs = zip(sums, counts, strict=True)
-    means = [np.array(total) / float(np.array(count)) for total, count in pairs]
+    replicas = capture_over_data(provenance.dense, captures, data, batch_size, verbose)
+    pairs = zip(replicas.totals(sums), replicas.totals(counts), strict=True)
+    means = [total / float(count) for total, count in pairs]
     for call, mean in zip(calls, means, strict=True):
         if not np.isfinite(mean).all():
             raise ValueError(

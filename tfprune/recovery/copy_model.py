@@ -1,7 +1,5 @@
 """Copies of a model with its weights, masks, compile state and optimizer slots."""
 
-import keras
-
 from tfprune import _keras
 from tfprune.rebuild import convert, copied_state, copying
 from tfprune.stripping.inlining import inlined
@@ -29,9 +27,3 @@ def copy_model(model, edit=None):
 def with_graph(model):
     """Returns the Functional model of the `call` of a subclassed model; any other model itself."""
     return inlined(model) if _keras.functional(model) is None else model
-
-
-def as_tuple(data):
-    """Data for `evaluate`: a single array is put in a tuple, so that `batch_size` applies to it."""
-    is_array = keras.ops.is_tensor(data) or hasattr(data, "__array__")
-    return (data,) if is_array else data

@@ -9,8 +9,8 @@ from tfprune import _keras
 from tfprune._tools.checks import check_integer, check_model
 from tfprune._tools.finite import check_finite_data, check_finite_weights
 from tfprune.coupling.model_trace import trace
-from tfprune.measuring.data import check_ends, check_fits, labels_given, running
-from tfprune.measuring.metrics import fit_arguments
+from tfprune.measuring.data import check_ends, check_fits, fit_arguments, labels_given, running
+from tfprune.measuring.replicas import replicas_of
 from tfprune.rebuild import copied_state
 from tfprune.recovery.copy_model import copy_model
 from tfprune.recovery.students import ForStudent, StopsWithStudent
@@ -83,6 +83,8 @@ def distill(
     check_model(model)
     check_model(dense, "dense")
     check_integer("epochs", epochs, least=0)
+    replicas = replicas_of(model)
+    replicas.check_can_fit()
     if kwargs.get("steps_per_epoch") is None:
         check_ends(data)
     if not labels_given(data):
@@ -92,18 +94,19 @@ def distill(
     distiller_class = _distiller_class()
     _check(model)
     check_fits(model, data)
-    _check_losses(losses)
+    _check_losses(losses, replicas)
     check_finite_data("data", data)
     check_finite_weights(dense)
     student = copy_model(model)
     with _trainable_as_before(dense):
-        distiller = distiller_class(
-            teacher=dense,
-            student=student,
-            distillation_losses=_default_losses(student) if losses is None else losses,
-            student_loss_weight=label_weight,
-        )
-        distiller.compile(**_compile_arguments(student))
+        with student.distribute_strategy.scope():
+            distiller = distiller_class(
+                teacher=dense,
+                student=student,
+                distillation_losses=_default_losses(student) if losses is None else losses,
+                student_loss_weight=label_weight,
+            )
+            distiller.compile(**_compile_arguments(student))
         passed = [ForStudent(c, student) for c in keras.tree.flatten(callbacks) if c is not None]
         with running(model):
             history = distiller.fit(
@@ -147,8 +150,8 @@ def _check(model):
         )
 
 
-def _check_losses(losses):
-    """Refuses a loss that takes logits for probabilities.
+def _check_losses(losses, replicas):
+    """Refuses a loss that takes logits for probabilities, or that replicas would multiply.
 
     The default "kl_divergence" of `LogitsDistillation` does in Keras 3.15: only an instance of
     `KLDivergence` makes it apply softmax. Softmax does not see a constant added to all logits.
@@ -156,6 +159,14 @@ def _check_losses(losses):
     logits = keras.ops.convert_to_tensor([[0.0, 1.0, 2.0]])
     for loss in losses if isinstance(losses, (list, tuple)) else [losses]:
         is_logits = isinstance(loss, keras.distillation.LogitsDistillation)
+        parts = keras.tree.flatten(getattr(loss, "loss", None))
+        functions = [p for p in parts if p is not None and not isinstance(p, keras.losses.Loss)]
+        if functions and replicas.count > 1:
+            raise ValueError(
+                "Under a strategy the losses in `losses` must be instances of `keras.losses.Loss`, "
+                "as `keras.losses.MeanSquaredError()`, since Keras adds up the others over "
+                f"replicas. Received: {type(loss).__name__} with {functions[0]!r}."
+            )
         is_plain = is_logits and loss.loss is keras.losses.kl_divergence
         if is_plain and abs(float(loss.compute_loss(logits, logits + 10.0))) > 1e-3:
             raise ValueError(
@@ -217,7 +228,7 @@ def _default_losses(student):
     loss = keras.losses.get(loss)
     name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
     if "categorical_crossentropy" not in name:
-        return keras.distillation.FeatureDistillation("mse")
+        return keras.distillation.FeatureDistillation(keras.losses.MeanSquaredError())
     is_instance = isinstance(loss, keras.losses.Loss)
     if is_instance and loss.get_config().get("from_logits"):
         return keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())

@@ -16,7 +16,8 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from tfprune.criteria.data_pass import accumulators
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.replicas import ALONE
 
 ELEMENTS_AT_ONCE = 2**22
 """How many elements of the rows are held at once: 32 MB in double precision."""
@@ -42,8 +43,7 @@ class Sums:
             "y": (groups, columns),
             "yy": (groups, columns),
         }
-        made = accumulators(shapes.values(), form.layer.name, "float64")
-        self._totals = dict(zip(shapes, made.items, strict=True))
+        self._totals = dict(zip(shapes, accumulators(shapes.values(), "float64"), strict=True))
 
     def add(self, inputs, outputs, targets):
         """Adds a batch, by as many examples at a time as memory should hold."""
@@ -80,9 +80,9 @@ class Sums:
         for name, total in self._totals.items():
             total.assign_add(added[name])
 
-    def values(self):
-        """The sums as NumPy arrays by name."""
-        return {name: np.array(total) for name, total in self._totals.items()}
+    def values(self, replicas=ALONE):
+        """The sums over `Replicas` as NumPy arrays by name."""
+        return dict(zip(self._totals, replicas.totals(self._totals.values()), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

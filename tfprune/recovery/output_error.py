@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.criteria.data_pass import DataPass, Untracked, accumulators
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data_pass import DataPass, Untracked
 from tfprune.recovery.ridge_selection import is_held_out
 
 
@@ -46,7 +47,7 @@ class _Outputs(DataPass):
         super().__init__(dense, needs_loss=False)
         self._models = Untracked(models)
         self._held_out = held_out
-        self._sums = accumulators([(len(models),), (), (), ()], "outputs", "float64")
+        self._sums = Untracked(accumulators([(len(models),), (), (), ()], "float64"))
 
     def add_batch(self, x, y, sample_weight, size):
         """One batch."""
@@ -63,13 +64,13 @@ class _Outputs(DataPass):
         """The outputs of the examples that count, in one row."""
         flat = [tf.cast(output, "float64") for output in keras.tree.flatten(outputs)]
         if self._held_out:
-            first = tf.convert_to_tensor(self.examples)
+            first = self.examples_before
             flat = [tf.boolean_mask(o, is_held_out(tf.shape(o)[0], size, first)) for o in flat]
         return tf.concat([tf.reshape(output, [-1]) for output in flat], 0)
 
     def errors(self):
         """The relative error of each model."""
-        differences, count, total, squares = (np.array(each) for each in self._sums.items)
+        differences, count, total, squares = self.replicas.totals(self._sums.items)
         spread = squares - total**2 / max(float(count), 1.0)
         if not (np.isfinite(spread) and np.isfinite(differences).all()):
             raise ValueError("The outputs of the models are not finite on the data.")

@@ -8,9 +8,10 @@ from tfprune import _keras
 from tfprune._tools.checks import check_model
 from tfprune.coupling.model_trace import trace
 from tfprune.criteria.captured_activations import capture_over_data
-from tfprune.criteria.data_pass import accumulators
 from tfprune.masks import layer_filter
-from tfprune.recovery.copy_model import as_tuple, copy_model
+from tfprune.measuring.accumulators import accumulators
+from tfprune.measuring.data import as_tuple
+from tfprune.recovery.copy_model import copy_model
 
 
 def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbose=0):
@@ -81,9 +82,10 @@ def recalibrate(model, data, *, batch_size=None, only=None, exclude=None, verbos
     for layers in _in_order(copy, selected):
         moments = [_Moments(layer) for layer in layers]
         captures = [(each.layer, each.add) for each in moments]
-        capture_over_data(copy, captures, as_tuple(data), batch_size, verbose)
-        for each in moments:
-            each.assign()
+        replicas = capture_over_data(copy, captures, as_tuple(data), batch_size, verbose)
+        totals = replicas.moments([(each.count, each.mean, each.squares) for each in moments])
+        for each, total in zip(moments, totals, strict=True):
+            each.assign(*total)
     return copy
 
 
@@ -131,7 +133,7 @@ class _Moments:
     def __init__(self, layer):
         self.layer = layer
         shapes = [(), layer.moving_mean.shape, layer.moving_mean.shape]
-        self.count, self.mean, self.squares = accumulators(shapes, layer.name, "float64").items
+        self.count, self.mean, self.squares = accumulators(shapes, "float64")
 
     def add(self, inputs, mask):
         """Merges the inputs of one call."""
@@ -142,16 +144,17 @@ class _Moments:
         added = tf.reduce_max(tf.reduce_sum(weights, axes))  # the same for each channel
         average = tf.math.divide_no_nan(tf.reduce_sum(weights * values, axes, True), added)
         deviations = tf.reduce_sum(weights * tf.square(values - average), axes)
-        total = tf.convert_to_tensor(self.count) + added
-        moved = tf.reshape(average, [-1]) - tf.convert_to_tensor(self.mean)
+        before = self.count.value
+        total = before + added
+        moved = tf.reshape(average, [-1]) - self.mean.value
         share = tf.math.divide_no_nan(added, total)
-        self.squares.assign_add(deviations + tf.square(moved) * self.count * share)
+        self.squares.assign_add(deviations + tf.square(moved) * before * share)
         self.mean.assign_add(moved * share)
         self.count.assign(total)
 
-    def assign(self):
+    def assign(self, count, mean, squares):
         """Sets the layer's moving statistics."""
-        mean, variance = np.array(self.mean), np.array(self.squares) / (float(self.count) or np.nan)
+        variance = squares / (float(count) or np.nan)
         if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
             raise ValueError(
                 "The statistics of a layer are not finite: its inputs hold NaN or infinity, or all "

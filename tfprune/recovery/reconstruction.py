@@ -13,8 +13,9 @@ from tfprune._tools.checks import check_model, is_number
 from tfprune.coupling.following_norms import following_norms
 from tfprune.coupling.model_trace import trace
 from tfprune.criteria.captured_activations import capture_inputs, capture_preactivations
-from tfprune.criteria.data_pass import DataPass, Untracked
-from tfprune.recovery.copy_model import as_tuple, copy_model, with_graph
+from tfprune.measuring.data import as_tuple
+from tfprune.measuring.data_pass import DataPass, Untracked
+from tfprune.recovery.copy_model import copy_model, with_graph
 from tfprune.recovery.following_norms import FollowingNorm
 from tfprune.recovery.least_squares import Sums, solve
 from tfprune.recovery.matrix_forms import as_columns, form_of
@@ -290,7 +291,7 @@ class _Task:
         data_pass = _Run(model, dense, self, form, holds_out=ridge is None)
         data_pass.run(data, verbose, batch_size)
         sums, held_out = data_pass.sums()
-        self.examples = int(float(data_pass.examples))
+        self.examples = data_pass.examples_read
         self.inputs = int(trainable.any(axis=2).sum(axis=1).max())
         self.is_short = float(sums["count"]) < self.inputs
         if not all(np.isfinite(t).all() for each in (sums, held_out) for t in each.values()):
@@ -355,11 +356,11 @@ class _Run(DataPass):
         if not held_out:
             fit.add(*tensors)
             return
-        is_held = is_held_out(tf.shape(tensors[0])[0], size, tf.convert_to_tensor(self.examples))
+        is_held = is_held_out(tf.shape(tensors[0])[0], size, self.examples_before)
         for sums, selected in ((fit, ~is_held), (held_out[0], is_held)):
             sums.add(*(tf.boolean_mask(tensor, selected) for tensor in tensors))
 
     def sums(self):
         """The sums by name, over the examples to fit to and those held out."""
-        fit, *held_out = (sums.values() for sums in self._added.items)
+        fit, *held_out = (sums.values(self.replicas) for sums in self._added.items)
         return fit, (held_out[0] if held_out else {})

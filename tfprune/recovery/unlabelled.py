@@ -6,10 +6,9 @@ import keras
 import tensorflow as tf
 
 from tfprune import _keras
-from tfprune.criteria.data_pass import Untracked, count_batches
 from tfprune.criteria.saturating_layers import saturating_layers
-from tfprune.measuring.data import running, sample_weights_given
-from tfprune.measuring.metrics import fit_arguments
+from tfprune.measuring.data import fit_arguments, running, sample_weights_given
+from tfprune.measuring.data_pass import Untracked, count_batches
 from tfprune.recovery.students import StopsWithStudent
 
 _RATE = 1e-3
@@ -81,7 +80,9 @@ class _Trainer(StopsWithStudent, keras.Model):
         """The distance of the outputs, and the penalties of regularizers."""
         (dense,) = self._dense.items
         loss = output_distance(dense, dense(x, training=False), y_pred)
-        return tf.add_n([loss, *(tf.cast(each, "float32") for each in self.losses)])
+        loss = tf.add_n([loss, *(tf.cast(each, "float32") for each in self.losses)])
+        # Optimizers add up the gradients of replicas.
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def check_unlabelled(data, arguments):
@@ -121,13 +122,14 @@ def train_towards(student, dense, data, *, epochs, batch_size=None, **arguments)
     Returns:
         What `fit` returns; its "loss" is `output_distance`.
     """
-    trainer = _Trainer(student, dense)
     options, optimizer = {}, None
     if student.compiled:
         optimizer, compiled = student.optimizer, _keras.compile_arguments(student)
         kept = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
         options = {name: compiled[name] for name in kept if name in compiled}
-    trainer.compile(optimizer or _adam(epochs * count_batches(data, batch_size)), **options)
+    with student.distribute_strategy.scope():
+        trainer = _Trainer(student, dense)
+        trainer.compile(optimizer or _adam(epochs * count_batches(data, batch_size)), **options)
     fitted = fit_arguments(data)
     if isinstance(data, (tuple, list)):
         fitted, arguments["batch_size"] = {"x": data[0]}, batch_size

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import keras
 
 from tfprune import _keras
-from tfprune.measuring.data import has_labels, running
-from tfprune.measuring.metrics import check_data, fit_arguments
-from tfprune.recovery.copy_model import as_tuple
+from tfprune.measuring.data import as_tuple, has_labels
+from tfprune.measuring.metrics import check_data, metrics_of
 from tfprune.recovery.output_error import output_errors
 
 
@@ -70,8 +69,7 @@ class Judge:
         """The metrics that a model is compiled with, a dict from name to float."""
         if not isinstance(self.data, (tuple, list)):
             check_data(self.data)
-        with running(model):
-            found = model.evaluate(**fit_arguments(self.data), return_dict=True, verbose=0)
+        found = metrics_of(model, self.data)
         return {name: float(value) for name, value in found.items()}
 
     def distance(self, model):

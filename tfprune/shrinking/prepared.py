@@ -13,10 +13,17 @@ from tfprune._tools.tables import Change
 from tfprune.coupling.costs import total_macs
 from tfprune.criteria import LayerwiseOBS
 from tfprune.masks import layer_filter
-from tfprune.measuring.data import check_ends, check_fits, check_kind, has_labels, running
-from tfprune.measuring.metrics import fit_arguments
+from tfprune.measuring.data import (
+    as_tuple,
+    check_ends,
+    check_fits,
+    check_kind,
+    fit_arguments,
+    has_labels,
+    running,
+)
+from tfprune.measuring.replicas import replicas_of
 from tfprune.recovery import distill, recalibrate
-from tfprune.recovery.copy_model import as_tuple
 from tfprune.shrinking import depths
 from tfprune.shrinking.held_out import count_examples, hold_out
 from tfprune.shrinking.judging import Decision, Judge, KeepBest
@@ -78,6 +85,8 @@ class Prepared:
         check_ends(validation_data, "validation_data")
         check_fit(fit, data, epochs)
         self._is_led = check_training(model, data, epochs, recover, fit)
+        if epochs:
+            replicas_of(model).check_can_fit()
         check_finite_weights(model)
         check_finite_data("data", data)
         check_finite_data("validation_data", validation_data)

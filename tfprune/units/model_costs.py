@@ -4,6 +4,7 @@ from tfprune import _keras
 from tfprune._tools.tables import Change
 from tfprune.coupling.costs import costs
 from tfprune.measuring.latency import latency
+from tfprune.measuring.replicas import replicas_of
 from tfprune.units import budgets
 
 
@@ -30,6 +31,7 @@ def model_cost(model, budget):
     if isinstance(budget, budgets.Bytes):
         return sum(_keras.values(each).nbytes for each in model.weights)
     if isinstance(budget, budgets.Latency):
+        replicas_of(model).check_can_time()
         return latency([model], **budget.conditions)[0]
     known = costs(model, budget.input_shapes)
     unknown = [f"{call.name!r}: {call.reason}" for call in known if call.macs is None]
@@ -51,5 +53,6 @@ def cost_change(before, after, budget):
     """
     models = [before, after]
     if isinstance(budget, budgets.Latency):
+        replicas_of(before).check_can_time()
         return Change(*latency(models, **budget.conditions))
     return Change(*(model_cost(model, budget) for model in models))

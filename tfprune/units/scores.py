@@ -9,6 +9,7 @@ from tfprune.criteria.layerwise_obs import LayerwiseOBS
 from tfprune.criteria.measuring import measure
 from tfprune.criteria.unit_activations import in_tensors
 from tfprune.criteria.unit_slices import SliceGroups
+from tfprune.measuring.replicas import replicas_of
 from tfprune.units.layerwise_obs import LayerwisePrices
 from tfprune.units.prunable import indices_in
 
@@ -147,6 +148,7 @@ class UnitScores:
         groups = SliceGroups(units, criterion.roles)
         of_sets = {index: groups.of_set(index) for index in sets_by_index}
         measured = self._gradients(units, criterion, of_sets)
+        seed = replicas_of(units.model).agreed(self.seed) or 0
         roots, found = units.coupling.roots, {}
         for index, unit_set in sets_by_index.items():
             columns = []
@@ -155,7 +157,7 @@ class UnitScores:
                     criterion,
                     group.layer,
                     group.matrices(roots),
-                    [self.seed or 0, index],
+                    [seed, index],
                     group.family,
                     role=group.role,
                     measured={name: group.matrices(roots, of) for name, of in measured.items()},

@@ -18,7 +18,6 @@ import numpy as np
 from tfprune import _keras, patterns
 from tfprune._tools.finite import NotFiniteError
 from tfprune._tools.memory import release_memory
-from tfprune.criteria.data_pass import accumulators
 from tfprune.criteria.dense_moments import DensePass
 from tfprune.criteria.kernel_biases import kernel_biases
 from tfprune.criteria.weight_uses import moved, write
@@ -161,8 +160,8 @@ class _Rounds:
         variables += [bias.variable for bias in self.biases.values()]
         self.values = {}
         for variable in variables:
-            (value,) = accumulators([variable.shape], "pruned", variable.dtype).items
-            value.assign(variable)
+            options = {"trainable": False, "autocast": False, "dtype": variable.dtype}
+            value = keras.Variable(_keras.values(variable), **options)
             self.values[id(variable)] = variable, value
 
     def run(self, selection, rounds):

@@ -7,6 +7,7 @@ from tfprune.criteria import freezing
 from tfprune.criteria import weights as criteria
 from tfprune.criteria.arguments import resolve_seed
 from tfprune.criteria.measuring import measure
+from tfprune.measuring.replicas import replicas_of
 
 
 class WeightScores:
@@ -50,10 +51,12 @@ class WeightScores:
             found = {name: dict(zip(indices, found[name], strict=True)) for name in names}
             measured = {**measured, **found}
 
+        seed = replicas_of(model).agreed(self.seed)
+
         def score(value, index):
             of_weight = {name: arrays[index] for name, arrays in measured.items()}
             with error_context(weights[index], self.action):
-                return criteria.score(self.criterion, value, [self.seed, index], of_weight)
+                return criteria.score(self.criterion, value, [seed, index], of_weight)
 
         values = [weight.value for weight in selected]
         if criteria.is_known(self.criterion) or freezing.is_known(self.criterion):

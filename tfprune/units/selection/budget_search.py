@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 
 from tfprune.measuring import latency_table
+from tfprune.measuring.replicas import replicas_of
 from tfprune.measuring.runtimes import check_installed
 from tfprune.units.budgets import Budget, Latency, MACs, UnmetError
 from tfprune.units.selection import limits
@@ -67,6 +68,8 @@ def select_within_budget(units, budget, scoring, selection, progress=1.0):
     selection.check_budget(budget)
     min_kept = limits.least_kept(units, selection.max_fraction)
     if isinstance(budget, Latency):
+        if not budget.table:
+            replicas_of(units.model).check_can_time()
         return _select_within_latency(units, budget, scoring, selection, min_kept, progress)
     costs = costs_for(budget, units)
     allowed = budget.allowed(costs.dense, progress)
