@@ -47,8 +47,6 @@ MODELS = ("MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ResNet50")
 FRACTION = 0.5
 ROUNDS = 5
 SCOPES = ("greedy", "uniform")
-_TRAINED = 30_000
-"""How many images of Fashion-MNIST are trained on."""
 
 
 class Network:
@@ -161,9 +159,9 @@ def fashion_network(folder):
     x, y, x_test, y_test = mnist(folder, FASHION)
     keras.utils.set_random_seed(0)
     inputs = keras.Input((28, 28, 1))
-    h = keras.layers.Conv2D(16, 3, 2, padding="same", use_bias=False)(inputs)
+    h = keras.layers.Conv2D(24, 3, padding="same", use_bias=False)(inputs)
     h = keras.layers.ReLU()(keras.layers.BatchNormalization()(h))
-    for width, stride in ((32, 1), (32, 1), (64, 2), (64, 1)):
+    for width, stride in ((24, 1), (48, 2), (48, 1), (96, 2), (96, 1)):
         entry = h
         h = keras.layers.Conv2D(4 * entry.shape[-1], 1, use_bias=False)(h)
         h = keras.layers.ReLU()(keras.layers.BatchNormalization()(h))
@@ -177,7 +175,7 @@ def fashion_network(folder):
     model = keras.Model(inputs, keras.layers.Dense(10)(h))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
-    model.fit(x[:_TRAINED, ..., None], y[:_TRAINED], batch_size=128, epochs=2, verbose=2)
+    model.fit(x[..., None], y, batch_size=128, epochs=2, verbose=2)
     few = x[:512, ..., None]
 
     def evaluate(name, small):
