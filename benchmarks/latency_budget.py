@@ -7,8 +7,8 @@ timed in turns in one run. "speed by MACs" is how much of the speed-up that the 
 promises is there; importance is the share of the sum of scores of units that are kept.
 
 Networks of `keras.applications` have random weights here, so of them speeds tell, and importance
-only as a number that selections maximise. A small residual network is trained on Fashion-MNIST, and
-its accuracy is told after pruning and least squares.
+only as a number that selections maximise. A small residual network is trained on Fashion-MNIST; its
+accuracy is told after pruning and new batch statistics, without training.
 
     python benchmarks/latency_budget.py [--models ...] [--sizes 160] [--runtimes litert onnx]
         [--fashion FOLDER] [--out FILE]
@@ -180,7 +180,7 @@ def fashion_network(folder):
 
     def evaluate(name, small):
         if name != "dense":
-            small = tfprune.recalibrate(tfprune.reconstruct(model, small, few), few)
+            small = tfprune.recalibrate(small, few)
         small.compile(loss=loss, metrics=["accuracy"])
         return small.evaluate(x_test[..., None], y_test, batch_size=500, verbose=0)[1]
 
