@@ -22,6 +22,7 @@ PAGES = {
 @pytest.mark.parametrize("page", [page for page, examples in PAGES.items() if examples])
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of tables of latencies
     keras.utils.set_random_seed(0)
     names = {"__name__": "page"}
     for number, example in enumerate(PAGES[page]):
