@@ -73,7 +73,7 @@ class SliceGroup:
         found = {}
         for name, piece in self.pieces:
             variable = piece.variable
-            array = np.array(variable if arrays is None else arrays[id(variable)])
+            array = np.asarray(variable if arrays is None else arrays[id(variable)]).copy()
             units_at, rows = _positions(piece, roots, array)
             rows = _by_unit(rows, units_at, self.units)
             found[name] = np.concatenate([found[name], rows], 1) if name in found else rows

@@ -115,7 +115,7 @@ class DataPass(keras.Model):
         check_finite_weights(self.measured)
         check_finite_data("data", data)
         check_ends(data)
-        states = [(s, np.array(s)) for s in _keras.recurrent_states(self.measured)]
+        states = [(s, np.asarray(s).copy()) for s in _keras.recurrent_states(self.measured)]
         if states and self.replicas.count > 1:
             raise ValueError(
                 "A model whose recurrent layers are stateful cannot be measured by several "

@@ -119,7 +119,7 @@ def observe_ranges(model, data, *, batch_size=None, verbose=0):
         for layer in layers:
             del layer.observes
     for layer in layers if data_pass.replicas.has_others else ():
-        found = data_pass.replicas.gathered([np.array(layer.low), np.array(layer.high)])
+        found = data_pass.replicas.gathered([np.asarray(layer.low), np.asarray(layer.high)])
         layer.low.assign(found[:, 0].min())
         layer.high.assign(found[:, 1].max())
 
