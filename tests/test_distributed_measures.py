@@ -41,7 +41,7 @@ def test_two_replicas_measure_what_one_device_does(alone, tmp_path):
     assert alone.pop("share").tolist() == [5] and found.pop("share").tolist() == [3, 2]
     assert "runs under `tf.distribute.MirroredStrategy`" in str(found.pop("refusal strategy"))
     assert "instances of `keras.losses.Loss`" in str(found.pop("refusal loss"))
-    assert {name for name in found if name.endswith("1")} > {"mask taylor hidden kernel 1"}
+    assert {name for name in found if name.endswith("1")} > {"weight taylor 0 1"}
     assert set(alone) <= set(found)
     assert_as_alone(found, alone)
 
