@@ -70,13 +70,17 @@ def check_equal(before, after, data=None, *, batches=None, name="stripped"):
         is_random = data is None
         batches = random_batches(before, run=ours) if is_random else _Given(before, data)
     precision = lowest_precision(before)
-    try:
-        differences = _differences(ours, theirs, batches)
-    except Exception as failure:  # whatever a user's layer raises; `before` ran
-        raise RuntimeError(
-            f"The {name} model does not run where the model does. Received: model={before.name!r}, "
-            f"{type(failure).__name__}: {core(str(failure))}"
-        ) from failure
+
+    def run_after(batch):
+        try:
+            return theirs(batch)
+        except Exception as failure:  # whatever a user's layer raises; `before` ran
+            raise RuntimeError(
+                f"The {name} model does not run where the model does. Received: "
+                f"model={before.name!r}, {type(failure).__name__}: {core(str(failure))}"
+            ) from failure
+
+    differences = _differences(ours, run_after, batches)
     if all(d.is_within(TOLERANCE[precision]) for d in differences):
         return Checked(_largest(differences))
     changing = _changing(before, next(iter(batches)), TOLERANCE[precision])
