@@ -1,20 +1,13 @@
-"""Files of the command and of `export`: full disks, closed folders, Ctrl-C, claims, all or none.
+"""Files of the command and of `export`: full disks, closed folders, claims, all or none.
 
-The limits are those of the system: the size of files, the rights of another user, real signals.
+The limits are those of the system: the size of files, the rights of another user.
 """
 
 import contextlib
 import io
 import os
-import pathlib
-import random
-import re
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import zipfile
 
@@ -22,37 +15,11 @@ import keras
 import numpy as np
 import pytest
 
-import tfprune
+from tests.cli.places import X, compiled_model, contents
 from tfprune.exporting.export import export, exporting
 from tfprune_cli import main
 
-ROOT = pathlib.Path(tfprune.__file__).parents[1]
 NAMES = {"saved_model": "m", "keras": "m.keras", "litert": "m.tflite", "onnx": "m.onnx"}
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(64, 6)).astype("float32")
-
-
-def compiled_model(units=16):
-    model = keras.Sequential(
-        [
-            keras.Input((6,), name="x"),
-            keras.layers.Dense(units, activation="relu", name="hidden"),
-            keras.layers.Dense(2, name="logits"),
-        ]
-    )
-    model.compile("sgd", "mse", metrics=["mae"])
-    return model
-
-
-@pytest.fixture
-def folder():
-    """A folder that other users can enter, with a model and data."""
-    place = pathlib.Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    compiled_model().save(place / "model.keras")
-    np.savez(place / "data.npz", x=X, y=X[:, :2])
-    yield place
-    shutil.rmtree(place)
 
 
 def prune(place, *outputs, data="data.npz", model="model.keras", more=()):
@@ -69,13 +36,6 @@ def refused(code, capsys, *words):
     assert printed.err.startswith("tfprune ") and printed.err.count("\n") == 1
     assert all(word in printed.err for word in words), printed.err
     return printed.out == ""
-
-
-def contents(place):
-    return {
-        path.relative_to(place): path.read_bytes() if path.is_file() else None
-        for path in place.rglob("*")
-    }
 
 
 @contextlib.contextmanager
@@ -307,103 +267,3 @@ def test_data_that_are_no_real_numbers_are_refused(folder, capsys, dtype):
     ):
         np.savez(folder / "bad.npz", **arrays)
         assert refused(prune(folder, "a.keras", data="bad.npz"), capsys, f"{name} in", dtype)
-
-
-# Ctrl-C -----------------------------------------------------------------------------------------
-
-
-def interrupted(folder, command, wait, tries=3):
-    """Starts the command, interrupts it when `wait(process, terminal)` returns, looks what is left.
-
-    TensorFlow itself may die of a signal in a step, and leaves what it had begun to write; then
-    that goes and it is tried again.
-    """
-    temporary = folder / "tmp"
-    temporary.mkdir(exist_ok=True)
-    before = contents(folder)
-    terminal, its_end = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "tfprune_cli", *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "TERM": "xterm"},
-        stdout=subprocess.PIPE,
-        stderr=its_end,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    os.close(its_end)
-    wait(process, terminal)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)  # who is impatient presses twice
-    errors = "".join(on_terminal(terminal))
-    os.close(terminal)
-    assert process.communicate(timeout=120)[0] == b"" or process.returncode == 0
-    if process.returncode == 0:
-        return False
-    if process.returncode < 0 and tries > 1:
-        shutil.rmtree(folder / "new", ignore_errors=True)
-        return interrupted(folder, command, wait, tries - 1)
-    assert process.returncode == 130, errors
-    assert errors.endswith(f"tfprune {command[0]}: interrupted.\r\n")
-    assert "Traceback" not in errors
-    assert contents(folder) == before
-    return True
-
-
-def training(folder):
-    command = ["prune", folder / "model.keras", "--data", folder / "data.npz"]
-    command += ["--budget", "macs=0.5", "--epochs", "100000"]
-    return [*command, "-o", folder / "new/a.keras", "-o", folder / "new/b"]
-
-
-def on_terminal(terminal):
-    """What is written to a terminal, piece by piece, to its end."""
-    with contextlib.suppress(OSError):  # nobody writes to it any more
-        while piece := os.read(terminal, 4096):
-            yield piece.decode(errors="replace")
-
-
-def until_it_trains(process, terminal):
-    """Waits for the third epoch, or a later one: a bar does not show each of short ones."""
-    seen, started = "", time.monotonic()
-    for piece in on_terminal(terminal):
-        seen = seen[-200:] + piece
-        if re.search(r"epoch ([3-9]|\d\d+)/", seen):
-            return
-        if time.monotonic() - started > 240:
-            process.kill()
-            pytest.fail(f"No epoch is shown in four minutes: {seen!r}")
-
-
-@pytest.mark.parametrize("when", ["it imports", "it trains"])
-def test_ctrl_c_is_one_line_and_leaves_nothing(folder, when):
-    wait = until_it_trains if when == "it trains" else until
-    assert interrupted(folder, training(folder), wait)
-
-
-def until(process, _, seconds=0):
-    """Waits so long from when the command begins; before that Python itself is starting."""
-    while "numpy" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text():
-        time.sleep(0.05)
-    time.sleep(seconds)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("out", ["new/small", "new/small.tflite"])
-def test_ctrl_c_at_any_time(folder, out):
-    """Six points of a command from its beginning to the end of its writing."""
-    command = ["strip", folder / "model.keras", "-o", folder / out]
-    started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "tfprune_cli", *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=True,
-    )
-    whole = time.perf_counter() - started
-    shutil.rmtree(folder / "new")
-    delays = random.Random(out)
-    were = []
-    for _ in range(3):
-        delay = delays.uniform(0, whole)
-        were.append(interrupted(folder, command, lambda p, t, s=delay: until(p, t, s)))
-        shutil.rmtree(folder / "new", ignore_errors=True)
-    assert any(were)

@@ -6,14 +6,10 @@ becomes 0 when the unit goes. Norms, activations, pooling and depthwise convolut
 Time steps that a mask leaves out are measured like all others.
 
 A gradient at a tensor is that by way of these layers alone, so a sum over the tensors of a residual
-stream counts nothing twice. The calls of the model are run one by one, which gives access to every
-tensor. A layer that was traced for one size is run as a whole, and what the layers in it read is
-seen as they are called.
+stream counts nothing twice. The calls of the model are run one by one (`trace_runs.py`), which
+gives access to every tensor.
 """
 
-import contextlib
-import functools
-from collections import ChainMap
 from dataclasses import dataclass, field
 
 import keras
@@ -25,8 +21,8 @@ from tfprune.coupling.calls import Tensor
 from tfprune.coupling.labels import FIXED
 from tfprune.coupling.model_inputs import input_structure
 from tfprune.coupling.rules import Rule, rule_of
-from tfprune.criteria.captured_activations import attribute
 from tfprune.criteria.measuring import check_compiled
+from tfprune.criteria.trace_runs import refuse_repeated, run_calls, traced_for_one_size
 from tfprune.criteria.unit_slices import roles
 from tfprune.measuring.accumulators import Accumulator
 from tfprune.measuring.data_pass import DataPass, Untracked
@@ -118,23 +114,10 @@ def _seen_in(trace, captures):
             call
             for call in capture.calls
             if isinstance(call.operation, keras.layers.Layer)
-            or _traced_for_one_size(call, trace) is None
+            or traced_for_one_size(call, trace) is None
         ]
-    _refuse_repeated(trace)
+    refuse_repeated(trace)
     return [capture for capture in captures if capture.calls]
-
-
-def _refuse_repeated(trace):
-    """Refuses layers that were traced for one size and are called more than once."""
-    made = {tensor for call, _ in _steps(trace) for tensor in call.outputs}
-    needed = {tensor for call, _ in _steps(trace) for tensor in (*call.inputs, *call.masks)}
-    if needed - made - set(trace.inputs):
-        names = sorted({call.operation.name for call in trace.in_place.values()})
-        raise ValueError(
-            "Activations inside a layer that is called several times cannot be measured where its "
-            f"`call` is traced for one size. Received: layers among {names}. Take a criterion of "
-            "weights or gradients ('magnitude', 'taylor')."
-        )
 
 
 def _joins(call):
@@ -293,15 +276,7 @@ class _Activations(DataPass):
                 seen[tensor] = self._watched(value)
             return seen[tensor]
 
-        for call, inside in _steps(trace):
-            read = {tensor: see(tensor, values[tensor]) for tensor in read_by.get(call, ())}
-            known = ChainMap(read, values)
-            with contextlib.ExitStack() as stack:
-                for layer, calls in _by_layer(inside).items():
-                    stack.enter_context(_captured_reads(layer, calls, read_by, see))
-                args, kwargs = _filled(list(call.args), known), _filled(call.kwargs, known)
-                outputs = call.operation(*args, **kwargs)
-            values.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
+        run_calls(trace, values, read_by, see)
         self._seen.items = [seen[capture.tensor] for capture in captures]
         outputs = [values[tensor] for tensor in trace.outputs]
         return keras.tree.pack_sequence_as(trace.output_structure, outputs)
@@ -333,72 +308,5 @@ class _Activations(DataPass):
         self._seen.items = []
 
 
-def _steps(trace):
-    """The calls to run one by one: of a layer that was traced for one size, its call as a whole.
-
-    Returns:
-        A list of pairs of a call and, for such a layer, the calls inside.
-    """
-    found, inside = [], {}
-    for call in trace.calls:
-        layer = _traced_for_one_size(call, trace)
-        if layer is None:
-            found.append((call, ()))
-        elif id(layer) in inside:
-            inside[id(layer)].append(call)
-        else:
-            inside[id(layer)] = [call]
-            found.append((trace.in_place[id(layer)], inside[id(layer)]))
-    return found
-
-
-def _traced_for_one_size(call, trace):
-    """The outermost layer around a call that was traced for one size, or None."""
-    return next((part for part in call.parents if id(part) in trace.in_place), None)
-
-
-def _by_layer(calls):
-    """The calls of each layer, in order."""
-    found = {}
-    for call in calls:
-        if isinstance(call.operation, keras.layers.Layer):
-            found.setdefault(call.operation, []).append(call)
-    return found
-
-
-@contextlib.contextmanager
-def _captured_reads(layer, calls, read_by, see):
-    """While open, what the calls of a layer read is seen, each call in its turn."""
-    turns, call_before = iter(calls), layer.call
-
-    def captured(*args, **kwargs):
-        turn = next(turns, None)
-        for tensor in read_by.get(turn, ()):
-            args, kwargs = _replaced(turn, tensor, args, kwargs, functools.partial(see, tensor))
-        return call_before(*args, **kwargs)
-
-    with attribute(layer, "call", captured):
-        yield
-
-
-def _replaced(call, tensor, args, kwargs, see):
-    """The arguments of a call that runs, with what `see` returns in place of a tensor's value."""
-    traced = keras.tree.flatten(list(call.args))
-    places = [place for place, leaf in enumerate(traced) if leaf is tensor]
-    if places:
-        leaves = keras.tree.flatten(list(args))
-        leaves[places[0]] = see(leaves[places[0]])
-        return keras.tree.pack_sequence_as(list(args), leaves), kwargs
-    name = next(name for name, value in call.kwargs.items() if value is tensor)
-    return args, {**kwargs, name: see(kwargs[name])}
-
-
 def _as_input(tensor):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-
-
-def _filled(arguments, values):
-    """Arguments with values in place of the tensors of a trace."""
-    return keras.tree.map_structure(
-        lambda leaf: values[leaf] if isinstance(leaf, Tensor) else leaf, arguments
-    )
