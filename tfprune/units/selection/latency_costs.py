@@ -8,7 +8,7 @@ between them it is interpolated linearly along each dimension:
     t(c_1, c_2) = sum_{i,j in the cell} (1 - |u_i|) (1 - |v_j|) t_ij
 
 which is exact for a cost a + b c_1 + c c_2 + d c_1 c_2, that of a matrix product. The grid lies on
-multiples of 16, 8 or 4. Between multiples, kernels make steps, which `widths_that_pay` measures.
+multiples of 16, 8 or 4. Between multiples, kernels make steps, which `paying_widths.py` measures.
 """
 
 import functools
